@@ -5,10 +5,13 @@
 #[macro_use]
 mod macros;
 
-pub mod handle;
+pub mod arch_x86;
+pub mod errno;
+mod handle;
 pub mod registry;
 pub mod sched;
+pub mod xen;
 
 pub use handle::GuestHandle;
 
-abi_module! { children: sched }
+abi_module! { children: arch_x86, errno, sched, xen }
