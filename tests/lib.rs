@@ -1,0 +1,1 @@
+//! The boot tests live in `boot/`; this empty library only gives the package a target that Cargo accepts.

@@ -1,0 +1,92 @@
+//! Builds hypervisor and guests and puts the bootable files into `target/dist`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::progress::Step;
+use crate::toolchain::{self, TARGET, Toolchain};
+use crate::{elf, process, project};
+
+/// The hypervisor's package and the name of its binary.
+const HYPERVISOR: (&str, &str) = ("hypervisor", "paravane");
+/// The package whose examples are the guests.
+const GUESTS: &str = "guest-pv-lib";
+
+/// Builds everything that boots.
+///
+/// # Errors
+/// No compiler for the bare target, or code that does not compile.
+pub fn all() -> Result<()> {
+    hypervisor()?;
+    guests()
+}
+
+/// Builds `target/dist/paravane.elf`, and `paravane.debug.elf` with the symbols.
+///
+/// # Errors
+/// As [`all`].
+pub fn hypervisor() -> Result<()> {
+    let toolchain = toolchain::ensure()?;
+    let (package, binary) = HYPERVISOR;
+    cargo_build(&toolchain, &["--package", package, "--bin", binary], "the hypervisor")?;
+    let built = release_dir().join(binary);
+    fs::create_dir_all(project::dist())?;
+    fs::copy(&built, project::dist().join("paravane.debug.elf"))?;
+    install(&built, &project::hypervisor_elf())
+}
+
+/// Builds `target/dist/<name>.elf` for each guest.
+///
+/// # Errors
+/// As [`all`].
+pub fn guests() -> Result<()> {
+    let names = guest_names()?;
+    if names.is_empty() {
+        return Ok(());
+    }
+    let toolchain = toolchain::ensure()?;
+    cargo_build(&toolchain, &["--package", GUESTS, "--examples"], "the guests")?;
+    fs::create_dir_all(project::dist())?;
+    for name in names {
+        install(&release_dir().join("examples").join(&name), &project::guest_elf(&name))?;
+    }
+    Ok(())
+}
+
+/// The guests by name: one for each example of the guest library.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn guest_names() -> Result<Vec<String>> {
+    let folder = project::root().join(GUESTS).join("examples");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry?.path();
+        let is_example = path.extension().is_some_and(|ext| ext == "rs") || path.join("main.rs").is_file();
+        if let (true, Some(stem)) = (is_example, path.file_stem()) {
+            names.push(stem.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn release_dir() -> std::path::PathBuf {
+    project::target().join("kernel").join(TARGET).join("release")
+}
+
+fn cargo_build(toolchain: &Toolchain, what: &[&str], name: &str) -> Result<()> {
+    let step = Step::start(format!("building {name}"));
+    let mut cargo = toolchain.cargo("build");
+    cargo.arg("--release").args(what);
+    process::run_in_step(&mut cargo, &step)?;
+    step.done();
+    Ok(())
+}
+
+fn install(from: &Path, to: &Path) -> Result<()> {
+    let bytes = fs::read(from).with_context(|| format!("the build left no {}", from.display()))?;
+    fs::write(to, elf::strip(&bytes)?).with_context(|| format!("writing {}", to.display()))
+}

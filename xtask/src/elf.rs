@@ -1,0 +1,33 @@
+//! What a loader does not need, cut off an ELF file without moving a byte that it does need.
+
+use anyhow::{Context, Result, ensure};
+use object::elf::FileHeader64;
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::Endianness;
+
+type Header = FileHeader64<Endianness>;
+
+/// Drops symbols, debug information and section headers: all that follows the last byte of any segment.
+///
+/// The offsets of the rest stay as they are, which tools like `strip` do not promise and multiboot's address header
+/// relies on.
+///
+/// # Errors
+/// Not a 64-bit ELF file, or one whose segments lie outside the file.
+pub fn strip(file: &[u8]) -> Result<Vec<u8>> {
+    let header = Header::parse(file).context("not a 64-bit ELF file")?;
+    let endian = header.endian()?;
+    let segments = header.program_headers(endian, file)?;
+    ensure!(!segments.is_empty(), "an ELF file without segments");
+    let table_end = header.e_phoff(endian) + std::mem::size_of_val(segments) as u64;
+    let end = segments
+        .iter()
+        .map(|segment| segment.p_offset(endian) + segment.p_filesz(endian))
+        .fold(table_end, u64::max);
+    let mut kept = file.get(..usize::try_from(end)?).context("a segment lies outside the file")?.to_vec();
+    // e_shoff, e_shnum and e_shstrndx of the ELF header: there is no section table any more.
+    kept[0x28..0x30].copy_from_slice(&[0; 8]);
+    kept[0x3c..0x3e].copy_from_slice(&[0; 2]);
+    kept[0x3e..0x40].copy_from_slice(&[0; 2]);
+    Ok(kept)
+}

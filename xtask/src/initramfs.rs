@@ -1,0 +1,89 @@
+//! The Linux guest's userland: Debian's busybox, our `init`, and the drivers for the emulated PC's disks and NICs.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::cpio::Archive;
+use crate::probe::{self, Probe};
+use crate::{debian, modules, project};
+
+/// What the self-test checks, in this order. Each name is a function `check_<name>` of `selftest.sh` and becomes one
+/// TAP line; `disk` and `network` say SKIP unless `paravane.disk=` and `paravane.net=` are on the command line.
+pub const CHECKS: &[&str] = &[
+    "hypervisor_type",
+    "booted_paravirtual",
+    "first_domain",
+    "fork_exec_pipe",
+    "processes_are_isolated",
+    "sleep",
+    "memory_copy",
+    "disk",
+    "network",
+    "kernel_log_is_clean",
+];
+
+/// Drivers that a shell on the emulated PC can use.
+const MODULES: &[&str] =
+    &["virtio_pci", "virtio_blk", "virtio_net", "ata_piix", "sd_mod", "e1000", "ext4", "xenfs", "xen-evtchn"];
+
+const INIT: &str = include_str!("initramfs/init.sh");
+const SELFTEST: &str = include_str!("initramfs/selftest.sh");
+/// `poweroff` and `reboot` ask process 1 by default, and ours is a script: force them.
+const POWEROFF: &str = "#!/bin/sh\nsync\nexec busybox poweroff -f\n";
+const REBOOT: &str = "#!/bin/sh\nsync\nexec busybox reboot -f\n";
+
+/// Builds the archive and returns its path. Equal input gives an equal file.
+///
+/// # Errors
+/// The Debian files are not unpacked, or no C compiler assembles the probe.
+pub fn build() -> Result<PathBuf> {
+    let mut archive = Archive::default();
+    for dir in ["bin", "sbin", "dev", "lib", "lib/modules", "root"] {
+        archive.dir(dir);
+    }
+    archive.char_device("dev/console", 5, 1);
+    let busybox = fs::read(debian::busybox()).context("busybox is not unpacked: run `cargo xtask setup`")?;
+    archive.file("bin/busybox", 0o755, &busybox);
+    archive.file("init", 0o755, INIT.as_bytes());
+    archive.file("lib/selftest.sh", 0o644, SELFTEST.as_bytes());
+    archive.file("lib/checks", 0o644, CHECKS.join("\n").as_bytes());
+    archive.file("sbin/poweroff", 0o755, POWEROFF.as_bytes());
+    archive.file("sbin/reboot", 0o755, REBOOT.as_bytes());
+    archive.file("sbin/tsc", 0o755, &fs::read(probe::build(Probe::Userspace)?)?);
+
+    let mut order = String::new();
+    for path in modules::closure(&debian::modules(), MODULES)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        archive.file(&format!("lib/modules/{name}"), 0o644, &fs::read(&path)?);
+        order.push_str(&name);
+        order.push('\n');
+    }
+    archive.file("lib/modules/order", 0o644, order.as_bytes());
+
+    let path = project::guests().join("initramfs.cpio");
+    fs::create_dir_all(project::guests())?;
+    write_if_changed(&path, &archive.finish())?;
+    Ok(path)
+}
+
+fn write_if_changed(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_has_its_function() {
+        for name in CHECKS {
+            assert!(SELFTEST.contains(&format!("check_{name}() {{")), "{name}");
+        }
+        assert_eq!(SELFTEST.matches("\ncheck_").count(), CHECKS.len());
+    }
+}

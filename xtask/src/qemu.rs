@@ -1,0 +1,235 @@
+//! The emulated PC: which hypervisor, kernel, modules and devices, as one QEMU command line.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::{debian, project};
+
+/// What the machine boots first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hypervisor {
+    /// Ours, from `target/dist`.
+    Paravane,
+    /// Debian's Xen 4.17.
+    Xen,
+    /// Any other multiboot1 ELF.
+    File(PathBuf),
+}
+
+impl Hypervisor {
+    /// Reads `paravane`, `xen` or a path.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "paravane" => Self::Paravane,
+            "xen" => Self::Xen,
+            path => Self::File(path.into()),
+        }
+    }
+
+    /// The bootable file.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Self::Paravane => project::hypervisor_elf(),
+            Self::Xen => debian::xen_elf(),
+            Self::File(path) => path.clone(),
+        }
+    }
+
+    /// Xen cannot cope with the emulator's `iretq` under SMAP: a Linux guest's first signal would kill it.
+    fn cpu(&self) -> &'static str {
+        match self {
+            Self::Xen => "max,-smap",
+            Self::Paravane | Self::File(_) => "max",
+        }
+    }
+
+    /// The name for tables and messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Paravane => "paravane".into(),
+            Self::Xen => "xen".into(),
+            Self::File(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// How a disk image is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-blk on PCI: interrupts by MSI-X.
+    Virtio,
+    /// The PC's IDE controller: interrupts by IOAPIC.
+    Ide,
+}
+
+/// Where serial line and monitor go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// The serial line alone on standard input and output, for programs.
+    Stdio,
+    /// With QEMU's monitor behind Ctrl-A, for people.
+    Interactive,
+}
+
+/// One machine. [`Machine::new`] gives one that boots with a console; the fields add to it.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// What boots first; `None` boots from [`Machine::cdrom`].
+    pub hypervisor: Option<Hypervisor>,
+    /// The hypervisor's command line.
+    pub hypervisor_args: String,
+    /// First module: the first domain's kernel.
+    pub kernel: Option<PathBuf>,
+    /// That kernel's command line.
+    pub kernel_args: String,
+    /// Second module.
+    pub initrd: Option<PathBuf>,
+    /// QEMU's `-m`.
+    pub memory: String,
+    /// QEMU's `-smp`.
+    pub cpus: u32,
+    /// QEMU's `-cpu`; the hypervisor's own choice when `None`.
+    pub cpu: Option<String>,
+    /// A raw disk image and its controller.
+    pub disk: Option<(PathBuf, Bus)>,
+    /// A virtio NIC on QEMU's user network.
+    pub net: bool,
+    /// One time-stamp tick for each instruction, independent of the host's clock.
+    pub icount: bool,
+    /// Wait for a debugger on TCP port 1234.
+    pub gdb: bool,
+    /// An ISO image to boot from.
+    pub cdrom: Option<PathBuf>,
+    /// QEMU's log: resets, triple faults and shutdown causes.
+    pub log: Option<PathBuf>,
+}
+
+/// The console options that both hypervisors understand.
+pub const CONSOLE_ARGS: &str = "console=com1 com1=115200,8n1";
+
+impl Machine {
+    /// A PC with 1 GiB, one CPU and a serial console.
+    #[must_use]
+    pub fn new(hypervisor: Hypervisor) -> Self {
+        Self {
+            hypervisor: Some(hypervisor),
+            hypervisor_args: CONSOLE_ARGS.into(),
+            kernel: None,
+            kernel_args: String::new(),
+            initrd: None,
+            memory: "1G".into(),
+            cpus: 1,
+            cpu: None,
+            disk: None,
+            net: false,
+            icount: false,
+            gdb: false,
+            cdrom: None,
+            log: None,
+        }
+    }
+
+    /// The command line, ready to start.
+    ///
+    /// # Errors
+    /// A file is missing, or its path has a character that QEMU's module list cannot carry.
+    pub fn command(&self, serial: Serial) -> Result<Command> {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", "tcg", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+        qemu.args(["-m", &self.memory, "-smp", &self.cpus.to_string()]);
+        let own = self.hypervisor.as_ref().map_or("max", Hypervisor::cpu);
+        qemu.args(["-cpu", self.cpu.as_deref().unwrap_or(own)]);
+        match serial {
+            Serial::Stdio => qemu.args(["-monitor", "none", "-serial", "stdio"]),
+            Serial::Interactive => qemu.args(["-serial", "mon:stdio"]),
+        };
+        if let Some(hypervisor) = &self.hypervisor {
+            let path = hypervisor.path();
+            ensure!(path.is_file(), "there is no {}", path.display());
+            qemu.arg("-kernel").arg(path).args(["-append", &self.hypervisor_args]);
+        }
+        if let Some(modules) = self.module_list()? {
+            qemu.arg("-initrd").arg(modules);
+        }
+        self.devices(&mut qemu)?;
+        if self.icount {
+            qemu.args(["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"]);
+        }
+        if self.gdb {
+            qemu.args(["-gdb", "tcp::1234", "-S"]);
+        }
+        if let Some(log) = &self.log {
+            qemu.args(["-d", "cpu_reset,trace:qemu_system_shutdown_request", "-D"]).arg(log);
+        }
+        Ok(qemu)
+    }
+
+    fn devices(&self, qemu: &mut Command) -> Result<()> {
+        if let Some((path, bus)) = &self.disk {
+            ensure!(path.is_file(), "there is no disk image {}", path.display());
+            let device = match bus {
+                Bus::Virtio => "virtio-blk-pci,drive=disk",
+                Bus::Ide => "ide-hd,drive=disk,bus=ide.0",
+            };
+            let mut drive = OsString::from("if=none,id=disk,format=raw,file=");
+            drive.push(escaped(path));
+            qemu.arg("-drive").arg(drive).args(["-device", device]);
+        }
+        if self.net {
+            // Without its boot ROM, which would need another package.
+            qemu.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
+        }
+        if let Some(path) = &self.cdrom {
+            ensure!(path.is_file(), "there is no {}", path.display());
+            qemu.arg("-cdrom").arg(path);
+        }
+        Ok(())
+    }
+
+    /// QEMU's `-initrd` for a multiboot kernel: files with their arguments, separated by commas.
+    fn module_list(&self) -> Result<Option<OsString>> {
+        let Some(kernel) = &self.kernel else { return Ok(None) };
+        for path in [Some(kernel), self.initrd.as_ref()].into_iter().flatten() {
+            ensure!(path.is_file(), "there is no {}", path.display());
+            let has_space = path.to_string_lossy().contains(' ');
+            ensure!(!has_space, "QEMU cannot load {}: rename it without the space", path.display());
+        }
+        let mut list = escaped(kernel);
+        if !self.kernel_args.is_empty() {
+            list.push(" ");
+            list.push(self.kernel_args.replace(',', ",,"));
+        }
+        if let Some(initrd) = &self.initrd {
+            list.push(",");
+            list.push(escaped(initrd));
+        }
+        Ok(Some(list))
+    }
+}
+
+/// A path inside one of QEMU's comma-separated options.
+fn escaped(path: &Path) -> OsString {
+    path.to_string_lossy().replace(',', ",,").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_arguments_are_doubled() {
+        let mut machine = Machine::new(Hypervisor::Xen);
+        machine.kernel = Some(project::root().join("Cargo.toml"));
+        machine.kernel_args = "console=hvc0,115200".into();
+        machine.initrd = Some(project::root().join("rustfmt.toml"));
+        let list = machine.module_list().unwrap().unwrap().into_string().unwrap();
+        assert!(list.contains("Cargo.toml console=hvc0,,115200,/"), "{list}");
+        assert!(list.ends_with("rustfmt.toml"));
+    }
+}

@@ -1,0 +1,208 @@
+//! A running machine driven by a program: text from the serial line, text to it, and how the machine ended.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::project;
+use crate::qemu::{Machine, Serial};
+
+/// How much of the serial line an error shows.
+const SHOWN_LINES: usize = 60;
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Software switched the power off.
+    PowerOff,
+    /// Software asked for a reset.
+    Reset,
+    /// The CPU gave up: never acceptable.
+    TripleFault,
+    /// QEMU ended for another reason, such as its own error.
+    Other,
+}
+
+/// What the reader thread has got so far.
+#[derive(Default)]
+struct Line {
+    bytes: Vec<u8>,
+    closed: bool,
+}
+
+/// A machine under control. Dropping it ends QEMU.
+pub struct Session {
+    child: Child,
+    input: ChildStdin,
+    shared: Arc<(Mutex<Line>, Condvar)>,
+    /// Everything before this has been looked at by [`Session::wait_for`].
+    seen: usize,
+    log: PathBuf,
+}
+
+impl Session {
+    /// Starts the machine.
+    ///
+    /// # Errors
+    /// A file of the machine is missing, or QEMU does not start.
+    pub fn start(machine: &Machine) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        fs::create_dir_all(project::guests())?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let log = project::guests().join(format!("qemu-{}-{number}.log", std::process::id()));
+        let mut machine = machine.clone();
+        machine.log = Some(log.clone());
+        let mut command = machine.command(Serial::Stdio)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start qemu-system-x86_64")?;
+        let input = child.stdin.take().expect("stdin is piped");
+        let shared = Arc::new((Mutex::new(Line::default()), Condvar::new()));
+        collect(child.stdout.take().expect("stdout is piped"), Arc::clone(&shared), true);
+        collect(child.stderr.take().expect("stderr is piped"), Arc::clone(&shared), false);
+        Ok(Self { child, input, shared, seen: 0, log })
+    }
+
+    /// The whole serial output so far, without carriage returns.
+    #[must_use]
+    pub fn output(&self) -> String {
+        clean(&self.shared.0.lock().expect("the reader does not panic").bytes)
+    }
+
+    /// Waits until `text` appears after what earlier calls found; returns the output between.
+    ///
+    /// # Errors
+    /// Time is up or the machine ended first; the error shows the output's end.
+    pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<String> {
+        let deadline = Instant::now() + limit;
+        let (lock, changed) = &*self.shared;
+        let mut line = lock.lock().expect("the reader does not panic");
+        loop {
+            let fresh = clean(&line.bytes[self.seen..]);
+            if let Some(at) = fresh.find(text) {
+                self.seen = raw_end(&line.bytes, self.seen, text);
+                return Ok(fresh[..at].to_owned());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if line.closed || left.is_zero() {
+                let why = if line.closed { "the machine ended" } else { "time ran out" };
+                bail!("{why} before {text:?} was printed:\n{}", tail(&clean(&line.bytes)));
+            }
+            line = changed.wait_timeout(line, left.min(Duration::from_secs(1))).expect("no panic").0;
+        }
+    }
+
+    /// Types on the serial line.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn send(&mut self, text: &str) -> Result<()> {
+        self.input.write_all(text.as_bytes()).and_then(|()| self.input.flush()).context("the machine has ended")
+    }
+
+    /// Waits for the machine to end by itself.
+    ///
+    /// # Errors
+    /// Time is up; the error shows the output's end.
+    pub fn wait_end(&mut self, limit: Duration) -> Result<Ending> {
+        let deadline = Instant::now() + limit;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() >= deadline {
+                bail!("the machine did not end:\n{}", tail(&self.output()));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let (lock, changed) = &*self.shared;
+        let line = lock.lock().expect("the reader does not panic");
+        let _ = changed.wait_timeout_while(line, Duration::from_secs(5), |line| !line.closed);
+        Ok(self.ending())
+    }
+
+    /// Whether the CPU has triple-faulted so far.
+    #[must_use]
+    pub fn has_triple_faulted(&self) -> bool {
+        self.ending() == Ending::TripleFault
+    }
+
+    fn ending(&self) -> Ending {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        // QEMU's ShutdownCause: 6 is guest-shutdown, 7 is guest-reset.
+        let caused_by = |reason: u32| log.contains(&format!("qemu_system_shutdown_request reason={reason}"));
+        if log.contains("Triple fault") {
+            Ending::TripleFault
+        } else if caused_by(7) {
+            Ending::Reset
+        } else if caused_by(6) {
+            Ending::PowerOff
+        } else {
+            Ending::Other
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.log);
+    }
+}
+
+/// Runs the machine until it ends and returns all it printed.
+///
+/// # Errors
+/// As [`Session::start`] and [`Session::wait_end`].
+pub fn run_to_end(machine: &Machine, limit: Duration) -> Result<(String, Ending)> {
+    let mut session = Session::start(machine)?;
+    let ending = session.wait_end(limit)?;
+    Ok((session.output(), ending))
+}
+
+fn collect(mut stream: impl Read + Send + 'static, shared: Arc<(Mutex<Line>, Condvar)>, is_serial: bool) {
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        loop {
+            let count = stream.read(&mut buffer).unwrap_or(0);
+            let mut line = shared.0.lock().expect("no holder panics");
+            line.bytes.extend_from_slice(&buffer[..count]);
+            line.closed |= is_serial && count == 0;
+            shared.1.notify_all();
+            if count == 0 {
+                break;
+            }
+        }
+    });
+}
+
+/// Serial lines end in one or two carriage returns, depending on who printed them.
+fn clean(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace('\r', "")
+}
+
+/// The end of the first `text` in the raw bytes, which may hold carriage returns that `text` does not.
+fn raw_end(bytes: &[u8], from: usize, text: &str) -> usize {
+    (from..=bytes.len()).find(|&end| clean(&bytes[from..end]).ends_with(text)).unwrap_or(bytes.len())
+}
+
+/// The last lines of a console, for messages.
+#[must_use]
+pub fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+}
+
+/// Removes logs that a killed run left behind.
+pub fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("qemu-") && name.ends_with(".log") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
