@@ -1,0 +1,295 @@
+//! The allocator of frames: a buddy system whose only storage is the frame table itself.
+//!
+//! Invariants, all under the allocator's lock:
+//! - A free block of order `n` is `2^n` frames, aligned to its size. Its first frame's count word says `FREE_HEAD` and
+//!   the order, its type word links it (next in bits 63..32, previous in bits 31..0, 0 for none) into the list of its
+//!   order and zone. The words of the block's other frames are 0.
+//! - Two free buddies of the same order never stand side by side: they are one block of the next order.
+//! - A zone is the frames whose number has the same bit length, so "below 2^n" is a set of whole zones and no block
+//!   crosses a zone. Frame 0 is never handed to the allocator: 0 means "none", and a block that starts there would
+//!   cross zones.
+//!
+//! Low memory is worth more than high memory (devices reach it), so blocks come from the highest zone that has one.
+
+use crate::ids::Mfn;
+use crate::page::{Count, FrameInfo, TlbClock};
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Mutex;
+
+/// Largest order there is: 4 GiB blocks.
+pub const MAX_ORDER: u32 = 20;
+const ORDERS: usize = MAX_ORDER as usize + 1;
+/// Bit lengths 0..=32 of frame numbers: 16 TiB.
+const ZONES: usize = 33;
+const NONE: u32 = 0;
+
+/// The free frames of the machine.
+pub struct FrameAllocator {
+    table: &'static [FrameInfo],
+    lists: Mutex<Lists>,
+    free: AtomicU64,
+    tlb: TlbClock,
+}
+
+struct Lists {
+    /// First block of each list.
+    heads: [[u32; ORDERS]; ZONES],
+    /// By zone: bit `n` is set when the list of order `n` has a block.
+    filled: [u32; ZONES],
+}
+
+impl FrameAllocator {
+    /// An allocator over this frame table, with nothing free yet.
+    pub const fn new(table: &'static [FrameInfo]) -> Self {
+        Self {
+            table,
+            lists: Mutex::new(Lists { heads: [[NONE; ORDERS]; ZONES], filled: [0; ZONES] }),
+            free: AtomicU64::new(0),
+            tlb: TlbClock::new(),
+        }
+    }
+
+    /// Gives `start..end` to the allocator: RAM whose frame-table words are still all 0. Frame 0 and what lies beyond the frame
+    /// table or beyond 16 TiB is left out.
+    pub fn add_region(&self, start: Mfn, end: Mfn) {
+        let mut at = start.0.max(1);
+        let end = end.0.min(self.table.len() as u64).min(1 << 32);
+        let mut lists = self.lists.lock();
+        while at < end {
+            let fit = (end - at).ilog2();
+            let order = at.trailing_zeros().min(fit).min(MAX_ORDER);
+            lists.release(self.table, at as u32, order);
+            self.free.fetch_add(1 << order, Ordering::Relaxed);
+            at += 1 << order;
+        }
+    }
+
+    /// `2^order` frames aligned to their size, for the hypervisor's own use.
+    pub fn alloc(&self, order: u32) -> Option<Mfn> {
+        self.alloc_below(order, 64)
+    }
+
+    /// As [`FrameAllocator::alloc`], entirely below machine address `2^bits`.
+    pub fn alloc_below(&self, order: u32, bits: u32) -> Option<Mfn> {
+        let first = self.take(order, bits)?;
+        for info in self.block(first, order) {
+            info.set_xen();
+        }
+        Some(first)
+    }
+
+    /// Takes back `2^order` frames of [`FrameAllocator::alloc`] (or a part of such a block).
+    pub fn free(&self, first: Mfn, order: u32) {
+        for info in self.block(first, order) {
+            info.count.store(0, Ordering::Relaxed);
+            info.type_.store(0, Ordering::Relaxed);
+        }
+        self.give(first, order);
+    }
+
+    /// Number of free frames.
+    pub fn free_count(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// Which CPUs may still translate through what.
+    pub fn tlb(&self) -> &TlbClock {
+        &self.tlb
+    }
+
+    /// Takes a block whose frame-table words the caller fills in.
+    pub(crate) fn take(&self, order: u32, bits: u32) -> Option<Mfn> {
+        if order > MAX_ORDER {
+            return None;
+        }
+        let top = (bits.saturating_sub(12) as usize).min(ZONES - 1);
+        let first = self.lists.lock().take(self.table, order, top)?;
+        self.free.fetch_sub(1 << order, Ordering::Relaxed);
+        Some(Mfn(u64::from(first)))
+    }
+
+    /// Puts back a block whose frame-table words are 0.
+    pub(crate) fn give(&self, first: Mfn, order: u32) {
+        self.free.fetch_add(1 << order, Ordering::Relaxed);
+        self.lists.lock().release(self.table, first.0 as u32, order);
+    }
+
+    fn block(&self, first: Mfn, order: u32) -> &[FrameInfo] {
+        &self.table[first.0 as usize..first.0 as usize + (1 << order)]
+    }
+}
+
+/// Zone of a frame: the bit length of its number.
+const fn zone_of(frame: u32) -> usize {
+    (u32::BITS - frame.leading_zeros()) as usize
+}
+
+impl Lists {
+    fn take(&mut self, table: &[FrameInfo], order: u32, top: usize) -> Option<u32> {
+        let wanted = !0u32 << order;
+        let zone = (0..=top).rev().find(|z| self.filled[*z] & wanted != 0)?;
+        let mut found = (self.filled[zone] & wanted).trailing_zeros();
+        let frame = self.heads[zone][found as usize];
+        self.unlink(table, frame, found);
+        while found > order {
+            found -= 1;
+            self.link(table, frame + (1 << found), found);
+        }
+        Some(frame)
+    }
+
+    fn release(&mut self, table: &[FrameInfo], mut frame: u32, mut order: u32) {
+        while order < MAX_ORDER {
+            let buddy = frame ^ (1 << order);
+            let is_free = |f: &FrameInfo| f.count().free_order() == Some(order);
+            if !table.get(buddy as usize).is_some_and(is_free) {
+                break;
+            }
+            self.unlink(table, buddy, order);
+            frame &= buddy;
+            order += 1;
+        }
+        self.link(table, frame, order);
+    }
+
+    fn link(&mut self, table: &[FrameInfo], frame: u32, order: u32) {
+        let (zone, list) = (zone_of(frame), order as usize);
+        let next = self.heads[zone][list];
+        let info = &table[frame as usize];
+        info.count.store(Count::free_head(order).0, Ordering::Relaxed);
+        info.type_.store(u64::from(next) << 32, Ordering::Relaxed);
+        if next != NONE {
+            let links = &table[next as usize].type_;
+            links.store(links.load(Ordering::Relaxed) & !0xffff_ffff | u64::from(frame), Ordering::Relaxed);
+        }
+        self.heads[zone][list] = frame;
+        self.filled[zone] |= 1 << order;
+    }
+
+    fn unlink(&mut self, table: &[FrameInfo], frame: u32, order: u32) {
+        let (zone, list) = (zone_of(frame), order as usize);
+        let info = &table[frame as usize];
+        let links = info.type_.load(Ordering::Relaxed);
+        let (next, previous) = ((links >> 32) as u32, (links & 0xffff_ffff) as u32);
+        if previous == NONE {
+            self.heads[zone][list] = next;
+            if next == NONE {
+                self.filled[zone] &= !(1 << order);
+            }
+        } else {
+            let word = &table[previous as usize].type_;
+            word.store(u64::from(next) << 32 | word.load(Ordering::Relaxed) & 0xffff_ffff, Ordering::Relaxed);
+        }
+        if next != NONE {
+            let word = &table[next as usize].type_;
+            word.store(word.load(Ordering::Relaxed) & !0xffff_ffff | u64::from(previous), Ordering::Relaxed);
+        }
+        info.count.store(0, Ordering::Relaxed);
+        info.type_.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    fn allocator(frames: usize) -> FrameAllocator {
+        FrameAllocator::new(Box::leak(
+            (0..frames).map(|_| FrameInfo::new()).collect::<Vec<_>>().into_boxed_slice(),
+        ))
+    }
+
+    /// The free frames, found by walking the frame table.
+    fn scan(a: &FrameAllocator) -> Vec<(u64, u32)> {
+        let blocks = a.table.iter().enumerate();
+        blocks.filter_map(|(i, f)| Some((i as u64, f.count().free_order()?))).collect()
+    }
+
+    /// Every list, link by link.
+    fn walk(a: &FrameAllocator) -> Vec<(u64, u32)> {
+        let lists = a.lists.lock();
+        let mut blocks = Vec::new();
+        for zone in 0..ZONES {
+            for order in 0..ORDERS {
+                let (mut at, mut previous) = (lists.heads[zone][order], NONE);
+                assert_eq!(at != NONE, lists.filled[zone] & 1 << order != 0);
+                while at != NONE {
+                    let links = a.table[at as usize].type_.load(Ordering::Relaxed);
+                    assert_eq!(links as u32, previous);
+                    assert_eq!(zone_of(at), zone);
+                    blocks.push((u64::from(at), order as u32));
+                    (previous, at) = (at, (links >> 32) as u32);
+                }
+            }
+        }
+        blocks.sort_unstable();
+        blocks
+    }
+
+    fn check(a: &FrameAllocator, held: &[(Mfn, u32)], usable: std::ops::Range<u64>) {
+        let blocks = scan(a);
+        assert_eq!(blocks, walk(a));
+        let mut covered: Vec<_> = blocks.iter().copied().chain(held.iter().map(|(m, o)| (m.0, *o))).collect();
+        covered.sort_unstable();
+        let mut at = usable.start.max(1);
+        for (first, order) in covered {
+            assert_eq!(first, at, "blocks neither overlap nor leave a hole");
+            assert_eq!(first % (1 << order), 0, "aligned to their size");
+            at += 1 << order;
+        }
+        assert_eq!(at, usable.end);
+        assert_eq!(a.free_count(), blocks.iter().map(|b| 1 << b.1).sum::<u64>());
+        for (first, order) in &blocks {
+            let buddy = (first ^ 1 << order, *order);
+            assert!(!blocks.contains(&buddy), "free buddies are merged");
+        }
+    }
+
+    #[test]
+    fn respects_the_address_limit() {
+        let a = allocator(64);
+        a.add_region(Mfn(0), Mfn(64));
+        // 16 frames = 64 KiB = 2^16.
+        let low: Vec<_> = core::iter::from_fn(|| a.alloc_below(0, 16)).collect();
+        assert_eq!(low.len(), 15, "frames 1..16");
+        assert!(low.iter().all(|m| m.0 < 16));
+        assert!(a.alloc(0).is_some_and(|m| m.0 >= 32), "high memory first");
+        assert_eq!(a.alloc(6), None, "no aligned block of that size without frame 0");
+        assert_eq!(a.alloc(MAX_ORDER + 1), None);
+    }
+
+    #[test]
+    fn leaves_out_what_the_table_does_not_cover() {
+        let a = allocator(10);
+        a.add_region(Mfn(0), Mfn(1 << 40));
+        assert_eq!(a.free_count(), 9);
+    }
+
+    proptest! {
+        #[test]
+        fn never_overlaps_never_loses(
+            start in 0u64..40, len in 1u64..300,
+            ops in prop::collection::vec((0u32..6, any::<prop::sample::Index>()), 1..120),
+        ) {
+            let end = start + len;
+            let a = allocator(340);
+            a.add_region(Mfn(start), Mfn(end));
+            let mut held = Vec::new();
+            check(&a, &held, start..end.max(1));
+            for (order, pick) in ops {
+                if order == 5 {
+                    if !held.is_empty() {
+                        let (mfn, order) = held.swap_remove(pick.index(held.len()));
+                        a.free(mfn, order);
+                    }
+                } else if let Some(mfn) = a.alloc(order) {
+                    held.push((mfn, order));
+                }
+                check(&a, &held, start..end.max(1));
+            }
+        }
+    }
+}

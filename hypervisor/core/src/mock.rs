@@ -1,0 +1,411 @@
+//! A machine made of vectors, for host tests and fuzzers.
+//!
+//! Guest copies first look at a flat buffer at [`FLAT_BASE`], which needs no page tables; other addresses are translated by the
+//! page tables that were loaded last, as the hardware would. Every request of the core that has no effect here is recorded
+//! for the test to look at.
+
+use crate::Hypervisor;
+use crate::Machine;
+use crate::console::Console;
+use crate::cpumask::CpuMask;
+use crate::domain::{Domain, DomainConfig, DomainTable, Vcpu};
+use crate::event::PirqTable;
+use crate::ids::{CpuId, DomId, GuestVirt, Mfn, Nanos, PAGE_SIZE, Pirq};
+use crate::mem::FrameAllocator;
+use crate::options::Options;
+use crate::page::FrameInfo;
+use crate::platform::{
+    Flush, FrameWords, GuestFault, Line, MachineEnd, MsiRequest, PciAddress, Platform, TimeRecord, Work,
+};
+use crate::sched::Scheduler;
+use crate::time::TimerQueues;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::boxed::Box;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+use std::vec;
+use std::vec::Vec;
+use xen_abi::errno::Errno;
+
+/// Where the flat buffer lies in every mock guest's address space.
+pub const FLAT_BASE: u64 = 0x10_0000;
+/// Its size in bytes.
+pub const FLAT_SIZE: usize = 0x8_0000;
+
+/// What the mock keeps for each vCPU.
+#[derive(Default)]
+pub struct MockVcpu {
+    /// Debug registers by number.
+    pub debug: [AtomicU64; 8],
+    /// Segment bases by `SEGBASE_*`.
+    pub bases: [AtomicU64; 4],
+}
+
+/// What the core asked for.
+#[derive(Default)]
+pub struct Record {
+    /// TLB flushes, oldest first.
+    pub flushes: Vec<(CpuMask, Flush)>,
+    /// Work that was raised.
+    pub raised: Vec<(CpuId, Work)>,
+    /// Everything written to the console.
+    pub console: Vec<u8>,
+    /// How often page tables and descriptor tables were loaded.
+    pub table_loads: (u32, u32),
+    /// Deadline that was armed last.
+    pub timer: Option<Nanos>,
+    /// Interrupts that are masked.
+    pub masked: Vec<Pirq>,
+    /// Lines that were routed.
+    pub routes: BTreeMap<u32, Line>,
+    /// MSI requests by the number they got.
+    pub msis: BTreeMap<Pirq, MsiRequest>,
+    /// PCI functions that dom0 reported.
+    pub pci: Vec<PciAddress>,
+    /// Times the caches were flushed.
+    pub cache_flushes: u32,
+}
+
+/// The machine.
+pub struct MockPlatform {
+    table: &'static [FrameInfo],
+    frames: Box<[FrameWords]>,
+    m2p: Vec<AtomicU64>,
+    slots: [u64; 16],
+    flat: Mutex<Vec<u8>>,
+    /// L4 frame that guest copies go through; 0: only the flat buffer is mapped.
+    pub cr3: AtomicU64,
+    /// Which CPU this thread pretends to be.
+    pub cpu: AtomicU32,
+    /// Number of CPUs that are up.
+    pub cpus: AtomicU32,
+    /// The time.
+    pub time: AtomicU64,
+    /// `work_pending` says yes at every n-th question; 0: never.
+    pub preempt_every: AtomicU32,
+    questions: AtomicU32,
+    /// What the core asked for.
+    pub record: Mutex<Record>,
+    /// Bytes that wait to be read from the console.
+    pub console_input: Mutex<VecDeque<u8>>,
+    /// Interrupts that arrived.
+    pub irqs: Mutex<VecDeque<Pirq>>,
+    /// Frames that [`Platform::mmio_reserved`] refuses.
+    pub reserved_mmio: Mutex<Vec<Mfn>>,
+}
+
+/// Lines of the mock's IOAPIC.
+pub const GSI_COUNT: u32 = 24;
+
+impl MockPlatform {
+    /// A machine of one CPU with `frames` frames of RAM, none of them free yet.
+    pub fn new(frames: usize) -> Self {
+        let table: Vec<_> = (0..frames).map(|_| FrameInfo::new()).collect();
+        Self {
+            table: Box::leak(table.into_boxed_slice()),
+            frames: (0..frames).map(|_| core::array::from_fn(|_| AtomicU64::new(0))).collect(),
+            m2p: (0..frames).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            slots: core::array::from_fn(|n| 0x8000_0000_0000_0063 | (0xfff0 + n as u64) << 12),
+            flat: Mutex::new(vec![0; FLAT_SIZE]),
+            cr3: AtomicU64::new(0),
+            cpu: AtomicU32::new(0),
+            cpus: AtomicU32::new(1),
+            time: AtomicU64::new(1_000_000),
+            preempt_every: AtomicU32::new(0),
+            questions: AtomicU32::new(0),
+            record: Mutex::new(Record::default()),
+            console_input: Mutex::new(VecDeque::new()),
+            irqs: Mutex::new(VecDeque::new()),
+            reserved_mmio: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The frame table, as the allocator wants it.
+    pub fn table(&self) -> &'static [FrameInfo] {
+        self.table
+    }
+
+    /// Translates as the hardware would: every level present, writable at every level for a write.
+    fn translate(&self, va: u64, write: bool) -> Option<(Mfn, usize)> {
+        let mut table = match self.cr3.load(Ordering::Relaxed) {
+            0 => return None,
+            mfn => mfn,
+        };
+        for shift in [39, 30, 21, 12] {
+            let entry =
+                self.frames.get(table as usize)?[(va >> shift & 511) as usize].load(Ordering::Relaxed);
+            if entry & 1 == 0 || write && entry & 2 == 0 {
+                return None;
+            }
+            table = entry >> 12 & 0xff_ffff_ffff;
+        }
+        ((table as usize) < self.frames.len()).then_some((Mfn(table), (va & 0xfff) as usize))
+    }
+
+    /// Offset into the flat buffer, if all of the range is in it.
+    fn flat_range(va: u64, len: usize) -> Option<core::ops::Range<usize>> {
+        let start = usize::try_from(va.checked_sub(FLAT_BASE)?).ok()?;
+        let end = start.checked_add(len)?;
+        (end <= FLAT_SIZE).then_some(start..end)
+    }
+
+    /// One byte of guest memory.
+    fn byte(&self, mfn: Mfn, offset: usize) -> u8 {
+        self.frames[mfn.0 as usize][offset / 8].load(Ordering::Relaxed).to_le_bytes()[offset % 8]
+    }
+
+    fn set_byte(&self, mfn: Mfn, offset: usize, value: u8) {
+        let word = &self.frames[mfn.0 as usize][offset / 8];
+        let mut bytes = word.load(Ordering::Relaxed).to_le_bytes();
+        bytes[offset % 8] = value;
+        word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+    }
+}
+
+impl Platform for MockPlatform {
+    type VcpuArch = MockVcpu;
+
+    fn new_vcpu_arch(&self) -> Result<MockVcpu, Errno> {
+        Ok(MockVcpu::default())
+    }
+
+    fn frame_table(&self) -> &[FrameInfo] {
+        self.table
+    }
+
+    fn frame_words(&self, mfn: Mfn) -> &FrameWords {
+        &self.frames[mfn.0 as usize]
+    }
+
+    fn m2p(&self) -> &[AtomicU64] {
+        &self.m2p
+    }
+
+    fn mmio_reserved(&self, mfn: Mfn) -> bool {
+        self.reserved_mmio.lock().unwrap().contains(&mfn)
+    }
+
+    fn hypervisor_l4_slots(&self) -> &[u64; 16] {
+        &self.slots
+    }
+
+    fn copy_from_guest(&self, dst: &mut [u8], src: GuestVirt) -> Result<(), GuestFault> {
+        if let Some(range) = Self::flat_range(src.0, dst.len()) {
+            dst.copy_from_slice(&self.flat.lock().unwrap()[range]);
+            return Ok(());
+        }
+        for (i, byte) in dst.iter_mut().enumerate() {
+            let (mfn, offset) = self.translate(src.0.wrapping_add(i as u64), false).ok_or(GuestFault)?;
+            *byte = self.byte(mfn, offset);
+        }
+        Ok(())
+    }
+
+    fn copy_to_guest(&self, dst: GuestVirt, src: &[u8]) -> Result<(), GuestFault> {
+        if let Some(range) = Self::flat_range(dst.0, src.len()) {
+            self.flat.lock().unwrap()[range].copy_from_slice(src);
+            return Ok(());
+        }
+        for (i, byte) in src.iter().enumerate() {
+            let (mfn, offset) = self.translate(dst.0.wrapping_add(i as u64), true).ok_or(GuestFault)?;
+            self.set_byte(mfn, offset, *byte);
+        }
+        Ok(())
+    }
+
+    fn this_cpu(&self) -> CpuId {
+        CpuId(self.cpu.load(Ordering::Relaxed))
+    }
+
+    fn online_cpus(&self) -> CpuMask {
+        let mut mask = CpuMask::EMPTY;
+        (0..self.cpus.load(Ordering::Relaxed)).for_each(|n| mask.insert(CpuId(n)));
+        mask
+    }
+
+    fn raise_work(&self, cpu: CpuId, work: Work) {
+        self.record.lock().unwrap().raised.push((cpu, work));
+    }
+
+    fn work_pending(&self) -> bool {
+        let every = self.preempt_every.load(Ordering::Relaxed);
+        every != 0 && (self.questions.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(every)
+    }
+
+    fn flush_tlb(&self, cpus: &CpuMask, what: Flush) {
+        self.record.lock().unwrap().flushes.push((*cpus, what));
+    }
+
+    fn load_page_tables(&self, vcpu: &Vcpu<Self>) {
+        let kernel = vcpu.pv.kernel_mode.load(Ordering::Relaxed) != 0;
+        let table = if kernel { &vcpu.pv.guest_table } else { &vcpu.pv.guest_table_user };
+        self.cr3.store(table.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.record.lock().unwrap().table_loads.0 += 1;
+    }
+
+    fn load_descriptor_tables(&self, _vcpu: &Vcpu<Self>) {
+        self.record.lock().unwrap().table_loads.1 += 1;
+    }
+
+    fn set_segment_base(&self, vcpu: &Vcpu<Self>, which: u64, base: u64) -> Result<(), Errno> {
+        let slot = usize::try_from(which).ok().and_then(|n| vcpu.arch.bases.get(n)).ok_or(Errno::EINVAL)?;
+        slot.store(base, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn set_task_switched(&self, _vcpu: &Vcpu<Self>, _set: bool) {}
+
+    fn set_debugreg(&self, vcpu: &Vcpu<Self>, reg: u64, value: u64) -> Result<(), Errno> {
+        let slot = usize::try_from(reg).ok().and_then(|n| vcpu.arch.debug.get(n)).ok_or(Errno::EINVAL)?;
+        slot.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn get_debugreg(&self, vcpu: &Vcpu<Self>, reg: u64) -> Result<u64, Errno> {
+        let slot = usize::try_from(reg).ok().and_then(|n| vcpu.arch.debug.get(n)).ok_or(Errno::EINVAL)?;
+        Ok(slot.load(Ordering::Relaxed))
+    }
+
+    fn io_permission_changed(&self, _domain: &Domain<Self>, _vcpu: &Vcpu<Self>) {}
+
+    fn vcpu_info_moved(&self, _vcpu: &Vcpu<Self>) {}
+
+    fn flush_caches(&self) {
+        self.record.lock().unwrap().cache_flushes += 1;
+    }
+
+    fn now(&self) -> Nanos {
+        Nanos(self.time.load(Ordering::Relaxed))
+    }
+
+    fn time_record(&self) -> TimeRecord {
+        let now = self.now();
+        TimeRecord { tsc: now.0, system_time: now, tsc_to_system_mul: 1 << 31, tsc_shift: 1 }
+    }
+
+    fn arm_timer(&self, deadline: Option<Nanos>) {
+        self.record.lock().unwrap().timer = deadline;
+    }
+
+    fn console_write(&self, bytes: &[u8]) {
+        self.record.lock().unwrap().console.extend_from_slice(bytes);
+    }
+
+    fn console_read(&self, buffer: &mut [u8]) -> usize {
+        let mut input = self.console_input.lock().unwrap();
+        let taken = input.len().min(buffer.len());
+        for (slot, byte) in buffer.iter_mut().zip(input.drain(..taken)) {
+            *slot = byte;
+        }
+        taken
+    }
+
+    fn end_machine(&self, end: MachineEnd) -> ! {
+        panic!("the machine ended: {end:?}")
+    }
+
+    fn gsi_count(&self) -> u32 {
+        GSI_COUNT
+    }
+
+    fn irq_route_gsi(&self, gsi: u32, line: Line) -> Result<(), Errno> {
+        if gsi >= GSI_COUNT {
+            return Err(Errno::EINVAL);
+        }
+        let mut record = self.record.lock().unwrap();
+        record.routes.insert(gsi, line);
+        record.masked.push(Pirq(gsi));
+        Ok(())
+    }
+
+    fn irq_map_msi(&self, request: &MsiRequest) -> Result<Pirq, Errno> {
+        let mut record = self.record.lock().unwrap();
+        let pirq = Pirq((GSI_COUNT..).find(|n| !record.msis.contains_key(&Pirq(*n))).ok_or(Errno::ENOSPC)?);
+        record.msis.insert(pirq, *request);
+        record.masked.push(pirq);
+        Ok(pirq)
+    }
+
+    fn irq_unmap(&self, pirq: Pirq) -> Result<(), Errno> {
+        let mut record = self.record.lock().unwrap();
+        let known = record.msis.remove(&pirq).is_some() | record.routes.remove(&pirq.0).is_some();
+        if known { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    fn irq_unmask(&self, pirq: Pirq) {
+        self.record.lock().unwrap().masked.retain(|p| *p != pirq);
+    }
+
+    fn irq_mask(&self, pirq: Pirq) {
+        self.record.lock().unwrap().masked.push(pirq);
+    }
+
+    fn irq_needs_eoi(&self, pirq: Pirq) -> bool {
+        self.record.lock().unwrap().routes.get(&pirq.0).is_some_and(|line| line.level)
+    }
+
+    fn irq_take(&self) -> Option<Pirq> {
+        self.irqs.lock().unwrap().pop_front()
+    }
+
+    fn ioapic_read(&self, _base: u64, _reg: u32) -> Result<u32, Errno> {
+        Ok(0)
+    }
+
+    fn ioapic_write(&self, _base: u64, _reg: u32, _value: u32) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn pci_device_added(&self, device: PciAddress) -> Result<(), Errno> {
+        self.record.lock().unwrap().pci.push(device);
+        Ok(())
+    }
+
+    fn pci_device_removed(&self, device: PciAddress) -> Result<(), Errno> {
+        self.record.lock().unwrap().pci.retain(|d| *d != device);
+        Ok(())
+    }
+}
+
+/// A hypervisor on a fresh mock machine with `frames` frames of RAM, all free but frame 0.
+pub fn hypervisor(frames: usize) -> Hypervisor<MockPlatform> {
+    let platform = MockPlatform::new(frames);
+    let allocator = FrameAllocator::new(platform.table());
+    allocator.add_region(Mfn(1), Mfn(frames as u64));
+    let memory_map = vec![crate::MemoryRange { start: 0, size: (frames * PAGE_SIZE) as u64, kind: 1 }];
+    Hypervisor {
+        platform,
+        machine: Machine { memory_map, tsc_khz: 1_000_000, ..Machine::default() },
+        options: Options::default(),
+        frames: allocator,
+        domains: DomainTable::new(),
+        sched: Scheduler::new(1),
+        timers: TimerQueues::new(1),
+        pirqs: PirqTable::new(),
+        console: Console::new(),
+    }
+}
+
+/// A domain with `vcpus` vCPUs that may own `max_pages` pages and owns none yet, entered in the domain table. Domain 0 is
+/// privileged.
+pub fn domain(
+    hv: &Hypervisor<MockPlatform>,
+    id: u16,
+    vcpus: u32,
+    max_pages: u64,
+) -> Arc<Domain<MockPlatform>> {
+    let shared_info = hv.frames.alloc(0).expect("a free frame for shared_info");
+    let config = DomainConfig { id: DomId(id), privileged: id == 0, max_vcpus: vcpus, max_pages };
+    let domain = Arc::new(Domain::new(&hv.platform, &config, shared_info).expect("a domain"));
+    hv.domains.insert(domain.clone()).expect("an unused identifier");
+    domain.dirty_cpus.insert(CpuId(0));
+    domain
+}
+
+/// A hypervisor with `frames` frames of RAM and a privileged domain 0 with one vCPU.
+pub fn machine_with_domain(frames: usize) -> (Hypervisor<MockPlatform>, Arc<Domain<MockPlatform>>) {
+    let hv = hypervisor(frames);
+    let dom0 = domain(&hv, 0, 1, frames as u64);
+    (hv, dom0)
+}

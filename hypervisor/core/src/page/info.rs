@@ -1,0 +1,249 @@
+//! The 16-byte record that the hypervisor keeps of every frame.
+//!
+//! Two words, each changed only by atomic operations. The *count word* says who owns the frame and how many references
+//! keep it; the *type word* what it is used as and by how many. While a frame is free, the allocator keeps its list links
+//! in them. This file knows the layout and nothing else does.
+
+use crate::ids::DomId;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Owner of frames that are not RAM (`DOMID_IO`).
+pub const DOMID_IO: DomId = DomId(0x7ff1);
+/// Owner of the hypervisor's own frames (`DOMID_XEN`).
+pub const DOMID_XEN: DomId = DomId(0x7ff2);
+
+/// What a frame is used as. A frame has one type at a time; it may change only while the type count is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum PageType {
+    /// No typed use: ordinary references and read-only mappings only.
+    None = 0,
+    /// Page table of the lowest level.
+    L1 = 1,
+    /// Page directory.
+    L2 = 2,
+    /// Page directory pointer table.
+    L3 = 3,
+    /// Top of an address space.
+    L4 = 4,
+    /// Part of a guest's GDT or LDT.
+    SegDesc = 5,
+    /// Mapped writable somewhere.
+    Writable = 6,
+}
+
+impl PageType {
+    /// The type that these three bits spell. The two that do not exist never get into a type word.
+    const fn from_bits(bits: u64) -> PageType {
+        match bits & 7 {
+            1 => PageType::L1,
+            2 => PageType::L2,
+            3 => PageType::L3,
+            4 => PageType::L4,
+            5 => PageType::SegDesc,
+            6 => PageType::Writable,
+            _ => PageType::None,
+        }
+    }
+
+    /// Page-table level (1..=4), if it is a page table.
+    pub const fn level(self) -> Option<u8> {
+        match self {
+            PageType::L1 => Some(1),
+            PageType::L2 => Some(2),
+            PageType::L3 => Some(3),
+            PageType::L4 => Some(4),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a page table of any level.
+    pub const fn is_table(self) -> bool {
+        matches!(self, PageType::L1 | PageType::L2 | PageType::L3 | PageType::L4)
+    }
+}
+
+/// A value of the count word.
+///
+/// | bits | meaning |
+/// |---|---|
+/// | 63..48 | owner |
+/// | 47 | allocated: the owner's own reference, which `decrease_reservation` gives up |
+/// | 46 | belongs to the hypervisor for good, merely shared with the owner |
+/// | 45 | first frame of a free block, of the order in bits 37..32 |
+/// | 31..0 | references |
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Count(pub(crate) u64);
+
+impl Count {
+    pub(crate) const ALLOCATED: u64 = 1 << 47;
+    pub(crate) const XENHEAP: u64 = 1 << 46;
+    pub(crate) const FREE_HEAD: u64 = 1 << 45;
+    const ORDER_SHIFT: u32 = 32;
+    pub(crate) const REFS: u64 = 0xffff_ffff;
+    /// References beyond this are refused, so that racing increments cannot reach the neighbouring bits.
+    pub(crate) const MAX_REFS: u64 = 0x7fff_ffff;
+
+    /// A frame of `owner` with `refs` references and further `bits`.
+    pub(crate) const fn new(owner: DomId, bits: u64, refs: u64) -> Count {
+        Count((owner.0 as u64) << 48 | bits | refs)
+    }
+
+    /// The first frame of a free block.
+    pub(crate) const fn free_head(order: u32) -> Count {
+        Count(Self::FREE_HEAD | (order as u64) << Self::ORDER_SHIFT)
+    }
+
+    /// Order of the free block that starts here.
+    pub(crate) const fn free_order(self) -> Option<u32> {
+        if self.0 & Self::FREE_HEAD != 0 { Some((self.0 >> Self::ORDER_SHIFT & 0x3f) as u32) } else { None }
+    }
+
+    /// The owner; meaningless while there are no references.
+    pub const fn owner(self) -> DomId {
+        DomId((self.0 >> 48) as u16)
+    }
+
+    /// Number of references.
+    pub const fn refs(self) -> u64 {
+        self.0 & Self::REFS
+    }
+
+    /// Whether the owner's own reference is there.
+    pub const fn is_allocated(self) -> bool {
+        self.0 & Self::ALLOCATED != 0
+    }
+
+    /// Whether the frame is the hypervisor's for good.
+    pub const fn is_xenheap(self) -> bool {
+        self.0 & Self::XENHEAP != 0
+    }
+}
+
+/// A value of the type word.
+///
+/// | bits | meaning |
+/// |---|---|
+/// | 63..61 | [`PageType`] |
+/// | 60 | pinned: one type reference is held by the guest's wish |
+/// | 59 | validated: the contents obey the type (always set for types without contents to check) |
+/// | 58 | locked: a CPU changes entries of this table |
+/// | 57 | busy: a CPU validates or dismantles this table, or has it on a list of tables to dismantle |
+/// | 56 | partial: validated up to the number of entries in bits 41..32, and left there |
+/// | 55, 54 | holds linear entries to other tables; is the target of such |
+/// | 41..32 | validated entries while busy or partial |
+/// | 56..32 | with a type count of 0 and neither busy nor partial: TLB clock when the last type reference went |
+/// | 31..0 | type references; while on the list of tables to dismantle: next frame of the list |
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Type(pub(crate) u64);
+
+impl Type {
+    const TYPE_SHIFT: u32 = 61;
+    pub(crate) const TYPE: u64 = 7 << Self::TYPE_SHIFT;
+    pub(crate) const PINNED: u64 = 1 << 60;
+    pub(crate) const VALIDATED: u64 = 1 << 59;
+    pub(crate) const LOCKED: u64 = 1 << 58;
+    pub(crate) const BUSY: u64 = 1 << 57;
+    pub(crate) const COUNT: u64 = 0xffff_ffff;
+    /// Type references beyond this are refused.
+    pub(crate) const MAX_COUNT: u64 = 0x7fff_ffff;
+
+    /// The type bits of `t`.
+    pub(crate) const fn bits_of(t: PageType) -> u64 {
+        (t as u64) << Self::TYPE_SHIFT
+    }
+
+    /// What the frame is used as, or was last while the count is 0.
+    pub const fn page_type(self) -> PageType {
+        PageType::from_bits(self.0 >> Self::TYPE_SHIFT)
+    }
+
+    /// Number of type references.
+    pub const fn count(self) -> u64 {
+        self.0 & Self::COUNT
+    }
+
+    /// Whether the guest pinned it.
+    pub const fn is_pinned(self) -> bool {
+        self.0 & Self::PINNED != 0
+    }
+
+    /// Whether the contents were checked against the type.
+    pub const fn is_validated(self) -> bool {
+        self.0 & Self::VALIDATED != 0
+    }
+}
+
+/// The record of one frame.
+#[repr(C, align(16))]
+#[derive(Default)]
+pub struct FrameInfo {
+    pub(crate) count: AtomicU64,
+    pub(crate) type_: AtomicU64,
+}
+
+const _: () = assert!(size_of::<FrameInfo>() == 16);
+
+impl FrameInfo {
+    /// A frame that is neither free nor in use: what zeroed memory says. The allocator's `add_region` makes it free.
+    pub const fn new() -> Self {
+        Self { count: AtomicU64::new(0), type_: AtomicU64::new(0) }
+    }
+
+    /// Marks a frame that is not RAM.
+    pub fn set_io(&self) {
+        self.count.store(Count::new(DOMID_IO, 0, 0).0, Ordering::Relaxed);
+    }
+
+    /// Marks a frame of RAM that the hypervisor keeps for itself (its image, this table, boot modules).
+    pub fn set_xen(&self) {
+        self.count.store(Count::new(DOMID_XEN, Count::XENHEAP, 1).0, Ordering::Relaxed);
+    }
+
+    /// Whether the frame is not RAM.
+    pub fn is_io(&self) -> bool {
+        self.count().owner() == DOMID_IO
+    }
+
+    /// The count word now.
+    pub fn count(&self) -> Count {
+        Count(self.count.load(Ordering::Acquire))
+    }
+
+    /// The type word now.
+    pub fn type_word(&self) -> Type {
+        Type(self.type_.load(Ordering::Acquire))
+    }
+
+    /// The owner, while somebody holds a reference.
+    pub fn owner(&self) -> Option<DomId> {
+        let count = self.count();
+        (count.refs() != 0).then(|| count.owner())
+    }
+}
+
+impl fmt::Debug for FrameInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (c, t) = (self.count(), self.type_word());
+        write!(f, "{} refs {} {:?}*{}", c.owner(), c.refs(), t.page_type(), t.count())?;
+        for (bit, name) in
+            [(Count::ALLOCATED, " allocated"), (Count::XENHEAP, " xenheap"), (Count::FREE_HEAD, " free")]
+        {
+            if c.0 & bit != 0 {
+                f.write_str(name)?;
+            }
+        }
+        for (bit, name) in [
+            (Type::PINNED, " pinned"),
+            (Type::VALIDATED, " validated"),
+            (Type::LOCKED, " locked"),
+            (Type::BUSY, " busy"),
+        ] {
+            if t.0 & bit != 0 {
+                f.write_str(name)?;
+            }
+        }
+        Ok(())
+    }
+}
