@@ -6,12 +6,23 @@
 mod macros;
 
 pub mod arch_x86;
+pub mod callback;
+pub mod elfnote;
 pub mod errno;
-mod handle;
+pub mod event_channel;
+pub mod features;
+pub mod hypercall;
+pub mod io;
+pub mod memory;
+pub mod physdev;
 pub mod registry;
 pub mod sched;
+pub mod vcpu;
+pub mod version;
 pub mod xen;
+
+mod handle;
 
 pub use handle::GuestHandle;
 
-abi_module! { children: arch_x86, errno, sched, xen }
+abi_module! { children: arch_x86, callback, elfnote, errno, event_channel, features, hypercall, io, memory, physdev, sched, vcpu, version, xen }
