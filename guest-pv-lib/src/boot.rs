@@ -1,0 +1,147 @@
+//! What the kernel was started with: `start_info`, made typed.
+
+use core::ptr;
+
+use xen_abi::xen::{self, StartInfo, StartInfoConsoleDomU};
+
+use crate::events::Port;
+use crate::mmu::{Mfn, P2m, Pfn};
+
+/// Everything that the domain builder told the kernel. Handed to `main` by [`entry!`](crate::entry!).
+#[derive(Clone, Debug)]
+pub struct BootContext {
+    info: StartInfo,
+    command_line: &'static [u8],
+    virt_base: u64,
+    entry_tsc: u64,
+    start_info: u64,
+}
+
+impl BootContext {
+    /// Reads `start_info`.
+    ///
+    /// # Safety
+    ///
+    /// `start_info` must be the address that the hypervisor passed at entry, `virt_base` the one of the image's
+    /// notes; nothing may have changed the initial mappings or that page before.
+    #[cfg_attr(not(target_os = "none"), allow(dead_code))]
+    pub(crate) unsafe fn new(start_info: u64, virt_base: u64, entry_tsc: u64) -> Self {
+        let page = ptr::with_exposed_provenance::<StartInfo>(start_info as usize);
+        // SAFETY: the page is mapped, aligned and initialised by the domain builder, and any bytes are a valid
+        // `StartInfo`. The copy leaves no reference behind.
+        let info = unsafe { page.read() };
+        // SAFETY: the command line lies in that page; neither the kernel nor the hypervisor writes to it again (a
+        // resume rewrites only the fields before `pt_base`), so a shared slice may live as long as the program.
+        let line = unsafe { &*(&raw const (*page).cmd_line).cast::<[u8; xen::MAX_GUEST_CMDLINE as usize]>() };
+        let end = line.iter().position(|&byte| byte == 0).unwrap_or(line.len());
+        Self { info, command_line: &line[..end], virt_base, entry_tsc, start_info }
+    }
+
+    /// A copy of the structure itself.
+    #[must_use]
+    pub const fn start_info(&self) -> &StartInfo {
+        &self.info
+    }
+
+    /// The command line, without its terminator.
+    #[doc(alias = "cmd_line")]
+    #[must_use]
+    pub const fn command_line(&self) -> &'static [u8] {
+        self.command_line
+    }
+
+    /// Whether `word` is one of the blank-separated words of the command line.
+    #[must_use]
+    pub fn has_option(&self, word: &str) -> bool {
+        self.command_line.split(u8::is_ascii_whitespace).any(|found| found == word.as_bytes())
+    }
+
+    /// Number of pages given to the domain: its pseudo-physical memory is the frames `0..pages`.
+    #[doc(alias = "nr_pages")]
+    #[must_use]
+    pub const fn pages(&self) -> u64 {
+        self.info.nr_pages
+    }
+
+    /// Whether this is the first domain (dom0), which owns the machine's console and devices.
+    #[doc(alias = "SIF_INITDOMAIN")]
+    #[must_use]
+    pub const fn is_initial_domain(&self) -> bool {
+        self.info.flags & xen::SIF_INITDOMAIN != 0
+    }
+
+    /// Whether the domain may make privileged hypercalls.
+    #[doc(alias = "SIF_PRIVILEGED")]
+    #[must_use]
+    pub const fn is_privileged(&self) -> bool {
+        self.info.flags & xen::SIF_PRIVILEGED != 0
+    }
+
+    /// The map from pseudo-physical to machine frames.
+    #[doc(alias = "mfn_list")]
+    #[must_use]
+    pub fn p2m(&self) -> P2m {
+        // SAFETY: the domain builder placed `nr_pages` entries at `mfn_list` and mapped them for good.
+        unsafe { P2m::new(self.info.mfn_list, self.info.nr_pages) }
+    }
+
+    /// The virtual address of a pseudo-physical frame in the initial mapping (which covers [`mapped`](Self::mapped)).
+    #[must_use]
+    pub const fn virt_of(&self, frame: Pfn) -> u64 {
+        self.virt_base.wrapping_add(frame.0 << 12)
+    }
+
+    /// The pseudo-physical frame of a virtual address inside the initial mapping.
+    #[must_use]
+    pub const fn pfn_of(&self, virt: u64) -> Pfn {
+        Pfn(virt.wrapping_sub(self.virt_base) >> 12)
+    }
+
+    /// The frames that the domain builder itself used: image, module, p2m list, page tables, `start_info`, stack.
+    /// The frames behind them are free; at least 512 KiB of them are mapped.
+    #[must_use]
+    pub const fn used(&self) -> core::ops::Range<Pfn> {
+        let tables = self.pfn_of(self.info.pt_base).0 + self.info.nr_pt_frames;
+        // The bootstrap stack is the page behind the tables, and the last element.
+        Pfn(0)..Pfn(tables + 1)
+    }
+
+    /// The frames of the initial page tables, the root first.
+    #[doc(alias("pt_base", "nr_pt_frames"))]
+    #[must_use]
+    pub const fn page_tables(&self) -> core::ops::Range<Pfn> {
+        let root = self.pfn_of(self.info.pt_base);
+        root..Pfn(root.0 + self.info.nr_pt_frames)
+    }
+
+    /// The machine frame of the root page table that the kernel was entered with.
+    #[must_use]
+    pub fn root_table(&self) -> Mfn {
+        let root = self.page_tables().start;
+        self.p2m().mfn(root).expect("the domain builder's root table is one of the domain's frames")
+    }
+
+    /// The time stamp counter at the kernel's first instruction.
+    #[must_use]
+    pub const fn entry_tsc(&self) -> u64 {
+        self.entry_tsc
+    }
+
+    /// The ring page and the event channel of an ordinary domain's console; none for the first domain, whose
+    /// console is the hypervisor's.
+    #[doc(alias("console_mfn", "console_evtchn"))]
+    #[must_use]
+    pub fn console_ring(&self) -> Option<(Mfn, Port)> {
+        if self.is_initial_domain() {
+            return None;
+        }
+        let console: StartInfoConsoleDomU = zerocopy::transmute!(self.info.console);
+        Some((Mfn(console.mfn), Port(console.evtchn)))
+    }
+
+    /// Where `start_info` lies, for code that hands it on.
+    #[must_use]
+    pub const fn start_info_address(&self) -> u64 {
+        self.start_info
+    }
+}

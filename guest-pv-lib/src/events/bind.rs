@@ -1,0 +1,98 @@
+//! `event_channel_op`: ports and their sources.
+
+use xen_abi::event_channel::{
+    EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_SEND,
+    EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindVirq, EvtchnClose, EvtchnSend,
+};
+use xen_abi::hypercall::nr;
+use xen_abi::xen;
+
+use super::{Port, mask};
+use crate::hypercall::{Errno, check, raw};
+
+/// A virtual interrupt. The per-CPU ones can be bound once on each CPU, the others once in the domain.
+#[doc(alias = "enum virq")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Virq(pub u32);
+
+impl Virq {
+    /// Per CPU: a timer of [`time`](crate::time) expired.
+    #[doc(alias = "VIRQ_TIMER")]
+    pub const TIMER: Self = Self(xen::VIRQ_TIMER);
+    /// Per CPU: somebody asks the domain to dump its state.
+    #[doc(alias = "VIRQ_DEBUG")]
+    pub const DEBUG: Self = Self(xen::VIRQ_DEBUG);
+    /// First domain only: bytes came in on the machine's console.
+    #[doc(alias = "VIRQ_CONSOLE")]
+    pub const CONSOLE: Self = Self(xen::VIRQ_CONSOLE);
+}
+
+/// One `event_channel_op` with the argument structure `arg`, which the hypervisor may write to.
+fn op<T>(command: u32, arg: &mut T) -> Result<(), Errno> {
+    // SAFETY: `arg` is the structure of the command (this module's functions see to that) and is exclusively
+    // borrowed. Binding, sending and closing do nothing to the kernel's memory but set bits in the shared page.
+    check(unsafe { raw::call2(nr::EVENT_CHANNEL_OP, u64::from(command), arg as *mut T as u64) }).map(drop)
+}
+
+/// Binds a virtual interrupt to this CPU. The port starts masked.
+///
+/// # Errors
+///
+/// `EEXIST` where it is bound already, `EINVAL` for an unknown one, `ENOSPC` where no port is free.
+#[doc(alias = "EVTCHNOP_bind_virq")]
+pub fn bind_virq(virq: Virq) -> Result<Port, Errno> {
+    let mut arg = EvtchnBindVirq { virq: virq.0, ..EvtchnBindVirq::default() };
+    op(EVTCHNOP_BIND_VIRQ, &mut arg)?;
+    mask(Port(arg.port));
+    Ok(Port(arg.port))
+}
+
+/// Makes a port by which CPUs of this domain interrupt CPU `vcpu`. The port starts masked.
+///
+/// # Errors
+///
+/// `ENOENT` where there is no such CPU, `ENOSPC` where no port is free.
+#[doc(alias = "EVTCHNOP_bind_ipi")]
+pub fn bind_ipi(vcpu: u32) -> Result<Port, Errno> {
+    let mut arg = EvtchnBindIpi { vcpu, ..EvtchnBindIpi::default() };
+    op(EVTCHNOP_BIND_IPI, &mut arg)?;
+    mask(Port(arg.port));
+    Ok(Port(arg.port))
+}
+
+/// Connects to `port` of domain `domain`, which that domain offered. The local port starts masked.
+///
+/// # Errors
+///
+/// `EINVAL` where the port does not offer itself to this domain, `ESRCH` where there is no such domain.
+#[doc(alias = "EVTCHNOP_bind_interdomain")]
+pub fn bind_interdomain(domain: u16, port: Port) -> Result<Port, Errno> {
+    let mut arg =
+        EvtchnBindInterdomain { remote_dom: domain, remote_port: port.0, ..EvtchnBindInterdomain::default() };
+    op(EVTCHNOP_BIND_INTERDOMAIN, &mut arg)?;
+    // The hypervisor makes a new interdomain port pending at once; masked, that event waits for the handler.
+    mask(Port(arg.local_port));
+    Ok(Port(arg.local_port))
+}
+
+/// Fires an interdomain or IPI port.
+///
+/// # Errors
+///
+/// `EINVAL` where the port is of another kind or free.
+#[doc(alias = "EVTCHNOP_send")]
+pub fn notify(port: Port) -> Result<(), Errno> {
+    op(EVTCHNOP_SEND, &mut EvtchnSend { port: port.0, ..EvtchnSend::default() })
+}
+
+/// Gives the port back.
+///
+/// # Errors
+///
+/// `EINVAL` where it is not open.
+#[doc(alias = "EVTCHNOP_close")]
+pub fn close(port: Port) -> Result<(), Errno> {
+    mask(port);
+    op(EVTCHNOP_CLOSE, &mut EvtchnClose { port: port.0, ..EvtchnClose::default() })
+}

@@ -1,0 +1,122 @@
+//! Event channels: what a PV kernel has in place of interrupts.
+//!
+//! A [`Port`] is bound to a source (a virtual interrupt, another CPU, another domain), gets a handler, and is
+//! unmasked. When its source fires, the hypervisor sets the port's pending bit and calls the kernel's upcall, which
+//! runs the handlers of all pending ports with further upcalls masked.
+//!
+//! Masking upcalls ([`mask_upcalls`], [`without_upcalls`]) is the equivalent of clearing the interrupt flag; a
+//! kernel starts masked. The two-level layout (4096 ports) is the one in use.
+
+mod bind;
+mod two_level;
+mod upcall;
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicPtr, compiler_fence};
+use core::{mem, ptr};
+
+pub use bind::{Virq, bind_interdomain, bind_ipi, bind_virq, close, notify};
+#[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
+pub use two_level::PORTS;
+#[cfg(target_os = "none")]
+pub(crate) use upcall::init;
+
+use crate::shared::{self, this_vcpu};
+
+/// The number of an event channel of this domain.
+#[doc(alias = "evtchn_port_t")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Port(pub u32);
+
+/// What runs when a port fires: in the upcall, with upcalls masked, the port's pending bit already cleared.
+pub type Handler = fn(Port);
+
+/// The dispatch table: null or a [`Handler`] for each port.
+static HANDLERS: [AtomicPtr<()>; PORTS] = [const { AtomicPtr::new(ptr::null_mut()) }; PORTS];
+
+/// Sets what runs when `port` fires. An event without a handler masks its port.
+///
+/// # Panics
+///
+/// Where `port` is not below [`PORTS`]: no such port exists.
+pub fn set_handler(port: Port, handler: Handler) {
+    HANDLERS[port.0 as usize].store(handler as *mut (), Release);
+}
+
+fn handler(port: Port) -> Option<Handler> {
+    let entry = HANDLERS.get(port.0 as usize)?.load(Acquire);
+    // SAFETY: the table holds null or what `set_handler` put there, a `Handler`; null is `None` of the same size.
+    unsafe { mem::transmute::<*mut (), Option<Handler>>(entry) }
+}
+
+/// Stops upcalls for `port`; events stay pending meanwhile.
+pub fn mask(port: Port) {
+    two_level::mask(shared::info(), port);
+}
+
+/// Lets `port` fire, at once where it is pending.
+pub fn unmask(port: Port) {
+    if two_level::unmask(shared::info(), this_vcpu(), port) {
+        run_pending();
+    }
+}
+
+/// Clears the pending bit of `port` and says whether it was set: for code that polls a masked port.
+#[must_use]
+pub fn take(port: Port) -> bool {
+    two_level::take(shared::info(), port)
+}
+
+/// Masks upcalls on this CPU and says whether they were masked before. The equivalent of `cli`.
+#[doc(alias = "evtchn_upcall_mask")]
+pub fn mask_upcalls() -> bool {
+    let was = this_vcpu().upcall_mask.swap(1, Relaxed) != 0;
+    compiler_fence(Acquire);
+    was
+}
+
+/// Unmasks upcalls on this CPU and runs what came meanwhile. The equivalent of `sti`.
+pub fn unmask_upcalls() {
+    compiler_fence(Release);
+    this_vcpu().upcall_mask.store(0, Relaxed);
+    compiler_fence(Acquire);
+    // An event that came before the store found the mask set: the hypervisor gave no upcall for it, and gives none
+    // until the next one. So look. The order of store and load is safe without a fence because the hypervisor
+    // inspects both on this very CPU.
+    run_pending();
+}
+
+/// Whether upcalls are masked on this CPU.
+#[must_use]
+pub fn upcalls_masked() -> bool {
+    this_vcpu().upcall_mask.load(Relaxed) != 0
+}
+
+/// Runs `work` with upcalls masked, and restores what was before.
+pub fn without_upcalls<R>(work: impl FnOnce() -> R) -> R {
+    let masked = mask_upcalls();
+    let result = work();
+    if !masked {
+        unmask_upcalls();
+    }
+    result
+}
+
+/// Runs the handlers of pending ports, as an upcall would, where one is due.
+fn run_pending() {
+    while !upcalls_masked() && this_vcpu().upcall_pending.load(Relaxed) != 0 {
+        mask_upcalls();
+        dispatch();
+        this_vcpu().upcall_mask.store(0, Relaxed);
+    }
+}
+
+/// Runs the handler of every pending and unmasked port. Upcalls are masked around it.
+pub(crate) fn dispatch() {
+    two_level::scan(shared::info(), this_vcpu(), |port| match handler(port) {
+        Some(run) => run(port),
+        // Nobody wants it: a source that fires on would never let the CPU go.
+        None => mask(port),
+    });
+}

@@ -1,0 +1,60 @@
+//! What a kernel links in place of privileged instructions, so that it runs as a paravirtual (PV) guest on Xen or on
+//! Paravane.
+//!
+//! A PV kernel runs in ring 3. It asks the hypervisor for what the processor would do for an ordinary kernel
+//! ([`hypercall`]), finds its circumstances in a page that both share ([`shared`]), gets events in place of
+//! interrupts ([`events`]) and exceptions by a table of entry points ([`traps`]), and puts machine frames into page
+//! tables that it may not write ([`mmu`]).
+//!
+//! # A kernel
+//!
+//! ```no_run
+//! # #![cfg_attr(target_os = "none", no_std, no_main)]
+//! use guest_pv_lib::{BootContext, println, sched};
+//!
+//! guest_pv_lib::entry!(kernel);
+//!
+//! fn kernel(boot: BootContext) -> ! {
+//!     println!("{} pages of memory", boot.pages());
+//!     sched::shutdown(sched::Shutdown::PowerOff)
+//! }
+//! ```
+//!
+//! Build it for `x86_64-unknown-none` with `#![no_std]` and `#![no_main]`, and link it with the script that this
+//! crate puts on the linker's search path, by a `build.rs` of two lines:
+//!
+//! ```
+//! println!("cargo::rustc-link-arg-bins=-Tguest-pv.ld");
+//! println!("cargo::rustc-link-arg-bins=--no-pie");
+//! ```
+//!
+//! The feature `panic-handler` supplies a `#[panic_handler]` that reports on the console and ends the domain.
+//!
+//! # Where things are
+//!
+//! [`entry`] has the ELF notes and the first instructions, [`boot`] what the domain was started with. [`console`],
+//! [`time`], [`sched`], [`memory`] and [`version`] are what their names say. Xen's C names are search aliases of
+//! the items that stand for them.
+//!
+//! Unsafe code is at the edge: the hypercall instruction, the entry stubs, and the places where an address that the
+//! hypervisor gave becomes a reference. Memory that others write is only reached through atomics.
+#![no_std]
+#![warn(missing_docs)]
+
+pub mod boot;
+pub mod console;
+pub mod entry;
+pub mod events;
+pub mod hypercall;
+pub mod memory;
+pub mod mmu;
+#[cfg(all(feature = "panic-handler", target_os = "none"))]
+mod panic;
+pub mod sched;
+pub mod shared;
+pub mod time;
+pub mod traps;
+pub mod version;
+
+pub use boot::BootContext;
+pub use hypercall::Errno;

@@ -1,0 +1,16 @@
+//! The panic handler: says what and where, and ends the domain as crashed.
+
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::sched::{Shutdown, shutdown};
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    static PANICKED: AtomicBool = AtomicBool::new(false);
+    // A panic while the first one is being reported says no more than that.
+    if !PANICKED.swap(true, Ordering::Relaxed) {
+        crate::console::emergency(format_args!("{info}\n"));
+    }
+    shutdown(Shutdown::Crash)
+}

@@ -1,0 +1,70 @@
+//! `sched_op`: giving up the CPU, and the domain.
+
+use xen_abi::hypercall::nr;
+use xen_abi::sched::{self as abi, SchedShutdown};
+
+use crate::hypercall::raw;
+
+/// Why a domain ends; what the toolstack does next depends on it.
+#[doc(alias = "enum sched_shutdown_reason")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// In good order: destroy the domain, or switch the machine off where it was the first one.
+    #[doc(alias = "SHUTDOWN_poweroff")]
+    PowerOff,
+    /// In good order: start it again.
+    #[doc(alias = "SHUTDOWN_reboot")]
+    Reboot,
+    /// The kernel could not go on.
+    #[doc(alias = "SHUTDOWN_crash")]
+    Crash,
+}
+
+fn op(command: u32, arg: u64) -> i64 {
+    // SAFETY: none of the commands that this module gives changes memory of the kernel; `arg` is null or the
+    // address of the command's structure on the caller's stack.
+    unsafe { raw::call2(nr::SCHED_OP, u64::from(command), arg) }
+}
+
+/// Lets other CPUs' work run; returns when this one is chosen again.
+#[doc(alias = "SCHEDOP_yield")]
+pub fn yield_now() {
+    // Cannot fail: there is no argument to be wrong.
+    let _ = op(abi::SCHEDOP_YIELD, 0);
+}
+
+/// Unmasks upcalls and sleeps until an event is pending, in one step. The equivalent of `sti; hlt`.
+///
+/// To wait for a condition that an event handler makes true without missing it, mask upcalls, look, and block while
+/// it is false:
+///
+/// ```no_run
+/// # use guest_pv_lib::{events, sched};
+/// # fn condition() -> bool { true }
+/// events::mask_upcalls();
+/// while !condition() {
+///     sched::block();
+///     events::mask_upcalls();
+/// }
+/// events::unmask_upcalls();
+/// ```
+#[doc(alias = "SCHEDOP_block")]
+pub fn block() {
+    let _ = op(abi::SCHEDOP_BLOCK, 0);
+}
+
+/// Ends the domain.
+#[doc(alias = "SCHEDOP_shutdown")]
+pub fn shutdown(reason: Shutdown) -> ! {
+    let reason = match reason {
+        Shutdown::PowerOff => abi::SHUTDOWN_POWEROFF,
+        Shutdown::Reboot => abi::SHUTDOWN_REBOOT,
+        Shutdown::Crash => abi::SHUTDOWN_CRASH,
+    };
+    let arg = SchedShutdown { reason };
+    loop {
+        // Returns at most where the hypervisor is still stopping the domain's other CPUs: ask again.
+        let _ = op(abi::SCHEDOP_SHUTDOWN, &raw const arg as u64);
+        yield_now();
+    }
+}

@@ -1,0 +1,157 @@
+//! The page that the hypervisor and the kernel both write: `shared_info`.
+//!
+//! Every field is an atomic, so a reference to the page is sound whatever the other side does. The page is a static
+//! of the image over which the entry maps the real frame, once, before anything reads it; it never moves. On a host
+//! (unit tests) it is plain zeroed memory.
+//!
+//! The address of the static is handed to the hypervisor in a hypercall, so the compiler must assume that its
+//! contents change behind its back.
+
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+
+use xen_abi::xen::{SharedInfo as Wire, VcpuInfo as WireVcpu, VcpuTimeInfo as WireTime};
+
+/// Virtual CPUs with a slot in the shared page; further ones must register an area of their own.
+pub const LEGACY_VCPUS: usize = 32;
+
+/// `struct vcpu_time_info`: see [`time`](crate::time).
+#[doc(alias = "vcpu_time_info")]
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct VcpuTimeInfo {
+    pub(crate) version: AtomicU32,
+    _pad0: AtomicU32,
+    pub(crate) tsc_timestamp: AtomicU64,
+    pub(crate) system_time: AtomicU64,
+    /// `tsc_to_system_mul`.
+    pub(crate) multiplier: AtomicU32,
+    /// `tsc_shift`, a signed number.
+    pub(crate) shift: AtomicU8,
+    pub(crate) flags: AtomicU8,
+    _pad1: [AtomicU8; 2],
+}
+
+/// `struct vcpu_info`: the per-CPU part.
+#[doc(alias = "vcpu_info")]
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct VcpuInfo {
+    /// Not zero: something is pending for this CPU (`evtchn_upcall_pending`).
+    pub(crate) upcall_pending: AtomicU8,
+    /// Not zero: no upcalls, the interrupt flag upside down (`evtchn_upcall_mask`).
+    pub(crate) upcall_mask: AtomicU8,
+    _pad0: [AtomicU8; 6],
+    /// One bit for each word of the pending map (`evtchn_pending_sel`).
+    pub(crate) pending_sel: AtomicU64,
+    /// Address of the last page fault (`arch.cr2`).
+    pub(crate) cr2: AtomicU64,
+    _pad1: AtomicU64,
+    pub(crate) time: VcpuTimeInfo,
+}
+
+/// `struct shared_info`.
+#[doc(alias = "shared_info")]
+#[repr(C)]
+#[derive(Debug)]
+pub struct SharedInfo {
+    pub(crate) vcpu: [VcpuInfo; LEGACY_VCPUS],
+    pub(crate) pending: [AtomicU64; 64],
+    pub(crate) mask: [AtomicU64; 64],
+    pub(crate) wc_version: AtomicU32,
+    pub(crate) wc_sec: AtomicU32,
+    pub(crate) wc_nsec: AtomicU32,
+    pub(crate) wc_sec_hi: AtomicU32,
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<VcpuTimeInfo>() == size_of::<WireTime>());
+    assert!(offset_of!(VcpuTimeInfo, multiplier) == offset_of!(WireTime, tsc_to_system_mul));
+    assert!(offset_of!(VcpuTimeInfo, shift) == offset_of!(WireTime, tsc_shift));
+    assert!(size_of::<VcpuInfo>() == size_of::<WireVcpu>());
+    assert!(offset_of!(VcpuInfo, upcall_mask) == offset_of!(WireVcpu, evtchn_upcall_mask));
+    assert!(offset_of!(VcpuInfo, pending_sel) == offset_of!(WireVcpu, evtchn_pending_sel));
+    assert!(offset_of!(VcpuInfo, cr2) == offset_of!(WireVcpu, arch));
+    assert!(offset_of!(VcpuInfo, time) == offset_of!(WireVcpu, time));
+    assert!(offset_of!(SharedInfo, pending) == offset_of!(Wire, evtchn_pending));
+    assert!(offset_of!(SharedInfo, mask) == offset_of!(Wire, evtchn_mask));
+    assert!(offset_of!(SharedInfo, wc_version) == offset_of!(Wire, wc_version));
+    assert!(offset_of!(SharedInfo, wc_sec_hi) == offset_of!(Wire, wc_sec_hi));
+    assert!(size_of::<Slot>() == 4096);
+};
+
+/// A whole page of the image.
+#[repr(C, align(4096))]
+struct Slot(SharedInfo);
+
+static SLOT: Slot = Slot(SharedInfo::new());
+
+impl SharedInfo {
+    const fn new() -> Self {
+        Self {
+            vcpu: [const { VcpuInfo::new() }; LEGACY_VCPUS],
+            pending: [const { AtomicU64::new(0) }; 64],
+            mask: [const { AtomicU64::new(0) }; 64],
+            wc_version: AtomicU32::new(0),
+            wc_sec: AtomicU32::new(0),
+            wc_nsec: AtomicU32::new(0),
+            wc_sec_hi: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Default for SharedInfo {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl VcpuInfo {
+    const fn new() -> Self {
+        Self {
+            upcall_pending: AtomicU8::new(0),
+            upcall_mask: AtomicU8::new(0),
+            _pad0: [const { AtomicU8::new(0) }; 6],
+            pending_sel: AtomicU64::new(0),
+            cr2: AtomicU64::new(0),
+            _pad1: AtomicU64::new(0),
+            time: VcpuTimeInfo {
+                version: AtomicU32::new(0),
+                _pad0: AtomicU32::new(0),
+                tsc_timestamp: AtomicU64::new(0),
+                system_time: AtomicU64::new(0),
+                multiplier: AtomicU32::new(0),
+                shift: AtomicU8::new(0),
+                flags: AtomicU8::new(0),
+                _pad1: [const { AtomicU8::new(0) }; 2],
+            },
+        }
+    }
+}
+
+/// The domain's shared page.
+#[must_use]
+pub fn info() -> &'static SharedInfo {
+    &SLOT.0
+}
+
+/// The calling CPU's part of it. Only the boot CPU exists so far.
+#[must_use]
+pub fn this_vcpu() -> &'static VcpuInfo {
+    &SLOT.0.vcpu[0]
+}
+
+/// Maps the domain's shared page over the static.
+///
+/// # Safety
+///
+/// Once, by the entry, before anything else uses this module.
+#[cfg(target_os = "none")]
+pub(crate) unsafe fn map(boot: &crate::BootContext) -> Result<(), crate::Errno> {
+    use crate::mmu::{Flush, Mfn, Pte, update_va_mapping};
+
+    let frame = Mfn(boot.start_info().shared_info >> 12);
+    // SAFETY: the page belongs to `SLOT` alone, whose type allows any contents and any change. The frame is the one
+    // that the hypervisor set aside for this purpose. The frame that backed the page stays unused.
+    unsafe { update_va_mapping(&raw const SLOT as u64, Pte::data(frame), Flush::Local) }
+}

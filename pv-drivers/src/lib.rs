@@ -1,0 +1,3 @@
+//! Xen's split drivers.
+#![no_std]
+#![forbid(unsafe_code)]
