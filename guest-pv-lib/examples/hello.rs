@@ -21,22 +21,24 @@ guest_pv_lib::entry!(kernel, name = "hello", version = "1");
 /// A step that did not go as it must, and why.
 type Step = Result<(), &'static str>;
 
+/// What is shown, in this order.
+const STEPS: [(&str, fn(&BootContext) -> Step); 6] = [
+    ("interface", interface),
+    ("memory map", memory_map),
+    ("event upcall", event_upcall),
+    ("periodic timer", periodic_timer),
+    ("one-shot timer", oneshot_timer),
+    ("page tables", page_tables),
+];
+
 fn kernel(boot: BootContext) -> ! {
     let bench = boot.has_option("bench");
     if bench {
         println!("first-instruction tsc={}", boot.entry_tsc());
     }
     println!("hello from a paravirtual guest");
-    let steps: [(&str, fn(&BootContext) -> Step); 6] = [
-        ("interface", interface),
-        ("memory map", memory_map),
-        ("event upcall", event_upcall),
-        ("periodic timer", periodic_timer),
-        ("one-shot timer", oneshot_timer),
-        ("page tables", page_tables),
-    ];
     let mut passed = true;
-    for (name, step) in steps {
+    for (name, step) in STEPS {
         if let Err(why) = step(&boot) {
             println!("{name}: FAILED: {why}");
             passed = false;
@@ -244,8 +246,7 @@ fn repair(fault: &mut Frame) {
         fault.error_code() & WRITE_TO_PRESENT != WRITE_TO_PRESENT || fault.fault_address() != page + 56;
     assert!(!wrong && !FAULTED.swap(true, Ordering::Relaxed), "a fault of another kind: {fault:?}");
     let pte = Pte::data(Mfn(FRAME.load(Ordering::Relaxed)));
-    let request =
-        MmuUpdate { ptr: ENTRY.load(Ordering::Relaxed) | u64::from(MMU_NORMAL_PT_UPDATE), val: pte.0 };
+    let request = MmuUpdate { ptr: ENTRY.load(Ordering::Relaxed) | MMU_NORMAL_PT_UPDATE, val: pte.0 };
     // SAFETY: restores the mapping that the page had.
     let done = unsafe { mmu::mmu_update(&[request]) };
     assert_eq!(done, Ok(1), "mmu_update");

@@ -32,7 +32,7 @@ impl BootContext {
         let info = unsafe { page.read() };
         // SAFETY: the command line lies in that page; neither the kernel nor the hypervisor writes to it again (a
         // resume rewrites only the fields before `pt_base`), so a shared slice may live as long as the program.
-        let line = unsafe { &*(&raw const (*page).cmd_line).cast::<[u8; xen::MAX_GUEST_CMDLINE as usize]>() };
+        let line = unsafe { &*(&raw const (*page).cmd_line).cast::<[u8; xen::MAX_GUEST_CMDLINE]>() };
         let end = line.iter().position(|&byte| byte == 0).unwrap_or(line.len());
         Self { info, command_line: &line[..end], virt_base, entry_tsc, start_info }
     }

@@ -51,8 +51,8 @@ impl Ring {
         // A server that claims to have read more than there was has no room to give.
         let room = size.saturating_sub(produced.wrapping_sub(self.out_cons.load(Acquire)));
         let len = bytes.len().min(room as usize);
-        for (index, &byte) in (produced..).zip(&bytes[..len]) {
-            self.output[(index % size) as usize].store(byte, Relaxed);
+        for (offset, &byte) in (0u32..).zip(&bytes[..len]) {
+            self.output[(produced.wrapping_add(offset) % size) as usize].store(byte, Relaxed);
         }
         self.out_prod.store(produced.wrapping_add(len as u32), Release);
         len

@@ -83,7 +83,7 @@ pub fn bind_interdomain(domain: u16, port: Port) -> Result<Port, Errno> {
 /// `EINVAL` where the port is of another kind or free.
 #[doc(alias = "EVTCHNOP_send")]
 pub fn notify(port: Port) -> Result<(), Errno> {
-    op(EVTCHNOP_SEND, &mut EvtchnSend { port: port.0, ..EvtchnSend::default() })
+    op(EVTCHNOP_SEND, &mut EvtchnSend { port: port.0 })
 }
 
 /// Gives the port back.
@@ -94,5 +94,5 @@ pub fn notify(port: Port) -> Result<(), Errno> {
 #[doc(alias = "EVTCHNOP_close")]
 pub fn close(port: Port) -> Result<(), Errno> {
     mask(port);
-    op(EVTCHNOP_CLOSE, &mut EvtchnClose { port: port.0, ..EvtchnClose::default() })
+    op(EVTCHNOP_CLOSE, &mut EvtchnClose { port: port.0 })
 }

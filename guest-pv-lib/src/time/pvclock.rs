@@ -106,7 +106,7 @@ mod tests {
     fn shifts_go_both_ways_and_never_overflow() {
         assert_eq!(scale(8, u32::MAX, -2), 1);
         assert_eq!(scale(1 << 40, 1 << 31, 0), 1 << 39);
-        assert_eq!(scale(u64::MAX, u32::MAX, 63), ((1u128 << 63) * u128::from(u32::MAX) >> 32) as u64);
+        assert_eq!(scale(u64::MAX, u32::MAX, 63), (((1u128 << 63) * u128::from(u32::MAX)) >> 32) as u64);
         assert_eq!(scale(u64::MAX, u32::MAX, i8::MIN), 0);
         assert_eq!(scale(u64::MAX, u32::MAX, i8::MAX), 0);
         let slow = Factors { multiplier: 1 << 31, shift: -1, ..GIGAHERTZ };
