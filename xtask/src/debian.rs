@@ -171,7 +171,10 @@ impl Apt {
 
     /// An `apt-get` that may change the system.
     fn privileged(&self, what: &str) -> Result<Command> {
-        ensure!(process::exists("apt-get"), "{what}: this system has no apt-get; use Debian 12 or install it by hand");
+        ensure!(
+            process::exists("apt-get"),
+            "{what}: this system has no apt-get; use Debian 12 or install it by hand"
+        );
         if fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
             return Ok(self.command("apt-get"));
         }
@@ -195,7 +198,9 @@ impl Apt {
         }
         let step = Step::start(&what);
         let mut command = self.privileged(&what)?;
-        command.args(["-o", "DPkg::Lock::Timeout=300", "install", "-y", "--no-install-recommends"]).args(packages);
+        command
+            .args(["-o", "DPkg::Lock::Timeout=300", "install", "-y", "--no-install-recommends"])
+            .args(packages);
         process::run_in_step(&mut command, &step)
             .with_context(|| format!("could not install {list}: run `apt-get install {list}` as root"))?;
         step.done();
@@ -256,8 +261,9 @@ impl Apt {
         download.args(["-o", "APT::Sandbox::User=root", "download", package]).current_dir(&dir);
         if process::run_in_step(&mut download, step).is_err() {
             self.update()?;
-            process::run_in_step(&mut download, step)
-                .with_context(|| format!("could not download {package}: check the network and `apt-get update`"))?;
+            process::run_in_step(&mut download, step).with_context(|| {
+                format!("could not download {package}: check the network and `apt-get update`")
+            })?;
         }
         let archive = fs::read_dir(&dir)?
             .flatten()

@@ -1,9 +1,9 @@
 //! What a loader does not need, cut off an ELF file without moving a byte that it does need.
 
 use anyhow::{Context, Result, ensure};
+use object::Endianness;
 use object::elf::FileHeader64;
 use object::read::elf::{FileHeader, ProgramHeader};
-use object::Endianness;
 
 type Header = FileHeader64<Endianness>;
 

@@ -30,17 +30,13 @@ const MODULES: &[&str] =
 
 const INIT: &str = include_str!("initramfs/init.sh");
 const SELFTEST: &str = include_str!("initramfs/selftest.sh");
-/// `poweroff` and `reboot` ask process 1 by default, and ours is a script: force them.
-const POWEROFF: &str = "#!/bin/sh\nsync\nexec busybox poweroff -f\n";
-const REBOOT: &str = "#!/bin/sh\nsync\nexec busybox reboot -f\n";
-
 /// Builds the archive and returns its path. Equal input gives an equal file.
 ///
 /// # Errors
 /// The Debian files are not unpacked, or no C compiler assembles the probe.
 pub fn build() -> Result<PathBuf> {
     let mut archive = Archive::default();
-    for dir in ["bin", "sbin", "dev", "lib", "lib/modules", "root"] {
+    for dir in ["bin", "dev", "lib", "lib/modules", "root"] {
         archive.dir(dir);
     }
     archive.char_device("dev/console", 5, 1);
@@ -49,9 +45,7 @@ pub fn build() -> Result<PathBuf> {
     archive.file("init", 0o755, INIT.as_bytes());
     archive.file("lib/selftest.sh", 0o644, SELFTEST.as_bytes());
     archive.file("lib/checks", 0o644, CHECKS.join("\n").as_bytes());
-    archive.file("sbin/poweroff", 0o755, POWEROFF.as_bytes());
-    archive.file("sbin/reboot", 0o755, REBOOT.as_bytes());
-    archive.file("sbin/tsc", 0o755, &fs::read(probe::build(Probe::Userspace)?)?);
+    archive.file("bin/tsc", 0o755, &fs::read(probe::build(Probe::Userspace)?)?);
 
     let mut order = String::new();
     for path in modules::closure(&debian::modules(), MODULES)? {

@@ -70,7 +70,12 @@ type Check = fn(&Step) -> Result<()>;
 /// The checks by name, in the order of their cost.
 #[must_use]
 pub fn checks() -> [(&'static str, Check); 4] {
-    [("repository rules", repository), ("cargo fmt", fmt), ("clippy", clippy), ("clippy, bare metal", clippy_bare)]
+    [
+        ("repository rules", repository),
+        ("cargo fmt", fmt),
+        ("clippy", clippy),
+        ("clippy, bare metal", clippy_bare),
+    ]
 }
 
 fn fmt(step: &Step) -> Result<()> {
@@ -128,7 +133,8 @@ fn collect(root: &Path, folder: &Path, sources: &mut Vec<Source>) -> Result<()> 
                 collect(root, &path, sources)?;
             }
         } else if rules::applies_to(&path) {
-            let text = fs::read_to_string(root.join(&path)).with_context(|| format!("reading {}", path.display()))?;
+            let text = fs::read_to_string(root.join(&path))
+                .with_context(|| format!("reading {}", path.display()))?;
             sources.push(Source { path, text });
         }
     }

@@ -34,7 +34,11 @@ impl Order {
     fn visit(&mut self, name: &str, required: bool) -> Result<()> {
         let name = normal(name);
         let Some(path) = self.index.get(&name).cloned() else {
-            return if required { Err(anyhow::anyhow!("the kernel package has no module {name}")) } else { Ok(()) };
+            return if required {
+                Err(anyhow::anyhow!("the kernel package has no module {name}"))
+            } else {
+                Ok(())
+            };
         };
         if !self.seen.insert(name) {
             return Ok(());

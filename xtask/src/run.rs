@@ -105,7 +105,12 @@ fn guest(hypervisor: Hypervisor, options: &Options) -> Result<Machine> {
         return linux(machine);
     }
     let names = build::guest_names()?;
-    ensure!(names.contains(&options.guest), "no guest {}: there are linux, {}", options.guest, names.join(", "));
+    ensure!(
+        names.contains(&options.guest),
+        "no guest {}: there are linux, {}",
+        options.guest,
+        names.join(", ")
+    );
     build::guests()?;
     machine.kernel = Some(project::guest_elf(&options.guest));
     Ok(machine)

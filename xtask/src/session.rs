@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -59,7 +59,18 @@ impl Session {
         let log = project::guests().join(format!("qemu-{}-{number}.log", std::process::id()));
         let mut machine = machine.clone();
         machine.log = Some(log.clone());
-        let mut command = machine.command(Serial::Stdio)?;
+        Self::spawn(machine.command(Serial::Stdio)?, log)
+    }
+
+    /// Starts a QEMU with a command line of the caller's own; its way of ending stays unknown.
+    ///
+    /// # Errors
+    /// The program does not start.
+    pub fn from_command(command: Command) -> Result<Self> {
+        Self::spawn(command, PathBuf::new())
+    }
+
+    fn spawn(mut command: Command, log: PathBuf) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start qemu-system-x86_64")?;
         let input = child.stdin.take().expect("stdin is piped");
@@ -103,7 +114,10 @@ impl Session {
     /// # Errors
     /// The machine has ended.
     pub fn send(&mut self, text: &str) -> Result<()> {
-        self.input.write_all(text.as_bytes()).and_then(|()| self.input.flush()).context("the machine has ended")
+        self.input
+            .write_all(text.as_bytes())
+            .and_then(|()| self.input.flush())
+            .context("the machine has ended")
     }
 
     /// Waits for the machine to end by itself.
@@ -128,6 +142,14 @@ impl Session {
     #[must_use]
     pub fn has_triple_faulted(&self) -> bool {
         self.ending() == Ending::TripleFault
+    }
+
+    /// Whether QEMU is still there.
+    ///
+    /// # Errors
+    /// The system does not know the process.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
     }
 
     fn ending(&self) -> Ending {

@@ -24,14 +24,8 @@ pub enum Need {
 }
 
 /// Everything, for `cargo xtask setup`.
-pub const ALL: &[Need] = &[
-    Need::Compiler,
-    Need::Emulator,
-    Need::GuestFiles,
-    Need::AbiWitness,
-    Need::ImageTools,
-    Need::LintTools,
-];
+pub const ALL: &[Need] =
+    &[Need::Compiler, Need::Emulator, Need::GuestFiles, Need::AbiWitness, Need::ImageTools, Need::LintTools];
 
 /// Provides the needs that are not met yet.
 ///

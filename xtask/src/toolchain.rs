@@ -41,7 +41,9 @@ pub fn ensure() -> Result<Toolchain> {
     if let Some(found) = find() {
         return Ok(found);
     }
-    if process::exists("rustup") && process::output(Command::new("rustup").args(["target", "add", TARGET])).is_ok() {
+    if process::exists("rustup")
+        && process::output(Command::new("rustup").args(["target", "add", TARGET])).is_ok()
+    {
         return find().context("rustup added the target, but its files are not there");
     }
     debian::install_at_least(&["rustc-web", "cargo-web", "rust-web-src", "lld"], OLDEST).with_context(|| {
@@ -96,7 +98,11 @@ impl Toolchain {
             Self::Debian { linker } => debian_cargo(linker),
         };
         process::clean_cargo_env(&mut command);
-        command.arg(verb).args(["--target", TARGET]).arg("--target-dir").arg(project::target().join("kernel"));
+        command
+            .arg(verb)
+            .args(["--target", TARGET])
+            .arg("--target-dir")
+            .arg(project::target().join("kernel"));
         if matches!(self, Self::Debian { .. }) {
             command.arg("-Zbuild-std=core,alloc,compiler_builtins");
             command.arg("-Zbuild-std-features=compiler-builtins-mem");

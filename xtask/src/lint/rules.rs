@@ -53,9 +53,17 @@ fn head(source: &Source) -> Option<Finding> {
 /// Unfinished work belongs into the issue tracker.
 fn markers(source: &Source) -> Vec<Finding> {
     // Spelled in two halves so that this file passes its own rule.
-    let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X"), concat!("todo", "!("), concat!("unimplemented", "!(")];
+    let words = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("XX", "X"),
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+    ];
     numbered(source)
-        .flat_map(|(number, line)| words.iter().filter(|word| contains_word(line, word)).map(move |word| (number, word)))
+        .flat_map(|(number, line)| {
+            words.iter().filter(|word| contains_word(line, word)).map(move |word| (number, word))
+        })
         .map(|(number, word)| finding(source, number, format!("{word}: finish it or write an issue")))
         .collect()
 }
@@ -94,7 +102,8 @@ fn safe_crate(source: &Source) -> Option<Finding> {
 
 /// Every package takes the workspace's lints.
 fn lint_opt_in(source: &Source) -> Option<Finding> {
-    let is_package = source.path.ends_with("Cargo.toml") && source.text.lines().any(|line| line.trim() == "[package]");
+    let is_package =
+        source.path.ends_with("Cargo.toml") && source.text.lines().any(|line| line.trim() == "[package]");
     let opted_in = source.text.contains("[lints]\nworkspace = true");
     (is_package && !opted_in).then(|| finding(source, 0, "add `[lints]` with `workspace = true`"))
 }

@@ -1,0 +1,51 @@
+//! The `hello` guest: every step passes, and its lines are the same on our hypervisor and on real Xen.
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use xtask::project;
+use xtask::qemu::{Hypervisor, Machine};
+use xtask::session::Session;
+
+use crate::support::{SHORT, guest_lines, trial};
+
+const FIRST_LINE: &str = "hello from a paravirtual guest";
+const LAST_LINE: &str = "hello: all steps passed";
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("hello::passes_on_paravane", || lines_on(Hypervisor::Paravane).map(drop)),
+        trial("hello::passes_on_xen", || lines_on(Hypervisor::Xen).map(drop)),
+        trial("hello::same_lines_on_both", same_lines),
+        trial("hello::passes_with_four_cpus", four_cpus),
+    ]
+}
+
+fn machine(hypervisor: Hypervisor) -> Machine {
+    let mut machine = Machine::new(hypervisor);
+    machine.kernel = Some(project::guest_elf("hello"));
+    machine
+}
+
+fn lines(machine: &Machine) -> Result<Vec<String>> {
+    let mut session = Session::start(machine)?;
+    session.wait_for(LAST_LINE, SHORT)?;
+    Ok(guest_lines(&session.output(), FIRST_LINE, LAST_LINE))
+}
+
+fn lines_on(hypervisor: Hypervisor) -> Result<Vec<String>> {
+    lines(&machine(hypervisor))
+}
+
+fn same_lines() -> Result<()> {
+    let ours = lines_on(Hypervisor::Paravane)?;
+    let xens = lines_on(Hypervisor::Xen)?;
+    // The only difference that is meant: the version that each hypervisor reports.
+    ensure!(ours == xens, "on Paravane:\n{}\non Xen:\n{}", ours.join("\n"), xens.join("\n"));
+    Ok(())
+}
+
+fn four_cpus() -> Result<()> {
+    let mut machine = machine(Hypervisor::Paravane);
+    machine.cpus = 4;
+    lines(&machine).map(drop)
+}

@@ -1,0 +1,33 @@
+//! Boots hypervisors and guests in QEMU, one test for each thing that a boot must show.
+//!
+//! `cargo xtask test` builds everything that is booted here and then runs this binary; `-- --list` and a filter work
+//! as in `cargo test`. A test that fails shows the end of the serial line.
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Conclusion, Trial};
+
+mod corrupt;
+mod files;
+mod hello;
+mod image;
+mod limits;
+mod linux;
+mod support;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // One emulated machine keeps one CPU busy.
+    if arguments.test_threads.is_none() {
+        arguments.test_threads = std::thread::available_parallelism().ok().map(usize::from);
+    }
+    let mut trials: Vec<Trial> = Vec::new();
+    // The longest first, so that the last CPU is not left alone with one of them.
+    trials.extend(linux::trials());
+    trials.extend(hello::trials());
+    trials.extend(corrupt::trials());
+    trials.extend(image::trials());
+    trials.extend(limits::trials());
+    let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);
+    conclusion.exit_code()
+}
