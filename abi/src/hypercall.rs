@@ -30,11 +30,11 @@
 //! assert_eq!(names[1], "mmu_update");
 //! ```
 
-/// Calls the macro `$callback` with all rows of the table; see [the module](crate::hypercall).
+/// Calls a macro, given by its path, with all rows of the table; see [the module](crate::hypercall).
 #[macro_export]
 macro_rules! for_each_hypercall {
-    ($callback:path) => {
-        $callback! {
+    ($($callback:tt)+) => {
+        $($callback)+! {
             /// Sets entries of the virtual IDT; a null table removes all.
             SET_TRAP_TABLE = 0, set_trap_table(traps: handle(arch_x86::TrapInfo)), pv, guest, "xen.h";
             /// Changes page-table entries and M2P entries.

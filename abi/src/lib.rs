@@ -6,23 +6,34 @@
 mod macros;
 
 pub mod arch_x86;
+pub mod argo;
 pub mod callback;
+pub mod cpuid;
+pub mod domctl;
 pub mod elfnote;
 pub mod errno;
 pub mod event_channel;
 pub mod features;
+pub mod grant_table;
+pub mod hvm;
+pub mod hvm_start_info;
 pub mod hypercall;
 pub mod io;
 pub mod memory;
+pub mod nmi;
 pub mod physdev;
-pub mod registry;
+pub mod pmu;
 pub mod sched;
 pub mod vcpu;
 pub mod version;
 pub mod xen;
+pub mod registry;
 
 mod handle;
 
 pub use handle::GuestHandle;
 
-abi_module! { children: arch_x86, callback, elfnote, errno, event_channel, features, hypercall, io, memory, physdev, sched, vcpu, version, xen }
+abi_module! {
+    children: arch_x86, argo, callback, cpuid, domctl, elfnote, errno, event_channel, features, grant_table,
+        hvm, hvm_start_info, hypercall, io, memory, nmi, physdev, pmu, sched, vcpu, version, xen
+}

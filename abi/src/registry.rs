@@ -99,7 +99,7 @@ macro_rules! integers {
         }
     )*};
 }
-integers!(u8, u16, u32, u64, usize, i32, i64);
+integers!(u8, u16, u32, u64, usize, i8, i16, i32, i64);
 
 impl Of<&'static str> {
     /// The registered form of the constant.

@@ -4,8 +4,6 @@
 //! channels; parameters are negotiated in xenstore ([`xenbus`] states, one folder per device and end). Messages in
 //! shared memory must be copied out before they are checked, because the peer can change them at any time.
 
-use crate::registry::{Of, Value};
-
 pub mod blkif;
 pub mod console;
 pub mod displif;
@@ -23,13 +21,4 @@ pub mod xs_wire;
 
 abi_module! {
     children: blkif, console, displif, fbif, kbdif, netif, ninepfs, pciif, protocols, ring, sndif, usbif, xenbus, xs_wire
-}
-
-/// Response statuses are 16 bits wide in the older protocols.
-impl Of<i16> {
-    /// The registered form of the constant.
-    #[must_use]
-    pub const fn value(self) -> Value {
-        Value::Int(self.0 as u64)
-    }
 }
