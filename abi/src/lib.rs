@@ -19,9 +19,11 @@ pub mod hvm;
 pub mod hvm_start_info;
 pub mod hypercall;
 pub mod io;
+pub mod mca;
 pub mod memory;
 pub mod nmi;
 pub mod physdev;
+pub mod platform;
 pub mod pmu;
 pub mod sched;
 pub mod vcpu;
@@ -33,7 +35,4 @@ mod handle;
 
 pub use handle::GuestHandle;
 
-abi_module! {
-    children: arch_x86, argo, callback, cpuid, domctl, elfnote, errno, event_channel, features, grant_table,
-        hvm, hvm_start_info, hypercall, io, memory, nmi, physdev, pmu, sched, vcpu, version, xen
-}
+abi_module! { children: arch_x86, argo, callback, cpuid, domctl, elfnote, errno, event_channel, features, grant_table, hvm, hvm_start_info, hypercall, io, mca, memory, nmi, physdev, platform, pmu, sched, vcpu, version, xen }
