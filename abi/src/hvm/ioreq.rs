@@ -76,7 +76,7 @@ wire! {
     }
 
     /// A buffered write. C packs direction, size and address into bit fields; here they are
-    /// [`BufIoreq::bits`].
+    /// [`BufIoreq::flags`] and [`BufIoreq::addr_hi`].
     pub struct BufIoreq("struct buf_ioreq", 8) {
         /// Kind (`IOREQ_TYPE_*`).
         @0 type_("type"): u8,
