@@ -29,7 +29,7 @@ consts! {
     /// The kernel can be dom0, or is.
     XENFEAT_DOM0("XENFEAT_dom0"): u32 = 11;
     /// Deprecated: grants are also mapped where frame and machine frame are equal.
-    XENFEAT_GRANT_MAP_IDENTITY("XENFEAT_grant_map_identity"): u32 = 12;
+    XENFEAT_GRANT_MAP_IDENTITY(!"the header keeps it in a comment since it is deprecated"): u32 = 12;
     /// `XENMEMF_vnode` works.
     XENFEAT_MEMORY_OP_VNODE_SUPPORTED("XENFEAT_memory_op_vnode_supported"): u32 = 13;
     /// Arm's calling convention.

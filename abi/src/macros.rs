@@ -117,6 +117,7 @@ macro_rules! wire {
             name: stringify!($name),
             c: c_name!($name, $(!$absent)? $($c)?),
             size: size_of::<$name>(),
+            align: align_of::<$name>(),
             fields: &[$($crate::registry::Field {
                 name: stringify!($field),
                 c: c_name!($field $(, $($fc)*)?),

@@ -71,6 +71,7 @@ wire! {
     }
 
     /// AMD's counters; the banks follow at the given offsets.
+    #[repr(align(8))]
     pub struct XenPmuAmdCtxt("struct xen_pmu_amd_ctxt", 8) {
         /// Offset of the counters from the start of the context.
         @0 counters: u32,

@@ -35,6 +35,8 @@ pub struct Layout {
     pub c: CName,
     /// Size in bytes.
     pub size: usize,
+    /// Alignment in bytes.
+    pub align: usize,
     /// The members, in the order of declaration.
     pub fields: &'static [Field],
 }
