@@ -26,6 +26,7 @@ pub mod physdev;
 pub mod platform;
 pub mod pmu;
 pub mod sched;
+pub mod sysctl;
 pub mod vcpu;
 pub mod version;
 pub mod xen;
@@ -35,4 +36,4 @@ mod handle;
 
 pub use handle::GuestHandle;
 
-abi_module! { children: arch_x86, argo, callback, cpuid, domctl, elfnote, errno, event_channel, features, grant_table, hvm, hvm_start_info, hypercall, io, mca, memory, nmi, physdev, platform, pmu, sched, vcpu, version, xen }
+abi_module! { children: arch_x86, argo, callback, cpuid, domctl, elfnote, errno, event_channel, features, grant_table, hvm, hvm_start_info, hypercall, io, mca, memory, nmi, physdev, platform, pmu, sched, sysctl, vcpu, version, xen }
