@@ -1,0 +1,148 @@
+//! Building the first domain from the boot modules.
+//!
+//! The order is the order of the files: [`image`] takes bzImage and compression off ([`unpack`]), [`kernel`] reads the
+//! ELF file and its [`notes`], [`layout`] computes where everything goes, [`memory`] gets the frames and writes to them,
+//! [`tables`] writes page tables, [`start`] the records and registers that the kernel starts with. Nothing up to the
+//! layout changes anything, and all of it takes any bytes: each thing that makes no sense is a [`BuildError`] of one
+//! sentence. The page tables are then handed to [`crate::page`] like a guest's own, which checks and counts them.
+
+mod error;
+mod image;
+mod kernel;
+mod layout;
+mod memory;
+mod notes;
+mod start;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+pub use error::BuildError;
+pub use start::hypercall_page;
+
+use crate::Hypervisor;
+use crate::domain::{Domain, DomainConfig, Lifecycle};
+use crate::ids::{DomId, Mfn};
+use crate::page::{PageError, PageType};
+use crate::permissions::Permissions;
+use crate::platform::Platform;
+use alloc::sync::Arc;
+use kernel::Kernel;
+use layout::Layout;
+use memory::Memory;
+use xen_abi::xen::MAX_GUEST_CMDLINE;
+
+/// What the first domain is built from.
+#[derive(Clone, Copy, Debug)]
+pub struct Dom0Source<'a> {
+    /// The kernel: an ELF file or a bzImage.
+    pub image: &'a [u8],
+    /// Its initial RAM disk.
+    pub initrd: Option<&'a [u8]>,
+    /// Its command line.
+    pub cmdline: &'a str,
+    /// Bytes of `dom0_vga_console_info` (xen.h) when the machine has a screen that dom0 may use.
+    pub video: Option<&'a [u8]>,
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Builds the first domain. Its vCPU 0 is ready to be brought up: nothing else of it has happened yet.
+    ///
+    /// # Errors
+    /// See [`BuildError`]; the machine cannot go on without a first domain, so nothing is given back.
+    pub fn build_dom0(
+        &self,
+        image: &[u8],
+        initrd: Option<&[u8]>,
+        cmdline: &str,
+    ) -> Result<Arc<Domain<P>>, BuildError> {
+        self.build_dom0_from(&Dom0Source { image, initrd, cmdline, video: None })
+    }
+
+    /// As [`Hypervisor::build_dom0`], with all that a first domain can be given.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::build_dom0`].
+    pub fn build_dom0_from(&self, source: &Dom0Source<'_>) -> Result<Arc<Domain<P>>, BuildError> {
+        if source.cmdline.len() >= MAX_GUEST_CMDLINE {
+            return Err(BuildError::CommandLineTooLong(source.cmdline.len()));
+        }
+        let file = image::elf_file(source.image)?;
+        let kernel = Kernel::parse(&file)?;
+        let domain = self.empty_dom0()?;
+        let free = self.frames.free_count();
+        let pages = memory::dom0_pages(&self.options.dom0_mem, free);
+        if let Some(max) = self.options.dom0_mem.max {
+            domain.pages.set_max(max.pages(free));
+        }
+        let layout = Layout::new(&kernel, source.initrd.map_or(0, |i| i.len() as u64), pages)?;
+        if layout.needed > pages {
+            return Err(BuildError::TooLittleMemory { needed: layout.needed, available: pages });
+        }
+        let memory = Memory::allocate(self, &domain, pages)?;
+        load(&memory, &kernel, &layout, source);
+        memory.write_p2m(layout.p2m.clone());
+        start::write_start_info(&memory, &layout, &domain, source)?;
+        let root = tables::build(&memory, &layout)?;
+        self.load_root(&domain, root)?;
+        start::write_shared_info(self.platform.frame_words(domain.shared_info));
+        self.publish_wallclock(&domain);
+        start::set_first_context(&domain, &domain.vcpus[0], &layout, kernel.entry);
+        *domain.lifecycle.lock() = Lifecycle::Running;
+        self.domains.insert(domain.clone())?;
+        Ok(domain)
+    }
+
+    /// The first domain without memory.
+    fn empty_dom0(&self) -> Result<Arc<Domain<P>>, BuildError> {
+        let shared_info = self.frames.alloc(0).ok_or(BuildError::OutOfMemory)?;
+        let (least, most) = self.options.dom0_max_vcpus;
+        let cpus = self.platform.online_cpus().iter().count();
+        let config = DomainConfig {
+            id: DomId(0),
+            privileged: true,
+            max_vcpus: u32::try_from(cpus).unwrap_or(u32::MAX).clamp(least, most).min(MAX_DOM0_VCPUS),
+            max_pages: u64::from(u32::MAX),
+        };
+        let domain = Arc::new(Domain::new(&self.platform, &config, shared_info)?);
+        self.share_xen_page(&domain, shared_info);
+        *domain.permissions.write() = Permissions::all();
+        Ok(domain)
+    }
+
+    /// Has the page tables checked, pins them (the kernel unpins what it started on) and makes them vCPU 0's.
+    fn load_root(&self, domain: &Domain<P>, root: Mfn) -> Result<(), BuildError> {
+        until_done(|| self.set_first_baseptr(domain, &domain.vcpus[0], root))?;
+        until_done(|| self.pin_table(domain, root, PageType::L4))
+    }
+}
+
+/// Repeats an operation on page tables that stops for other work. It gets further each time, and at boot the other work
+/// can wait.
+fn until_done(operation: impl Fn() -> Result<(), PageError>) -> Result<(), BuildError> {
+    loop {
+        match operation() {
+            Err(PageError::Restart) => {}
+            answer => return answer.map_err(|_| BuildError::PageTablesRefused),
+        }
+    }
+}
+
+/// Most vCPUs of the first domain.
+const MAX_DOM0_VCPUS: u32 = 8192;
+
+/// Copies the kernel and its initial RAM disk into the domain.
+fn load<P: Platform>(memory: &Memory<'_, P>, kernel: &Kernel<'_>, layout: &Layout, source: &Dom0Source<'_>) {
+    for segment in &kernel.segments {
+        memory.copy(segment.at, segment.data);
+        let loaded = segment.data.len() as u64;
+        memory.clear(segment.at + loaded, segment.size - loaded);
+    }
+    if let Some(page) = kernel.hypercall_page.map(|address| (address - kernel.base) / 4096) {
+        memory.copy(page * 4096, &hypercall_page());
+    }
+    if let (Some(page), Some(initrd)) = (layout.initrd, source.initrd) {
+        memory.copy(page * 4096, initrd);
+    }
+}

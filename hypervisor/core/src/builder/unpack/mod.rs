@@ -1,0 +1,106 @@
+//! Decompression of kernels, in every format that Linux's build offers but bzip2.
+//!
+//! Linux appends the unpacked size to the payload (little-endian, 32 bits), except to gzip, whose own trailer ends with
+//! it. So the output is allocated once, and whatever does not fit into it is damage.
+
+mod lz4;
+mod lzma;
+mod xz;
+
+use super::BuildError;
+use super::image::MAX_KERNEL;
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
+
+/// Unpacks the payload of a bzImage.
+pub(super) fn payload(payload: &[u8]) -> Result<Cow<'_, [u8]>, BuildError> {
+    let magic = *payload.first_chunk::<4>().ok_or(BuildError::BadPayload("it is truncated"))?;
+    match magic {
+        [0x1f, 0x8b, ..] => gzip(payload),
+        [0xfd, b'7', b'z', b'X'] => sized(payload, xz::unpack),
+        [0x5d, 0, 0, _] => sized(payload, lzma::unpack),
+        [0x02, 0x21, 0x4c, 0x18] => sized(payload, lz4::unpack),
+        [0x28, 0xb5, 0x2f, 0xfd] => sized(payload, zstd),
+        [b'B', b'Z', b'h', _] => Err(BuildError::UnsupportedCompression("bzip2")),
+        [0x89, b'L', b'Z', b'O'] => Err(BuildError::UnsupportedCompression("lzo")),
+        [0x7f, b'E', b'L', b'F'] => Ok(Cow::Borrowed(payload)),
+        other => Err(BuildError::UnknownCompression(other)),
+    }
+}
+
+/// Unpacks a gzip file (RFC 1952).
+pub(super) fn gzip(file: &[u8]) -> Result<Cow<'_, [u8]>, BuildError> {
+    let truncated = BuildError::BadPayload("the gzip file is truncated");
+    let (_, size) = split_size(file)?;
+    let stream = gzip_stream(file).ok_or(truncated)?;
+    let mut output = output_of(size)?;
+    let flags = inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+    let mut state = alloc::boxed::Box::<DecompressorOxide>::default();
+    match decompress(&mut state, stream, &mut output, 0, flags) {
+        (TINFLStatus::Done, _, length) if length == output.len() => Ok(Cow::Owned(output)),
+        (TINFLStatus::Done, ..) => Err(BuildError::BadPayload("the gzip file has another size than it says")),
+        _ => Err(BuildError::BadPayload("the gzip data is damaged")),
+    }
+}
+
+/// The deflate stream of a gzip file, with its trailer behind it.
+fn gzip_stream(file: &[u8]) -> Option<&[u8]> {
+    const EXTRA: u8 = 4;
+    const NAME: u8 = 8;
+    const COMMENT: u8 = 16;
+    const HEADER_CHECK: u8 = 2;
+    let flags = *file.get(3)?;
+    let mut rest = file.get(10..)?;
+    if flags & EXTRA != 0 {
+        let (length, after) = rest.split_first_chunk()?;
+        rest = after.get(usize::from(u16::from_le_bytes(*length))..)?;
+    }
+    for text in [NAME, COMMENT] {
+        if flags & text != 0 {
+            rest = &rest[rest.iter().position(|b| *b == 0)? + 1..];
+        }
+    }
+    if flags & HEADER_CHECK != 0 { rest.get(2..) } else { Some(rest) }
+}
+
+/// Unpacks zstd frames (RFC 8878) until the output is full.
+fn zstd(data: &[u8], output: &mut [u8]) -> Result<(), BuildError> {
+    let mut decoder = ruzstd::decoding::FrameDecoder::new();
+    decoder.set_max_window_size(MAX_KERNEL);
+    match decoder.decode_all(data, output) {
+        Ok(length) if length == output.len() => Ok(()),
+        Ok(_) => Err(BuildError::BadPayload("the zstd data ends too early")),
+        Err(_) => Err(BuildError::BadPayload("the zstd data is damaged")),
+    }
+}
+
+/// Takes the appended size off, and has `unpack` fill an output of that size.
+fn sized(
+    payload: &[u8],
+    unpack: fn(&[u8], &mut [u8]) -> Result<(), BuildError>,
+) -> Result<Cow<'_, [u8]>, BuildError> {
+    let (data, size) = split_size(payload)?;
+    let mut output = output_of(size)?;
+    unpack(data, &mut output)?;
+    Ok(Cow::Owned(output))
+}
+
+/// Splits off the last four bytes: the unpacked size.
+fn split_size(payload: &[u8]) -> Result<(&[u8], u64), BuildError> {
+    let (data, size) = payload.split_last_chunk().ok_or(BuildError::BadPayload("it is truncated"))?;
+    Ok((data, u64::from(u32::from_le_bytes(*size))))
+}
+
+/// A zeroed output of `size` bytes.
+fn output_of(size: u64) -> Result<Vec<u8>, BuildError> {
+    if size > MAX_KERNEL {
+        return Err(BuildError::PayloadTooLarge(size));
+    }
+    let size = size as usize;
+    let mut output = Vec::new();
+    output.try_reserve_exact(size).map_err(|_| BuildError::OutOfMemory)?;
+    output.resize(size, 0);
+    Ok(output)
+}
