@@ -2,6 +2,7 @@
  * is the firmware and the loader, the part of a boot that every hypervisor shares. 32-bit code. */
     .globl  _start
     .text
+    .long   0x1badb002, 0, -0x1badb002  /* multiboot header: magic, no flags, checksum; in the first 8 KiB */
 _start:
     rdtsc
     mov     $stack_top, %esp
@@ -44,9 +45,6 @@ hex32:                                  /* prints %eax as eight digits on port %
     mov     %ebp, %edx
     ret
 
-    .section .multiboot, "a"
-    .align  4
-    .long   0x1badb002, 0, -0x1badb002
     .data
 prefix:
     .asciz  "tsc="

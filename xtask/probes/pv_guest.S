@@ -45,5 +45,6 @@ stack_top:
     note    5, .asciz, "xen-3.0"                /* XEN_VERSION */
     note    8, .asciz, "generic"                /* LOADER */
     note    3, .quad, 0xffffffff80000000        /* VIRT_BASE */
+    note    4, .quad, 0xffffffff80000000        /* PADDR_OFFSET: ld's physical addresses are the virtual ones */
     note    1, .quad, _start                    /* ENTRY */
     note    9, .asciz, "yes"                    /* PAE_MODE */

@@ -25,8 +25,18 @@ pub const CHECKS: &[&str] = &[
 ];
 
 /// Drivers that a shell on the emulated PC can use.
-const MODULES: &[&str] =
-    &["virtio_pci", "virtio_blk", "virtio_net", "ata_piix", "sd_mod", "e1000", "ext4", "xenfs", "xen-evtchn"];
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "ata_piix",
+    "sd_mod",
+    "e1000",
+    "crc32c_generic",
+    "ext4",
+    "xenfs",
+    "xen-evtchn",
+];
 
 const INIT: &str = include_str!("initramfs/init.sh");
 const SELFTEST: &str = include_str!("initramfs/selftest.sh");

@@ -33,8 +33,18 @@ pub enum Ending {
 /// What the reader thread has got so far.
 #[derive(Default)]
 struct Line {
+    /// What the guest printed.
     bytes: Vec<u8>,
+    /// What QEMU itself had to say.
+    complaints: Vec<u8>,
     closed: bool,
+}
+
+impl Line {
+    /// The end of it all, for an error.
+    fn tail(&self) -> String {
+        format!("{}{}", tail(&clean(&self.bytes)), clean(&self.complaints))
+    }
 }
 
 /// A machine under control. Dropping it ends QEMU.
@@ -103,7 +113,7 @@ impl Session {
             let left = deadline.saturating_duration_since(Instant::now());
             if line.closed || left.is_zero() {
                 let why = if line.closed { "the machine ended" } else { "time ran out" };
-                bail!("{why} before {text:?} was printed:\n{}", tail(&clean(&line.bytes)));
+                bail!("{why} before {text:?} was printed:\n{}", line.tail());
             }
             line = changed.wait_timeout(line, left.min(Duration::from_secs(1))).expect("no panic").0;
         }
@@ -192,7 +202,8 @@ fn collect(mut stream: impl Read + Send + 'static, shared: Arc<(Mutex<Line>, Con
         loop {
             let count = stream.read(&mut buffer).unwrap_or(0);
             let mut line = shared.0.lock().expect("no holder panics");
-            line.bytes.extend_from_slice(&buffer[..count]);
+            let text = if is_serial { &mut line.bytes } else { &mut line.complaints };
+            text.extend_from_slice(&buffer[..count]);
             line.closed |= is_serial && count == 0;
             shared.1.notify_all();
             if count == 0 {

@@ -1,0 +1,19 @@
+//! The cases, by the part of the ABI that they check.
+
+mod abi;
+mod console;
+mod descriptors;
+mod event;
+mod grant;
+mod memory;
+mod mmu_update;
+mod mmuext;
+mod multicall;
+mod pin;
+mod privileged;
+mod sched;
+mod traps;
+mod va_mapping;
+mod vcpu;
+mod version;
+mod writable_tables;

@@ -1,0 +1,68 @@
+//! `sched_op` (sched.h).
+
+use guest_pv_lib::{Errno, time};
+use xen_abi::GuestHandle;
+use xen_abi::hypercall::nr;
+use xen_abi::sched::*;
+
+use crate::call::{FAULTS, Ret, all_fault, hc2, op};
+use crate::harness::{check, need, same};
+
+fn sched(command: u32, at: u64) -> Ret {
+    hc2(nr::SCHED_OP, u64::from(command), at)
+}
+
+fn watchdog(id: u32, timeout: u32) -> Ret {
+    op(nr::SCHED_OP, SCHEDOP_WATCHDOG, &mut SchedWatchdog { id, timeout })
+}
+
+returns! {
+    /// Yielding succeeds.
+    yields(env): sched(SCHEDOP_YIELD, 0) => Ok(0);
+    /// A command that does not exist.
+    unknown_command(env): sched(99, 0) => Err(Errno::ENOSYS);
+    /// Bad pointers, poll.
+    poll_fault(env): all_fault(|at| sched(SCHEDOP_POLL, at)) => FAULTS;
+    /// Bad pointers, shutdown: the domain goes on.
+    shutdown_fault(env): all_fault(|at| sched(SCHEDOP_SHUTDOWN, at)) => FAULTS;
+    /// Bad pointers, watchdog.
+    watchdog_fault(env): all_fault(|at| sched(SCHEDOP_WATCHDOG, at)) => FAULTS;
+    /// More ports than the limit of 128.
+    poll_too_many(env): op(nr::SCHED_OP, SCHEDOP_POLL, &mut SchedPoll {
+        ports: GuestHandle::from(env.page(0).virt()), nr_ports: 129, ..SchedPoll::default()
+    }) => Err(Errno::EINVAL);
+    /// A port beyond what the layout has.
+    poll_bad_port(env): {
+        let mut port = 1u32 << 30;
+        op(nr::SCHED_OP, SCHEDOP_POLL, &mut SchedPoll {
+            ports: GuestHandle::from(&raw mut port as u64), nr_ports: 1, ..SchedPoll::default()
+        })
+    } => Err(Errno::EINVAL);
+    /// Stopping a watchdog that does not exist.
+    watchdog_bad_id(env): watchdog(77, 0) => Err(Errno::EINVAL);
+    /// Poking a watchdog that was never set.
+    watchdog_not_set(env): watchdog(2, 1) => Err(Errno::EINVAL);
+}
+
+case! {
+    /// A poll with a timeout ends not before it, and soon after.
+    fn poll_times_out(env) {
+        let _ = env;
+        let due = time::now() + 2_000_000;
+        let mut arg = SchedPoll { timeout: due, ..SchedPoll::default() };
+        same("poll", op(nr::SCHED_OP, SCHEDOP_POLL, &mut arg), Ok(0))?;
+        check("not early", time::now() >= due)
+    }
+}
+
+case! {
+    /// Setting returns a number by which the watchdog is poked and stopped.
+    fn watchdog_set_and_stop(env) {
+        let _ = env;
+        let id = need("set", watchdog(0, 100))?;
+        check("numbers start at one", (1..=2).contains(&id))?;
+        same("poke", watchdog(id as u32, 100), Ok(0))?;
+        same("stop", watchdog(id as u32, 0), Ok(0))?;
+        same("stop again", watchdog(id as u32, 0), Err(Errno::EEXIST))
+    }
+}
