@@ -1,6 +1,7 @@
-//! Memory as a quantity: which frames are free, how many each domain owns, and the `memory_op` hypercalls that move
-//! frames between the two. What a frame is *used as* is the business of [`crate::page`].
+//! Memory as a quantity: which frames are free, how many each domain owns, and how frames move between the two. What a
+//! frame is *used as* is the business of [`crate::page`].
 
+mod alloc;
 mod buddy;
 mod reservation;
 

@@ -1,16 +1,24 @@
-//! How many pages a domain owns and may own.
+//! How many pages a domain owns and may own, and what else the accounting keeps for a domain as a whole.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::ids::{Mfn, VcpuId};
+use crate::page::LDT_FRAMES;
+use alloc::collections::BTreeMap;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use spin::Mutex;
 
 /// The page account of a domain. Frames of the hypervisor that are merely shared with the domain do not count.
 #[derive(Debug)]
 pub struct Reservation {
     current: AtomicU64,
     max: AtomicU64,
-    /// First of the domain's tables that wait to be dismantled (an mfn), 0 for none: see `page::doomed`.
-    pub(crate) doomed: spin::Mutex<u32>,
-    /// Whether `doomed` is not empty: read without the lock.
-    pub(crate) any_doomed: core::sync::atomic::AtomicBool,
+    /// First of the tables that wait to be given up (an mfn), 0 for none: see `page::doomed`.
+    pub(crate) doomed: Mutex<u32>,
+    /// Whether `doomed` is not empty, to be read without the lock.
+    pub(crate) any_doomed: AtomicBool,
+    /// Descriptor-page references of the vCPUs' LDTs.
+    pub(crate) ldts: Mutex<BTreeMap<VcpuId, [Mfn; LDT_FRAMES]>>,
+    /// How far the teardown got: its stage, and the next frame it looks at.
+    pub(crate) teardown: Mutex<(u8, u64)>,
 }
 
 impl Reservation {
@@ -19,8 +27,10 @@ impl Reservation {
         Self {
             current: AtomicU64::new(0),
             max: AtomicU64::new(max),
-            doomed: spin::Mutex::new(0),
-            any_doomed: core::sync::atomic::AtomicBool::new(false),
+            doomed: Mutex::new(0),
+            any_doomed: AtomicBool::new(false),
+            ldts: Mutex::new(BTreeMap::new()),
+            teardown: Mutex::new((0, 0)),
         }
     }
 

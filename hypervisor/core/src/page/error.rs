@@ -7,34 +7,34 @@ use xen_abi::errno::Errno;
 pub enum PageError {
     /// No such frame, or nobody owns it: `EINVAL`.
     BadFrame,
-    /// The frame belongs to somebody else: `EINVAL`, as Xen answers.
+    /// The frame belongs to somebody else: `EINVAL`.
     NotOwner,
-    /// The frame is in use as something that excludes this use: `EBUSY`.
-    InUse,
-    /// An entry has flags that a guest must not set, or is of no use where it stands: `EINVAL`.
+    /// The frame is in use as something that excludes this use: `EINVAL`.
+    WrongType,
+    /// The frame that an L1 entry names cannot be mapped like that: `EBUSY`.
+    CannotMap,
+    /// An entry has flags that a guest must not set, or has no place where it stands: `EINVAL`.
     BadEntry,
-    /// The domain lacks permission for this machine frame, or for this operation: `EPERM`.
+    /// The domain lacks permission for this machine frame: `EPERM`.
     Denied,
-    /// The domain may not own that many pages, or there are none: `ENOMEM`.
-    NoMemory,
     /// Too many references to count: `EINVAL`.
     TooMany,
-    /// Not an error: work is waiting, do the rest of the operation later.
+    /// Not an error: work is waiting, do the rest of the operation later. Adapters turn it into a continuation.
     Restart,
 }
 
 impl PageError {
-    /// The errno of a refusal. [`PageError::Restart`] never reaches a guest: adapters turn it into a continuation; it
-    /// is `ERESTART` (85) here for completeness.
+    /// The errno of a refusal.
     pub const fn errno(self) -> Errno {
         match self {
-            PageError::BadFrame | PageError::NotOwner | PageError::BadEntry | PageError::TooMany => {
-                Errno::EINVAL
-            }
-            PageError::InUse => Errno::EBUSY,
+            PageError::BadFrame
+            | PageError::NotOwner
+            | PageError::WrongType
+            | PageError::BadEntry
+            | PageError::TooMany => Errno::EINVAL,
+            PageError::CannotMap => Errno::EBUSY,
             PageError::Denied => Errno::EPERM,
-            PageError::NoMemory => Errno::ENOMEM,
-            PageError::Restart => Errno(85),
+            PageError::Restart => Errno::EAGAIN,
         }
     }
 }

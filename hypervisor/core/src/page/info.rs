@@ -82,6 +82,8 @@ impl Count {
     pub(crate) const FREE_HEAD: u64 = 1 << 45;
     const ORDER_SHIFT: u32 = 32;
     pub(crate) const REFS: u64 = 0xffff_ffff;
+    /// Everything between owner and references.
+    pub(crate) const FLAGS: u64 = 0xffff << 32;
     /// References beyond this are refused, so that racing increments cannot reach the neighbouring bits.
     pub(crate) const MAX_REFS: u64 = 0x7fff_ffff;
 
@@ -126,15 +128,17 @@ impl Count {
 /// | bits | meaning |
 /// |---|---|
 /// | 63..61 | [`PageType`] |
-/// | 60 | pinned: one type reference is held by the guest's wish |
-/// | 59 | validated: the contents obey the type (always set for types without contents to check) |
+/// | 60 | pinned: one of the type references is held by the guest's wish |
 /// | 58 | locked: a CPU changes entries of this table |
-/// | 57 | busy: a CPU validates or dismantles this table, or has it on a list of tables to dismantle |
-/// | 56 | partial: validated up to the number of entries in bits 41..32, and left there |
-/// | 55, 54 | holds linear entries to other tables; is the target of such |
-/// | 41..32 | validated entries while busy or partial |
-/// | 56..32 | with a type count of 0 and neither busy nor partial: TLB clock when the last type reference went |
-/// | 31..0 | type references; while on the list of tables to dismantle: next frame of the list |
+/// | 57 | busy: the contents are being checked or given up; bits 56 and 55 say by whom |
+/// | 56 | partial: (busy) nobody works on it, the next who wants it carries on |
+/// | 55 | doomed: (busy) it waits on its owner's list of tables to give up |
+/// | 54, 53 | (live) it has linear entries that name other tables; such entries name it |
+/// | 41..32 | (busy) entries that hold references: all below this index |
+/// | 56..32 | (idle) TLB clock when the last type reference went |
+/// | 31..0 | (live) type references; (doomed) next frame of the list |
+///
+/// A frame is *busy* when bit 57 is set, else *live* when it has type references, else *idle*.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Type(pub(crate) u64);
 
@@ -142,16 +146,51 @@ impl Type {
     const TYPE_SHIFT: u32 = 61;
     pub(crate) const TYPE: u64 = 7 << Self::TYPE_SHIFT;
     pub(crate) const PINNED: u64 = 1 << 60;
-    pub(crate) const VALIDATED: u64 = 1 << 59;
     pub(crate) const LOCKED: u64 = 1 << 58;
     pub(crate) const BUSY: u64 = 1 << 57;
+    pub(crate) const PARTIAL: u64 = 1 << 56;
+    pub(crate) const DOOMED: u64 = 1 << 55;
+    pub(crate) const LINEAR_OUT: u64 = 1 << 54;
+    pub(crate) const LINEAR_IN: u64 = 1 << 53;
     pub(crate) const COUNT: u64 = 0xffff_ffff;
     /// Type references beyond this are refused.
     pub(crate) const MAX_COUNT: u64 = 0x7fff_ffff;
+    const MIDDLE_SHIFT: u32 = 32;
 
     /// The type bits of `t`.
     pub(crate) const fn bits_of(t: PageType) -> u64 {
         (t as u64) << Self::TYPE_SHIFT
+    }
+
+    /// A live frame with its first reference.
+    pub(crate) const fn first(t: PageType) -> Type {
+        Type(Self::bits_of(t) | 1)
+    }
+
+    /// An idle frame that lost its last type reference at `stamp`.
+    pub(crate) const fn idle(t: PageType, stamp: u32) -> Type {
+        Type(Self::bits_of(t) | (stamp as u64) << Self::MIDDLE_SHIFT)
+    }
+
+    /// A busy frame of which the entries below `entries` hold references; `how` is 0, `PARTIAL`, or `DOOMED` with the next
+    /// of the list.
+    pub(crate) const fn busy(t: PageType, entries: usize, how: u64) -> Type {
+        Type(Self::bits_of(t) | Self::BUSY | (entries as u64) << Self::MIDDLE_SHIFT | how)
+    }
+
+    /// Entries that hold references, of a busy frame.
+    pub(crate) const fn entries(self) -> usize {
+        (self.0 >> Self::MIDDLE_SHIFT & 0x3ff) as usize
+    }
+
+    /// When the last reference went, of an idle frame.
+    pub(crate) const fn stamp(self) -> u32 {
+        (self.0 >> Self::MIDDLE_SHIFT & 0x1ff_ffff) as u32
+    }
+
+    /// Whether all of `bits` are set.
+    pub(crate) const fn has(self, bits: u64) -> bool {
+        self.0 & bits == bits
     }
 
     /// What the frame is used as, or was last while the count is 0.
@@ -159,9 +198,14 @@ impl Type {
         PageType::from_bits(self.0 >> Self::TYPE_SHIFT)
     }
 
-    /// Number of type references.
+    /// Whether the contents are being checked or given up.
+    pub const fn is_busy(self) -> bool {
+        self.0 & Self::BUSY != 0
+    }
+
+    /// Number of type references; 0 while it is busy.
     pub const fn count(self) -> u64 {
-        self.0 & Self::COUNT
+        if self.is_busy() { 0 } else { self.0 & Self::COUNT }
     }
 
     /// Whether the guest pinned it.
@@ -169,9 +213,9 @@ impl Type {
         self.0 & Self::PINNED != 0
     }
 
-    /// Whether the contents were checked against the type.
-    pub const fn is_validated(self) -> bool {
-        self.0 & Self::VALIDATED != 0
+    /// The type, if it has references.
+    pub const fn live(self) -> Option<PageType> {
+        if self.count() != 0 { Some(self.page_type()) } else { None }
     }
 }
 
@@ -236,7 +280,6 @@ impl fmt::Debug for FrameInfo {
         }
         for (bit, name) in [
             (Type::PINNED, " pinned"),
-            (Type::VALIDATED, " validated"),
             (Type::LOCKED, " locked"),
             (Type::BUSY, " busy"),
         ] {

@@ -15,6 +15,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Bits of a stamp.
 pub(crate) const STAMP_BITS: u32 = 25;
+const ANY_FREED: u32 = 1 << 31;
 const STAMP_MASK: u32 = (1 << STAMP_BITS) - 1;
 
 /// The clock of whole TLB flushes.
@@ -22,7 +23,7 @@ const STAMP_MASK: u32 = (1 << STAMP_BITS) - 1;
 pub struct TlbClock {
     now: AtomicU32,
     flushed: [AtomicU32; MAX_CPUS],
-    /// Stamp of the frame that was freed last; its former user may still see it.
+    /// [`ANY_FREED`] and the stamp of the frame that was freed last; its former user may still see it.
     freed: AtomicU32,
 }
 
@@ -72,12 +73,13 @@ impl TlbClock {
 
     /// Notes that a domain's frame became free.
     pub fn note_freed(&self) {
-        self.freed.store(self.stamp(), Ordering::SeqCst);
+        self.freed.store(ANY_FREED | self.stamp(), Ordering::SeqCst);
     }
 
-    /// Stamp of the last frame that became free.
-    pub fn last_freed(&self) -> u32 {
-        self.freed.load(Ordering::SeqCst)
+    /// Stamp of the domain's frame that became free last; `None` before the first.
+    pub fn last_freed(&self) -> Option<u32> {
+        let freed = self.freed.load(Ordering::SeqCst);
+        (freed & ANY_FREED != 0).then_some(freed & STAMP_MASK)
     }
 }
 

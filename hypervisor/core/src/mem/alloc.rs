@@ -1,0 +1,95 @@
+//! Frames for domains.
+
+use super::MAX_ORDER;
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::ids::Mfn;
+use crate::page::{Count, Type};
+use crate::platform::Platform;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use xen_abi::errno::Errno;
+use xen_abi::memory::xenmemf_get_address_bits;
+
+impl<P: Platform> Hypervisor<P> {
+    /// `2^order` frames for `domain`, aligned to their size, each with the domain's own reference. `flags` are `XENMEMF_*`:
+    /// the address bits are obeyed. The contents are left over from whoever had them last, as far as that is not secret.
+    ///
+    /// # Errors
+    /// `ENOMEM` when there are none, or the domain may not have more.
+    pub fn alloc_domain_pages(&self, domain: &Domain<P>, order: u32, flags: u32) -> Result<Mfn, Errno> {
+        if order > MAX_ORDER || !domain.pages.try_grow(1 << order) {
+            return Err(Errno::ENOMEM);
+        }
+        match self.take_frames(order, flags) {
+            Some(first) => {
+                self.assign_frames(domain, first, order);
+                Ok(first)
+            }
+            None => {
+                domain.pages.shrink(1 << order);
+                Err(Errno::ENOMEM)
+            }
+        }
+    }
+
+    /// One frame for `domain`.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::alloc_domain_pages`].
+    pub fn alloc_domain_page(&self, domain: &Domain<P>, flags: u32) -> Result<Mfn, Errno> {
+        self.alloc_domain_pages(domain, 0, flags)
+    }
+
+    /// Shares a frame of the hypervisor's own with `domain`, which may map it writable and never owns it for good.
+    /// The frame is given back by [`Hypervisor::unshare_xen_page`].
+    pub fn share_xen_page(&self, domain: &Domain<P>, mfn: Mfn) {
+        let info = self.known_frame(mfn);
+        info.set_type(Type::first(crate::page::PageType::Writable));
+        info.count.store(Count::new(domain.id, Count::XENHEAP | Count::ALLOCATED, 1).0, Release);
+    }
+
+    /// Ends [`Hypervisor::share_xen_page`] if nothing refers to the frame any more; answers whether it is the hypervisor's
+    /// alone again.
+    pub fn unshare_xen_page(&self, mfn: Mfn) -> bool {
+        let info = self.known_frame(mfn);
+        let now = info.count();
+        let alone = now.refs() == 1 && info.type_word().count() == 1;
+        let xens = Count::new(crate::page::DOMID_XEN, Count::XENHEAP, 1).0;
+        if !alone || info.count.compare_exchange(now.0, xens, Release, Relaxed).is_err() {
+            return false;
+        }
+        info.set_type(Type(0));
+        true
+    }
+
+    /// Takes frames for a domain, after making sure that nobody still sees them through an old TLB entry.
+    pub(crate) fn take_frames(&self, order: u32, flags: u32) -> Option<Mfn> {
+        let bits = match xenmemf_get_address_bits(flags) {
+            0 => 64,
+            bits => bits,
+        };
+        let first = self.frames.take(order, bits)?;
+        if let Some(stamp) = self.frames.tlb().last_freed() {
+            self.flush_freed(stamp);
+        }
+        Some(first)
+    }
+
+    #[cold]
+    fn flush_freed(&self, stamp: u32) {
+        let stale = self.frames.tlb().stale(&self.platform.online_cpus(), stamp);
+        if !stale.is_empty() {
+            self.flush_tlb_all(&stale);
+        }
+    }
+
+    /// Makes frames of [`Hypervisor::take_frames`] the domain's; the caller booked them.
+    pub(crate) fn assign_frames(&self, domain: &Domain<P>, first: Mfn, order: u32) {
+        let word = Count::new(domain.id, Count::ALLOCATED, 1).0;
+        let range = first.0 as usize..first.0 as usize + (1 << order);
+        for info in &self.platform.frame_table()[range] {
+            info.type_.store(0, Relaxed);
+            info.count.store(word, Release);
+        }
+    }
+}

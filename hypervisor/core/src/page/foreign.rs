@@ -1,0 +1,106 @@
+//! Entries whose references somebody else counts: mappings of grants.
+//!
+//! The grant code takes the references to the granted page itself, once per mapping, and then has the entry written here;
+//! to unmap, it has the entry cleared here and drops the references. If a guest overwrites such an entry by
+//! `mmu_update` instead, the references are dropped like those of any other entry: the unmapping fails then, and what the
+//! grant code still holds goes with the domain.
+
+use super::info::PageType;
+use super::{PageError, pte};
+use crate::Hypervisor;
+use crate::domain::{Domain, Vcpu};
+use crate::ids::{GuestVirt, MachineAddr, Mfn};
+use crate::platform::Platform;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+/// Which L1 entry of the calling domain is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryPlace {
+    /// The entry at this machine address (`GNTMAP_contains_pte`).
+    Machine(MachineAddr),
+    /// The entry that translates this address in the calling vCPU's kernel address space.
+    Linear(GuestVirt),
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Stores `entry` (present, with references that the caller holds) and drops what the old entry held.
+    ///
+    /// # Errors
+    /// [`PageError::BadEntry`] or what the table is refused for when `place` is no entry of an L1 table of the domain.
+    pub fn put_foreign_entry(
+        &self,
+        domain: &Domain<P>,
+        vcpu: &Vcpu<P>,
+        place: EntryPlace,
+        entry: u64,
+    ) -> Result<(), PageError> {
+        let old = self.with_l1_entry(domain, vcpu, place, |old| Ok((old, pte::adjust_l1(entry))))?;
+        if old & pte::PRESENT != 0 {
+            self.put_l1_entry(old);
+        }
+        Ok(())
+    }
+
+    /// Replaces an entry of [`Hypervisor::put_foreign_entry`] by `new` without dropping references. It must still name
+    /// `frame`, writable or not as `writable` says.
+    ///
+    /// # Errors
+    /// As there, and [`PageError::CannotMap`] when the entry is another one.
+    pub fn take_foreign_entry(
+        &self,
+        domain: &Domain<P>,
+        vcpu: &Vcpu<P>,
+        place: EntryPlace,
+        (frame, writable): (Mfn, bool),
+        new: u64,
+    ) -> Result<(), PageError> {
+        let wanted = pte::PRESENT | if writable { pte::RW } else { 0 };
+        self.with_l1_entry(domain, vcpu, place, |old| {
+            let same = pte::frame_of(old) == frame && old & (pte::PRESENT | pte::RW) == wanted;
+            if same { Ok((old, new)) } else { Err(PageError::CannotMap) }
+        })?;
+        Ok(())
+    }
+
+    /// Clears an entry and answers it; the references that it held go to the caller.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::put_foreign_entry`].
+    pub fn steal_entry(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, place: EntryPlace) -> Result<u64, PageError> {
+        self.with_l1_entry(domain, vcpu, place, |old| Ok((old, 0)))
+    }
+
+    /// Drops the references of an entry that [`Hypervisor::steal_entry`] answered.
+    pub fn drop_entry(&self, entry: u64) {
+        if entry & pte::PRESENT != 0 {
+            self.put_l1_entry(entry);
+        }
+    }
+
+    /// Replaces an L1 entry under its table's lock by what `change` answers beside the function's own answer.
+    fn with_l1_entry(
+        &self,
+        domain: &Domain<P>,
+        vcpu: &Vcpu<P>,
+        place: EntryPlace,
+        change: impl FnOnce(u64) -> Result<(u64, u64), PageError>,
+    ) -> Result<u64, PageError> {
+        let (table, index) = match place {
+            EntryPlace::Machine(at) if at.0.is_multiple_of(8) => (at.mfn(), at.page_offset() / 8),
+            EntryPlace::Machine(_) => return Err(PageError::BadEntry),
+            EntryPlace::Linear(va) => {
+                let cr3 = Mfn(vcpu.pv.guest_table.load(Relaxed));
+                let walk = self.walk(cr3, va).ok_or(PageError::BadEntry)?;
+                (walk.table, walk.index)
+            }
+        };
+        let t = self.lock_table_of(domain, table)?.ok_or(PageError::WrongType)?;
+        let slot = &self.platform.frame_words(table)[index & 511];
+        let answer = if t == PageType::L1 { change(slot.load(Acquire)) } else { Err(PageError::WrongType) };
+        if let Ok((_, new)) = answer {
+            slot.store(new, Release);
+        }
+        self.known_frame(table).unlock_table();
+        answer.map(|(old, _)| old)
+    }
+}

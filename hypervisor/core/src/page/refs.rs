@@ -1,0 +1,245 @@
+//! References to frames: taking and dropping them, with and without a type.
+//!
+//! The first type reference of a frame also holds one ordinary reference, which the last one gives back: a typed frame is
+//! never freed, and a further writable mapping costs one atomic operation instead of two.
+
+use super::info::{Count, DOMID_IO, FrameInfo, PageType, Type};
+use super::{PageError, pte};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::ids::{DomId, Mfn};
+use crate::platform::Platform;
+use core::hint::spin_loop;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+impl FrameInfo {
+    /// Takes an ordinary reference to a frame of `owner` that is in use.
+    #[inline]
+    pub(crate) fn try_get(&self, owner: DomId) -> Result<(), PageError> {
+        let mut word = self.count.load(Relaxed);
+        loop {
+            // Owner and references in one comparison; the flag bits between them do not matter.
+            let refs = (word ^ Count::new(owner, 0, 0).0) & !Count::FLAGS;
+            if refs.wrapping_sub(1) >= Count::MAX_REFS - 1 {
+                return Err(self.why_not(owner));
+            }
+            match self.count.compare_exchange_weak(word, word + 1, AcqRel, Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    #[cold]
+    fn why_not(&self, owner: DomId) -> PageError {
+        let count = self.count();
+        match count.refs() {
+            0 => PageError::BadFrame,
+            _ if count.owner() != owner => PageError::NotOwner,
+            _ => PageError::TooMany,
+        }
+    }
+
+    /// Takes a further type reference of a frame that is live as `t`; the caller checks the owner afterwards.
+    #[inline]
+    pub(crate) fn try_get_live(&self, t: PageType) -> bool {
+        let mut word = self.type_.load(Relaxed);
+        loop {
+            let count = (word ^ Type::bits_of(t)) & (Type::TYPE | Type::BUSY | Type::COUNT);
+            if count.wrapping_sub(1) >= Type::MAX_COUNT - 1 {
+                return false;
+            }
+            match self.type_.compare_exchange_weak(word, word + 1, AcqRel, Relaxed) {
+                Ok(_) => return true,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Drops a type reference, unless it is the last.
+    #[inline]
+    pub(crate) fn try_put_live(&self) -> bool {
+        let mut word = self.type_.load(Relaxed);
+        loop {
+            if word & Type::COUNT <= 1 {
+                return false;
+            }
+            match self.type_.compare_exchange_weak(word, word - 1, AcqRel, Relaxed) {
+                Ok(_) => return true,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Locks the entries of a table that is live, waiting while another CPU changes them. Answers its type, or `None` when
+    /// it is no live table. While it is locked its last type reference does not go.
+    #[inline]
+    pub(crate) fn lock_table(&self) -> Option<PageType> {
+        let mut word = Type(self.type_.load(Relaxed));
+        loop {
+            let t = word.page_type();
+            if !t.is_table() || word.0 & Type::BUSY != 0 || word.0 & Type::COUNT == 0 {
+                return None;
+            }
+            if word.0 & Type::LOCKED != 0 {
+                spin_loop();
+                word = Type(self.type_.load(Relaxed));
+                continue;
+            }
+            match self.type_.compare_exchange_weak(word.0, word.0 | Type::LOCKED, AcqRel, Relaxed) {
+                Ok(_) => return Some(t),
+                Err(now) => word = Type(now),
+            }
+        }
+    }
+
+    /// Undoes [`FrameInfo::lock_table`].
+    #[inline]
+    pub(crate) fn unlock_table(&self) {
+        self.type_.fetch_and(!Type::LOCKED, Release);
+    }
+
+    /// Sets the type word of a frame that only this CPU may change: one that is busy, or not yet visible.
+    pub(crate) fn set_type(&self, word: Type) {
+        self.type_.store(word.0, Release);
+    }
+
+    /// Replaces the type word if nobody changed it.
+    pub(crate) fn swap_type(&self, old: Type, new: Type) -> bool {
+        self.type_.compare_exchange(old.0, new.0, AcqRel, Acquire).is_ok()
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// The record of a frame; `None` beyond the end of RAM.
+    #[inline]
+    pub fn frame(&self, mfn: Mfn) -> Option<&FrameInfo> {
+        self.platform.frame_table().get(usize::try_from(mfn.0).ok()?)
+    }
+
+    /// The record of a frame that some entry or state of ours names.
+    #[inline]
+    pub(crate) fn known_frame(&self, mfn: Mfn) -> &FrameInfo {
+        &self.platform.frame_table()[mfn.0 as usize]
+    }
+
+    /// Takes a reference to a frame of `owner`: it stays its owner's until [`Hypervisor::put_page`].
+    ///
+    /// # Errors
+    /// [`PageError::BadFrame`], [`PageError::NotOwner`], [`PageError::TooMany`].
+    pub fn get_page(&self, owner: DomId, mfn: Mfn) -> Result<(), PageError> {
+        self.frame(mfn).ok_or(PageError::BadFrame)?.try_get(owner)
+    }
+
+    /// Drops a reference of [`Hypervisor::get_page`]; with the last one the frame is free.
+    #[inline]
+    pub fn put_page(&self, mfn: Mfn) {
+        let info = self.known_frame(mfn);
+        if info.count.fetch_sub(1, AcqRel) & Count::REFS == 1 {
+            self.free_frame(mfn, info);
+        }
+    }
+
+    /// Takes a reference to a frame of `domain` together with a type reference: until [`Hypervisor::put_page_and_type`] it is
+    /// nothing but a `t`. Tables are checked here, with all that hangs below them.
+    ///
+    /// # Errors
+    /// Any [`PageError`], except that [`PageError::Restart`] is only answered for tables of level 2 and up: ask again after
+    /// the work that waits for this CPU.
+    pub fn get_page_and_type(&self, domain: &Domain<P>, mfn: Mfn, t: PageType) -> Result<(), PageError> {
+        loop {
+            match self.get_typed(domain, mfn, t) {
+                Err(PageError::Restart) if t.level().is_none_or(|level| level == 1) => {
+                    // What is in the way is waiting to be given up, and short of a hypercall to continue, it is done here.
+                    self.finish_doomed(domain);
+                    spin_loop();
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// As [`Hypervisor::get_page_and_type`], for hypercalls that can be continued: [`PageError::Restart`] for any type.
+    #[inline]
+    pub(crate) fn get_typed(&self, domain: &Domain<P>, mfn: Mfn, t: PageType) -> Result<(), PageError> {
+        let info = self.frame(mfn).ok_or(PageError::BadFrame)?;
+        if info.try_get_live(t) {
+            return self.check_owner(info, mfn, domain.id);
+        }
+        self.get_type_slowly(domain, mfn, info, t)
+    }
+
+    /// Judges the owner of a frame to which a type reference was taken, and gives that back if it is the wrong one.
+    #[inline]
+    fn check_owner(&self, info: &FrameInfo, mfn: Mfn, owner: DomId) -> Result<(), PageError> {
+        if Count(info.count.load(Acquire)).owner() == owner {
+            return Ok(());
+        }
+        self.put_page_and_type(mfn);
+        Err(PageError::NotOwner)
+    }
+
+    /// Takes the references that a present L1 entry for a page of RAM stands for. Nothing else is judged.
+    #[inline]
+    pub(crate) fn get_mapped(&self, pages: &Domain<P>, info: &FrameInfo, entry: u64) -> Result<(), PageError> {
+        if entry & pte::RW == 0 {
+            return info.try_get(pages.id);
+        }
+        let mfn = pte::frame_of(entry);
+        if info.try_get_live(PageType::Writable) {
+            return self.check_owner(info, mfn, pages.id);
+        }
+        self.get_type_slowly(pages, mfn, info, PageType::Writable)
+    }
+
+    /// Drops what [`Hypervisor::get_page_and_type`] took. The last reference to a table gives up everything below it; tables of
+    /// level 2 and up wait for that on their owner's list.
+    #[inline]
+    pub fn put_page_and_type(&self, mfn: Mfn) {
+        let info = self.known_frame(mfn);
+        if !info.try_put_live() {
+            self.put_last_type(None, mfn, info);
+        }
+    }
+
+    /// Drops the type reference only, where an ordinary reference of the caller's keeps the frame.
+    pub fn put_page_type(&self, mfn: Mfn) {
+        self.put_page_and_type(mfn);
+    }
+
+    /// As [`Hypervisor::put_page_and_type`] for a table of `domain`, whose list is at hand.
+    #[inline]
+    pub(crate) fn put_table(&self, domain: &Domain<P>, mfn: Mfn) {
+        let info = self.known_frame(mfn);
+        if !info.try_put_live() {
+            self.put_last_type(Some(domain), mfn, info);
+        }
+    }
+
+    /// Drops the references that a present L1 entry stands for.
+    #[inline]
+    pub(crate) fn put_l1_entry(&self, entry: u64) {
+        let mfn = pte::frame_of(entry);
+        let Some(info) = self.frame(mfn) else { return };
+        if entry & pte::RW != 0 {
+            if info.try_put_live() {
+                return;
+            }
+            if info.is_io() {
+                return;
+            }
+            return self.put_last_type(None, mfn, info);
+        }
+        if info.is_io() {
+            return;
+        }
+        if info.count.fetch_sub(1, AcqRel) & Count::REFS == 1 {
+            self.free_frame(mfn, info);
+        }
+    }
+
+    /// The owner of a frame that is RAM and in use.
+    pub fn page_owner(&self, mfn: Mfn) -> Option<DomId> {
+        self.frame(mfn)?.owner().filter(|owner| *owner != DOMID_IO)
+    }
+}

@@ -1,0 +1,204 @@
+//! Segment descriptors of guests: which are harmless, the frames of a GDT and an LDT, and changes of single descriptors.
+//!
+//! A descriptor may give a guest nothing that the hypervisor does not mean to give: nothing below ring 3, no system segment
+//! but a call gate, and that one only in a form that faults, for the hypervisor to emulate.
+
+use super::info::PageType;
+use super::{PageError, pte};
+use crate::Hypervisor;
+use crate::domain::{Domain, Vcpu};
+use crate::ids::{GuestVirt, Mfn};
+use crate::platform::{FrameWords, Platform};
+use core::sync::atomic::Ordering::{Relaxed, Release};
+
+/// Descriptors per frame.
+const PER_FRAME: u32 = 512;
+/// Entries of the GDT that belong to the guest: 14 frames (`FIRST_RESERVED_GDT_ENTRY`, arch-x86/xen.h).
+pub const GDT_ENTRIES: u32 = 14 * PER_FRAME;
+/// Most entries of an LDT.
+pub const LDT_ENTRIES: u32 = 8192;
+/// Frames of the largest LDT.
+pub const LDT_FRAMES: usize = (LDT_ENTRIES / PER_FRAME) as usize;
+
+// Bits of a descriptor as one 64-bit word (SDM Vol. 3, 3.4.5).
+const PRESENT: u64 = 1 << 47;
+const DPL: u64 = 3 << 45;
+const CODE_OR_DATA: u64 = 1 << 44;
+const TYPE: u64 = 15 << 40;
+const CALL_GATE: u64 = 12 << 40;
+/// Reserved bits of a 64-bit call gate's upper half.
+const GATE_RESERVED: u64 = 0xff << 32;
+const SELECTOR_SHIFT: u32 = 16;
+/// Guest kernels run in ring 3.
+const RING: u64 = 3;
+
+/// A descriptor in the form in which a guest may have it, or `None`.
+pub fn check_descriptor(descriptor: u64) -> Option<u64> {
+    if descriptor & PRESENT == 0 {
+        return Some(descriptor);
+    }
+    let fixed = descriptor & !DPL | RING << 45;
+    if descriptor & CODE_OR_DATA != 0 {
+        return Some(fixed);
+    }
+    match descriptor & TYPE {
+        // The second half of a call gate.
+        0 => Some(descriptor),
+        CALL_GATE => check_gate(descriptor),
+        _ => None,
+    }
+}
+
+/// A call gate: made DPL 0, so that every use faults; the DPL it had is kept in the selector's RPL.
+fn check_gate(descriptor: u64) -> Option<u64> {
+    let selector = descriptor >> SELECTOR_SHIFT & 0xffff;
+    if !gate_selector_ok(selector) || descriptor & GATE_RESERVED != 0 {
+        return None;
+    }
+    let selector = selector & !3 | RING;
+    Some(descriptor & !(DPL | 0xffff << SELECTOR_SHIFT) | selector << SELECTOR_SHIFT)
+}
+
+/// Whether a gate may lead to this code selector: one of the guest's own segments, or the 64-bit code segment that the
+/// hypervisor lends to guests. A null selector is harmless.
+fn gate_selector_ok(selector: u64) -> bool {
+    const IN_LDT: u64 = 4;
+    // FLAT_RING3_CS64 (arch-x86/xen-x86_64.h).
+    const LENT_CODE: u64 = 0xe033;
+    selector >> 3 < u64::from(GDT_ENTRIES) || selector == LENT_CODE || selector & IN_LDT != 0
+}
+
+/// Checks a whole frame of descriptors, bringing each into the form that is allowed.
+pub(crate) fn check_frame(words: &FrameWords) -> Result<(), PageError> {
+    for word in words {
+        let descriptor = word.load(Relaxed);
+        if descriptor & PRESENT == 0 {
+            continue;
+        }
+        let fixed = check_descriptor(descriptor).ok_or(PageError::BadEntry)?;
+        if fixed != descriptor {
+            word.store(fixed, Relaxed);
+        }
+    }
+    Ok(())
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Makes `frames` the guest's part of a vCPU's GDT, with `entries` descriptors in all, and drops the old one. The vCPU is the
+    /// calling one or down; loading it is the caller's business.
+    ///
+    /// # Errors
+    /// [`PageError::BadEntry`] for too many, or what a frame is refused for.
+    pub fn set_gdt(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, frames: &[Mfn], entries: u32) -> Result<(), PageError> {
+        if entries > GDT_ENTRIES || frames.len() != entries.div_ceil(PER_FRAME) as usize {
+            return Err(PageError::BadEntry);
+        }
+        for (i, mfn) in frames.iter().enumerate() {
+            if let Err(error) = self.get_page_and_type(domain, *mfn, PageType::SegDesc) {
+                frames[..i].iter().for_each(|mfn| self.put_page_and_type(*mfn));
+                return Err(error);
+            }
+        }
+        self.drop_gdt(vcpu);
+        for (slot, mfn) in vcpu.pv.gdt_frames.iter().zip(frames) {
+            slot.store(mfn.0, Relaxed);
+        }
+        vcpu.pv.gdt_entries.store(entries, Relaxed);
+        Ok(())
+    }
+
+    /// Takes the guest's part of a vCPU's GDT away.
+    pub fn drop_gdt(&self, vcpu: &Vcpu<P>) {
+        vcpu.pv.gdt_entries.store(0, Relaxed);
+        for slot in &vcpu.pv.gdt_frames {
+            match slot.swap(0, Relaxed) {
+                0 => {}
+                mfn => self.put_page_and_type(Mfn(mfn)),
+            }
+        }
+    }
+
+    /// Makes `entries` descriptors at `base` the calling vCPU's LDT. Every page of it is checked now and stays a descriptor
+    /// page until the LDT or the address space changes; one that cannot be had is left out, and using it faults.
+    ///
+    /// # Errors
+    /// [`PageError::BadEntry`] for too many entries or an address that is unaligned or no guest's.
+    pub fn set_ldt(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, base: GuestVirt, entries: u32) -> Result<(), PageError> {
+        let bad_base = base.0 & 0xfff != 0 || !base.is_canonical() || is_hypervisors(base);
+        if entries > LDT_ENTRIES || entries != 0 && bad_base {
+            return Err(PageError::BadEntry);
+        }
+        let base = if entries == 0 { GuestVirt(0) } else { base };
+        vcpu.pv.ldt_base.store(base.0, Relaxed);
+        vcpu.pv.ldt_entries.store(entries, Relaxed);
+        self.find_ldt_pages(domain, vcpu);
+        Ok(())
+    }
+
+    /// Looks up the pages of a vCPU's LDT anew: its base is a virtual address, so they are others in another address space.
+    pub(crate) fn find_ldt_pages(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) {
+        self.drop_ldt_pages(domain, vcpu);
+        let entries = vcpu.pv.ldt_entries.load(Relaxed);
+        if entries == 0 {
+            return;
+        }
+        let base = GuestVirt(vcpu.pv.ldt_base.load(Relaxed));
+        let cr3 = Mfn(vcpu.pv.guest_table.load(Relaxed));
+        let mut frames = [Mfn(0); LDT_FRAMES];
+        for (page, frame) in frames.iter_mut().enumerate().take(entries.div_ceil(PER_FRAME) as usize) {
+            *frame = self.ldt_page(domain, cr3, base.add(page as u64 * 4096)).unwrap_or(Mfn(0));
+        }
+        domain.pages.ldts.lock().insert(vcpu.id, frames);
+    }
+
+    fn ldt_page(&self, domain: &Domain<P>, cr3: Mfn, va: GuestVirt) -> Option<Mfn> {
+        let entry = self.walk(cr3, va)?.entry;
+        let mfn = pte::frame_of(entry);
+        if entry & pte::PRESENT == 0 {
+            return None;
+        }
+        self.get_page_and_type(domain, mfn, PageType::SegDesc).ok().map(|()| mfn)
+    }
+
+    /// Takes a vCPU's LDT away.
+    pub fn drop_ldt(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) {
+        vcpu.pv.ldt_entries.store(0, Relaxed);
+        self.drop_ldt_pages(domain, vcpu);
+    }
+
+    fn drop_ldt_pages(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) {
+        let frames = domain.pages.ldts.lock().remove(&vcpu.id);
+        for mfn in frames.into_iter().flatten().filter(|mfn| mfn.0 != 0) {
+            self.put_page_and_type(mfn);
+        }
+    }
+
+    /// The frames of a vCPU's LDT, in order; frame 0 where there is none.
+    pub fn ldt_frames(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) -> [Mfn; LDT_FRAMES] {
+        domain.pages.ldts.lock().get(&vcpu.id).copied().unwrap_or([Mfn(0); LDT_FRAMES])
+    }
+
+    /// Writes one descriptor at a machine address of the domain's: into a descriptor page, or any other page that may be
+    /// written.
+    ///
+    /// # Errors
+    /// [`PageError::BadEntry`] for the descriptor or an unaligned address, or what the page is refused for.
+    pub fn update_descriptor(&self, domain: &Domain<P>, address: u64, descriptor: u64) -> Result<(), PageError> {
+        if !address.is_multiple_of(8) {
+            return Err(PageError::BadEntry);
+        }
+        let descriptor = check_descriptor(descriptor).ok_or(PageError::BadEntry)?;
+        let mfn = Mfn(address >> 12);
+        let now = self.frame(mfn).ok_or(PageError::BadFrame)?.type_word().page_type();
+        let t = if now == PageType::SegDesc { now } else { PageType::Writable };
+        self.get_page_and_type(domain, mfn, t)?;
+        self.platform.frame_words(mfn)[(address as usize & 0xfff) / 8].store(descriptor, Release);
+        self.put_page_and_type(mfn);
+        Ok(())
+    }
+}
+
+/// Whether an address lies in the hypervisor's own range.
+pub(crate) fn is_hypervisors(va: GuestVirt) -> bool {
+    pte::HYPERVISOR_SLOTS.contains(&pte::index(va.0, 4))
+}

@@ -1,0 +1,66 @@
+//! Taking everything away from a domain that is being destroyed.
+//!
+//! There is no list of a domain's frames: 16 bytes a frame leave no room for links. The teardown looks through the whole
+//! frame table instead, three times, and remembers where it is when it has to stop: first it takes all pins away, then it
+//! dooms tables that were left partly checked, then it gives up the domain's own reference to each frame. Frames that
+//! another domain still maps stay until that one lets go of them.
+
+use super::PageError;
+use super::info::{Count, FrameInfo, Type};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::ids::Mfn;
+use crate::platform::Platform;
+
+/// Frames looked at between two questions whether other work is pending.
+const BURST: u64 = 1024;
+
+impl<P: Platform> Hypervisor<P> {
+    /// Takes all frames away from `domain`, whose vCPUs have stopped for good and which is no longer in the domain table.
+    ///
+    /// # Errors
+    /// [`PageError::Restart`] when this CPU has other work first: call again.
+    pub fn release_domain_pages(&self, domain: &Domain<P>) -> Result<(), PageError> {
+        let mut progress = domain.pages.teardown.lock();
+        let (mut stage, mut next) = *progress;
+        if stage == 0 {
+            domain.vcpus.iter().for_each(|vcpu| self.drop_vcpu_tables(domain, vcpu));
+            stage = 1;
+        }
+        while stage <= 3 {
+            *progress = (stage, next);
+            self.work_off_doomed(domain)?;
+            let end = next.saturating_add(BURST).min(self.platform.frame_table().len() as u64);
+            for mfn in (next..end).map(Mfn) {
+                let info = self.known_frame(mfn);
+                if info.count().refs() != 0 && info.count().owner() == domain.id {
+                    self.release_frame(domain, mfn, info, stage);
+                }
+            }
+            (stage, next) = if end - next < BURST { (stage + 1, 0) } else { (stage, end) };
+            *progress = (stage, next);
+            if stage <= 3 && self.platform.work_pending() {
+                return Err(PageError::Restart);
+            }
+        }
+        Ok(())
+    }
+
+    fn release_frame(&self, domain: &Domain<P>, mfn: Mfn, info: &FrameInfo, stage: u8) {
+        let word = info.type_word();
+        match stage {
+            1 if word.is_pinned() => {
+                // Only the guest's own hypercalls pin and unpin, and it does not run any more.
+                let _ = self.unpin_table(domain, mfn);
+            }
+            2 if word.has(Type::BUSY | Type::PARTIAL) => {
+                self.doom(domain, mfn, info, word);
+            }
+            3 if info.count().0 & (Count::ALLOCATED | Count::XENHEAP) == Count::ALLOCATED => {
+                domain.pages.shrink(1);
+                self.clear_allocated(mfn, info);
+            }
+            _ => {}
+        }
+    }
+}

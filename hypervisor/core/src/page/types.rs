@@ -1,0 +1,279 @@
+//! Changes of a frame's type: from idle to live and back, by way of *busy* for frames whose contents matter.
+
+use super::info::{Count, FrameInfo, PageType, Type};
+use super::{PageError, segment};
+use crate::Hypervisor;
+use crate::cpumask::CpuMask;
+use crate::domain::Domain;
+use crate::ids::Mfn;
+use crate::platform::{Flush, Platform};
+use core::hint::spin_loop;
+use core::sync::atomic::Ordering::AcqRel;
+
+/// How an attempt at a frame's type ended, when the frame is not live as that type.
+enum Claim {
+    /// This CPU made the frame busy; entries below the number hold references already.
+    Ours(usize),
+    /// The frame is live as the type: one more reference was taken. The caller's own reference is not needed for it.
+    Shared,
+    /// The frame became live with the caller's own reference as the type's.
+    First,
+    /// It cannot be had.
+    Refused(PageError),
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Takes a type reference where [`FrameInfo::try_get_live`] did not do: the first one, most often.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn get_type_slowly(
+        &self,
+        domain: &Domain<P>,
+        mfn: Mfn,
+        info: &FrameInfo,
+        t: PageType,
+    ) -> Result<(), PageError> {
+        // Becomes the reference that a typed frame holds, if this is the first of its type.
+        info.try_get(domain.id)?;
+        match self.claim(domain, mfn, info, t) {
+            Claim::First => Ok(()),
+            Claim::Shared => {
+                self.put_page(mfn);
+                Ok(())
+            }
+            Claim::Refused(error) => {
+                self.put_page(mfn);
+                Err(error)
+            }
+            Claim::Ours(done) => {
+                if done != 0 {
+                    // A table that was left partly checked kept its reference.
+                    self.put_page(mfn);
+                }
+                self.check_contents(domain, mfn, info, t, done)
+            }
+        }
+    }
+
+    fn claim(&self, domain: &Domain<P>, mfn: Mfn, info: &FrameInfo, t: PageType) -> Claim {
+        loop {
+            let word = info.type_word();
+            if word.is_busy() {
+                match self.claim_busy(domain, mfn, info, t, word) {
+                    Some(claim) => return claim,
+                    None => {
+                        spin_loop();
+                        continue;
+                    }
+                }
+            }
+            match word.live() {
+                Some(now) if now != t => return Claim::Refused(PageError::WrongType),
+                Some(_) if word.count() >= Type::MAX_COUNT => return Claim::Refused(PageError::TooMany),
+                Some(_) => {
+                    if info.try_get_live(t) {
+                        return Claim::Shared;
+                    }
+                }
+                None => {
+                    if word.page_type() != t && word.page_type() != PageType::None {
+                        self.flush_stale(domain, word.stamp());
+                    }
+                    let has_contents = t.is_table() || t == PageType::SegDesc;
+                    let next = if has_contents { Type::busy(t, 0, 0) } else { Type::first(t) };
+                    if info.swap_type(word, next) {
+                        return if has_contents { Claim::Ours(0) } else { Claim::First };
+                    }
+                }
+            }
+        }
+    }
+
+    /// The case of a busy frame. `None`: look again.
+    fn claim_busy(
+        &self,
+        domain: &Domain<P>,
+        mfn: Mfn,
+        info: &FrameInfo,
+        t: PageType,
+        word: Type,
+    ) -> Option<Claim> {
+        let same = word.page_type() == t;
+        if word.has(Type::DOOMED) {
+            return Some(Claim::Refused(PageError::Restart));
+        }
+        if word.has(Type::PARTIAL) {
+            if same {
+                let carry_on = Type(word.0 & !Type::PARTIAL);
+                return info.swap_type(word, carry_on).then(|| Claim::Ours(word.entries()));
+            }
+            // Somebody began to make it a table and never came back.
+            self.doom(domain, mfn, info, word);
+            return Some(Claim::Refused(PageError::Restart));
+        }
+        if same { None } else { Some(Claim::Refused(PageError::WrongType)) }
+    }
+
+    /// Checks the contents of a frame that this CPU made busy, and makes it live, leaves it partial, or gives it up.
+    fn check_contents(
+        &self,
+        domain: &Domain<P>,
+        mfn: Mfn,
+        info: &FrameInfo,
+        t: PageType,
+        from: usize,
+    ) -> Result<(), PageError> {
+        let result = match t {
+            PageType::SegDesc => segment::check_frame(self.platform.frame_words(mfn)),
+            PageType::L1 => self.check_l1(domain, mfn),
+            _ => match self.check_upper(domain, mfn, t.level().unwrap_or(4), from) {
+                Err((error, done)) if done != 0 => {
+                    let word = info.type_word();
+                    let linear = word.0 & (Type::LINEAR_OUT | Type::LINEAR_IN);
+                    if error == PageError::Restart {
+                        info.set_type(Type::busy(t, done, Type::PARTIAL | linear));
+                    } else {
+                        // Many entries may have to be given up: that is preemptible only by way of the list.
+                        let stopped = Type::busy(t, done, 0);
+                        info.set_type(stopped);
+                        self.doom(domain, mfn, info, stopped);
+                    }
+                    return Err(error);
+                }
+                // Nothing was done: leave no trace, so that a partial table always has entries.
+                other => other.map_err(|(error, _)| error),
+            },
+        };
+        match result {
+            Ok(()) => {
+                let linear = info.type_word().0 & (Type::LINEAR_OUT | Type::LINEAR_IN);
+                info.set_type(Type(Type::first(t).0 | linear));
+            }
+            Err(_) => {
+                info.set_type(Type::idle(t, self.frames.tlb().stamp()));
+                self.put_page(mfn);
+            }
+        }
+        result
+    }
+
+    /// Drops what may be the last type reference.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn put_last_type(&self, domain: Option<&Domain<P>>, mfn: Mfn, info: &FrameInfo) {
+        loop {
+            let word = info.type_word();
+            if word.has(Type::LOCKED) {
+                spin_loop();
+                continue;
+            }
+            if word.count() > 1 {
+                if info.try_put_live() {
+                    return;
+                }
+                continue;
+            }
+            let t = word.page_type();
+            match t {
+                PageType::L2 | PageType::L3 | PageType::L4 => {
+                    if self.doom_in(domain, mfn, info, word) {
+                        return;
+                    }
+                }
+                PageType::L1 => {
+                    if info.swap_type(word, Type::busy(t, super::pte::ENTRIES, 0)) {
+                        self.give_up_l1(mfn, super::pte::ENTRIES);
+                        info.set_type(Type::idle(t, self.frames.tlb().stamp()));
+                        return self.put_page(mfn);
+                    }
+                }
+                _ => {
+                    if info.swap_type(word, Type::idle(t, self.frames.tlb().stamp())) {
+                        return self.put_page(mfn);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a table whose last reference goes on its owner's list. Without a list (the owner is already being torn down) it is
+    /// left partial for the teardown to find. Answers whether it was done.
+    fn doom_in(&self, domain: Option<&Domain<P>>, mfn: Mfn, info: &FrameInfo, word: Type) -> bool {
+        if let Some(domain) = domain {
+            return self.doom(domain, mfn, info, word);
+        }
+        match self.domains.get(info.count().owner()) {
+            Some(owner) => self.doom(&owner, mfn, info, word),
+            None => info.swap_type(word, Type::busy(word.page_type(), super::pte::ENTRIES, Type::PARTIAL)),
+        }
+    }
+
+    /// Gives a frame without references back to the allocator.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn free_frame(&self, mfn: Mfn, info: &FrameInfo) {
+        let count = info.count();
+        if count.is_xenheap() {
+            return;
+        }
+        match self.domains.get(count.owner()) {
+            Some(owner) => owner.pages.shrink(1),
+            // Its domain is going: what it left in its memory is nobody's business.
+            None => self.platform.frame_words(mfn).iter().for_each(|w| w.store(0, core::sync::atomic::Ordering::Relaxed)),
+        }
+        if let Some(entry) = self.platform.m2p().get(mfn.0 as usize) {
+            entry.store(u64::MAX, core::sync::atomic::Ordering::Relaxed);
+        }
+        info.set_type(Type(0));
+        info.count.store(0, core::sync::atomic::Ordering::Release);
+        self.frames.tlb().note_freed();
+        self.frames.give(mfn, 0);
+    }
+
+    /// Gives up the owner's own reference to a frame. The caller holds another one. Answers whether it was still there.
+    pub(crate) fn clear_allocated(&self, mfn: Mfn, info: &FrameInfo) -> bool {
+        let was = info.count.fetch_and(!Count::ALLOCATED, AcqRel) & Count::ALLOCATED != 0;
+        if was {
+            self.put_page(mfn);
+        }
+        was
+    }
+
+    // ---- TLB -------------------------------------------------------------------------------------------------
+
+    /// Flushes the CPUs of `domain` that did not flush since `stamp`.
+    fn flush_stale(&self, domain: &Domain<P>, stamp: u32) {
+        let (tlb, here) = (self.frames.tlb(), self.platform.this_cpu());
+        let mut cpus = domain.dirty_cpus.load();
+        cpus.insert(here);
+        if cpus == CpuMask::of(here) {
+            if !tlb.is_clean(here, stamp) {
+                self.flush_tlb_all(&cpus);
+            }
+            return;
+        }
+        let stale = tlb.stale(&cpus, stamp);
+        if !stale.is_empty() {
+            self.flush_tlb_all(&stale);
+        }
+    }
+
+    /// Flushes whole TLBs, and notes it.
+    pub fn flush_tlb_all(&self, cpus: &CpuMask) {
+        let (tlb, here) = (self.frames.tlb(), self.platform.this_cpu());
+        let tick = tlb.begin_flush();
+        self.platform.flush_tlb(cpus, Flush::All);
+        if *cpus == CpuMask::of(here) {
+            tlb.flushed(here, tick);
+        } else {
+            cpus.iter().for_each(|cpu| tlb.flushed(cpu, tick));
+        }
+    }
+
+    /// Loads the calling vCPU's page tables anew, which flushes this CPU's TLB, and notes it.
+    pub fn reload_page_tables(&self, vcpu: &crate::domain::Vcpu<P>) {
+        let tick = self.frames.tlb().begin_flush();
+        self.platform.load_page_tables(vcpu);
+        self.frames.tlb().flushed(self.platform.this_cpu(), tick);
+    }
+}

@@ -1,0 +1,218 @@
+//! Changing single entries of live tables: `mmu_update`, `update_va_mapping`, emulated writes and grants end here.
+//!
+//! An entry is changed under its table's lock bit: new references first, then the entry, then the old references. So at
+//! every moment each present entry of a live table is covered by references, and a failure leaves the old entry as it was.
+//! Only the hardware changes entries besides: it sets ACCESSED and DIRTY.
+
+use super::info::PageType;
+use super::validate::Pages;
+use super::{PageError, pte};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::ids::{GuestVirt, Mfn};
+use crate::platform::Platform;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+/// How the new value gets into the entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    /// As it is.
+    Plain,
+    /// With the ACCESSED and DIRTY bits that the old value has at that moment.
+    KeepAccessedDirty,
+    /// Only if the old value is this one.
+    IfEqual(u64),
+}
+
+/// Why an entry was not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpdateError {
+    /// The new value was refused.
+    Page(PageError),
+    /// [`Write::IfEqual`]: the old value was this one.
+    Differs(u64),
+}
+
+impl From<PageError> for UpdateError {
+    fn from(error: PageError) -> Self {
+        Self::Page(error)
+    }
+}
+
+/// Where a virtual address ends: see [`Hypervisor::walk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// The L1 entry.
+    pub entry: u64,
+    /// The L1 table that holds it.
+    pub table: Mfn,
+    /// Its index there.
+    pub index: usize,
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Follows the page tables at `cr3` down to the L1 entry for `va`, which need not be present. The answer may be out of date
+    /// at once: whoever changes something locks the table and looks again.
+    #[inline]
+    pub fn walk(&self, cr3: Mfn, va: GuestVirt) -> Option<Walk> {
+        let mut table = cr3;
+        for level in [4, 3, 2] {
+            self.frame(table).filter(|info| !info.is_io())?;
+            let entry = self.platform.frame_words(table)[pte::index(va.0, level)].load(Relaxed);
+            if entry & (pte::PRESENT | pte::PSE) != pte::PRESENT {
+                return None;
+            }
+            table = pte::frame_of(entry);
+        }
+        self.frame(table).filter(|info| !info.is_io())?;
+        let index = pte::index(va.0, 1);
+        Some(Walk { entry: self.platform.frame_words(table)[index].load(Relaxed), table, index })
+    }
+
+    /// Changes an entry of an L1 table that the caller locked. `tables` owns the table, `pages` what the new entry names.
+    #[inline]
+    pub(crate) fn update_l1(
+        &self,
+        tables: &Domain<P>,
+        pages: &Pages<'_, P>,
+        slot: &AtomicU64,
+        new: u64,
+        how: Write,
+    ) -> Result<(), UpdateError> {
+        let old = slot.load(Acquire);
+        if new & pte::PRESENT == 0 {
+            let old = write(slot, old, new, how)?;
+            if old & pte::PRESENT != 0 {
+                self.put_l1_entry(old);
+            }
+            return Ok(());
+        }
+        let stored = pte::adjust_l1(new);
+        // The old entry was judged with the same frame, access and memory type.
+        if old & pte::PRESENT != 0 && (old ^ stored) & !pte::HARMLESS == 0 {
+            write(slot, old, stored, how)?;
+            return Ok(());
+        }
+        let stored = self.take_l1_entry(tables, pages, stored)?;
+        match write(slot, old, stored, how) {
+            Ok(old) => {
+                if old & pte::PRESENT != 0 {
+                    self.put_l1_entry(old);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.put_l1_entry(stored);
+                Err(error)
+            }
+        }
+    }
+
+    /// Changes an entry of a table of `level` 2..=4 of `domain` that the caller locked.
+    pub(crate) fn update_upper(
+        &self,
+        domain: &Domain<P>,
+        table: Mfn,
+        level: u8,
+        index: usize,
+        new: u64,
+        how: Write,
+    ) -> Result<(), UpdateError> {
+        if pte::is_hypervisor_slot(level, index) {
+            return Err(PageError::BadEntry.into());
+        }
+        let slot = &self.platform.frame_words(table)[index & 511];
+        let old = slot.load(Acquire);
+        let mut stored = new;
+        if new & pte::PRESENT != 0 {
+            if new & pte::UPPER_DISALLOWED != 0 {
+                return Err(PageError::BadEntry.into());
+            }
+            stored = pte::adjust_upper(new, level);
+            if old & pte::PRESENT != 0 && (old ^ stored) & !pte::HARMLESS == 0 {
+                write(slot, old, stored, how)?;
+                return Ok(());
+            }
+            self.take_upper_entry(domain, table, level, stored)?;
+        }
+        match write(slot, old, stored, how) {
+            Ok(old) => {
+                if old & pte::PRESENT != 0 {
+                    self.put_upper_entry(domain, table, old);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if stored & pte::PRESENT != 0 {
+                    self.put_upper_entry(domain, table, stored);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Changes entry `index` of the table `table`, which is live as `t` and locked.
+    #[inline]
+    pub(crate) fn update_entry(
+        &self,
+        tables: &Domain<P>,
+        pages: &Pages<'_, P>,
+        place: (Mfn, PageType, usize),
+        new: u64,
+        how: Write,
+    ) -> Result<(), UpdateError> {
+        let (table, t, index) = place;
+        if t == PageType::L1 {
+            let slot = &self.platform.frame_words(table)[index & 511];
+            return self.update_l1(tables, pages, slot, new, how);
+        }
+        match pages {
+            Pages::Of(owner) if owner.id == tables.id => {
+                self.update_upper(tables, table, t.level().unwrap_or(4), index, new, how)
+            }
+            _ => Err(PageError::BadEntry.into()),
+        }
+    }
+
+    /// Locks a table of `owner`, whatever its level.
+    ///
+    /// # Errors
+    /// [`PageError::BadFrame`] or [`PageError::NotOwner`]; `Ok(None)` when the frame is no live table.
+    #[inline]
+    pub(crate) fn lock_table_of(&self, owner: &Domain<P>, mfn: Mfn) -> Result<Option<PageType>, PageError> {
+        let info = self.frame(mfn).ok_or(PageError::BadFrame)?;
+        let locked = info.lock_table();
+        let count = info.count();
+        if count.owner() == owner.id && count.refs() != 0 {
+            return Ok(locked);
+        }
+        if locked.is_some() {
+            info.unlock_table();
+        }
+        Err(if count.refs() == 0 { PageError::BadFrame } else { PageError::NotOwner })
+    }
+}
+
+/// Writes an entry; answers the old value, with the ACCESSED and DIRTY bits of the last moment where that matters.
+#[inline]
+fn write(slot: &AtomicU64, old: u64, new: u64, how: Write) -> Result<u64, UpdateError> {
+    match how {
+        Write::Plain => slot.store(new, Release),
+        Write::KeepAccessedDirty => {
+            let mut seen = old;
+            while let Err(now) = slot.compare_exchange_weak(
+                seen,
+                new | seen & (pte::ACCESSED | pte::DIRTY),
+                AcqRel,
+                Acquire,
+            ) {
+                seen = now;
+            }
+        }
+        Write::IfEqual(expected) => {
+            slot.compare_exchange(expected, new, AcqRel, Acquire).map_err(UpdateError::Differs)?;
+        }
+    }
+    Ok(old)
+}

@@ -1,0 +1,232 @@
+//! Checking the contents of a page table, entry by entry, and taking the references that its entries stand for.
+//!
+//! What an entry may name depends on the level: an L1 entry any page that the domain may map (see
+//! [`Hypervisor::take_l1_entry`]), an entry further up a table of the next lower level, which is checked in turn. An
+//! entry further up may also name a table of its *own* level, read-only: such *linear* entries let a guest see its tables in
+//! its own address space. A table that names itself holds no reference for that; tables that name each other must be
+//! either the naming or the named kind, never both, so no cycle of references comes about.
+
+use super::info::{FrameInfo, PageType, Type};
+use super::{PageError, pte};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::ids::Mfn;
+use crate::platform::{FrameWords, Platform};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+
+/// The type of a table of `level`.
+const fn type_of(level: u8) -> PageType {
+    match level {
+        1 => PageType::L1,
+        2 => PageType::L2,
+        3 => PageType::L3,
+        _ => PageType::L4,
+    }
+}
+
+/// Whose pages L1 entries may name.
+pub(crate) enum Pages<'a, P: Platform> {
+    /// Those of a domain.
+    Of(&'a Domain<P>),
+    /// Only what is not RAM (`DOMID_IO`).
+    Io,
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Takes the references that a present L1 entry stands for, and answers the entry as it is to be stored. `tables` owns the
+    /// table, `pages` the page.
+    ///
+    /// # Errors
+    /// [`PageError::BadEntry`] for flags, [`PageError::CannotMap`] for RAM, [`PageError::Denied`] for what is not RAM,
+    /// [`PageError::Restart`].
+    #[inline]
+    pub(crate) fn take_l1_entry(
+        &self,
+        tables: &Domain<P>,
+        pages: &Pages<'_, P>,
+        entry: u64,
+    ) -> Result<u64, PageError> {
+        if entry & pte::CACHE_BITS != 0 {
+            self.check_cache_bits(tables, entry)?;
+        }
+        if let (Pages::Of(owner), Some(info)) = (pages, self.frame(pte::frame_of(entry))) {
+            match self.get_mapped(owner, info, entry) {
+                Ok(()) => return Ok(pte::adjust_l1(entry)),
+                Err(PageError::Restart) => return Err(PageError::Restart),
+                Err(_) if !info.is_io() => return Err(PageError::CannotMap),
+                Err(_) => {}
+            }
+        }
+        self.take_io_entry(tables, pages, entry)
+    }
+
+    /// Judges an L1 entry that chooses a memory type: for domains that drive devices only.
+    #[cold]
+    pub(crate) fn check_cache_bits(&self, tables: &Domain<P>, entry: u64) -> Result<(), PageError> {
+        let permitted = || {
+            let permissions = tables.permissions.read();
+            permissions.iomem.iter().next().is_some() || permissions.ioports.iter().next().is_some()
+        };
+        if !permitted() {
+            return Err(PageError::BadEntry);
+        }
+        // Frames that the hypervisor writes to itself stay write-back.
+        let xenheap = self.frame(pte::frame_of(entry)).is_some_and(|info| info.count().is_xenheap());
+        if xenheap { Err(PageError::CannotMap) } else { Ok(()) }
+    }
+
+    /// The case of an L1 entry whose frame is not the RAM of a domain: no references, but permissions.
+    #[cold]
+    fn take_io_entry(&self, tables: &Domain<P>, pages: &Pages<'_, P>, entry: u64) -> Result<u64, PageError> {
+        let mfn = pte::frame_of(entry);
+        if self.frame(mfn).is_some_and(|info| !info.is_io()) {
+            return Err(PageError::CannotMap);
+        }
+        let allowed = |d: &Domain<P>| d.permissions.read().allows_iomem(mfn);
+        let owner_allows = match pages {
+            Pages::Of(owner) if owner.id != tables.id => allowed(owner),
+            _ => true,
+        };
+        if !owner_allows || !allowed(tables) {
+            return Err(if mfn.0 == pte::FRAME_MASK >> 12 { PageError::BadEntry } else { PageError::Denied });
+        }
+        // What the hypervisor drives itself may be looked at only.
+        let entry = if self.platform.mmio_reserved(mfn) { entry & !pte::RW } else { entry };
+        Ok(pte::adjust_l1(pte::uncached(entry)))
+    }
+
+    /// Checks an L1 table. After an error no references are held.
+    pub(crate) fn check_l1(&self, domain: &Domain<P>, mfn: Mfn) -> Result<(), PageError> {
+        let words = self.platform.frame_words(mfn);
+        let pages = Pages::Of(domain);
+        for (i, word) in words.iter().enumerate() {
+            let entry = word.load(Relaxed);
+            if entry & pte::PRESENT == 0 {
+                continue;
+            }
+            match self.take_l1_entry(domain, &pages, entry) {
+                Ok(stored) if stored == entry => {}
+                Ok(stored) => word.store(stored, Relaxed),
+                Err(error) => {
+                    self.give_up_l1(mfn, i);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the references of the first `entries` entries of an L1 table.
+    pub(crate) fn give_up_l1(&self, mfn: Mfn, entries: usize) {
+        for word in self.platform.frame_words(mfn).iter().take(entries) {
+            let entry = word.load(Relaxed);
+            if entry & pte::PRESENT != 0 {
+                self.put_l1_entry(entry);
+            }
+        }
+    }
+
+    /// Checks a table of `level` 2..=4 from entry `from` on.
+    ///
+    /// # Errors
+    /// The error and how many entries hold references.
+    pub(crate) fn check_upper(
+        &self,
+        domain: &Domain<P>,
+        mfn: Mfn,
+        level: u8,
+        from: usize,
+    ) -> Result<(), (PageError, usize)> {
+        let words = self.platform.frame_words(mfn);
+        let mut fresh = true;
+        for (i, word) in words.iter().enumerate().skip(from) {
+            let entry = word.load(Relaxed);
+            if entry & pte::PRESENT == 0 || pte::is_hypervisor_slot(level, i) {
+                continue;
+            }
+            // At least one entry is done each time, so that whoever asks again gets on.
+            if !fresh && self.platform.work_pending() {
+                return Err((PageError::Restart, i));
+            }
+            let stored = self.take_upper_entry(domain, mfn, level, entry).map_err(|error| (error, i))?;
+            fresh = false;
+            if stored != entry {
+                word.store(stored, Relaxed);
+            }
+        }
+        if level == 4 {
+            install_hypervisor_slots(words, self.platform.hypervisor_l4_slots());
+        }
+        Ok(())
+    }
+
+    /// Takes the references that a present entry of a table of `level` 2..=4 stands for, and answers the entry as it is to be
+    /// stored.
+    ///
+    /// # Errors
+    /// [`PageError::BadEntry`] for flags, what the named table is refused for, [`PageError::Restart`].
+    pub(crate) fn take_upper_entry(
+        &self,
+        domain: &Domain<P>,
+        table: Mfn,
+        level: u8,
+        entry: u64,
+    ) -> Result<u64, PageError> {
+        if entry & pte::UPPER_DISALLOWED != 0 {
+            return Err(PageError::BadEntry);
+        }
+        let named = pte::frame_of(entry);
+        match self.get_typed(domain, named, type_of(level - 1)) {
+            Ok(()) => {}
+            Err(PageError::WrongType) => self.take_linear_entry(domain, table, level, entry)?,
+            Err(error) => return Err(error),
+        }
+        Ok(pte::adjust_upper(entry, level))
+    }
+
+    /// The case of an entry that names a table of its own level.
+    #[cold]
+    fn take_linear_entry(&self, domain: &Domain<P>, table: Mfn, level: u8, entry: u64) -> Result<(), PageError> {
+        if entry & pte::RW != 0 {
+            return Err(PageError::WrongType);
+        }
+        let named = pte::frame_of(entry);
+        if named == table {
+            return Ok(());
+        }
+        let (from, to) = (self.known_frame(table), self.frame(named).ok_or(PageError::BadFrame)?);
+        if !to.try_get_live(type_of(level)) {
+            return Err(PageError::WrongType);
+        }
+        let fits = to.count().owner() == domain.id
+            && mark_linear(to, Type::LINEAR_IN, Type::LINEAR_OUT)
+            && mark_linear(from, Type::LINEAR_OUT, Type::LINEAR_IN);
+        if !fits {
+            self.put_table(domain, named);
+            return Err(PageError::WrongType);
+        }
+        Ok(())
+    }
+
+    /// Drops the references that a present entry of a table of `level` 2..=4 stands for.
+    #[inline]
+    pub(crate) fn put_upper_entry(&self, domain: &Domain<P>, table: Mfn, entry: u64) {
+        let named = pte::frame_of(entry);
+        if named != table {
+            self.put_table(domain, named);
+        }
+    }
+}
+
+/// Marks a table as one end of linear entries, unless it is the other end of some.
+fn mark_linear(info: &FrameInfo, end: u64, other: u64) -> bool {
+    let mark = |word: u64| (word & other == 0).then_some(word | end);
+    info.type_.fetch_update(AcqRel, Acquire, mark).is_ok()
+}
+
+/// Writes the hypervisor's own entries into an L4 table.
+fn install_hypervisor_slots(words: &FrameWords, slots: &[u64; 16]) {
+    for (word, slot) in words[pte::HYPERVISOR_SLOTS].iter().zip(slots) {
+        word.store(*slot, Relaxed);
+    }
+}
