@@ -162,6 +162,7 @@ consts! {
 wire! {
     /// Argument of `__HYPERVISOR_domctl`. The structure is copied in, and copied back where the command has
     /// results.
+    #[repr(align(8))]
     pub struct XenDomctl("struct xen_domctl", 144) {
         /// Which command (`XEN_DOMCTL_*`).
         @0 cmd: u32,

@@ -102,6 +102,7 @@ wire! {
 
     /// Payload of `XEN_DOMCTL_assign_device`, `XEN_DOMCTL_test_assign_device` and
     /// `XEN_DOMCTL_deassign_device`.
+    #[repr(align(8))]
     pub struct XenDomctlAssignDevice("struct xen_domctl_assign_device", 24) {
         /// Kind of device (`XEN_DOMCTL_DEV_*`).
         @0 dev: u32,
@@ -158,6 +159,7 @@ wire! {
     }
 
     /// Payload of `XEN_DOMCTL_bind_pt_irq` and `XEN_DOMCTL_unbind_pt_irq`.
+    #[repr(align(8))]
     pub struct XenDomctlBindPtIrq("struct xen_domctl_bind_pt_irq", 24) {
         /// pirq of the domain.
         @0 machine_irq: u32,

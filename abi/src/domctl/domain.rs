@@ -226,6 +226,7 @@ wire! {
     }
 
     /// Payload of `XEN_DOMCTL_scheduler_op`.
+    #[repr(align(8))]
     pub struct XenDomctlSchedulerOp("struct xen_domctl_scheduler_op", 24) {
         /// Which scheduler (`XEN_SCHEDULER_*`); must be the one in use.
         @0 sched_id: u32,

@@ -145,6 +145,7 @@ wire! {
     }
 
     /// Payload of `XEN_DOMCTL_monitor_op`.
+    #[repr(align(8))]
     pub struct XenDomctlMonitorOp("struct xen_domctl_monitor_op", 24) {
         /// `XEN_DOMCTL_MONITOR_OP_*`.
         @0 op: u32,

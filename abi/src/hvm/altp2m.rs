@@ -44,6 +44,7 @@ consts! {
 
 wire! {
     /// Argument of `HVMOP_altp2m`.
+    #[repr(align(8))]
     pub struct XenHvmAltp2mOp("struct xen_hvm_altp2m_op", 80) {
         /// [`HVMOP_ALTP2M_INTERFACE_VERSION`].
         @0 version: u32,

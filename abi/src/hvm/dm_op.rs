@@ -94,6 +94,7 @@ consts! {
 
 wire! {
     /// What buffer 0 holds.
+    #[repr(align(8))]
     pub struct XenDmOp("struct xen_dm_op", 32) {
         /// Which operation (`XEN_DMOP_*`).
         @0 op: u32,

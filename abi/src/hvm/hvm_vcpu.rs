@@ -109,6 +109,7 @@ wire! {
     }
 
     /// Argument of `VCPUOP_initialise` for a hardware guest.
+    #[repr(align(8))]
     pub struct VcpuHvmContext("struct vcpu_hvm_context", 128) {
         /// `VCPU_HVM_MODE_*`.
         @0 mode: u32,

@@ -275,6 +275,7 @@ wire! {
     }
 
     /// Start of the list of MSRs of a vCPU; `count` [`HvmOneMsr`]s follow.
+    #[repr(align(8))]
     pub struct HvmMsr("struct hvm_msr", 8) {
         /// How many.
         @0 count: u32,

@@ -180,6 +180,7 @@ wire! {
     }
 
     /// A request.
+    #[repr(align(8))]
     pub struct XendisplReq("struct xendispl_req", 64) {
         /// Chosen by the front end, echoed in the response.
         @0 id: u16,
@@ -206,6 +207,7 @@ wire! {
     }
 
     /// An event.
+    #[repr(align(8))]
     pub struct XendisplEvt("struct xendispl_evt", 64) {
         /// Number of the event, for the front end's use.
         @0 id: u16,

@@ -76,7 +76,8 @@ wire! {
     }
 
     /// A slot of the out ring: the first byte is the event type, which says whether the slot holds an
-    /// [`XenfbUpdate`] or an [`XenfbResize`]. (The C union is aligned to 4 bytes; slots always are.)
+    /// [`XenfbUpdate`] or an [`XenfbResize`].
+    #[repr(align(4))]
     pub struct XenfbOutEvent("union xenfb_out_event", 40) {
         /// The event's bytes.
         @0 pad: [u8; XENFB_OUT_EVENT_SIZE],
@@ -91,8 +92,8 @@ wire! {
         @4 period: u32,
     }
 
-    /// A slot of the in ring: the first byte is the event type; unknown types are ignored. (The C union is
-    /// aligned to 4 bytes; slots always are.)
+    /// A slot of the in ring: the first byte is the event type; unknown types are ignored.
+    #[repr(align(4))]
     pub struct XenfbInEvent("union xenfb_in_event", 40) {
         /// The event's bytes.
         @0 pad: [u8; XENFB_IN_EVENT_SIZE],

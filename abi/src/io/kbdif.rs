@@ -140,6 +140,7 @@ wire! {
     }
 
     /// In event: multi-touch.
+    #[repr(align(4))]
     pub struct XenkbdMtouch("struct xenkbd_mtouch", 16) {
         /// [`XENKBD_TYPE_MTOUCH`].
         @0 type_("type"): u8,
@@ -154,8 +155,8 @@ wire! {
         @8 u: [u8; 8],
     }
 
-    /// A slot of the in ring: the first byte is the event type; unknown types are ignored. (The C union is
-    /// aligned to 4 bytes; slots always are.)
+    /// A slot of the in ring: the first byte is the event type; unknown types are ignored.
+    #[repr(align(4))]
     pub struct XenkbdInEvent("union xenkbd_in_event", 40) {
         /// The event's bytes.
         @0 pad: [u8; XENKBD_IN_EVENT_SIZE],

@@ -228,6 +228,7 @@ wire! {
     }
 
     /// An extra-info slot. It overlays a transmit request or a receive response, and has no id.
+    #[repr(align(2))]
     pub struct NetifExtraInfo("struct netif_extra_info", 8) {
         /// What `u` holds (`XEN_NETIF_EXTRA_TYPE_*`).
         @0 type_("type"): u8,

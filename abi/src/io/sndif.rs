@@ -274,6 +274,7 @@ wire! {
     }
 
     /// A request.
+    #[repr(align(8))]
     pub struct XensndReq("struct xensnd_req", 64) {
         /// Chosen by the front end, echoed in the response.
         @0 id: u16,
@@ -286,6 +287,7 @@ wire! {
     }
 
     /// A response.
+    #[repr(align(8))]
     pub struct XensndResp("struct xensnd_resp", 64) {
         /// Copied from the request.
         @0 id: u16,
@@ -300,6 +302,7 @@ wire! {
     }
 
     /// An event.
+    #[repr(align(8))]
     pub struct XensndEvt("struct xensnd_evt", 64) {
         /// Number of the event, for the front end's use.
         @0 id: u16,

@@ -63,6 +63,7 @@ consts! {
 wire! {
     /// Argument of `__HYPERVISOR_sysctl`. The structure is copied in, and copied back where the command has
     /// results.
+    #[repr(align(8))]
     pub struct XenSysctl("struct xen_sysctl", 136) {
         /// Which command (`XEN_SYSCTL_*`).
         @0 cmd: u32,

@@ -110,6 +110,7 @@ wire! {
     }
 
     /// Payload of `XEN_SYSCTL_livepatch_op`.
+    #[repr(align(8))]
     pub struct XenSysctlLivepatchOp("struct xen_sysctl_livepatch_op", 72) {
         /// `XEN_SYSCTL_LIVEPATCH_*`.
         @0 cmd: u32,

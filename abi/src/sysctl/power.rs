@@ -116,6 +116,7 @@ wire! {
     }
 
     /// Payload of `XEN_SYSCTL_get_pmstat`.
+    #[repr(align(8))]
     pub struct XenSysctlGetPmstat("struct xen_sysctl_get_pmstat", 64) {
         /// `PMSTAT_*`.
         @0 type_("type"): u32,
@@ -196,6 +197,7 @@ wire! {
     }
 
     /// Payload of `XEN_SYSCTL_pm_op`.
+    #[repr(align(8))]
     pub struct XenSysctlPmOp("struct xen_sysctl_pm_op", 128) {
         /// What to do.
         @0 cmd: u32,

@@ -124,6 +124,7 @@ wire! {
     }
 
     /// Payload of `XEN_SYSCTL_scheduler_op`.
+    #[repr(align(8))]
     pub struct XenSysctlSchedulerOp("struct xen_sysctl_scheduler_op", 32) {
         /// Which pool.
         @0 cpupool_id: u32,
