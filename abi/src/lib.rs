@@ -25,12 +25,12 @@ pub mod nmi;
 pub mod physdev;
 pub mod platform;
 pub mod pmu;
+pub mod registry;
 pub mod sched;
 pub mod sysctl;
 pub mod vcpu;
 pub mod version;
 pub mod xen;
-pub mod registry;
 
 mod handle;
 

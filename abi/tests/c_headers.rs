@@ -11,7 +11,8 @@ use xen_abi::registry::CName;
 #[test]
 fn c_confirms_every_size_offset_and_constant() {
     let (claims, _) = common::claims(&xen_abi::ABI);
-    let answers = common::ask_c(&xen_abi::ABI, &claims, &Path::new(env!("CARGO_TARGET_TMPDIR")).join("c_headers"));
+    let answers =
+        common::ask_c(&xen_abi::ABI, &claims, &Path::new(env!("CARGO_TARGET_TMPDIR")).join("c_headers"));
     let wrong = common::compare(&claims, &answers);
     assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), claims.len(), wrong.join("\n"));
 }
@@ -49,7 +50,8 @@ fn collect(root: &Path, folder: &Path, files: &mut BTreeSet<String>) {
         if path.is_dir() {
             collect(root, &path, files);
         } else if std::fs::read_to_string(&path).expect("a source file").contains("\nabi_module! {") {
-            files.insert(path.strip_prefix(root).expect("below the root").to_str().expect("UTF-8").to_owned());
+            files
+                .insert(path.strip_prefix(root).expect("below the root").to_str().expect("UTF-8").to_owned());
         }
     }
 }

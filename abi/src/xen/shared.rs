@@ -21,7 +21,7 @@ wire! {
     pub struct VcpuTimeInfo("struct vcpu_time_info", 32) [shared] {
         /// Odd while an update is under way; changes with every update.
         @0 version: u32,
-        @4 _pad0(): u32,
+        @4 _pad0("pad0"): u32,
         /// TSC at the last update.
         @8 tsc_timestamp: u64,
         /// System time at the last update, in ns.
@@ -32,7 +32,7 @@ wire! {
         @28 tsc_shift: i8,
         /// `XEN_PVCLOCK_*`.
         @29 flags: u8,
-        @30 _pad1(): [u8; 2],
+        @30 _pad1("pad1"): [u8; 2],
     }
 
     /// The part of a vCPU that its guest and the hypervisor share; in `shared_info` or where

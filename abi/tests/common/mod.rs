@@ -88,7 +88,8 @@ fn includes(module: &Module) -> Vec<&'static str> {
 /// `__XEN_TOOLS__` makes the headers show the toolstack's part and choose their latest interface version, which
 /// is checked to be ours as one of the constants.
 pub fn ask_c(module: &Module, claims: &[Claim], scratch: &Path) -> Vec<Value> {
-    let mut source = String::from("#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n#include <string.h>\n");
+    let mut source =
+        String::from("#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n#include <string.h>\n");
     for include in includes(module) {
         let path = Path::new(HEADERS).join(include);
         assert!(path.exists(), "{} is missing: {SETUP}", path.display());
@@ -141,6 +142,8 @@ pub fn compare(claims: &[Claim], answers: &[Value]) -> Vec<String> {
         .iter()
         .zip(answers)
         .filter(|(claim, answer)| claim.value != **answer)
-        .map(|(claim, answer)| format!("{}: {:x?} here, {answer:x?} in C ({})", claim.what, claim.value, claim.c))
+        .map(|(claim, answer)| {
+            format!("{}: {:x?} here, {answer:x?} in C ({})", claim.what, claim.value, claim.c)
+        })
         .collect()
 }
