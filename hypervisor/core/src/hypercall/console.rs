@@ -1,0 +1,70 @@
+//! `console_io(cmd, count, buffer)`: the machine's console, for the domain that controls it.
+
+use super::{Cx, Outcome, low32};
+use crate::guest_ptr::GuestPtr;
+use crate::platform::Platform;
+use crate::regs::Regs;
+use xen_abi::errno::Errno;
+use xen_abi::xen::{CONSOLEIO_READ, CONSOLEIO_WRITE};
+
+/// Bytes that are copied at once.
+const CHUNK: usize = 256;
+/// Most bytes that one read may ask for: the count comes back as a signed number.
+const MAX_READ: u32 = i32::MAX as u32;
+
+/// # Errors
+/// `EPERM` for an unprivileged domain, `EFAULT`, `E2BIG` for a count above 2^31 - 1, `ENOSYS` for an unknown command.
+pub fn console_io<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    if !cx.domain.privileged {
+        return Errno::EPERM.into();
+    }
+    match low32(args[0]) {
+        CONSOLEIO_WRITE => write(cx, args),
+        CONSOLEIO_READ => read(cx, low32(args[1]), args[2]).into(),
+        _ => Errno::ENOSYS.into(),
+    }
+}
+
+fn write<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6]) -> Outcome {
+    let mut left = low32(args[1]);
+    let mut buffer = GuestPtr::<u8>::new(args[2]);
+    let mut bytes = [0; CHUNK];
+    let mut first = true;
+    while left != 0 {
+        if !first && cx.hv.platform.work_pending() {
+            return Outcome::Again([args[0], left.into(), buffer.address().0, args[3], args[4], args[5]]);
+        }
+        first = false;
+        let count = left.min(CHUNK as u32);
+        let chunk = &mut bytes[..count as usize];
+        let copied = buffer.read_slice(cx.hv, chunk).and_then(|()| buffer.at(count.into()));
+        match copied {
+            Ok(next) => buffer = next,
+            Err(fault) => return Errno::from(fault).into(),
+        }
+        cx.hv.platform.console_write(chunk);
+        left -= count;
+    }
+    Outcome::Done(0)
+}
+
+/// Copies out what was typed, and forgets only what arrived.
+fn read<P: Platform>(cx: Cx<'_, P>, count: u32, buffer: u64) -> Result<i64, Errno> {
+    if count > MAX_READ {
+        return Err(Errno::E2BIG);
+    }
+    let buffer = GuestPtr::<u8>::new(buffer);
+    let mut done: u32 = 0;
+    let mut bytes = [0; CHUNK];
+    while done < count {
+        let room = (count - done).min(CHUNK as u32) as usize;
+        let got = cx.hv.console.peek(&mut bytes[..room]);
+        if got == 0 {
+            break;
+        }
+        buffer.at(done.into())?.write_slice(cx.hv, &bytes[..got])?;
+        cx.hv.console.consume(got);
+        done += u32::try_from(got).map_err(|_| Errno::E2BIG)?;
+    }
+    Ok(done.into())
+}

@@ -1,0 +1,107 @@
+//! Registers that a PV kernel cannot load itself: `stack_switch`, `fpu_taskswitch`, `set_segment_base`, `set_debugreg`,
+//! `get_debugreg`.
+
+use super::callback::guest_selector;
+use super::{Cx, Outcome, low32};
+use crate::domain::VcpuFlags;
+use crate::ids::GuestVirt;
+use crate::platform::Platform;
+use crate::regs::Regs;
+use core::sync::atomic::Ordering;
+use xen_abi::arch_x86::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER};
+use xen_abi::errno::Errno;
+
+/// CR4.DE: breakpoints on I/O, and debug registers 4 and 5 are no aliases (SDM Vol. 3, 17.2.2).
+const CR4_DE: u64 = 1 << 3;
+/// Bits of DR6 that always read as one, and as zero (SDM Vol. 3, 17.2.3).
+const DR6_ONES: u64 = 0xffff_0ff0;
+const DR6_ZEROS: u64 = 1 << 12;
+/// Bits of DR7 that always read as one, and as zero (SDM Vol. 3, 17.2.4).
+const DR7_ONES: u64 = 1 << 10;
+const DR7_ZEROS: u64 = 0xd800;
+/// General detect: any access to a debug register faults.
+const DR7_GENERAL_DETECT: u64 = 1 << 13;
+/// The enable bits of the four breakpoints.
+const DR7_ENABLES: u64 = 0xff;
+/// End of the addresses that only the hypervisor uses (xen-x86_64.h).
+const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
+/// End of the lower half of the address space.
+const LOWER_HALF_END: u64 = 1 << 47;
+
+/// `stack_switch(ss, rsp)`: the stack of the guest kernel for entries from its user code.
+pub fn stack_switch<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    let selector = guest_selector((args[0] & 0xffff) as u16);
+    cx.vcpu.pv.kernel_ss.store(u64::from(selector), Ordering::Relaxed);
+    cx.vcpu.pv.kernel_sp.store(args[1], Ordering::Relaxed);
+    Outcome::Done(0)
+}
+
+/// `fpu_taskswitch(set)`: sets or clears CR0.TS.
+pub fn fpu_taskswitch<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    let set = low32(args[0]) != 0;
+    cx.vcpu.pv.set_flags(VcpuFlags::TASK_SWITCHED, set);
+    cx.hv.platform.set_task_switched(cx.vcpu, set);
+    Outcome::Done(0)
+}
+
+/// `set_segment_base(which, base)`.
+///
+/// # Errors
+/// `EINVAL` for a base that is not canonical, or an unknown `which`.
+pub fn set_segment_base<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    let which = low32(args[0]);
+    let is_base = matches!(which, SEGBASE_FS | SEGBASE_GS_USER | SEGBASE_GS_KERNEL);
+    if is_base && !GuestVirt(args[1]).is_canonical() {
+        return Errno::EINVAL.into();
+    }
+    cx.hv.platform.set_segment_base(cx.vcpu, u64::from(which), args[1]).into()
+}
+
+/// `set_debugreg(reg, value)`.
+///
+/// # Errors
+/// `EPERM` for a breakpoint on the hypervisor or on I/O, or for general detect; `EINVAL` for reserved bits; `ENODEV`
+/// for a register that is not there.
+pub fn set_debugreg<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    let checked = real_register(cx, low32(args[0])).and_then(|reg| Ok((reg, checked_value(reg, args[1])?)));
+    checked.and_then(|(reg, value)| cx.hv.platform.set_debugreg(cx.vcpu, reg, value)).into()
+}
+
+/// `get_debugreg(reg)`: the value, which an error cannot be told from.
+///
+/// # Errors
+/// `ENODEV` for a register that is not there.
+pub fn get_debugreg<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    let value = real_register(cx, low32(args[0]))
+        .and_then(|reg| cx.hv.platform.get_debugreg(cx.vcpu, reg).map_err(|_| Errno::ENODEV));
+    value.map(u64::cast_signed).into()
+}
+
+/// Debug registers 4 and 5 are 6 and 7 unless CR4.DE says otherwise.
+fn real_register<P: Platform>(cx: Cx<'_, P>, reg: u32) -> Result<u64, Errno> {
+    let extensions = cx.vcpu.pv.cr4.load(Ordering::Relaxed) & CR4_DE != 0;
+    match reg {
+        0..=3 | 6 | 7 => Ok(u64::from(reg)),
+        4 | 5 if !extensions => Ok(u64::from(reg + 2)),
+        _ => Err(Errno::ENODEV),
+    }
+}
+
+/// What a debug register gets when a guest asks for `value`.
+pub(crate) fn checked_value(reg: u64, value: u64) -> Result<u64, Errno> {
+    match reg {
+        0..=3 if value < LOWER_HALF_END || value >= HYPERVISOR_END => Ok(value),
+        0..=3 => Err(Errno::EPERM),
+        _ if value >> 32 != 0 => Err(Errno::EINVAL),
+        6 => Ok(value & !DR6_ZEROS | DR6_ONES),
+        7 if value & DR7_GENERAL_DETECT != 0 => Err(Errno::EPERM),
+        // The hypervisor's own port accesses would hit it, and the guest's are emulated: neither is what was asked for.
+        7 if value & DR7_ENABLES != 0 && has_io_breakpoint(value) => Err(Errno::EPERM),
+        7 => Ok(value & !DR7_ZEROS | DR7_ONES),
+        _ => Err(Errno::ENODEV),
+    }
+}
+
+fn has_io_breakpoint(dr7: u64) -> bool {
+    (0..4).any(|n| dr7 >> (16 + 4 * n) & 0b11 == 0b10)
+}

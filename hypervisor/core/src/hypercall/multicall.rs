@@ -1,0 +1,71 @@
+//! `multicall(list, count)`: several hypercalls for one entry into the hypervisor.
+//!
+//! Each entry's result is written into it. The batch stops between two entries when the CPU has other work, and within
+//! an entry when that is preempted: the entry is then rewritten to go on where it stopped, and the batch is made again
+//! from there.
+
+use super::{Cx, Outcome, call, low32};
+use crate::guest_ptr::GuestPtr;
+use crate::platform::{GuestFault, Platform};
+use crate::regs::Regs;
+use core::mem::offset_of;
+use xen_abi::errno::Errno;
+use xen_abi::hypercall::nr;
+use xen_abi::xen::MulticallEntry;
+
+/// # Errors
+/// `EFAULT` for an entry that cannot be read, or whose result cannot be written; the ones before it are done.
+pub fn multicall<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], regs: &mut Regs) -> Outcome {
+    let list = GuestPtr::<MulticallEntry>::new(args[0]);
+    let count = low32(args[1]);
+    for index in 0..count {
+        let again = |entry: GuestPtr<MulticallEntry>| {
+            let left = u64::from(count - index);
+            Outcome::Again([entry.address().0, left, args[2], args[3], args[4], args[5]])
+        };
+        let entry = match list.at(u64::from(index)) {
+            Ok(entry) => entry,
+            Err(fault) => return Errno::from(fault).into(),
+        };
+        if index != 0 && cx.hv.platform.work_pending() {
+            return again(entry);
+        }
+        match one(cx, entry, regs) {
+            Ok(Step::Next) => {}
+            Ok(Step::Stop) => return Outcome::RegsReplaced,
+            Ok(Step::Again) => return again(entry),
+            Err(fault) => return Errno::from(fault).into(),
+        }
+    }
+    Outcome::Done(0)
+}
+
+enum Step {
+    Next,
+    Again,
+    Stop,
+}
+
+fn one<P: Platform>(
+    cx: Cx<'_, P>,
+    at: GuestPtr<MulticallEntry>,
+    regs: &mut Regs,
+) -> Result<Step, GuestFault> {
+    let mut entry = at.read(cx.hv)?;
+    let outcome = match entry.op {
+        nested if nested == u64::from(nr::MULTICALL) => Errno::EINVAL.into(),
+        op => call(cx, op, &entry.args, regs),
+    };
+    match outcome {
+        Outcome::Done(result) => {
+            at.field::<i64>(offset_of!(MulticallEntry, result))?.write(cx.hv, &result)?;
+            Ok(Step::Next)
+        }
+        Outcome::Again(args) => {
+            entry.args = args;
+            at.write(cx.hv, &entry)?;
+            Ok(Step::Again)
+        }
+        Outcome::RegsReplaced => Ok(Step::Stop),
+    }
+}

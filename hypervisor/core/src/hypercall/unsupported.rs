@@ -1,0 +1,43 @@
+//! Hypercalls that exist on Xen and that this hypervisor does not serve, each with the answer that a guest is prepared for.
+//!
+//! | hypercall | answer | because |
+//! |---|---|---|
+//! | `domctl`, `sysctl` | `EPERM` unprivileged, else `ENOSYS` | there is no toolstack interface |
+//! | `hvm_op` | `ENOSYS` | a PV guest has no HVM parameters |
+//! | `xenpmu_op` | `EOPNOTSUPP` | performance counters are not given to guests (Xen's default, too) |
+//! | `xsm_op`, `xenoprof_op`, `kexec_op`, `tmem_op`, `argo_op`, `dm_op`, `hypfs_op` | `ENOSYS` | Xen answers so where they are configured out |
+//! | any other number | `ENOSYS` | there is no such hypercall |
+
+use super::{Cx, Outcome};
+use crate::platform::Platform;
+use crate::regs::Regs;
+use xen_abi::errno::Errno;
+
+/// A number that no hypercall has, or one that is not served.
+pub fn no_such_hypercall<P: Platform>(_cx: Cx<'_, P>, _args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    Errno::ENOSYS.into()
+}
+
+/// `hvm_op(op, arg)`: nothing in it concerns a PV guest.
+pub fn hvm_op<P: Platform>(_cx: Cx<'_, P>, _args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    Errno::ENOSYS.into()
+}
+
+/// `sysctl(op)`.
+pub fn sysctl<P: Platform>(cx: Cx<'_, P>, _args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    toolstack(cx)
+}
+
+/// `domctl(op)`.
+pub fn domctl<P: Platform>(cx: Cx<'_, P>, _args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    toolstack(cx)
+}
+
+fn toolstack<P: Platform>(cx: Cx<'_, P>) -> Outcome {
+    if cx.domain.privileged { Errno::ENOSYS.into() } else { Errno::EPERM.into() }
+}
+
+/// `xenpmu_op(op, arg)`.
+pub fn xenpmu_op<P: Platform>(_cx: Cx<'_, P>, _args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    Errno::EOPNOTSUPP.into()
+}

@@ -1,0 +1,225 @@
+//! `VCPUOP_initialise`: the first context of a vCPU.
+//!
+//! Everything is checked before anything is changed, except for what only page accounting can tell: a vCPU whose tables are
+//! refused stays uninitialised and gives up what it had got. Validating its page tables may be preempted; the hypercall
+//! is then made again and finds what it already has.
+//!
+//! An FPU image and active hardware breakpoints are refused (`EOPNOTSUPP`): no guest kernel starts a vCPU with them. The
+//! data segment registers start as null, whatever the context says: a 64-bit kernel does not depend on them.
+
+use super::callback::guest_selector;
+use super::version::VALID_ASSISTS;
+use super::{Cx, Outcome};
+use crate::domain::{PvState, VcpuFlags, VcpuRef};
+use crate::guest_ptr::GuestPtr;
+use crate::ids::{GuestVirt, Mfn, VcpuId};
+use crate::page::PageError;
+use crate::platform::Platform;
+use crate::regs::Regs;
+use alloc::vec;
+use core::sync::atomic::Ordering;
+use xen_abi::arch_x86::{
+    CpuUserRegs, VGCF_FAILSAFE_DISABLES_EVENTS, VGCF_I387_VALID, VGCF_IN_KERNEL, VGCF_ONLINE,
+    VGCF_SYSCALL_DISABLES_EVENTS, VcpuGuestContext,
+};
+use xen_abi::errno::Errno;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Frames of a guest's GDT, descriptors in each.
+const GDT_FRAMES: u64 = 14;
+const GDT_PER_FRAME: u64 = 512;
+/// Most entries of an LDT.
+const LDT_ENTRIES: u64 = 8192;
+/// Bits of `TrapInfo::flags`.
+const TRAP_DPL: u8 = 0b011;
+const TRAP_MASKS_EVENTS: u8 = 0b100;
+/// CR0.TS.
+const CR0_TS: u64 = 1 << 3;
+/// CR4 bits that a guest chooses for itself: TSD, DE, FSGSBASE, OSXSAVE.
+const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 16 | 1 << 18;
+/// Enable bits of DR7.
+const DR7_ENABLES: u64 = 0xff;
+/// RFLAGS bits that a guest may start with: CF PF AF ZF SF TF DF OF NT RF AC ID.
+const RFLAGS_GUEST: u64 = 0x25_4dd5;
+/// RFLAGS.IF and the bit that is always one.
+const RFLAGS_ALWAYS: u64 = 0x202;
+const RFLAGS_IOPL_SHIFT: u32 = 12;
+
+/// # Errors
+/// `EINVAL` for a vCPU without `vcpu_info` or a context that no vCPU can have, `EEXIST` for one that has its context,
+/// `EFAULT`, `EOPNOTSUPP`, and what the frames of its tables are refused for.
+pub(super) fn initialise<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, args: &[u64; 6]) -> Outcome {
+    if target.vcpu().pv.vcpu_info.load(Ordering::Acquire) == 0 {
+        return Errno::EINVAL.into();
+    }
+    // On the heap: it would take a good part of the hypervisor's stack.
+    let mut words = vec![0u64; size_of::<VcpuGuestContext>() / 8];
+    if let Err(fault) = GuestPtr::<u64>::new(args[2]).read_slice(cx.hv, &mut words) {
+        return Errno::from(fault).into();
+    }
+    let Ok(context) = VcpuGuestContext::ref_from_bytes(words.as_bytes()) else {
+        return Errno::EINVAL.into();
+    };
+    match apply(cx, target, context) {
+        Ok(()) => Outcome::Done(0),
+        Err(Failure::Errno(errno)) => errno.into(),
+        Err(Failure::Restart) => Outcome::Again(*args),
+    }
+}
+
+enum Failure {
+    Errno(Errno),
+    Restart,
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Failure::Errno(errno)
+    }
+}
+
+impl From<PageError> for Failure {
+    fn from(error: PageError) -> Self {
+        match error {
+            PageError::Restart => Failure::Restart,
+            other => Failure::Errno(other.errno()),
+        }
+    }
+}
+
+fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestContext) -> Result<(), Failure> {
+    let vcpu = target.vcpu();
+    // Two vCPUs may want to initialise the same one: the lock of its registers decides.
+    let mut saved = vcpu.saved.lock();
+    if vcpu.pv.has_flags(VcpuFlags::INITIALISED) {
+        return Err(Errno::EEXIST.into());
+    }
+    check(target.id, context)?;
+    if let Err(error) = take_tables(cx, target, context) {
+        if error != PageError::Restart {
+            cx.hv.drop_vcpu_tables(cx.domain, vcpu);
+        }
+        return Err(error.into());
+    }
+    *saved = registers(&context.user_regs);
+    drop(saved);
+    fill(&vcpu.pv, context);
+    let callers_cr4 = cx.vcpu.pv.cr4.load(Ordering::Relaxed);
+    let cr4 = context.ctrlreg[4] & CR4_GUEST | callers_cr4 & !CR4_GUEST;
+    vcpu.pv.cr4.store(cr4, Ordering::Relaxed);
+    if target.id == VcpuId(0) {
+        cx.domain.vm_assist.store(context.vm_assist, Ordering::Relaxed);
+        cx.hv.publish_wallclock(cx.domain);
+    }
+    vcpu.pv.set_flags(VcpuFlags::INITIALISED, true);
+    if context.flags & VGCF_ONLINE != 0 {
+        cx.hv.bring_up(target);
+    }
+    Ok(())
+}
+
+/// What can be told from the context alone.
+fn check(id: VcpuId, context: &VcpuGuestContext) -> Result<(), Errno> {
+    let addresses = [
+        context.user_regs.rip,
+        context.user_regs.rsp,
+        context.kernel_sp,
+        context.ldt_base,
+        context.fs_base,
+        context.gs_base_kernel,
+        context.gs_base_user,
+        context.event_callback_eip,
+        context.syscall_callback_eip,
+        context.failsafe_callback_eip,
+    ];
+    let handlers = context.trap_ctxt.iter().map(|trap| trap.address);
+    let canonical = addresses.into_iter().chain(handlers).all(|address| GuestVirt(address).is_canonical());
+    let ldt = GuestVirt(context.ldt_base);
+    let ldt_ok = !crate::page::is_hypervisors(ldt)
+        && ldt.0.is_multiple_of(crate::ids::PAGE_SIZE as u64)
+        && context.ldt_ents <= LDT_ENTRIES;
+    let assists_ok = id != VcpuId(0) || context.vm_assist & !VALID_ASSISTS == 0;
+    let gdt_ok = context.gdt_ents.div_ceil(GDT_PER_FRAME) <= GDT_FRAMES;
+    let mode_ok = context.flags & VGCF_IN_KERNEL != 0 || context.ctrlreg[1] != 0;
+    if !(canonical && ldt_ok && assists_ok && gdt_ok && mode_ok) {
+        return Err(Errno::EINVAL);
+    }
+    if context.flags & VGCF_I387_VALID != 0 || context.debugreg[7] & DR7_ENABLES != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    Ok(())
+}
+
+/// Gets the frames of the GDT and of the page tables, or finds them from the time before it was preempted.
+fn take_tables<P: Platform>(
+    cx: Cx<'_, P>,
+    target: &VcpuRef<P>,
+    context: &VcpuGuestContext,
+) -> Result<(), PageError> {
+    let vcpu = target.vcpu();
+    let frames = context.gdt_frames.map(Mfn);
+    let used = usize::try_from(context.gdt_ents.div_ceil(GDT_PER_FRAME)).map_err(|_| PageError::BadEntry)?;
+    let entries = u32::try_from(context.gdt_ents).map_err(|_| PageError::BadEntry)?;
+    cx.hv.set_gdt(cx.domain, vcpu, frames.get(..used).ok_or(PageError::BadEntry)?, entries)?;
+    let kernel = Mfn(context.ctrlreg[3] >> 12);
+    if vcpu.pv.guest_table.load(Ordering::Relaxed) != kernel.0 {
+        cx.hv.set_first_baseptr(cx.domain, vcpu, kernel)?;
+    }
+    cx.hv.new_user_baseptr(cx.domain, vcpu, Mfn(context.ctrlreg[1] >> 12))?;
+    let entries = u32::try_from(context.ldt_ents).map_err(|_| PageError::BadEntry)?;
+    cx.hv.set_ldt(cx.domain, vcpu, GuestVirt(context.ldt_base), entries)
+}
+
+fn fill(pv: &PvState, context: &VcpuGuestContext) {
+    for (slot, trap) in pv.traps.iter().zip(&context.trap_ctxt) {
+        let masks = trap.flags & TRAP_MASKS_EVENTS != 0;
+        slot.set(trap.address, guest_selector(trap.cs), trap.flags & TRAP_DPL, masks);
+    }
+    let words = [
+        (&pv.kernel_sp, context.kernel_sp),
+        (&pv.kernel_ss, u64::from(guest_selector((context.kernel_ss & 0xffff) as u16))),
+        (&pv.event_callback, context.event_callback_eip),
+        (&pv.failsafe_callback, context.failsafe_callback_eip),
+        (&pv.syscall_callback, context.syscall_callback_eip),
+        (&pv.fs_base, context.fs_base),
+        (&pv.gs_base_kernel, context.gs_base_kernel),
+        (&pv.gs_base_user, context.gs_base_user),
+    ];
+    for (field, value) in words {
+        field.store(value, Ordering::Relaxed);
+    }
+    let in_kernel = context.flags & VGCF_IN_KERNEL != 0;
+    pv.kernel_mode.store(in_kernel.into(), Ordering::Relaxed);
+    let iopl = (context.user_regs.rflags >> RFLAGS_IOPL_SHIFT & 0b11) as u8;
+    pv.iopl.store(iopl, Ordering::Relaxed);
+    pv.set_flags(VcpuFlags::FAILSAFE_MASKS_EVENTS, context.flags & VGCF_FAILSAFE_DISABLES_EVENTS != 0);
+    pv.set_flags(VcpuFlags::SYSCALL_MASKS_EVENTS, context.flags & VGCF_SYSCALL_DISABLES_EVENTS != 0);
+    pv.set_flags(VcpuFlags::TASK_SWITCHED, context.ctrlreg[0] & CR0_TS != 0);
+}
+
+fn registers(user: &CpuUserRegs) -> Regs {
+    Regs {
+        r15: user.r15,
+        r14: user.r14,
+        r13: user.r13,
+        r12: user.r12,
+        rbp: user.rbp,
+        rbx: user.rbx,
+        r11: user.r11,
+        r10: user.r10,
+        r9: user.r9,
+        r8: user.r8,
+        rax: user.rax,
+        rcx: user.rcx,
+        rdx: user.rdx,
+        rsi: user.rsi,
+        rdi: user.rdi,
+        error_code: 0,
+        vector: 0,
+        rip: user.rip,
+        cs: guest_selector(user.cs).into(),
+        rflags: user.rflags & RFLAGS_GUEST | RFLAGS_ALWAYS,
+        rsp: user.rsp,
+        ss: guest_selector(user.ss).into(),
+    }
+}

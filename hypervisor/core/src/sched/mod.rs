@@ -1,0 +1,211 @@
+//! Which vCPU runs where: proportional share by weight, wake-up preference, affinity, work stealing.
+//!
+//! # What a vCPU is to the scheduler
+//! [`VcpuSched`] holds one word of *reasons not to run* ([`Reasons`] and a pause count): a vCPU is runnable exactly when
+//! that word is zero. Anybody may set a reason without a lock; a CPU that runs the vCPU notices in its next
+//! [`Hypervisor::schedule`]. Taking the last reason away is a *wake* and puts the vCPU into a run queue.
+//!
+//! # Invariants
+//! - `vcpu.cpu` names the queue a vCPU belongs to, and that queue's lock guards its `place` (off, waiting in
+//!   the queue, or running on that CPU). `vcpu.cpu` itself changes only under the lock of the queue it names.
+//! - A vCPU that was chosen stays *running* until the binary says in [`Hypervisor::vcpu_switched`] that its registers are in
+//!   `Vcpu::saved`; only then is it queued again or taken by another CPU.
+//! - One queue lock at a time. Queues are read from outside through what they publish (`head`, `running`),
+//!   which may be out of date: it only ever decides whom to look at, not whom to run.
+//!
+//! # Policy
+//! Each vCPU has a *virtual runtime*: nanoseconds it ran, divided by its weight relative to [`DEFAULT_WEIGHT`]. The
+//! least one runs first, on one scale for the whole machine, whose own virtual time advances as for a vCPU that gets just
+//! its share: a CPU takes over another's waiting vCPU when it is
+//! behind by more than [`MARGIN`], so that shares hold across CPUs and not just within one. Whoever slept comes back with
+//! at most [`WAKE_CREDIT`] of advantage over those that did not: it runs at once, but saved up nothing.
+//! Where nobody waits there is no slice timer and a decision is a handful of loads.
+
+mod ops;
+mod queue;
+mod shutdown;
+#[cfg(test)]
+mod tests;
+mod upcall;
+mod watchdog;
+
+pub use queue::{DEFAULT_WEIGHT, MARGIN, SLICE, Scheduler, WAKE_CREDIT};
+pub use watchdog::Watchdogs;
+
+use crate::cpumask::{AtomicCpuMask, CpuMask};
+use crate::ids::CpuId;
+use bitflags::bitflags;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use spin::Mutex;
+
+bitflags! {
+    /// Why a vCPU does not run.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Reasons: u32 {
+        /// Never brought up, or taken down again (`VCPUOP_down`).
+        const DOWN = 1 << 0;
+        /// Waits for an event (`SCHEDOP_block`), or for one of its ports (with [`Reasons::POLLING`]).
+        const BLOCKED = 1 << 1;
+        /// Waits in `SCHEDOP_poll`; always together with [`Reasons::BLOCKED`], and no reason of its own.
+        const POLLING = 1 << 2;
+        /// Its domain was shut down.
+        const STOPPED = 1 << 3;
+    }
+}
+
+/// What one pause adds to the word of reasons.
+const PAUSE: u32 = 1 << 8;
+/// `poll_port` of a vCPU that polls several ports: any event of the domain wakes it.
+const ANY_PORT: u32 = u32::MAX;
+
+/// Where a vCPU is, as its queue's lock guards it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Place {
+    /// In no queue.
+    Off = 0,
+    /// Waiting in its CPU's queue.
+    Waiting = 1,
+    /// Running on its CPU.
+    Running = 2,
+}
+
+/// What taking reasons away led to.
+struct Taken {
+    /// There were reasons, and none is left.
+    runnable: bool,
+    /// It polled until now.
+    stopped_polling: bool,
+}
+
+/// What the scheduler keeps for each vCPU.
+pub struct VcpuSched {
+    /// [`Reasons`], and pauses above them.
+    reasons: AtomicU32,
+    /// [`Place`].
+    place: AtomicU8,
+    /// It asked to let others go first, once.
+    yielded: AtomicBool,
+    /// Port it polls, or [`ANY_PORT`]; meaningful while [`Reasons::POLLING`] is set.
+    poll_port: AtomicU32,
+    /// Virtual runtime in nanoseconds.
+    vruntime: AtomicU64,
+    /// Share of the machine relative to others; never 0.
+    weight: AtomicU32,
+    /// The weight as it was counted into the sum of all when the vCPU became runnable.
+    counted: AtomicU32,
+    /// CPUs it may run on.
+    affinity: AtomicCpuMask,
+    /// The affinity that `SCHEDOP_pin_override` set aside.
+    pinned_from: Mutex<Option<CpuMask>>,
+}
+
+impl VcpuSched {
+    /// A vCPU that is down, of default weight, that may run anywhere.
+    pub fn new() -> Self {
+        let affinity = AtomicCpuMask::new();
+        CpuMask::ALL.iter().for_each(|cpu| affinity.insert(cpu));
+        Self {
+            reasons: AtomicU32::new(Reasons::DOWN.bits()),
+            place: AtomicU8::new(Place::Off as u8),
+            yielded: AtomicBool::new(false),
+            poll_port: AtomicU32::new(0),
+            vruntime: AtomicU64::new(0),
+            weight: AtomicU32::new(DEFAULT_WEIGHT),
+            counted: AtomicU32::new(0),
+            affinity,
+            pinned_from: Mutex::new(None),
+        }
+    }
+
+    /// Whether nothing keeps it from running.
+    pub fn runnable(&self) -> bool {
+        self.word() & !Reasons::POLLING.bits() == 0
+    }
+
+    /// Whether it is up (`VCPUOP_is_up`).
+    pub fn is_up(&self) -> bool {
+        !self.has(Reasons::DOWN)
+    }
+
+    /// Whether all of `reasons` hold.
+    pub fn has(&self, reasons: Reasons) -> bool {
+        self.word() & reasons.bits() == reasons.bits()
+    }
+
+    /// Why it does not run, apart from pauses.
+    pub fn reasons(&self) -> Reasons {
+        Reasons::from_bits_truncate(self.word())
+    }
+
+    /// Its virtual runtime in nanoseconds.
+    pub fn vruntime(&self) -> u64 {
+        self.vruntime.load(Ordering::Relaxed)
+    }
+
+    /// Its weight.
+    pub fn weight(&self) -> u32 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    /// Sets its weight from its next wake-up on; 0 counts as 1.
+    pub fn set_weight(&self, weight: u32) {
+        self.weight.store(weight.max(1), Ordering::Relaxed);
+    }
+
+    /// CPUs it may run on.
+    pub fn affinity(&self) -> CpuMask {
+        self.affinity.load()
+    }
+
+    fn word(&self) -> u32 {
+        self.reasons.load(Ordering::SeqCst)
+    }
+
+    fn add(&self, reasons: Reasons) {
+        self.reasons.fetch_or(reasons.bits(), Ordering::SeqCst);
+    }
+
+    /// Takes reasons away; with [`Reasons::BLOCKED`] goes [`Reasons::POLLING`].
+    fn take(&self, reasons: Reasons) -> Taken {
+        let reasons = if reasons.contains(Reasons::BLOCKED) { reasons | Reasons::POLLING } else { reasons };
+        let old = self.reasons.fetch_and(!reasons.bits(), Ordering::SeqCst);
+        let (kept, polling) = (old & !reasons.bits(), Reasons::POLLING.bits());
+        Taken {
+            runnable: old & !polling != 0 && kept & !polling == 0,
+            stopped_polling: old & reasons.bits() & polling != 0,
+        }
+    }
+
+    /// Whether it sleeps, and nothing else keeps it from running.
+    fn only_blocked(&self) -> bool {
+        self.word() & !Reasons::POLLING.bits() == Reasons::BLOCKED.bits()
+    }
+
+    fn place(&self) -> Place {
+        match self.place.load(Ordering::Relaxed) {
+            0 => Place::Off,
+            1 => Place::Waiting,
+            _ => Place::Running,
+        }
+    }
+
+    fn set_place(&self, place: Place) {
+        self.place.store(place as u8, Ordering::Relaxed);
+    }
+
+    fn may_run_on(&self, cpu: CpuId) -> bool {
+        self.affinity.load().contains(cpu)
+    }
+
+    fn set_affinity(&self, mask: &CpuMask) {
+        mask.iter().for_each(|cpu| self.affinity.insert(cpu));
+        CpuMask::ALL.iter().filter(|cpu| !mask.contains(*cpu)).for_each(|cpu| self.affinity.remove(cpu));
+    }
+}
+
+impl Default for VcpuSched {
+    fn default() -> Self {
+        Self::new()
+    }
+}

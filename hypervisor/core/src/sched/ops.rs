@@ -1,0 +1,279 @@
+//! What the rest of the hypervisor asks of the scheduler: choosing, waking, sleeping, pausing, moving.
+
+use super::{ANY_PORT, PAUSE, Reasons, VcpuSched};
+use crate::Hypervisor;
+use crate::cpumask::CpuMask;
+use crate::domain::{Domain, Vcpu, VcpuRef};
+use crate::hypercall::Cx;
+use crate::ids::{CpuId, Nanos, Port};
+use crate::platform::{Platform, Work};
+use crate::sched::upcall::UpcallFlags;
+use crate::time::RunState;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+use xen_abi::GuestHandle;
+use xen_abi::errno::Errno;
+
+/// Most ports that one `SCHEDOP_poll` may name.
+const POLL_PORTS: u32 = 128;
+
+impl<P: Platform> Hypervisor<P> {
+    /// Chooses what this CPU runs from now on; `None`: nothing, it idles. To be called when [`Work::RESCHEDULE`] was
+    /// raised, with what the CPU ran until now. If the answer is another vCPU, the binary saves the old one's
+    /// registers into `Vcpu::saved`, loads the new one and calls [`Hypervisor::vcpu_switched`] before it calls this
+    /// again.
+    pub fn schedule(&self, current: Option<&VcpuRef<P>>) -> Option<VcpuRef<P>> {
+        let cpu = self.platform.this_cpu();
+        let before = self.sched.slice_end(cpu);
+        let chosen = self.sched.choose(&self.platform, cpu, self.platform.now(), current);
+        if self.sched.slice_end(cpu) != before {
+            self.rearm_timer();
+        }
+        chosen
+    }
+
+    /// This CPU runs `next` instead of `prev`: the registers of `prev` are saved, the address space of `next` is
+    /// loaded, and `next` has not yet run. Accounts the run states, publishes the time to `next`, and lets `prev` go
+    /// wherever it may run.
+    pub fn vcpu_switched(&self, prev: Option<&VcpuRef<P>>, next: Option<&VcpuRef<P>>) {
+        let cpu = self.platform.this_cpu();
+        let now = self.platform.now();
+        if let Some(prev) = prev {
+            let state = idle_state(&prev.vcpu().sched);
+            prev.vcpu().time.change_runstate(state, now);
+            self.vcpu_time_stopped(prev);
+            if self.sched.saved(prev.vcpu()) {
+                self.sched.enqueue(&self.platform, now, prev, false);
+            }
+        }
+        if let Some(next) = next {
+            next.domain.dirty_cpus.insert(cpu);
+            next.vcpu().time.change_runstate(RunState::Running, now);
+            self.vcpu_time_started(next);
+        }
+    }
+
+    /// Brings a vCPU up: it runs from its saved registers. Answers whether it was down.
+    pub fn bring_up(&self, vcpu: &VcpuRef<P>) -> bool {
+        let was_down = !vcpu.vcpu().sched.is_up();
+        self.resume(vcpu, Reasons::DOWN);
+        was_down
+    }
+
+    /// Takes a vCPU down. It may still run for a moment on another CPU.
+    pub fn take_down(&self, vcpu: &Vcpu<P>) {
+        self.suspend(vcpu, Reasons::DOWN);
+    }
+
+    /// Keeps a vCPU from running until [`Hypervisor::unpause`]; pauses nest. It may still run for a moment on
+    /// another CPU.
+    pub fn pause(&self, vcpu: &Vcpu<P>) {
+        vcpu.sched.reasons.fetch_add(PAUSE, Ordering::SeqCst);
+        self.interrupt(vcpu);
+    }
+
+    /// Undoes one [`Hypervisor::pause`].
+    pub fn unpause(&self, vcpu: &VcpuRef<P>) {
+        let old = vcpu.vcpu().sched.reasons.fetch_sub(PAUSE, Ordering::SeqCst);
+        debug_assert!(old >= PAUSE, "unpaused more often than paused");
+        if old & !Reasons::POLLING.bits() == PAUSE {
+            self.enqueue_woken(vcpu);
+        }
+    }
+
+    /// An event waits for this vCPU: wakes it if it sleeps, interrupts it if it runs on another CPU, so that it looks.
+    pub fn kick(&self, vcpu: &VcpuRef<P>) {
+        let sched = &vcpu.vcpu().sched;
+        if sched.has(Reasons::BLOCKED) {
+            self.resume(vcpu, Reasons::BLOCKED);
+        } else if self.sched.is_on_cpu(vcpu.vcpu()) {
+            let cpu = CpuId(vcpu.vcpu().cpu.load(Ordering::SeqCst));
+            if cpu != self.platform.this_cpu() {
+                self.platform.raise_work(cpu, Work::empty());
+            }
+        }
+    }
+
+    /// Wakes the vCPUs of a domain that poll this port.
+    pub fn wake_pollers(&self, domain: &Arc<Domain<P>>, port: Port) {
+        if self.sched.pollers.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        for vcpu in &domain.vcpus {
+            let polled = vcpu.sched.poll_port.load(Ordering::SeqCst);
+            if vcpu.sched.has(Reasons::POLLING) && (polled == port.0 || polled == ANY_PORT) {
+                self.resume(&VcpuRef { domain: domain.clone(), id: vcpu.id }, Reasons::BLOCKED);
+            }
+        }
+    }
+
+    /// Lets other vCPUs that wait for this CPU go first (`SCHEDOP_yield`).
+    pub fn yield_cpu(&self, vcpu: &Vcpu<P>) {
+        vcpu.sched.yielded.store(true, Ordering::Relaxed);
+        self.platform.raise_work(self.platform.this_cpu(), Work::RESCHEDULE);
+    }
+
+    /// Unmasks the calling vCPU's upcalls and lets it sleep until an event is pending (`SCHEDOP_block`).
+    pub fn block(&self, cx: Cx<'_, P>) {
+        let flags = self.upcall_flags(cx.vcpu);
+        flags.unmask();
+        cx.vcpu.sched.add(Reasons::BLOCKED);
+        // An event that came before the line above found nobody to wake, one that comes after it wakes: look in between.
+        self.sleep_unless_pending(cx.vcpu, &flags);
+    }
+
+    /// Lets the calling vCPU sleep until one of the ports has a pending event, or until the system time `timeout` (0: for ever).
+    ///
+    /// # Errors
+    /// `EINVAL` for more than 128 ports or one that is not valid, `EFAULT` for ports that cannot be read.
+    pub fn poll(
+        &self,
+        cx: Cx<'_, P>,
+        ports: GuestHandle<u32>,
+        count: u32,
+        timeout: u64,
+    ) -> Result<(), Errno> {
+        if count > POLL_PORTS {
+            return Err(Errno::EINVAL);
+        }
+        let sched = &cx.vcpu.sched;
+        sched.poll_port.store(ANY_PORT, Ordering::SeqCst);
+        self.sched.pollers.fetch_add(1, Ordering::SeqCst);
+        sched.add(Reasons::BLOCKED | Reasons::POLLING);
+        let looked = self.look_at_ports(cx, ports, count);
+        if !matches!(looked, Ok(None)) {
+            self.wake_self(sched);
+            return looked.map(|_| ());
+        }
+        if let (1, Ok(only)) = (count, crate::guest_ptr::GuestPtr::from(ports).read(self)) {
+            sched.poll_port.store(only, Ordering::SeqCst);
+        }
+        if timeout != 0 {
+            self.arm_poll_timer(cx, Nanos(timeout));
+        }
+        // A wake in between is seen by the scheduler.
+        self.platform.raise_work(self.platform.this_cpu(), Work::RESCHEDULE);
+        Ok(())
+    }
+
+    /// A port among those that already has an event, or another reason not to sleep.
+    fn look_at_ports(&self, cx: Cx<'_, P>, ports: GuestHandle<u32>, count: u32) -> Result<Option<()>, Errno> {
+        if self.upcall_flags(cx.vcpu).deliverable() {
+            return Ok(Some(()));
+        }
+        for index in 0..count {
+            let port = crate::guest_ptr::GuestPtr::from(ports).read_at(self, u64::from(index))?;
+            if self.event_is_pending(cx.domain, Port(port))? {
+                return Ok(Some(()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn sleep_unless_pending(&self, vcpu: &Vcpu<P>, flags: &UpcallFlags<'_>) {
+        if flags.deliverable() {
+            self.wake_self(&vcpu.sched);
+        } else {
+            self.platform.raise_work(self.platform.this_cpu(), Work::RESCHEDULE);
+        }
+    }
+
+    /// The running vCPU does not sleep after all.
+    fn wake_self(&self, sched: &VcpuSched) {
+        self.take_reasons(sched, Reasons::BLOCKED);
+    }
+
+    fn take_reasons(&self, sched: &VcpuSched, reasons: Reasons) -> bool {
+        let taken = sched.take(reasons);
+        if taken.stopped_polling {
+            self.sched.pollers.fetch_sub(1, Ordering::SeqCst);
+        }
+        taken.runnable
+    }
+
+    /// Takes reasons away and queues the vCPU if that was all.
+    pub(crate) fn resume(&self, vcpu: &VcpuRef<P>, reasons: Reasons) {
+        if self.take_reasons(&vcpu.vcpu().sched, reasons) {
+            self.enqueue_woken(vcpu);
+        }
+    }
+
+    /// Adds reasons and makes the CPU that runs the vCPU notice.
+    pub(super) fn suspend(&self, vcpu: &Vcpu<P>, reasons: Reasons) {
+        vcpu.sched.add(reasons);
+        self.interrupt(vcpu);
+    }
+
+    fn enqueue_woken(&self, vcpu: &VcpuRef<P>) {
+        let now = self.platform.now();
+        if !self.sched.is_on_cpu(vcpu.vcpu()) {
+            vcpu.vcpu().time.change_runstate(RunState::Runnable, now);
+        }
+        self.sched.enqueue(&self.platform, now, vcpu, true);
+    }
+
+    fn interrupt(&self, vcpu: &Vcpu<P>) {
+        if self.sched.is_on_cpu(vcpu) {
+            self.platform.raise_work(CpuId(vcpu.cpu.load(Ordering::SeqCst)), Work::RESCHEDULE);
+        } else {
+            vcpu.time.change_runstate(idle_state(&vcpu.sched), self.platform.now());
+        }
+    }
+
+    /// Says where a vCPU may run from now on. One that runs elsewhere leaves at once.
+    ///
+    /// # Errors
+    /// `EINVAL` when no CPU of the set is up.
+    pub fn set_affinity(&self, vcpu: &VcpuRef<P>, mask: &CpuMask) -> Result<(), Errno> {
+        if mask.intersect(&self.platform.online_cpus()).is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        vcpu.vcpu().sched.set_affinity(mask);
+        let cpu = CpuId(vcpu.vcpu().cpu.load(Ordering::SeqCst));
+        if !mask.contains(cpu) {
+            self.interrupt(vcpu.vcpu());
+            self.sched.requeue(&self.platform, self.platform.now(), vcpu);
+        }
+        Ok(())
+    }
+
+    /// Binds a vCPU to one CPU until it is called with `None` (`SCHEDOP_pin_override`).
+    ///
+    /// # Errors
+    /// `EBUSY` when it is bound already, `EINVAL` when it is not, or for a CPU that is not up.
+    pub fn pin_override(&self, vcpu: &VcpuRef<P>, cpu: Option<CpuId>) -> Result<(), Errno> {
+        let sched = &vcpu.vcpu().sched;
+        let mut set_aside = sched.pinned_from.lock();
+        match (cpu, set_aside.take()) {
+            (None, Some(mask)) => {
+                drop(set_aside);
+                // Its CPUs may have gone meanwhile: then it may run anywhere.
+                self.set_affinity(vcpu, &mask).or_else(|_| self.set_affinity(vcpu, &CpuMask::ALL))
+            }
+            (None, None) => Err(Errno::EINVAL),
+            (Some(_), Some(mask)) => {
+                *set_aside = Some(mask);
+                Err(Errno::EBUSY)
+            }
+            (Some(cpu), None) => {
+                if !self.platform.online_cpus().contains(cpu) {
+                    return Err(Errno::EINVAL);
+                }
+                *set_aside = Some(sched.affinity());
+                drop(set_aside);
+                self.set_affinity(vcpu, &CpuMask::of(cpu))
+            }
+        }
+    }
+}
+
+/// Run state of a vCPU that is on no CPU.
+fn idle_state(sched: &VcpuSched) -> RunState {
+    if sched.runnable() {
+        RunState::Runnable
+    } else if sched.only_blocked() {
+        RunState::Blocked
+    } else {
+        RunState::Offline
+    }
+}

@@ -1,0 +1,50 @@
+//! The upcall flags of a vCPU, as the decision to sleep needs them.
+
+use crate::Hypervisor;
+use crate::domain::{Vcpu, VcpuFlags};
+use crate::ids::MachineAddr;
+use crate::platform::Platform;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering};
+use xen_abi::xen::VcpuInfo;
+
+/// All bits of `evtchn_upcall_pending`, as it lies in the first word of a `vcpu_info`.
+const PENDING: u64 = 0xff << (8 * offset_of!(VcpuInfo, evtchn_upcall_pending));
+/// All bits of `evtchn_upcall_mask`, as it lies in the first word of a `vcpu_info`.
+const MASK: u64 = 0xff << (8 * offset_of!(VcpuInfo, evtchn_upcall_mask));
+
+/// The first word of a `vcpu_info` (none while the vCPU has no such thing), and whether an NMI waits.
+pub(super) struct UpcallFlags<'a> {
+    word: Option<&'a AtomicU64>,
+    nmi: bool,
+}
+
+impl UpcallFlags<'_> {
+    /// Lets upcalls in.
+    pub fn unmask(&self) {
+        if let Some(word) = self.word {
+            word.fetch_and(!MASK, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether the vCPU would take an upcall or an NMI now.
+    pub fn deliverable(&self) -> bool {
+        let event = self.word.is_some_and(|word| {
+            let flags = word.load(Ordering::SeqCst);
+            flags & PENDING != 0 && flags & MASK == 0
+        });
+        event || self.nmi
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// The upcall flags of a vCPU.
+    pub(super) fn upcall_flags(&self, vcpu: &Vcpu<P>) -> UpcallFlags<'_> {
+        let addr = MachineAddr(vcpu.pv.vcpu_info.load(Ordering::Acquire));
+        let words = (addr.0 != 0).then(|| self.platform.frame_words(addr.mfn()));
+        UpcallFlags {
+            word: words.and_then(|words| words.get(addr.page_offset() / 8)),
+            nmi: vcpu.pv.has_flags(VcpuFlags::NMI_PENDING) && !vcpu.pv.has_flags(VcpuFlags::NMI_ACTIVE),
+        }
+    }
+}

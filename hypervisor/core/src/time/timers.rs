@@ -1,0 +1,256 @@
+//! The timers of vCPUs: arming, stopping, and what happens when they expire.
+
+use super::VcpuTime;
+use super::heap::{Entry, Heap};
+use crate::Hypervisor;
+use crate::domain::{Vcpu, VcpuRef};
+use crate::hypercall::Cx;
+use crate::ids::{CpuId, Nanos};
+use crate::platform::{Platform, Work};
+use crate::sched::Reasons;
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use spin::Mutex;
+use xen_abi::xen::VIRQ_TIMER;
+
+/// Period of a vCPU's periodic timer until it says otherwise.
+pub(super) const DEFAULT_PERIOD: u64 = 10_000_000;
+/// [`Slot::position`] of a timer that is not armed.
+const UNARMED: u32 = u32::MAX;
+
+/// The timers that every vCPU has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimerKind {
+    /// `VCPUOP_set_singleshot_timer` and `set_timer_op`: raises `VIRQ_TIMER`.
+    Singleshot = 0,
+    /// `VCPUOP_set_periodic_timer`: raises `VIRQ_TIMER` while the vCPU runs.
+    Periodic = 1,
+    /// Ends a `SCHEDOP_poll`.
+    Poll = 2,
+}
+
+impl TimerKind {
+    /// How many kinds there are.
+    pub const COUNT: usize = 3;
+}
+
+/// Where a timer is armed.
+pub(super) struct Slot {
+    /// CPU whose heap it is in, or was in last.
+    cpu: AtomicU32,
+    /// Its index there, or [`UNARMED`].
+    position: AtomicU32,
+}
+
+impl Slot {
+    pub(super) const fn new() -> Self {
+        Self { cpu: AtomicU32::new(0), position: AtomicU32::new(UNARMED) }
+    }
+
+    /// Its index in the heap; the heap is locked.
+    fn index(&self) -> Option<usize> {
+        match self.position.load(Ordering::Relaxed) {
+            UNARMED => None,
+            position => usize::try_from(position).ok(),
+        }
+    }
+}
+
+/// An armed timer.
+pub(super) struct Armed<P: Platform> {
+    vcpu: VcpuRef<P>,
+    kind: TimerKind,
+}
+
+impl<P: Platform> Armed<P> {
+    fn slot(&self) -> &Slot {
+        &self.vcpu.vcpu().time.slots[self.kind as usize]
+    }
+}
+
+impl<P: Platform> Entry for Armed<P> {
+    fn moved_to(&self, index: usize) {
+        self.slot().position.store(u32::try_from(index).unwrap_or(UNARMED), Ordering::Relaxed);
+    }
+}
+
+/// Armed timers of all CPUs, and the wall clock.
+pub struct TimerQueues<P: Platform> {
+    heaps: Box<[Mutex<Heap<Armed<P>>>]>,
+    /// Nanoseconds to add to the wall clock that the machine booted with.
+    pub(super) wallclock_shift: AtomicI64,
+}
+
+impl<P: Platform> TimerQueues<P> {
+    /// Queues for `cpus` physical CPUs (at least one).
+    pub fn new(cpus: usize) -> Self {
+        Self {
+            heaps: (0..cpus.max(1)).map(|_| Mutex::new(Heap::new())).collect(),
+            wallclock_shift: AtomicI64::new(0),
+        }
+    }
+
+    /// The heap of a CPU; that of the boot CPU for a number that no CPU has.
+    fn heap(&self, cpu: CpuId) -> &Mutex<Heap<Armed<P>>> {
+        self.heaps.get(cpu.0 as usize).unwrap_or(&self.heaps[0])
+    }
+
+    /// Arms a timer on `cpu`, wherever and whenever it was armed before. Answers whether `cpu` has a new earliest
+    /// deadline.
+    fn arm(&self, cpu: CpuId, deadline: Nanos, vcpu: &VcpuRef<P>, kind: TimerKind) -> bool {
+        let time = &vcpu.vcpu().time;
+        let slot = &time.slots[kind as usize];
+        let _arming = time.arming.lock();
+        if slot.cpu.load(Ordering::Relaxed) != cpu.0 {
+            self.disarm(slot);
+            slot.cpu.store(cpu.0, Ordering::Relaxed);
+        }
+        let mut heap = self.heap(cpu).lock();
+        let before = heap.next_deadline();
+        match slot.index() {
+            Some(index) => heap.change(index, deadline),
+            None => heap.insert(deadline, Armed { vcpu: vcpu.clone(), kind }),
+        }
+        heap.next_deadline() != before
+    }
+
+    /// Stops a timer. Answers whether it was armed.
+    fn stop(&self, time: &VcpuTime, kind: TimerKind) -> bool {
+        let _arming = time.arming.lock();
+        self.disarm(&time.slots[kind as usize])
+    }
+
+    /// Takes a timer out of its heap; the vCPU's `arming` is held.
+    fn disarm(&self, slot: &Slot) -> bool {
+        let mut heap = self.heap(CpuId(slot.cpu.load(Ordering::Relaxed))).lock();
+        let Some(index) = slot.index() else { return false };
+        slot.position.store(UNARMED, Ordering::Relaxed);
+        let removed = heap.remove(index);
+        drop(heap);
+        removed.is_some()
+    }
+
+    /// Takes the earliest timer of `cpu` out of its heap if it is due.
+    fn pop_due(&self, cpu: CpuId, now: Nanos) -> Option<Armed<P>> {
+        let mut heap = self.heap(cpu).lock();
+        let due = heap.pop_due(now)?;
+        due.slot().position.store(UNARMED, Ordering::Relaxed);
+        Some(due)
+    }
+
+    /// The earliest deadline of `cpu`.
+    fn next_deadline(&self, cpu: CpuId) -> Option<Nanos> {
+        self.heap(cpu).lock().next_deadline()
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Serves all timers of this CPU that are due, and arms the platform's timer for the next. Called when
+    /// [`Work::TIMER`] was raised.
+    pub fn run_timers(&self) {
+        let cpu = self.platform.this_cpu();
+        let now = self.platform.now();
+        while let Some(due) = self.timers.pop_due(cpu, now) {
+            match due.kind {
+                TimerKind::Singleshot => self.tick(&due.vcpu),
+                TimerKind::Periodic => self.periodic_work(&due.vcpu, now),
+                TimerKind::Poll => self.end_poll(&due.vcpu),
+            }
+        }
+        let slice = self.sched.slice_end(cpu);
+        let slice_over = slice.is_some_and(|end| end <= now);
+        if slice_over {
+            self.platform.raise_work(cpu, Work::RESCHEDULE);
+        }
+        if self.sched.watchdogs.next_deadline(cpu).is_some_and(|next| next <= now) {
+            self.run_watchdogs(now);
+        }
+        // The choice that is due now arms the timer for the next slice.
+        self.arm_for(cpu, slice.filter(|_| !slice_over));
+    }
+
+    /// Arms the platform's timer for the earliest deadline of this CPU.
+    pub(crate) fn rearm_timer(&self) {
+        let cpu = self.platform.this_cpu();
+        self.arm_for(cpu, self.sched.slice_end(cpu));
+    }
+
+    fn arm_for(&self, cpu: CpuId, slice: Option<Nanos>) {
+        let deadlines = [self.timers.next_deadline(cpu), slice, self.sched.watchdogs.next_deadline(cpu)];
+        self.platform.arm_timer(deadlines.into_iter().flatten().min());
+    }
+
+    /// Arms the calling vCPU's one-shot timer. A time that has passed expires at the next look.
+    pub fn arm_singleshot(&self, cx: Cx<'_, P>, deadline: Nanos) {
+        self.arm_here(&cx.vcpu_ref(), TimerKind::Singleshot, deadline);
+    }
+
+    /// Arms the timer that ends the calling vCPU's `SCHEDOP_poll`.
+    pub(crate) fn arm_poll_timer(&self, cx: Cx<'_, P>, deadline: Nanos) {
+        self.arm_here(&cx.vcpu_ref(), TimerKind::Poll, deadline);
+    }
+
+    /// Stops a vCPU's one-shot timer.
+    pub fn stop_singleshot(&self, vcpu: &Vcpu<P>) {
+        self.timers.stop(&vcpu.time, TimerKind::Singleshot);
+    }
+
+    /// Sets the period of a vCPU's periodic timer in nanoseconds, 0 to stop it. The next tick is one period after the
+    /// last one: at once if that is past.
+    pub fn set_periodic(&self, vcpu: &VcpuRef<P>, period: u64) {
+        let time = &vcpu.vcpu().time;
+        self.timers.stop(time, TimerKind::Periodic);
+        time.period.store(period, Ordering::Relaxed);
+        self.periodic_work(vcpu, self.platform.now());
+    }
+
+    /// Raises `VIRQ_TIMER` at a vCPU.
+    pub fn tick(&self, vcpu: &VcpuRef<P>) {
+        self.send_virq(&vcpu.domain, vcpu.id, VIRQ_TIMER);
+    }
+
+    /// The periodic timer ticks if it is due, and is armed for its next tick.
+    pub(super) fn periodic_work(&self, vcpu: &VcpuRef<P>, now: Nanos) {
+        let time = &vcpu.vcpu().time;
+        let period = time.period.load(Ordering::Relaxed);
+        if period == 0 {
+            return;
+        }
+        let mut next = time.last_tick.load(Ordering::Relaxed).saturating_add(period);
+        if next <= now.0 {
+            time.last_tick.store(now.0, Ordering::Relaxed);
+            next = now.0.saturating_add(period);
+            self.tick(vcpu);
+        }
+        self.arm_here(vcpu, TimerKind::Periodic, Nanos(next));
+    }
+
+    /// Whoever polled until its time was up goes on.
+    fn end_poll(&self, vcpu: &VcpuRef<P>) {
+        if vcpu.vcpu().sched.has(Reasons::POLLING) {
+            self.resume(vcpu, Reasons::BLOCKED);
+        }
+    }
+
+    /// The periodic timer only ticks for a vCPU that runs.
+    pub(super) fn pause_periodic(&self, vcpu: &VcpuRef<P>) {
+        let time = &vcpu.vcpu().time;
+        if time.period.load(Ordering::Relaxed) != 0 && self.timers.stop(time, TimerKind::Periodic) {
+            self.rearm_timer();
+        }
+    }
+
+    /// Stops all timers of a vCPU that will not run again.
+    pub fn stop_timers(&self, vcpu: &Vcpu<P>) {
+        for kind in [TimerKind::Singleshot, TimerKind::Periodic, TimerKind::Poll] {
+            self.timers.stop(&vcpu.time, kind);
+        }
+    }
+
+    /// Arms a timer on this CPU, and the platform's timer with it where this is the earliest.
+    fn arm_here(&self, vcpu: &VcpuRef<P>, kind: TimerKind, deadline: Nanos) {
+        if self.timers.arm(self.platform.this_cpu(), deadline, vcpu, kind) {
+            self.rearm_timer();
+        }
+    }
+}
