@@ -6,7 +6,7 @@ use crate::domain::Domain;
 use crate::ids::Mfn;
 use crate::page::{Count, Type};
 use crate::platform::Platform;
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use xen_abi::errno::Errno;
 use xen_abi::memory::xenmemf_get_address_bits;
 
@@ -91,5 +91,46 @@ impl<P: Platform> Hypervisor<P> {
             info.type_.store(0, Relaxed);
             info.count.store(word, Release);
         }
+    }
+
+    /// Puts frames of [`Hypervisor::take_frames`] back unused.
+    pub(crate) fn give_back_taken(&self, first: Mfn, order: u32) {
+        self.frames.give(first, order);
+    }
+
+    /// Gives up the domain's own reference to a frame; when nothing else refers to it, it is free.
+    ///
+    /// # Errors
+    /// `EINVAL` or `ENXIO` when it is not the domain's, or was given up before.
+    pub fn remove_domain_page(&self, domain: &Domain<P>, mfn: Mfn) -> Result<(), Errno> {
+        let info = self.frame(mfn).ok_or(Errno::EINVAL)?;
+        self.get_page(domain.id, mfn).map_err(|_| Errno::ENXIO)?;
+        // A frame of the hypervisor's, merely shared, is not the domain's to give up.
+        let gave = !info.count().is_xenheap() && self.clear_allocated(mfn, info);
+        self.put_page(mfn);
+        if gave { Ok(()) } else { Err(Errno::ENXIO) }
+    }
+
+    /// Takes a frame away from its domain, if nothing but the domain's own reference holds it.
+    ///
+    /// # Errors
+    /// `EINVAL` when it is in use, or not the domain's.
+    pub(crate) fn steal_page(&self, domain: &Domain<P>, mfn: Mfn) -> Result<(), Errno> {
+        let info = self.frame(mfn).ok_or(Errno::EINVAL)?;
+        let idle = Count::new(domain.id, Count::ALLOCATED, 1).0;
+        let stolen = Count::new(crate::page::DOMID_XEN, Count::XENHEAP, 1).0;
+        info.count.compare_exchange(idle, stolen, AcqRel, Relaxed).map_err(|_| Errno::EINVAL)?;
+        Ok(())
+    }
+
+    /// Undoes [`Hypervisor::steal_page`].
+    pub(crate) fn return_stolen_page(&self, domain: &Domain<P>, mfn: Mfn) {
+        let word = Count::new(domain.id, Count::ALLOCATED, 1).0;
+        self.known_frame(mfn).count.store(word, Release);
+    }
+
+    /// Frees a frame of [`Hypervisor::steal_page`].
+    pub(crate) fn free_stolen_page(&self, mfn: Mfn) {
+        self.release_frame_words(mfn, self.known_frame(mfn));
     }
 }

@@ -3,8 +3,10 @@
 use crate::ids::{Mfn, VcpuId};
 use crate::page::LDT_FRAMES;
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::Mutex;
+use xen_abi::memory::E820Entry;
 
 /// The page account of a domain. Frames of the hypervisor that are merely shared with the domain do not count.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct Reservation {
     pub(crate) any_doomed: AtomicBool,
     /// Descriptor-page references of the vCPUs' LDTs.
     pub(crate) ldts: Mutex<BTreeMap<VcpuId, [Mfn; LDT_FRAMES]>>,
+    /// The memory map that a toolstack set; empty: none.
+    pub(crate) memory_map: Mutex<Vec<E820Entry>>,
     /// How far the teardown got: its stage, and the next frame it looks at.
     pub(crate) teardown: Mutex<(u8, u64)>,
 }
@@ -30,6 +34,7 @@ impl Reservation {
             doomed: Mutex::new(0),
             any_doomed: AtomicBool::new(false),
             ldts: Mutex::new(BTreeMap::new()),
+            memory_map: Mutex::new(Vec::new()),
             teardown: Mutex::new((0, 0)),
         }
     }

@@ -71,7 +71,13 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Gives up the entries of one table from the last to the first, then the table.
-    fn give_up_table(&self, domain: &Domain<P>, mfn: Mfn, word: Type, preemptible: bool) -> Result<(), PageError> {
+    fn give_up_table(
+        &self,
+        domain: &Domain<P>,
+        mfn: Mfn,
+        word: Type,
+        preemptible: bool,
+    ) -> Result<(), PageError> {
         let (t, info) = (word.page_type(), self.known_frame(mfn));
         let level = t.level().unwrap_or(1);
         let words = self.platform.frame_words(mfn);

@@ -66,7 +66,12 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// As [`Hypervisor::put_foreign_entry`].
-    pub fn steal_entry(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, place: EntryPlace) -> Result<u64, PageError> {
+    pub fn steal_entry(
+        &self,
+        domain: &Domain<P>,
+        vcpu: &Vcpu<P>,
+        place: EntryPlace,
+    ) -> Result<u64, PageError> {
         self.with_l1_entry(domain, vcpu, place, |old| Ok((old, 0)))
     }
 

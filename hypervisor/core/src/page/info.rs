@@ -278,11 +278,7 @@ impl fmt::Debug for FrameInfo {
                 f.write_str(name)?;
             }
         }
-        for (bit, name) in [
-            (Type::PINNED, " pinned"),
-            (Type::LOCKED, " locked"),
-            (Type::BUSY, " busy"),
-        ] {
+        for (bit, name) in [(Type::PINNED, " pinned"), (Type::LOCKED, " locked"), (Type::BUSY, " busy")] {
             if t.0 & bit != 0 {
                 f.write_str(name)?;
             }

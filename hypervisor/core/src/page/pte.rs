@@ -101,7 +101,11 @@ mod tests {
     fn the_guests_intention_is_kept() {
         assert_eq!(adjust_l1(PRESENT), PRESENT | USER | GUEST_KERNEL);
         assert_eq!(adjust_l1(PRESENT | USER), PRESENT | USER | GLOBAL);
-        assert_eq!(adjust_l1(adjust_l1(PRESENT)), adjust_l1(PRESENT), "reading back and writing again changes nothing");
+        assert_eq!(
+            adjust_l1(adjust_l1(PRESENT)),
+            adjust_l1(PRESENT),
+            "reading back and writing again changes nothing"
+        );
         assert_eq!(adjust_upper(PRESENT, 3), PRESENT | USER);
         assert_eq!(adjust_upper(PRESENT, 4), PRESENT | USER | ACCESSED);
     }

@@ -70,7 +70,9 @@ impl<P: Platform> Hypervisor<P> {
             }
             Err(UpdateError::Page(_)) => PtWrite::Refused,
             // Whether the hardware changed another part of the entry meanwhile, the guest must not see.
-            Err(UpdateError::Differs(seen)) if old.is_some_and(|old| part.of(seen) == part.cut(old)) => PtWrite::Retry,
+            Err(UpdateError::Differs(seen)) if old.is_some_and(|old| part.of(seen) == part.cut(old)) => {
+                PtWrite::Retry
+            }
             Err(UpdateError::Differs(seen)) => PtWrite::Differs(part.of(seen)),
         }
     }

@@ -181,7 +181,12 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Takes the references that a present L1 entry for a page of RAM stands for. Nothing else is judged.
     #[inline]
-    pub(crate) fn get_mapped(&self, pages: &Domain<P>, info: &FrameInfo, entry: u64) -> Result<(), PageError> {
+    pub(crate) fn get_mapped(
+        &self,
+        pages: &Domain<P>,
+        info: &FrameInfo,
+        entry: u64,
+    ) -> Result<(), PageError> {
         if entry & pte::RW == 0 {
             return info.try_get(pages.id);
         }

@@ -89,7 +89,13 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// [`PageError::BadEntry`] for too many, or what a frame is refused for.
-    pub fn set_gdt(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, frames: &[Mfn], entries: u32) -> Result<(), PageError> {
+    pub fn set_gdt(
+        &self,
+        domain: &Domain<P>,
+        vcpu: &Vcpu<P>,
+        frames: &[Mfn],
+        entries: u32,
+    ) -> Result<(), PageError> {
         if entries > GDT_ENTRIES || frames.len() != entries.div_ceil(PER_FRAME) as usize {
             return Err(PageError::BadEntry);
         }
@@ -123,7 +129,13 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// [`PageError::BadEntry`] for too many entries or an address that is unaligned or no guest's.
-    pub fn set_ldt(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, base: GuestVirt, entries: u32) -> Result<(), PageError> {
+    pub fn set_ldt(
+        &self,
+        domain: &Domain<P>,
+        vcpu: &Vcpu<P>,
+        base: GuestVirt,
+        entries: u32,
+    ) -> Result<(), PageError> {
         let bad_base = base.0 & 0xfff != 0 || !base.is_canonical() || is_hypervisors(base);
         if entries > LDT_ENTRIES || entries != 0 && bad_base {
             return Err(PageError::BadEntry);
@@ -183,7 +195,12 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// [`PageError::BadEntry`] for the descriptor or an unaligned address, or what the page is refused for.
-    pub fn update_descriptor(&self, domain: &Domain<P>, address: u64, descriptor: u64) -> Result<(), PageError> {
+    pub fn update_descriptor(
+        &self,
+        domain: &Domain<P>,
+        address: u64,
+        descriptor: u64,
+    ) -> Result<(), PageError> {
         if !address.is_multiple_of(8) {
             return Err(PageError::BadEntry);
         }

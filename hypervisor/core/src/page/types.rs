@@ -8,7 +8,7 @@ use crate::domain::Domain;
 use crate::ids::Mfn;
 use crate::platform::{Flush, Platform};
 use core::hint::spin_loop;
-use core::sync::atomic::Ordering::AcqRel;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 
 /// How an attempt at a frame's type ended, when the frame is not live as that type.
 enum Claim {
@@ -219,13 +219,18 @@ impl<P: Platform> Hypervisor<P> {
         match self.domains.get(count.owner()) {
             Some(owner) => owner.pages.shrink(1),
             // Its domain is going: what it left in its memory is nobody's business.
-            None => self.platform.frame_words(mfn).iter().for_each(|w| w.store(0, core::sync::atomic::Ordering::Relaxed)),
+            None => self.platform.frame_words(mfn).iter().for_each(|w| w.store(0, Relaxed)),
         }
+        self.release_frame_words(mfn, info);
+    }
+
+    /// Hands a frame without references over to the allocator.
+    pub(crate) fn release_frame_words(&self, mfn: Mfn, info: &FrameInfo) {
         if let Some(entry) = self.platform.m2p().get(mfn.0 as usize) {
-            entry.store(u64::MAX, core::sync::atomic::Ordering::Relaxed);
+            entry.store(u64::MAX, Relaxed);
         }
         info.set_type(Type(0));
-        info.count.store(0, core::sync::atomic::Ordering::Release);
+        info.count.store(0, Release);
         self.frames.tlb().note_freed();
         self.frames.give(mfn, 0);
     }

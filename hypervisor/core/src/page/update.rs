@@ -6,7 +6,7 @@
 
 use super::info::PageType;
 use super::validate::Pages;
-use super::{PageError, pte};
+use super::{PageError, pte, segment};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{GuestVirt, Mfn};
@@ -52,20 +52,22 @@ pub struct Walk {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Follows the page tables at `cr3` down to the L1 entry for `va`, which need not be present. The answer may be out of date
-    /// at once: whoever changes something locks the table and looks again.
+    /// Follows the page tables at `cr3`, a live L4 table or 0, down to the L1 entry for `va`, which need not be present. The answer
+    /// may be out of date at once: whoever changes something locks the table and looks again.
     #[inline]
     pub fn walk(&self, cr3: Mfn, va: GuestVirt) -> Option<Walk> {
+        if cr3.0 == 0 || !va.is_canonical() || segment::is_hypervisors(va) {
+            return None;
+        }
+        // Below a live table all tables are live: RAM, without superpages.
         let mut table = cr3;
         for level in [4, 3, 2] {
-            self.frame(table).filter(|info| !info.is_io())?;
             let entry = self.platform.frame_words(table)[pte::index(va.0, level)].load(Relaxed);
-            if entry & (pte::PRESENT | pte::PSE) != pte::PRESENT {
+            if entry & pte::PRESENT == 0 {
                 return None;
             }
             table = pte::frame_of(entry);
         }
-        self.frame(table).filter(|info| !info.is_io())?;
         let index = pte::index(va.0, 1);
         Some(Walk { entry: self.platform.frame_words(table)[index].load(Relaxed), table, index })
     }
@@ -201,12 +203,9 @@ fn write(slot: &AtomicU64, old: u64, new: u64, how: Write) -> Result<u64, Update
         Write::Plain => slot.store(new, Release),
         Write::KeepAccessedDirty => {
             let mut seen = old;
-            while let Err(now) = slot.compare_exchange_weak(
-                seen,
-                new | seen & (pte::ACCESSED | pte::DIRTY),
-                AcqRel,
-                Acquire,
-            ) {
+            while let Err(now) =
+                slot.compare_exchange_weak(seen, new | seen & (pte::ACCESSED | pte::DIRTY), AcqRel, Acquire)
+            {
                 seen = now;
             }
         }

@@ -60,14 +60,16 @@ impl<P: Platform> Hypervisor<P> {
         self.take_io_entry(tables, pages, entry)
     }
 
+    /// Whether a domain may choose memory types and flush caches: only one that drives devices.
+    pub fn may_flush_caches(&self, domain: &Domain<P>) -> bool {
+        let permissions = domain.permissions.read();
+        permissions.iomem.iter().next().is_some() || permissions.ioports.iter().next().is_some()
+    }
+
     /// Judges an L1 entry that chooses a memory type: for domains that drive devices only.
     #[cold]
     pub(crate) fn check_cache_bits(&self, tables: &Domain<P>, entry: u64) -> Result<(), PageError> {
-        let permitted = || {
-            let permissions = tables.permissions.read();
-            permissions.iomem.iter().next().is_some() || permissions.ioports.iter().next().is_some()
-        };
-        if !permitted() {
+        if !self.may_flush_caches(tables) {
             return Err(PageError::BadEntry);
         }
         // Frames that the hypervisor writes to itself stay write-back.
@@ -186,7 +188,13 @@ impl<P: Platform> Hypervisor<P> {
 
     /// The case of an entry that names a table of its own level.
     #[cold]
-    fn take_linear_entry(&self, domain: &Domain<P>, table: Mfn, level: u8, entry: u64) -> Result<(), PageError> {
+    fn take_linear_entry(
+        &self,
+        domain: &Domain<P>,
+        table: Mfn,
+        level: u8,
+        entry: u64,
+    ) -> Result<(), PageError> {
         if entry & pte::RW != 0 {
             return Err(PageError::WrongType);
         }

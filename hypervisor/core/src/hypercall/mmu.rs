@@ -1,0 +1,399 @@
+//! `mmu_update`, `update_va_mapping` and `update_va_mapping_otherdomain`: changes of page-table entries.
+//!
+//! These are the hypercalls that a PV kernel makes most, so requests are copied in by the handful, and a table stays
+//! locked while consecutive requests change it.
+
+mod mmuext;
+
+pub use mmuext::mmuext_op;
+
+use super::{Cx, Outcome, low32};
+use crate::cpumask::CpuMask;
+use crate::domain::Domain;
+use crate::guest_ptr::GuestPtr;
+use crate::ids::{DomId, GuestVirt, Mfn};
+use crate::page::{PageError, PageType, Pages, UpdateError, Write};
+use crate::platform::{Flush, Platform};
+use crate::regs::Regs;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use mmuext::vcpu_cpus;
+use xen_abi::errno::Errno;
+use xen_abi::xen::{
+    DOMID_IO, DOMID_SELF, DOMID_XEN, MMU_MACHPHYS_UPDATE, MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE,
+    MMU_PT_UPDATE_PRESERVE_AD, MmuUpdate, UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL,
+    UVMF_TLB_FLUSH,
+};
+
+/// In the count of a continued `mmu_update` or `mmuext_op`: earlier parts are done, `*pdone` says how many. The bit is
+/// the one that Xen uses, though no guest ever sets it itself.
+const PREEMPTED: u32 = 1 << 31;
+
+/// Requests copied in at a time.
+const CHUNK: usize = 8;
+
+/// Whose pages a hypercall is about.
+enum Target<P: Platform> {
+    /// The caller's.
+    Own,
+    /// Another domain's, which the caller controls.
+    Other(Arc<Domain<P>>),
+    /// Only what is not RAM.
+    Io,
+}
+
+impl<P: Platform> Target<P> {
+    /// The domain that `id` names.
+    ///
+    /// # Errors
+    /// `ESRCH` when there is none, or the caller names itself other than by `DOMID_SELF`; `EPERM` when it is not the
+    /// caller's business.
+    fn resolve(cx: Cx<'_, P>, id: u16) -> Result<Self, Errno> {
+        match id {
+            DOMID_SELF => Ok(Target::Own),
+            DOMID_IO => Ok(Target::Io),
+            DOMID_XEN => Err(Errno::EPERM),
+            _ if id == cx.domain.id.0 => Err(Errno::ESRCH),
+            _ => {
+                let other = cx.hv.domains.get(DomId(id)).ok_or(Errno::ESRCH)?;
+                if cx.domain.privileged { Ok(Target::Other(other)) } else { Err(Errno::EPERM) }
+            }
+        }
+    }
+
+    /// The domain, unless it is [`Target::Io`].
+    fn domain<'a>(&'a self, cx: Cx<'a, P>) -> Option<&'a Domain<P>> {
+        match self {
+            Target::Own => Some(cx.domain),
+            Target::Other(other) => Some(other),
+            Target::Io => None,
+        }
+    }
+
+    fn pages<'a>(&'a self, cx: Cx<'a, P>) -> Pages<'a, P> {
+        self.domain(cx).map_or(Pages::Io, Pages::Of)
+    }
+}
+
+/// Why a batch stopped.
+enum Stop {
+    /// A request was refused.
+    Refused(Errno),
+    /// This CPU has other work.
+    Preempted,
+}
+
+impl From<PageError> for Stop {
+    fn from(error: PageError) -> Self {
+        match error {
+            PageError::Restart => Stop::Preempted,
+            error => Stop::Refused(error.errno()),
+        }
+    }
+}
+
+impl From<UpdateError> for Stop {
+    fn from(error: UpdateError) -> Self {
+        match error {
+            UpdateError::Page(error) => error.into(),
+            UpdateError::Differs(_) => Stop::Refused(Errno::EBUSY),
+        }
+    }
+}
+
+/// Arguments that `mmu_update` and `mmuext_op` share.
+struct Batch {
+    requests: u64,
+    count: u32,
+    done_before: u32,
+    pdone: GuestPtr<u32>,
+    foreign: u32,
+}
+
+impl Batch {
+    /// Decodes the arguments, after giving up what earlier hypercalls left to give up. `Err` is the answer to give at once.
+    fn begin<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6]) -> Result<Self, Outcome> {
+        if cx.hv.work_off_doomed(cx.domain).is_err() {
+            return Err(Outcome::Again(*args));
+        }
+        let (count, foreign) = (low32(args[1]), low32(args[3]));
+        if count & PREEMPTED == 0 {
+            return Ok(Self {
+                requests: args[0],
+                count,
+                done_before: 0,
+                pdone: GuestPtr::new(args[2]),
+                foreign,
+            });
+        }
+        if count == PREEMPTED && args[0] == 0 {
+            // All requests were done before; only the answer is left, and it travelled in this argument.
+            return Err(Outcome::Done(i64::from(foreign.cast_signed())));
+        }
+        let pdone: GuestPtr<u32> = GuestPtr::new(args[2]);
+        let done_before = if pdone.is_null() { 0 } else { pdone.read(cx.hv).unwrap_or(0) };
+        Ok(Self { requests: args[0], count: count & !PREEMPTED, done_before, pdone, foreign })
+    }
+
+    fn foreign(&self) -> u32 {
+        self.foreign
+    }
+
+    /// The answer after `done` requests of `size` bytes each, and why there were no more.
+    fn end<P: Platform>(&self, cx: Cx<'_, P>, done: u32, size: u64, stop: Option<Stop>) -> Outcome {
+        if !self.pdone.is_null() {
+            // A guest that names no writable memory here does without the number.
+            let _ = self.pdone.write(cx.hv, &self.done_before.wrapping_add(done));
+        }
+        let result = match stop {
+            None => 0,
+            Some(Stop::Refused(errno)) => errno.to_ret(),
+            Some(Stop::Preempted) => {
+                let next = self.requests.wrapping_add(u64::from(done) * size);
+                let left = u64::from((self.count - done) | PREEMPTED);
+                return Outcome::Again([next, left, self.pdone.address().0, u64::from(self.foreign), 0, 0]);
+            }
+        };
+        if cx.hv.work_off_doomed(cx.domain).is_err() {
+            let result = u64::from((result as i32).cast_unsigned());
+            return Outcome::Again([0, u64::from(PREEMPTED), 0, result, 0, 0]);
+        }
+        Outcome::Done(result)
+    }
+}
+
+/// `mmu_update(requests, count, pdone, foreigndom)`.
+pub fn mmu_update<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    let batch = match Batch::begin(cx, args) {
+        Ok(batch) => batch,
+        Err(answer) => return answer,
+    };
+    if batch.foreign == u32::from(DOMID_SELF) {
+        return Updates::new(cx, cx.domain, Pages::Of(cx.domain)).run(&batch);
+    }
+    match foreign_targets(cx, batch.foreign) {
+        Ok((tables, pages)) => match tables.domain(cx) {
+            Some(domain) => Updates::new(cx, domain, pages.pages(cx)).run(&batch),
+            None => Errno::ESRCH.into(),
+        },
+        Err(errno) => errno.into(),
+    }
+}
+
+/// Who owns the tables and who the pages, where it is not the caller for both.
+fn foreign_targets<P: Platform>(cx: Cx<'_, P>, foreign: u32) -> Result<(Target<P>, Target<P>), Errno> {
+    let tables = match foreign >> 16 {
+        0 => Target::Own,
+        id if id - 1 == u32::from(cx.domain.id.0) => Target::Own,
+        id => Target::resolve(cx, ((id - 1) & 0xffff) as u16)?,
+    };
+    Ok((tables, Target::resolve(cx, (foreign & 0xffff) as u16)?))
+}
+
+/// One `mmu_update`.
+struct Updates<'a, P: Platform> {
+    cx: Cx<'a, P>,
+    /// Owner of the tables.
+    tables: &'a Domain<P>,
+    /// Owner of the pages.
+    pages: Pages<'a, P>,
+    /// The table that the last request changed: still locked.
+    locked: Option<(Mfn, PageType)>,
+}
+
+impl<'a, P: Platform> Updates<'a, P> {
+    fn new(cx: Cx<'a, P>, tables: &'a Domain<P>, pages: Pages<'a, P>) -> Self {
+        Self { cx, tables, pages, locked: None }
+    }
+
+    fn run(mut self, batch: &Batch) -> Outcome {
+        let (done, stop) = if batch.count == 1 {
+            match GuestPtr::<MmuUpdate>::new(batch.requests).read(self.cx.hv) {
+                Ok(request) => match self.serve(&request) {
+                    Ok(()) => (1, None),
+                    Err(stop) => (0, Some(stop)),
+                },
+                Err(_) => (0, Some(Stop::Refused(Errno::EFAULT))),
+            }
+        } else {
+            self.serve_all(batch)
+        };
+        self.unlock();
+        if !core::ptr::eq(self.tables, &**self.cx.domain) {
+            self.cx.hv.finish_doomed(self.tables);
+        }
+        batch.end(self.cx, done, size_of::<MmuUpdate>() as u64, stop)
+    }
+
+    /// Serves requests until one stops it; answers how many were done.
+    #[inline(never)]
+    fn serve_all(&mut self, batch: &Batch) -> (u32, Option<Stop>) {
+        let hv = self.cx.hv;
+        let requests: GuestPtr<MmuUpdate> = GuestPtr::new(batch.requests);
+        let mut chunk = [MmuUpdate::default(); CHUNK];
+        let mut done = 0;
+        while done < batch.count {
+            let chunk = &mut chunk[..CHUNK.min((batch.count - done) as usize)];
+            let copied = requests.at(u64::from(done)).and_then(|from| from.read_slice(hv, chunk));
+            let chunk = match copied {
+                Ok(()) => chunk,
+                // The part before the hole is still good.
+                Err(_) if chunk.len() > 1 => match requests.read_at(hv, u64::from(done)) {
+                    Ok(first) => {
+                        chunk[0] = first;
+                        &mut chunk[..1]
+                    }
+                    Err(_) => return (done, Some(Stop::Refused(Errno::EFAULT))),
+                },
+                Err(_) => return (done, Some(Stop::Refused(Errno::EFAULT))),
+            };
+            for request in &*chunk {
+                if done != 0 && hv.platform.work_pending() {
+                    return (done, Some(Stop::Preempted));
+                }
+                if let Err(stop) = self.serve(request) {
+                    return (done, Some(stop));
+                }
+                done += 1;
+            }
+        }
+        (done, None)
+    }
+
+    #[inline]
+    fn serve(&mut self, request: &MmuUpdate) -> Result<(), Stop> {
+        match request.ptr & 7 {
+            // There is nothing to translate for PV domains.
+            MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_NO_TRANSLATE => self.update(request, Write::Plain),
+            MMU_PT_UPDATE_PRESERVE_AD => self.update(request, Write::KeepAccessedDirty),
+            MMU_MACHPHYS_UPDATE => self.set_m2p(request),
+            _ => Err(Stop::Refused(Errno::ENOSYS)),
+        }
+    }
+
+    #[inline]
+    fn update(&mut self, request: &MmuUpdate, how: Write) -> Result<(), Stop> {
+        let (mfn, index) = (Mfn(request.ptr >> 12), (request.ptr as usize & 0xfff) >> 3);
+        let t = match self.locked {
+            Some((locked, t)) if locked == mfn => t,
+            _ => match self.lock(mfn)? {
+                Some(t) => t,
+                None => return self.write_data(mfn, index, request.val),
+            },
+        };
+        self.cx.hv.update_entry(self.tables, &self.pages, (mfn, t, index), request.val, how)?;
+        Ok(())
+    }
+
+    fn lock(&mut self, mfn: Mfn) -> Result<Option<PageType>, Stop> {
+        self.unlock();
+        let t = self.cx.hv.lock_table_of(self.tables, mfn)?;
+        self.locked = t.map(|t| (mfn, t));
+        Ok(t)
+    }
+
+    fn unlock(&mut self) {
+        if let Some((mfn, _)) = self.locked.take() {
+            self.cx.hv.known_frame(mfn).unlock_table();
+        }
+    }
+
+    /// The frame is no table: if it may be written, it is just written.
+    #[cold]
+    fn write_data(&mut self, mfn: Mfn, index: usize, value: u64) -> Result<(), Stop> {
+        let hv = self.cx.hv;
+        hv.get_typed(self.tables, mfn, PageType::Writable)?;
+        hv.platform.frame_words(mfn)[index & 511].store(value, Release);
+        hv.put_page_and_type(mfn);
+        Ok(())
+    }
+
+    fn set_m2p(&mut self, request: &MmuUpdate) -> Result<(), Stop> {
+        let (hv, mfn) = (self.cx.hv, Mfn(request.ptr >> 12));
+        if self.tables.id != self.cx.domain.id {
+            return Err(Stop::Refused(Errno::EPERM));
+        }
+        let Pages::Of(owner) = &self.pages else { return Err(Stop::Refused(Errno::EINVAL)) };
+        hv.get_page(owner.id, mfn)?;
+        if let Some(entry) = hv.platform.m2p().get(mfn.0 as usize) {
+            entry.store(request.val, Relaxed);
+        }
+        hv.put_page(mfn);
+        Ok(())
+    }
+}
+
+/// `update_va_mapping(va, entry, flags)`.
+pub fn update_va_mapping<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    change_mapping(cx, args, &Pages::Of(cx.domain))
+}
+
+/// `update_va_mapping_otherdomain(va, entry, flags, domid)`.
+pub fn update_va_mapping_otherdomain<P: Platform>(
+    cx: Cx<'_, P>,
+    args: &[u64; 6],
+    _regs: &mut Regs,
+) -> Outcome {
+    match Target::resolve(cx, (args[3] & 0xffff) as u16) {
+        Ok(target) => change_mapping(cx, args, &target.pages(cx)),
+        Err(errno) => errno.into(),
+    }
+}
+
+fn change_mapping<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], pages: &Pages<'_, P>) -> Outcome {
+    let [va, entry, flags, ..] = *args;
+    match change_l1(cx, GuestVirt(va), entry, pages) {
+        Ok(()) => {}
+        Err(Stop::Refused(errno)) => return errno.into(),
+        Err(Stop::Preempted) => {
+            // Something is waiting to be given up; whether that gets done now or later, the guest asks again.
+            let _ = cx.hv.work_off_doomed(cx.domain);
+            return Outcome::Again(*args);
+        }
+    }
+    if flags & UVMF_FLUSHTYPE_MASK == 0 {
+        return Outcome::Done(0);
+    }
+    flush_mapping(cx, GuestVirt(va), flags).into()
+}
+
+/// Changes the L1 entry that translates `va` in the calling kernel's address space.
+#[inline]
+fn change_l1<P: Platform>(
+    cx: Cx<'_, P>,
+    va: GuestVirt,
+    entry: u64,
+    pages: &Pages<'_, P>,
+) -> Result<(), Stop> {
+    let hv = cx.hv;
+    let cr3 = Mfn(cx.vcpu.pv.guest_table.load(Relaxed));
+    let walk = hv.walk(cr3, va).ok_or(PageError::BadEntry)?;
+    let t = hv.lock_table_of(cx.domain, walk.table)?.ok_or(PageError::WrongType)?;
+    let answer = if t == PageType::L1 {
+        let slot = &hv.platform.frame_words(walk.table)[walk.index & 511];
+        hv.update_l1(cx.domain, pages, slot, entry, Write::Plain)
+    } else {
+        Err(PageError::WrongType.into())
+    };
+    hv.known_frame(walk.table).unlock_table();
+    Ok(answer?)
+}
+
+/// Does what the `UVMF_*` flags ask for.
+fn flush_mapping<P: Platform>(cx: Cx<'_, P>, va: GuestVirt, flags: u64) -> Result<(), Errno> {
+    let kind = flags & UVMF_FLUSHTYPE_MASK;
+    if kind != UVMF_TLB_FLUSH && kind != UVMF_INVLPG {
+        return Ok(());
+    }
+    let cpus = match flags & !UVMF_FLUSHTYPE_MASK {
+        UVMF_LOCAL => CpuMask::of(cx.hv.platform.this_cpu()),
+        UVMF_ALL => cx.domain.dirty_cpus.load(),
+        bitmap => vcpu_cpus(cx, bitmap)?,
+    };
+    if kind == UVMF_TLB_FLUSH {
+        cx.hv.flush_tlb_all(&cpus);
+    } else {
+        cx.hv.platform.flush_tlb(&cpus, Flush::Page(va));
+    }
+    Ok(())
+}
