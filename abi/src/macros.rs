@@ -123,6 +123,7 @@ macro_rules! wire {
                 c: c_name!($field $(, $($fc)*)?),
                 offset: core::mem::offset_of!($name, $field),
                 size: size_of::<$t>(),
+                signed: $crate::registry::is_signed(stringify!($t)),
             },)*],
         },)*];
     };

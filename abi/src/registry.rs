@@ -24,6 +24,8 @@ pub struct Field {
     pub offset: usize,
     /// Size in bytes.
     pub size: usize,
+    /// Whether it is a signed integer.
+    pub signed: bool,
 }
 
 /// One wire structure.
@@ -84,6 +86,12 @@ impl Module {
             child.walk(visit);
         }
     }
+}
+
+/// Whether a type, as the macros see it written, is a signed integer.
+#[must_use]
+pub const fn is_signed(ty: &str) -> bool {
+    matches!(ty.as_bytes(), [b'i', b'0'..=b'9', ..])
 }
 
 /// Turns a constant of any supported type into a [`Value`], in a constant expression.

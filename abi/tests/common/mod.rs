@@ -11,6 +11,14 @@ const HEADERS: &str = "/usr/include/xen";
 /// What to say where a tool or a header is missing.
 const SETUP: &str = "run `cargo xtask setup`";
 
+/// What the C program begins with. Structures, arrays and plain `char` count as unsigned.
+const PRELUDE: &str = "#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#define SIGNED(x) _Generic(x, signed char: 1, short: 1, int: 1, long: 1, long long: 1, default: 0)
+";
+
 /// One number or text of the crate that C can confirm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -64,6 +72,8 @@ fn layout_claims(module: &Module, layout: &Layout, claims: &mut Vec<Claim>, abse
                 let what = format!("{name}.{}", field.name);
                 claim(format!("offset of {what}"), format!("offsetof({c}, {member})"), field.offset);
                 claim(format!("size of {what}"), format!("sizeof((({c} *)0)->{member})"), field.size);
+                let signed = format!("SIGNED((({c} *)0)->{member})");
+                claim(format!("signedness of {what}"), signed, field.signed.into());
             }
             CName::Absent(reason) => absent.push(Absent { what: format!("{name}.{}", field.name), reason }),
         }
@@ -88,8 +98,7 @@ fn includes(module: &Module) -> Vec<&'static str> {
 /// `__XEN_TOOLS__` makes the headers show the toolstack's part and choose their latest interface version, which
 /// is checked to be ours as one of the constants.
 pub fn ask_c(module: &Module, claims: &[Claim], scratch: &Path) -> Vec<Value> {
-    let mut source =
-        String::from("#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n#include <string.h>\n");
+    let mut source = String::from(PRELUDE);
     for include in includes(module) {
         let path = Path::new(HEADERS).join(include);
         assert!(path.exists(), "{} is missing: {SETUP}", path.display());
