@@ -150,6 +150,18 @@ impl P2m {
             entry => Some(Mfn(entry)),
         }
     }
+
+    /// Notes that `frame` is now backed by `machine`, or by nothing: after memory was given back or taken.
+    ///
+    /// Says nothing to the hypervisor and changes no mapping.
+    ///
+    /// # Panics
+    ///
+    /// Where the map has no entry for `frame`.
+    pub fn set(&self, frame: Pfn, machine: Option<Mfn>) {
+        self.entries[frame.0 as usize]
+            .store(machine.map_or(Self::INVALID, |machine| machine.0), Ordering::Relaxed);
+    }
 }
 
 /// The pseudo-physical frame of a machine frame of this domain, from the map that the hypervisor keeps.

@@ -93,6 +93,12 @@ pub fn mmuext_batch(operations: &[MmuextOp]) -> (Ret, u32) {
     (ret, done)
 }
 
+/// A level-1 entry without what the hypervisor and the processor add of their own: user access (with the bit in
+/// which the hypervisor notes that it added it), global, accessed and dirty.
+pub const fn plain(entry: u64) -> u64 {
+    entry & !(1 << 52 | 0x164)
+}
+
 /// Whether every bad pointer makes `call` fail with `EFAULT`.
 pub fn all_fault(call: impl Fn(u64) -> Ret) -> [Ret; 4] {
     BAD_POINTERS.map(call)

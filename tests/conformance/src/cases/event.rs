@@ -151,13 +151,16 @@ case! {
         with_port(bind_virq(VIRQ_DEBUG, 0), |port| {
             let status = need("status", status(port))?;
             same("virq", (status.status, status.vcpu), (EVTCHNSTAT_VIRQ, 0))?;
-            same("which", status.u[..4], VIRQ_DEBUG.to_le_bytes())
+            let [a, b, c, d, ..] = status.u;
+            same("which", u32::from_le_bytes([a, b, c, d]), VIRQ_DEBUG)
         })?;
         with_port(bind_ipi(0), |port| same("ipi", status(port).map(|is| is.status), Ok(EVTCHNSTAT_IPI)))?;
         with_port(alloc_unbound(DOMID_SELF, DOMID_SELF), |port| {
             same("unbound", status(port).map(|is| is.status), Ok(EVTCHNSTAT_UNBOUND))
         })?;
-        same("closed", status(4000).map(|is| is.status), Ok(EVTCHNSTAT_CLOSED))
+        let port = need("opening a port", bind_ipi(0))?;
+        need("close", close(port))?;
+        same("closed", status(port).map(|is| is.status), Ok(EVTCHNSTAT_CLOSED))
     }
 }
 

@@ -36,8 +36,6 @@ pub mod page_fault {
     pub const PRESENT: u64 = 1;
     /// A write.
     pub const WRITE: u64 = 2;
-    /// From user mode: what a PV kernel runs in, although Xen shows the kernel its own faults without it.
-    pub const USER: u64 = 4;
 }
 
 /// Where to go on after an exception; zero: none is expected.
@@ -73,11 +71,9 @@ pub fn taken() -> Result<(), Fault> {
     RESUME.store(0, Relaxed);
     match VECTOR.swap(0, Relaxed) {
         0 => Ok(()),
-        vector => Err(Fault {
-            vector: vector - 1,
-            error: ERROR.load(Relaxed),
-            address: ADDRESS.load(Relaxed),
-        }),
+        vector => {
+            Err(Fault { vector: vector - 1, error: ERROR.load(Relaxed), address: ADDRESS.load(Relaxed) })
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //!   not do its work), FAILURE (the hypervisor answered wrongly), CRASH (it never came to an end; the host concludes
 //!   that from silence, or from the report of an unexpected exception).
 
+#[macro_use]
 pub mod fault;
 pub mod pool;
 mod run;
@@ -97,7 +98,7 @@ macro_rules! returns {
             $(#[doc = $clause])+
             fn $name($env) {
                 let _ = $env;
-                $crate::harness::same(stringify!($call), $call, $want)
+                $crate::harness::same(stringify!($name), $call, $want)
             }
         })*
     };

@@ -3,12 +3,15 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use guest_pv_lib::Errno;
-use guest_pv_lib::mmu::{Flush, Mfn, Pfn, Pte, update_va_mapping};
+use guest_pv_lib::mmu::{Flush, Level, Mfn, Pfn, Pte, entry_address, update_va_mapping};
 
 use super::Env;
 use crate::call;
-use xen_abi::xen::MMUEXT_UNPIN_TABLE;
+use xen_abi::hypercall::nr;
+use xen_abi::xen::{MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR, MMUEXT_SET_LDT, MMUEXT_UNPIN_TABLE};
 
+/// An address whose level-2 table exists while its level-1 table does not: for cases that hook one in.
+pub const SPARE: u64 = 0xffff_ffff_bfe0_0000;
 /// Number of pages.
 pub const PAGES: usize = 12;
 
@@ -64,6 +67,11 @@ impl Page<'_> {
         POOL[self.index].0[index].store(value, Relaxed);
     }
 
+    /// Notes that another machine frame backs it now.
+    pub fn adopt(self, frame: Mfn) {
+        self.env.boot.p2m().set(self.pfn(), Some(frame));
+    }
+
     /// Maps something at its place.
     pub fn map(self, entry: Pte) -> Result<(), Errno> {
         // SAFETY: the pool's pages are atomics, which may change in any way, and their cases know what is mapped.
@@ -90,6 +98,17 @@ pub fn clear(_: &Env) {
 
 /// Makes the pages ordinary memory again; false where one resists.
 pub fn reclaim(env: &Env) -> bool {
+    if (0..PAGES).all(|index| env.page(index).writable().is_ok()) {
+        return true;
+    }
+    // A case that ended early may have left a page as the root, the GDT or the LDT. What does not apply is refused.
+    let _ = call::mmuext(MMUEXT_NEW_BASEPTR, env.boot.root_table().0, 0);
+    let _ = call::mmuext(MMUEXT_NEW_USER_BASEPTR, 0, 0);
+    let _ = call::mmuext(MMUEXT_SET_LDT, 0, 0);
+    let _ = call::hc2(nr::SET_GDT, 0, 0);
+    if let Some((at, _)) = entry_address(&env.boot, env.boot.root_table(), SPARE, Level::L2) {
+        let _ = call::mmu(at, 0);
+    }
     // From the highest level down, a table keeps those below it: two passes free what the order hides.
     for _ in 0..2 {
         for index in 0..PAGES {

@@ -119,13 +119,15 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
 #[cfg(target_os = "none")]
 fn cases() -> &'static [Case] {
     unsafe extern "C" {
-        static __pv_table_start: [Case; 0];
-        static __pv_table_end: [Case; 0];
+        static __pv_table_start: u8;
+        static __pv_table_end: u8;
     }
     let (start, end) = (&raw const __pv_table_start, &raw const __pv_table_end);
     // SAFETY: the linker script puts the two symbols around the section's contents, which are `Case`s and nothing
     // else, one behind the other (their size is a multiple of the alignment that the script gives the table).
-    unsafe { core::slice::from_raw_parts(start.cast(), (end as usize - start as usize) / size_of::<Case>()) }
+    unsafe {
+        core::slice::from_raw_parts(start.cast::<Case>(), (end as usize - start as usize) / size_of::<Case>())
+    }
 }
 
 #[cfg(not(target_os = "none"))]
