@@ -5,43 +5,131 @@
 //! ABI) in memory shared with the guest and, unless the guest masked the port, marks its vCPU's upcall pending.
 //!
 //! What each file owns: [`slot`] the word that describes a port; `bind` making and `close` ending bindings; `deliver`
-//! the way of an event from its sender to a vCPU; `two_level` and `fifo` the two formats of the shared memory; [`pirq`]
-//! physical interrupts.
+//! the way of an event from its sender to a vCPU; `two_level` and `fifo` the two formats of the shared memory; `query`
+//! what a guest may ask and set on a port; [`pirq`] physical interrupts.
 //!
 //! # Invariants
 //!
-//! - A port is one 64-bit word ([`slot::Slot`]). It changes only while [`DomainEvents`]' mutex **and** the
+//! - A port is one 64-bit word ([`slot::Slot`]). Its binding changes only while [`DomainEvents`]' mutex **and** the
 //!   word's own lock bit are held. A sender takes the lock bit alone, so that a closed port is never signalled after
 //!   its closing returned, and so that a send waits for nothing but another send or a change of the same port.
 //! - A port in state interdomain names a port that names it back, as long as either's lock bit is held. To change one
 //!   end takes the mutexes of both domains (lower domain first) and the lock bits of both ends (in the same order, then
-//!   by port).
-//! - Ports come in chunks of [`slot::CHUNK`] that are made once and never freed before the domain: readers need no lock
-//!   to find a slot.
+//!   by port). The one exception is a domain in teardown, which its peers no longer find: its ends are dangling until
+//!   it closes them itself.
+//! - Ports come in chunks that are made once and live as long as the domain: readers need no lock to find a slot.
 //! - Shared memory is only reached through the platform's frame words, with atomics; nothing read from it is trusted.
+//! - Locks inside: mutex, then slot lock bit, then the FIFO queue locks (lower vCPU first), then the table of physical
+//!   interrupts. None is held while the scheduler is called, except the slot lock bit of a sender.
 
+mod bind;
+mod close;
+mod deliver;
+mod fifo;
 pub mod pirq;
+mod pirq_map;
+mod query;
 pub mod slot;
+#[cfg(test)]
+mod tests;
+mod two_level;
 
+pub use close::Progress;
 pub use pirq::PirqTable;
+pub use pirq_map::WantedPirq;
+pub use query::PortStatus;
 
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::ids::{DomId, Port, VcpuId};
+use crate::platform::Platform;
 use alloc::boxed::Box;
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64};
-use slot::SlotTable;
-use spin::Mutex;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use fifo::Fifo;
+use slot::{Binding, Slot, SlotTable};
+use spin::{Mutex, MutexGuard, Once};
+use xen_abi::errno::Errno;
+use xen_abi::event_channel::{EVTCHN_2L_NR_CHANNELS, EVTCHN_FIFO_NR_CHANNELS};
+use xen_abi::xen::{DOMID_SELF, NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
 
-/// Number of virtual interrupts of each vCPU (`NR_VIRQS` of xen.h).
-pub const VIRQS: usize = 24;
+const VIRQS: usize = NR_VIRQS as usize;
+
+/// Why an operation on event channels failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventError {
+    /// The domain named does not exist.
+    NoSuchDomain,
+    /// The vCPU named does not exist.
+    NoSuchVcpu,
+    /// The caller may not do this to that domain or interrupt.
+    NotPermitted,
+    /// The port is not valid or not in a state that allows this, or an argument is out of range.
+    Invalid,
+    /// The virtual or physical interrupt is bound to another port.
+    AlreadyBound,
+    /// The physical interrupt is used by somebody who does not share.
+    Busy,
+    /// No port is left.
+    NoPort,
+    /// The port wanted is taken.
+    PortTaken,
+    /// No memory is left.
+    NoMemory,
+    /// Another reset is under way.
+    ResetInProgress,
+    /// Ports were bound while all were being closed.
+    ResetIncomplete,
+    /// Needs the FIFO ABI, which the domain did not switch to.
+    NotFifo,
+    /// The domain's ABI has no priorities.
+    NoPriorities,
+    /// The machine refused the interrupt.
+    Platform(Errno),
+}
+
+impl From<EventError> for Errno {
+    fn from(error: EventError) -> Errno {
+        match error {
+            EventError::NoSuchDomain => Errno::ESRCH,
+            EventError::NoSuchVcpu => Errno::ENOENT,
+            EventError::NotPermitted => Errno::EPERM,
+            EventError::Invalid => Errno::EINVAL,
+            EventError::AlreadyBound => Errno::EEXIST,
+            EventError::Busy | EventError::PortTaken | EventError::ResetInProgress => Errno::EBUSY,
+            EventError::NoPort => Errno::ENOSPC,
+            EventError::NoMemory => Errno::ENOMEM,
+            EventError::ResetIncomplete => Errno::EAGAIN,
+            EventError::NotFifo => Errno::EOPNOTSUPP,
+            EventError::NoPriorities => Errno::ENOSYS,
+            EventError::Platform(errno) => errno,
+        }
+    }
+}
+
+impl From<slot::OutOfMemory> for EventError {
+    fn from(_: slot::OutOfMemory) -> Self {
+        Self::NoMemory
+    }
+}
+
+/// Whether a virtual interrupt belongs to the domain as a whole: it is bound at vCPU 0, and may be moved to others.
+pub fn virq_is_global(virq: u32) -> bool {
+    !matches!(virq, VIRQ_TIMER | VIRQ_DEBUG | VIRQ_XENOPROF | VIRQ_XENPMU)
+}
 
 /// The event channels of one domain.
 pub struct DomainEvents {
     /// All ports.
     slots: SlotTable,
-    /// By vCPU, then by virtual interrupt: the port bound to it, 0 for none. Global ones stand at their vCPU too.
+    /// By vCPU, then by virtual interrupt: the port bound to it, 0 for none. Global ones stand at vCPU 0.
     virqs: Box<[[AtomicU32; VIRQS]]>,
-    /// Bit `n % 64` of word `n / 64`: vCPU `n` polls (`SCHEDOP_poll`).
-    pollers: Box<[AtomicU64]>,
+    /// The FIFO ABI's state, made when the domain first switches to it.
+    fifo: Once<Fifo>,
+    /// Whether the FIFO ABI is in use now.
+    uses_fifo: AtomicBool,
+    /// Highest port that the domain may allocate.
+    max_port: AtomicU32,
     /// Serialises every change of a binding.
     changes: Mutex<Changes>,
 }
@@ -50,16 +138,97 @@ pub struct DomainEvents {
 struct Changes {
     /// No port below this one is free.
     lowest_free: u32,
+    /// Ports that are bound.
+    active: u32,
+    /// Where `EVTCHNOP_reset` goes on; 0: none is under way.
+    next_reset: u32,
+    /// Teardown began: no port is bound any more.
+    dying: bool,
 }
 
 impl DomainEvents {
-    /// A domain with `max_vcpus` vCPUs, the two-level ABI and no port.
+    /// A domain with `max_vcpus` vCPUs, the two-level ABI and no bound port.
     pub fn new(max_vcpus: u32) -> Self {
+        let slots = SlotTable::new();
+        // A failure shows again, as an error, when the first port is bound.
+        let _ = slots.grow_to(Port(0));
         Self {
-            slots: SlotTable::new(),
+            slots,
             virqs: (0..max_vcpus).map(|_| [const { AtomicU32::new(0) }; VIRQS]).collect(),
-            pollers: (0..max_vcpus.div_ceil(64)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().into(),
-            changes: Mutex::new(Changes { lowest_free: 1 }),
+            fifo: Once::new(),
+            uses_fifo: AtomicBool::new(false),
+            max_port: AtomicU32::new(u32::MAX),
+            changes: Mutex::new(Changes { lowest_free: 1, active: 0, next_reset: 0, dying: false }),
+        }
+    }
+
+    /// Limits the ports that the domain may allocate from now on (`max_evtchn_port` of its configuration).
+    pub fn set_max_port(&self, port: Port) {
+        self.max_port.store(port.0, Ordering::Relaxed);
+    }
+
+    /// What a port is bound to now; `None` for a port that is not valid.
+    pub fn binding(&self, port: Port) -> Option<Binding> {
+        self.slots.get(port).map(|slot| slot.load().binding())
+    }
+
+    /// Number of bound ports.
+    pub fn active_ports(&self) -> u32 {
+        self.changes.lock().active
+    }
+
+    fn slot(&self, port: Port) -> Result<&Slot, EventError> {
+        self.slots.get(port).ok_or(EventError::Invalid)
+    }
+
+    /// The FIFO state while that ABI is in use.
+    fn fifo(&self) -> Option<&Fifo> {
+        if self.uses_fifo.load(Ordering::Acquire) { self.fifo.get() } else { None }
+    }
+
+    /// One more than the highest port that the ABI in use can show.
+    fn abi_ports(&self) -> u32 {
+        if self.uses_fifo.load(Ordering::Acquire) { EVTCHN_FIFO_NR_CHANNELS } else { EVTCHN_2L_NR_CHANNELS }
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// The domain that a hypercall names: `DOMID_SELF`, or any identifier.
+    pub(crate) fn named_domain(&self, caller: &Arc<Domain<P>>, id: DomId) -> Option<Arc<Domain<P>>> {
+        if id.0 == DOMID_SELF || id == caller.id { Some(caller.clone()) } else { self.domains.get(id) }
+    }
+
+    /// The domain that a hypercall wants to manage: the caller's own, or any when the caller is privileged.
+    fn managed_domain(&self, caller: &Arc<Domain<P>>, id: DomId) -> Result<Arc<Domain<P>>, EventError> {
+        let domain = self.named_domain(caller, id).ok_or(EventError::NoSuchDomain)?;
+        if Arc::ptr_eq(caller, &domain) || caller.privileged {
+            Ok(domain)
+        } else {
+            Err(EventError::NotPermitted)
+        }
+    }
+}
+
+fn vcpu_exists<P: Platform>(domain: &Domain<P>, vcpu: VcpuId) -> Result<(), EventError> {
+    domain.vcpu(vcpu).map(|_| ()).ok_or(EventError::NoSuchVcpu)
+}
+
+/// The mutexes of two domains, locked in their order; `b` is the same domain as `a` when its guard is missing.
+struct BothChanges<'a> {
+    a: MutexGuard<'a, Changes>,
+    b: Option<MutexGuard<'a, Changes>>,
+}
+
+impl<'a> BothChanges<'a> {
+    fn lock<P: Platform>(a: &'a Domain<P>, b: &'a Domain<P>) -> Self {
+        if core::ptr::eq(a, b) {
+            Self { a: a.events.changes.lock(), b: None }
+        } else if a.id < b.id {
+            let first = a.events.changes.lock();
+            Self { a: first, b: Some(b.events.changes.lock()) }
+        } else {
+            let first = b.events.changes.lock();
+            Self { a: a.events.changes.lock(), b: Some(first) }
         }
     }
 }

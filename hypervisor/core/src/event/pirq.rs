@@ -1,20 +1,378 @@
-//! Physical interrupts: which domains serve them, and when the line may signal again.
+//! Physical interrupts: which domains serve them, and when a line may signal again.
+//!
+//! A domain knows an interrupt by a *pirq*, its own number, which `pirq_map` maps to the machine's number. Several
+//! domains may share one level-triggered line if all of them said so.
+//!
+//! # Invariants
+//!
+//! - A line is unmasked exactly while a guest is bound to it and no bound guest owes an acknowledgement. The platform
+//!   hands level-triggered interrupts over masked; the last acknowledgement unmasks.
+//! - The table's lock is the innermost one of the event channels; no event is sent while it is held.
 
-use crate::platform::Platform;
+use super::slot::Binding;
+use super::{DomainEvents, EventError};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::ids::{DomId, Mfn, Pirq, Port};
+use crate::page::PageType;
+use crate::platform::{Line, Platform, Work};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::marker::PhantomData;
+use core::sync::atomic::Ordering;
+use spin::Mutex;
+use xen_abi::errno::Errno;
+
+/// Most domains that share one line.
+const MAX_SHARERS: usize = 8;
+/// Interrupts that one call of [`Hypervisor::deliver_pirqs`] delivers before it lets the CPU look at other work.
+const DELIVERY_BATCH: u32 = 256;
+/// Pirqs beyond the IOAPIC lines, for MSIs.
+const MSI_PIRQS: u32 = 1024;
+/// IOAPIC lines below this are the ISA bus's: edge-triggered and active high until somebody says otherwise.
+const ISA_LINES: u32 = 16;
 
 /// The interrupts of the machine's devices and the guests bound to them.
-pub struct PirqTable<P: Platform>(PhantomData<fn() -> P>);
+pub struct PirqTable<P: Platform> {
+    pub(super) state: Mutex<PirqState>,
+    platform: PhantomData<fn() -> P>,
+}
+
+/// What the lock of [`PirqTable`] guards.
+pub(super) struct PirqState {
+    /// What each pirq of each domain is.
+    pub mappings: BTreeMap<(DomId, u32), Mapping>,
+    /// The guests of each interrupt of the machine that has any.
+    lines: BTreeMap<Pirq, Sharers>,
+    /// IOAPIC lines whose trigger mode was set.
+    pub routed: BTreeSet<u32>,
+    /// Pages in which domains look up which of their pirqs need an acknowledgement.
+    eoi_maps: BTreeMap<DomId, EoiMap>,
+}
+
+/// A pirq of a domain.
+pub(super) struct Mapping {
+    pub source: Source,
+    /// The port bound to it.
+    pub port: Option<Port>,
+    /// The guest was told of an interrupt and must acknowledge it.
+    unacknowledged: bool,
+}
+
+/// Where a pirq comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The number is taken (`PHYSDEVOP_get_free_pirq`), nothing more.
+    Reserved,
+    /// An IOAPIC line.
+    Gsi(Pirq),
+    /// A message-signalled interrupt; `first` is the first of `count` that were made together.
+    Msi { irq: Pirq, first: Pirq, count: u32 },
+}
+
+impl Source {
+    /// The machine's number.
+    pub fn irq(self) -> Option<Pirq> {
+        match self {
+            Source::Reserved => None,
+            Source::Gsi(irq) | Source::Msi { irq, .. } => Some(irq),
+        }
+    }
+}
+
+impl Mapping {
+    pub fn new(source: Source) -> Self {
+        Self { source, port: None, unacknowledged: false }
+    }
+}
+
+/// The guests bound to one interrupt.
+struct Sharers {
+    shared: bool,
+    guests: Vec<(DomId, u32)>,
+    /// Guests that must acknowledge before the line may signal again.
+    owing: u32,
+}
+
+/// A domain's page with a bit per pirq, set when the pirq needs `PHYSDEVOP_eoi`.
+struct EoiMap {
+    page: Mfn,
+    /// Acknowledging unmasks the port too (version 1 of the interface).
+    unmasks: bool,
+}
+
+/// One event that an interrupt causes.
+struct Target {
+    domain: DomId,
+    port: Port,
+    pirq: u32,
+}
 
 impl<P: Platform> PirqTable<P> {
     /// No interrupt is mapped.
     pub const fn new() -> Self {
-        Self(PhantomData)
+        Self {
+            state: Mutex::new(PirqState {
+                mappings: BTreeMap::new(),
+                lines: BTreeMap::new(),
+                routed: BTreeSet::new(),
+                eoi_maps: BTreeMap::new(),
+            }),
+            platform: PhantomData,
+        }
+    }
+
+    /// One more than the highest pirq that a domain may have.
+    pub fn limit(platform: &P) -> u32 {
+        platform.gsi_count().saturating_add(MSI_PIRQS)
+    }
+
+    /// The port that a domain bound to its pirq.
+    pub(super) fn port(&self, domain: DomId, pirq: u32) -> Option<Port> {
+        self.state.lock().mappings.get(&(domain, pirq))?.port
     }
 }
 
 impl<P: Platform> Default for PirqTable<P> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl PirqState {
+    /// Notes that an interrupt arrived; answers the events it causes.
+    fn arrived(&mut self, irq: Pirq, level: bool) -> [Option<Target>; MAX_SHARERS] {
+        let mut targets = [const { None }; MAX_SHARERS];
+        let Some(line) = self.lines.get_mut(&irq) else { return targets };
+        for (target, guest) in targets.iter_mut().zip(&line.guests) {
+            let Some(mapping) = self.mappings.get_mut(guest) else { continue };
+            if level && !mapping.unacknowledged {
+                mapping.unacknowledged = true;
+                line.owing += 1;
+            }
+            *target = mapping.port.map(|port| Target { domain: guest.0, port, pirq: guest.1 });
+        }
+        targets
+    }
+
+    /// A guest owes nothing any more; answers the line that may signal again because of that.
+    fn acknowledge(&mut self, guest: (DomId, u32)) -> Option<Pirq> {
+        let mapping = self.mappings.get_mut(&guest)?;
+        if !core::mem::take(&mut mapping.unacknowledged) {
+            return None;
+        }
+        let irq = mapping.source.irq()?;
+        let line = self.lines.get_mut(&irq)?;
+        line.owing = line.owing.saturating_sub(1);
+        (line.owing == 0).then_some(irq)
+    }
+
+    /// Adds a guest to the sharers of a line; answers whether it is the first.
+    fn join(&mut self, irq: Pirq, guest: (DomId, u32), share: bool) -> Result<bool, EventError> {
+        match self.lines.get_mut(&irq) {
+            None => {
+                self.lines.insert(irq, Sharers { shared: share, guests: alloc::vec![guest], owing: 0 });
+                Ok(true)
+            }
+            Some(line) if share && line.shared && line.guests.len() < MAX_SHARERS => {
+                line.guests.push(guest);
+                Ok(false)
+            }
+            Some(_) => Err(EventError::Busy),
+        }
+    }
+
+    /// Takes a guest out of the sharers of a line and changes the line's mask to what that calls for.
+    pub fn leave<P: Platform>(&mut self, platform: &P, guest: (DomId, u32)) {
+        let ready = self.acknowledge(guest);
+        let Some(mapping) = self.mappings.get_mut(&guest) else { return };
+        mapping.port = None;
+        let Some(irq) = mapping.source.irq() else { return };
+        let Some(line) = self.lines.get_mut(&irq) else { return };
+        line.guests.retain(|other| *other != guest);
+        if line.guests.is_empty() {
+            self.lines.remove(&irq);
+            platform.irq_mask(irq);
+        } else if let Some(irq) = ready {
+            platform.irq_unmask(irq);
+        }
+    }
+
+    /// Writes a pirq's bit in the domain's page, if it has one.
+    fn publish_eoi<P: Platform>(&self, platform: &P, guest: (DomId, u32), needs_eoi: bool) {
+        let Some(map) = self.eoi_maps.get(&guest.0) else { return };
+        let Some(word) = platform.frame_words(map.page).get(guest.1 as usize / 64) else { return };
+        let bit = 1 << (guest.1 % 64);
+        if needs_eoi {
+            word.fetch_or(bit, Ordering::SeqCst);
+        } else {
+            word.fetch_and(!bit, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether somebody is bound to this interrupt.
+    pub fn in_use(&self, irq: Pirq) -> bool {
+        self.lines.contains_key(&irq)
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Sends the events of all interrupts that arrived on this CPU. To be called when [`Work::IRQ`] was raised.
+    pub fn deliver_pirqs(&self) {
+        for _ in 0..DELIVERY_BATCH {
+            let Some(irq) = self.platform.irq_take() else { return };
+            let level = self.platform.irq_needs_eoi(irq);
+            let targets = self.pirqs.state.lock().arrived(irq, level);
+            for target in targets.iter().flatten() {
+                // A domain that is not found is being torn down, which acknowledges for it.
+                if let Some(domain) = self.domains.get(target.domain) {
+                    self.send_bound(&domain, target.port, Binding::Pirq(target.pirq));
+                }
+            }
+        }
+        self.platform.raise_work(self.platform.this_cpu(), Work::IRQ);
+    }
+
+    /// Whether a domain may bind its pirq to a port.
+    pub(super) fn may_bind_pirq(&self, domain: &Domain<P>, pirq: u32) -> Result<(), EventError> {
+        if pirq >= PirqTable::limit(&self.platform) {
+            return Err(EventError::Invalid);
+        }
+        let state = self.pirqs.state.lock();
+        let source = state.mappings.get(&(domain.id, pirq)).map(|m| m.source);
+        match source.ok_or(EventError::NotPermitted)? {
+            Source::Msi { .. } => Ok(()),
+            Source::Gsi(irq) if domain.permissions.read().allows_irq(irq) => Ok(()),
+            _ => Err(EventError::NotPermitted),
+        }
+    }
+
+    /// Lets an interrupt signal at a port from now on. The caller holds the domain's mutex.
+    pub(super) fn attach_pirq(
+        &self,
+        domain: &Domain<P>,
+        pirq: u32,
+        port: Port,
+        share: bool,
+    ) -> Result<(), EventError> {
+        let guest = (domain.id, pirq);
+        let mut state = self.pirqs.state.lock();
+        let source = state.mappings.get(&guest).ok_or(EventError::Invalid)?.source;
+        let irq = source.irq().ok_or(EventError::Invalid)?;
+        if let Source::Gsi(line) = source
+            && !state.routed.contains(&line.0)
+        {
+            let isa = line.0 < ISA_LINES;
+            let line_kind = Line { level: !isa, active_low: !isa };
+            self.platform.irq_route_gsi(line.0, line_kind).map_err(EventError::Platform)?;
+            state.routed.insert(line.0);
+        }
+        let first = state.join(irq, guest, share)?;
+        if let Some(mapping) = state.mappings.get_mut(&guest) {
+            mapping.port = Some(port);
+        }
+        state.publish_eoi(&self.platform, guest, self.platform.irq_needs_eoi(irq));
+        if first {
+            self.platform.irq_unmask(irq);
+        }
+        Ok(())
+    }
+
+    /// Undoes [`Self::attach_pirq`].
+    pub(super) fn detach_pirq(&self, domain: &Domain<P>, pirq: u32) {
+        self.pirqs.state.lock().leave(&self.platform, (domain.id, pirq));
+    }
+
+    /// The guest has served an interrupt (`PHYSDEVOP_eoi`).
+    ///
+    /// # Errors
+    /// `EINVAL` for a pirq that is not mapped.
+    pub fn acknowledge_pirq(&self, domain: &Arc<Domain<P>>, pirq: u32) -> Result<(), Errno> {
+        let guest = (domain.id, pirq);
+        let (port, unmasks) = {
+            let state = self.pirqs.state.lock();
+            let mapping = state.mappings.get(&guest).ok_or(Errno::EINVAL)?;
+            (mapping.port, state.eoi_maps.get(&domain.id).is_some_and(|map| map.unmasks))
+        };
+        if let Some(port) = port.filter(|_| unmasks) {
+            // The port was bound a moment ago: nothing to report if it is not any more.
+            let _ = self.unmask_event(domain, port);
+        }
+        let mut state = self.pirqs.state.lock();
+        if let Some(irq) = state.acknowledge(guest) {
+            self.platform.irq_unmask(irq);
+        }
+        Ok(())
+    }
+
+    /// Takes every pirq as served whose port the guest has unmasked (`PHYSDEVOP_IRQ_UNMASK_NOTIFY`).
+    pub fn acknowledge_unmasked_pirqs(&self, domain: &Arc<Domain<P>>) {
+        let range = (domain.id, 0)..=(domain.id, u32::MAX);
+        let owed: Vec<(u32, Port)> = {
+            let state = self.pirqs.state.lock();
+            let owing = state.mappings.range(range).filter(|(_, mapping)| mapping.unacknowledged);
+            owing.filter_map(|(guest, mapping)| Some((guest.1, mapping.port?))).collect()
+        };
+        for (pirq, port) in owed {
+            if !self.event_is_masked(domain, port) {
+                // It was mapped a moment ago: nothing to acknowledge if it is not any more.
+                let _ = self.acknowledge_pirq(domain, pirq);
+            }
+        }
+    }
+
+    /// Whether other guests are bound to the interrupt behind a pirq (`PHYSDEVOP_irq_status_query`).
+    pub fn pirq_is_shared(&self, domain: &Domain<P>, pirq: u32) -> bool {
+        let state = self.pirqs.state.lock();
+        let irq = state.mappings.get(&(domain.id, pirq)).and_then(|mapping| mapping.source.irq());
+        irq.and_then(|irq| state.lines.get(&irq)).is_some_and(|line| line.guests.len() > 1)
+    }
+
+    /// Gives a domain a page with a bit per pirq, set while that pirq needs `PHYSDEVOP_eoi`
+    /// (`PHYSDEVOP_pirq_eoi_gmfn_v1` and `_v2`). `unmasks`: acknowledging shall unmask the port too (version 1).
+    ///
+    /// # Errors
+    /// `EINVAL` for a frame that the domain cannot write, `EBUSY` when it has such a page already.
+    pub fn set_eoi_page(&self, domain: &Domain<P>, page: Mfn, unmasks: bool) -> Result<(), Errno> {
+        self.get_page_and_type(domain, page, PageType::Writable).map_err(|_| Errno::EINVAL)?;
+        let mut state = self.pirqs.state.lock();
+        if state.eoi_maps.contains_key(&domain.id) {
+            drop(state);
+            self.put_page_and_type(page);
+            return Err(Errno::EBUSY);
+        }
+        state.eoi_maps.insert(domain.id, EoiMap { page, unmasks });
+        let range = (domain.id, 0)..=(domain.id, u32::MAX);
+        for (guest, mapping) in state.mappings.range(range).filter(|(_, m)| m.port.is_some()) {
+            let needs_eoi = mapping.source.irq().is_some_and(|irq| self.platform.irq_needs_eoi(irq));
+            state.publish_eoi(&self.platform, *guest, needs_eoi);
+        }
+        Ok(())
+    }
+
+    /// Gives back everything that a domain in teardown has of interrupts; its ports are closed.
+    pub(super) fn release_pirqs(&self, domain: &Domain<P>) {
+        let range = (domain.id, 0)..=(domain.id, u32::MAX);
+        let mut state = self.pirqs.state.lock();
+        let pirqs: Vec<u32> = state.mappings.range(range).map(|(guest, _)| guest.1).collect();
+        for pirq in pirqs {
+            state.unmap(&self.platform, (domain.id, pirq));
+        }
+        let map = state.eoi_maps.remove(&domain.id);
+        drop(state);
+        if let Some(map) = map {
+            self.put_page_and_type(map.page);
+        }
+    }
+}
+
+impl DomainEvents {
+    /// The port's pirq, if it is bound to one.
+    pub fn pirq(&self, port: Port) -> Option<u32> {
+        match self.binding(port)? {
+            Binding::Pirq(pirq) => Some(pirq),
+            _ => None,
+        }
     }
 }

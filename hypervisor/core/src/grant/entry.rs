@@ -1,0 +1,302 @@
+//! One grant: the words that the guest writes, and what the hypervisor keeps while the grant is in use.
+//!
+//! A version 1 entry is one 64-bit word: flags, domain, frame. A version 2 entry is two words, and its "in use" flags
+//! are in a status word of their own, of 16 bits.
+
+use super::{GrantError, User};
+use crate::ids::{DomId, GrantRef, Mfn};
+use core::sync::atomic::{AtomicU64, Ordering};
+use xen_abi::grant_table::*;
+
+/// Attempts at an entry that the guest changes at the same time; it may do so legally a few times.
+const TRIES: u32 = 5;
+
+/// Users of a grant, by kind. A count of 255 is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pins {
+    host_read: u8,
+    host_write: u8,
+    device_read: u8,
+    device_write: u8,
+}
+
+/// Which pins one use takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PinKinds {
+    pub host: bool,
+    pub device: bool,
+    pub readonly: bool,
+}
+
+impl Pins {
+    pub fn any(&self) -> bool {
+        *self != Self::default()
+    }
+
+    pub fn any_writer(&self) -> bool {
+        self.host_write != 0 || self.device_write != 0
+    }
+
+    /// The pins with one use more; `None` when a count is full.
+    pub fn plus(mut self, kinds: PinKinds) -> Option<Self> {
+        for count in self.counts(kinds).into_iter().flatten() {
+            *count = count.checked_add(1)?;
+        }
+        Some(self)
+    }
+
+    /// The pins with one use less.
+    pub fn minus(mut self, kinds: PinKinds) -> Self {
+        for count in self.counts(kinds).into_iter().flatten() {
+            *count = count.saturating_sub(1);
+        }
+        self
+    }
+
+    fn counts(&mut self, kinds: PinKinds) -> [Option<&mut u8>; 2] {
+        let (host, device) = match kinds.readonly {
+            true => (&mut self.host_read, &mut self.device_read),
+            false => (&mut self.host_write, &mut self.device_write),
+        };
+        [kinds.host.then_some(host), kinds.device.then_some(device)]
+    }
+}
+
+/// What a grant gives access to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The frame.
+    pub mfn: Mfn,
+    /// First byte within it, and number of bytes.
+    pub start: u16,
+    pub length: u16,
+    /// Only copies may use it: it covers less than a page, or it is another domain's page.
+    pub copy_only: bool,
+    /// A transitive grant: the grant that it passes on.
+    pub via: Option<(DomId, GrantRef)>,
+}
+
+/// What the hypervisor keeps of a grant; meaningful while there are pins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Active {
+    pub pins: Pins,
+    /// The domain that uses it.
+    pub user: DomId,
+    pub target: Target,
+}
+
+impl Active {
+    pub const UNUSED: Active = Active {
+        pins: Pins { host_read: 0, host_write: 0, device_read: 0, device_write: 0 },
+        user: DomId(0),
+        target: Target { mfn: Mfn::INVALID, start: 0, length: 0, copy_only: false, via: None },
+    };
+
+    /// Whether using it for `user` needs flags in the shared entry that are not set yet.
+    pub fn needs_status(&self, user: User) -> bool {
+        !self.pins.any() || !user.readonly && !self.pins.any_writer()
+    }
+}
+
+/// The shared words of one entry.
+pub(super) enum Shared<'a> {
+    V1(&'a AtomicU64),
+    V2 { words: [&'a AtomicU64; 2], status: StatusWord<'a> },
+}
+
+/// A 16-bit status within the 64-bit word that is accessed.
+pub(super) struct StatusWord<'a> {
+    pub word: &'a AtomicU64,
+    pub shift: u32,
+}
+
+/// Flags and domain as read from an entry at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Header(u64);
+
+impl Header {
+    fn flags(self) -> u16 {
+        (self.0 & 0xffff) as u16
+    }
+
+    fn domain(self) -> DomId {
+        DomId((self.0 >> 16 & 0xffff) as u16)
+    }
+
+    fn kind(self) -> u16 {
+        self.flags() & GTF_TYPE_MASK
+    }
+
+    /// Whether the entry lets `user` in; `map`: for a mapping, which needs a whole page of the granter's own.
+    fn admits(self, user: User, map: bool) -> bool {
+        let kind_fits = match self.kind() {
+            GTF_PERMIT_ACCESS => !map || self.flags() & GTF_SUB_PAGE == 0,
+            GTF_TRANSITIVE => !map,
+            _ => false,
+        };
+        kind_fits && self.domain() == user.domain
+    }
+
+    fn readonly(self) -> bool {
+        self.flags() & GTF_READONLY != 0
+    }
+}
+
+impl StatusWord<'_> {
+    fn set(&self, flags: u16) {
+        self.word.fetch_or(u64::from(flags) << self.shift, Ordering::SeqCst);
+    }
+
+    fn clear(&self, flags: u16) {
+        self.word.fetch_and(!(u64::from(flags) << self.shift), Ordering::SeqCst);
+    }
+
+    /// The flags as they are now.
+    pub fn load(&self) -> u16 {
+        (self.word.load(Ordering::SeqCst) >> self.shift & 0xffff) as u16
+    }
+
+    /// Writes all the flags. The guest only reads them.
+    pub fn store(&self, flags: u16) {
+        let flips = u64::from(self.load() ^ flags) << self.shift;
+        self.word.fetch_xor(flips, Ordering::SeqCst);
+    }
+}
+
+fn in_use_flags(user: User) -> u16 {
+    if user.readonly { GTF_READING } else { GTF_READING | GTF_WRITING }
+}
+
+impl Shared<'_> {
+    fn header(&self) -> Header {
+        match self {
+            Shared::V1(word) | Shared::V2 { words: [word, _], .. } => Header(word.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Whether the entry passes on another domain's grant.
+    pub fn is_transitive(&self) -> bool {
+        matches!(self, Shared::V2 { .. }) && self.header().kind() == GTF_TRANSITIVE
+    }
+
+    /// Marks the entry as in use by `user`, after checking that it lets that user in. `pinned`: somebody uses it already,
+    /// so that only the right to write is judged.
+    pub fn set_in_use(&self, user: User, pinned: bool, map: bool) -> Result<(), GrantError> {
+        match self {
+            Shared::V1(word) => set_v1(word, user, pinned, map),
+            Shared::V2 { status, .. } => self.set_v2(status, user, pinned, map),
+        }
+    }
+
+    fn set_v2(&self, status: &StatusWord<'_>, user: User, pinned: bool, map: bool) -> Result<(), GrantError> {
+        let refused =
+            |header: Header| !pinned && !header.admits(user, map) || !user.readonly && header.readonly();
+        if refused(self.header()) {
+            return Err(GrantError::General);
+        }
+        status.set(in_use_flags(user));
+        // The guest may have revoked the entry before it could see the flags.
+        if refused(self.header()) {
+            status.clear(if pinned { GTF_WRITING } else { GTF_READING | GTF_WRITING });
+            return Err(GrantError::General);
+        }
+        Ok(())
+    }
+
+    /// Takes back flags that no pin calls for any more, after a use that was `readonly`.
+    pub fn clear_unused(&self, pins: &Pins, readonly: bool) {
+        let mut flags = if pins.any() { 0 } else { GTF_READING };
+        if !readonly && !pins.any_writer() {
+            flags |= GTF_WRITING;
+        }
+        if flags == 0 {
+            return;
+        }
+        match self {
+            Shared::V1(word) => {
+                word.fetch_and(!u64::from(flags), Ordering::SeqCst);
+            }
+            Shared::V2 { status, .. } => status.clear(flags),
+        }
+    }
+
+    /// The frame that the entry names, and the part of it.
+    pub fn target(&self) -> Target {
+        match self {
+            Shared::V1(word) => whole_page(Mfn(word.load(Ordering::SeqCst) >> 32)),
+            Shared::V2 { words: [first, second], .. } => {
+                let (first, second) = (first.load(Ordering::SeqCst), second.load(Ordering::SeqCst));
+                if Header(first).flags() & GTF_SUB_PAGE == 0 {
+                    return whole_page(Mfn(second));
+                }
+                let start = (first >> 32 & 0xffff) as u16;
+                let length = (first >> 48) as u16;
+                Target { mfn: Mfn(second), start, length, copy_only: true, via: None }
+            }
+        }
+    }
+
+    /// The domain and reference that a transitive entry passes on.
+    pub fn passes_on(&self) -> Option<(DomId, GrantRef)> {
+        let Shared::V2 { words: [first, second], .. } = self else { return None };
+        let domain = DomId((first.load(Ordering::SeqCst) >> 32 & 0xffff) as u16);
+        let reference = GrantRef((second.load(Ordering::SeqCst) & u64::from(u32::MAX)) as u32);
+        Some((domain, reference))
+    }
+
+    /// Commits the entry to a transfer of a page from `giver`.
+    pub fn commit_transfer(&self, giver: DomId) -> Result<(), GrantError> {
+        let (Shared::V1(word) | Shared::V2 { words: [word, _], .. }) = self;
+        let mut old = word.load(Ordering::SeqCst);
+        for _ in 0..TRIES {
+            if Header(old).flags() != GTF_ACCEPT_TRANSFER || Header(old).domain() != giver {
+                return Err(GrantError::General);
+            }
+            let new = old | u64::from(GTF_TRANSFER_COMMITTED);
+            match word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return Ok(()),
+                Err(now) => old = now,
+            }
+        }
+        Err(GrantError::General)
+    }
+
+    /// Tells the receiver which frame it got, and that it has it.
+    pub fn complete_transfer(&self, mfn: Mfn) {
+        match self {
+            Shared::V1(word) => {
+                // The receiver leaves a committed entry alone; what it writes all the same only garbles its own entry.
+                let old = word.load(Ordering::SeqCst);
+                let flips = (old ^ mfn.0 << 32) & !u64::from(u32::MAX);
+                word.fetch_xor(flips, Ordering::SeqCst);
+                word.fetch_or(u64::from(GTF_TRANSFER_COMPLETED), Ordering::SeqCst);
+            }
+            Shared::V2 { words: [first, second], .. } => {
+                second.store(mfn.0, Ordering::SeqCst);
+                first.fetch_or(u64::from(GTF_TRANSFER_COMPLETED), Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+const fn whole_page(mfn: Mfn) -> Target {
+    Target { mfn, start: 0, length: 4096, copy_only: false, via: None }
+}
+
+fn set_v1(word: &AtomicU64, user: User, pinned: bool, map: bool) -> Result<(), GrantError> {
+    let mut old = word.load(Ordering::SeqCst);
+    for _ in 0..TRIES {
+        let header = Header(old);
+        // Version 1 knows no transitive grants: its entries of that kind are refused.
+        let admitted = header.kind() == GTF_PERMIT_ACCESS && header.admits(user, map);
+        if !pinned && !admitted || !user.readonly && header.readonly() {
+            return Err(GrantError::General);
+        }
+        let new = old | u64::from(in_use_flags(user));
+        match word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => return Ok(()),
+            Err(now) => old = now,
+        }
+    }
+    Err(GrantError::General)
+}

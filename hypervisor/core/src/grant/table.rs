@@ -1,0 +1,406 @@
+//! The table itself: its frames, its size, its version.
+//!
+//! Frames are the hypervisor's, shared with the domain for as long as it lives. A domain has one frame from its first use
+//! of grants on; it asks for more up to its limit. Version 2 adds frames of status words.
+
+use super::entry::{Active, Shared, StatusWord};
+use super::{DomainGrants, GrantError, VersionError};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::ids::{DomId, GrantRef, Mfn, PAGE_SIZE};
+use crate::platform::Platform;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+use spin::MutexGuard;
+use xen_abi::errno::Errno;
+use xen_abi::grant_table::*;
+
+const V1_PER_FRAME: u32 = (PAGE_SIZE / 8) as u32;
+const V2_PER_FRAME: u32 = (PAGE_SIZE / 16) as u32;
+const STATUS_PER_FRAME: u32 = (PAGE_SIZE / 2) as u32;
+const RESERVED: u32 = GNTTAB_NR_RESERVED_ENTRIES;
+
+/// A domain's grant table.
+pub(super) struct Table {
+    version: u32,
+    frames: Vec<Mfn>,
+    status: Vec<Mfn>,
+    /// As many as version 1 has entries: the larger number.
+    active: Vec<Active>,
+    max_frames: u32,
+}
+
+/// The answer of `GNTTABOP_query_size`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableSize {
+    /// Frames that the table has.
+    pub frames: u32,
+    /// Frames that it may grow to.
+    pub max_frames: u32,
+}
+
+impl Table {
+    pub const fn new(max_frames: u32) -> Self {
+        Self { version: 1, frames: Vec::new(), status: Vec::new(), active: Vec::new(), max_frames }
+    }
+
+    /// Number of references there are.
+    pub fn entries(&self) -> u32 {
+        let frames = count(&self.frames);
+        if self.version == 1 { frames * V1_PER_FRAME } else { frames * V2_PER_FRAME }
+    }
+
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// What the hypervisor keeps of a grant.
+    pub fn active(&mut self, reference: GrantRef) -> Option<&mut Active> {
+        if reference.0 >= self.entries() {
+            return None;
+        }
+        self.active.get_mut(reference.0 as usize)
+    }
+
+    /// A grant's shared words.
+    pub fn shared<'a, P: Platform>(&self, platform: &'a P, reference: GrantRef) -> Option<Shared<'a>> {
+        if reference.0 >= self.entries() {
+            return None;
+        }
+        if self.version == 1 {
+            let frame = self.frames.get((reference.0 / V1_PER_FRAME) as usize)?;
+            let word = platform.frame_words(*frame).get((reference.0 % V1_PER_FRAME) as usize)?;
+            return Some(Shared::V1(word));
+        }
+        let frame = self.frames.get((reference.0 / V2_PER_FRAME) as usize)?;
+        let first = (reference.0 % V2_PER_FRAME) as usize * 2;
+        let words = platform.frame_words(*frame);
+        Some(Shared::V2 {
+            words: [words.get(first)?, words.get(first + 1)?],
+            status: self.status(platform, reference)?,
+        })
+    }
+
+    fn status<'a, P: Platform>(&self, platform: &'a P, reference: GrantRef) -> Option<StatusWord<'a>> {
+        let frame = self.status.get((reference.0 / STATUS_PER_FRAME) as usize)?;
+        let index = reference.0 % STATUS_PER_FRAME;
+        let word = platform.frame_words(*frame).get((index / 4) as usize)?;
+        Some(StatusWord { word, shift: 16 * (index % 4) })
+    }
+
+    /// Grows to at least `frames` frames and, in version `version`, the status frames that go with them.
+    fn grow<P: Platform>(
+        &mut self,
+        hv: &Hypervisor<P>,
+        domain: &Domain<P>,
+        frames: u32,
+        version: u32,
+    ) -> Result<(), OutOfFrames> {
+        let frames = frames.max(1);
+        let entries = (frames * V1_PER_FRAME) as usize;
+        if entries > self.active.len() {
+            self.active.try_reserve(entries - self.active.len()).map_err(|_| OutOfFrames)?;
+            self.active.resize(entries, Active::UNUSED);
+        }
+        add_frames(hv, domain, &mut self.frames, frames)?;
+        if version == 2 {
+            add_frames(hv, domain, &mut self.status, status_frames(count(&self.frames)))?;
+        }
+        Ok(())
+    }
+}
+
+/// No frame is left for the table.
+struct OutOfFrames;
+
+fn count(frames: &[Mfn]) -> u32 {
+    u32::try_from(frames.len()).unwrap_or(u32::MAX)
+}
+
+const fn status_frames(frames: u32) -> u32 {
+    (frames * V2_PER_FRAME).div_ceil(STATUS_PER_FRAME)
+}
+
+fn add_frames<P: Platform>(
+    hv: &Hypervisor<P>,
+    domain: &Domain<P>,
+    list: &mut Vec<Mfn>,
+    wanted: u32,
+) -> Result<(), OutOfFrames> {
+    let missing = (wanted as usize).saturating_sub(list.len());
+    list.try_reserve(missing).map_err(|_| OutOfFrames)?;
+    for _ in 0..missing {
+        let mfn = hv.take_frames(0, 0).ok_or(OutOfFrames)?;
+        hv.platform.frame_words(mfn).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        hv.share_xen_page(domain, mfn);
+        list.push(mfn);
+    }
+    Ok(())
+}
+
+/// A reserved entry while the table changes its version.
+#[derive(Clone, Copy, Default)]
+struct Reserved {
+    flags: u16,
+    domain: u16,
+    frame: u32,
+}
+
+const IN_USE: u16 = GTF_READING | GTF_WRITING;
+
+impl Table {
+    /// The reserved entries, which survive a change of version.
+    fn save_reserved<P: Platform>(
+        &self,
+        platform: &P,
+    ) -> Result<[Reserved; RESERVED as usize], VersionError> {
+        let mut saved = [Reserved::default(); RESERVED as usize];
+        for (slot, reference) in saved.iter_mut().zip(0..) {
+            match self.shared(platform, GrantRef(reference)) {
+                Some(Shared::V1(word)) => {
+                    let word = word.load(Ordering::SeqCst);
+                    *slot = Reserved {
+                        flags: (word & 0xffff) as u16,
+                        domain: (word >> 16 & 0xffff) as u16,
+                        frame: (word >> 32) as u32,
+                    };
+                }
+                Some(Shared::V2 { words: [first, second], status }) => {
+                    let (header, frame) = (first.load(Ordering::SeqCst), second.load(Ordering::SeqCst));
+                    let flags = (header & 0xffff) as u16;
+                    match (flags & GTF_TYPE_MASK, u32::try_from(frame)) {
+                        (GTF_PERMIT_ACCESS, Ok(frame)) => {
+                            let domain = (header >> 16 & 0xffff) as u16;
+                            *slot = Reserved { flags: flags | status.load() & IN_USE, domain, frame };
+                        }
+                        (GTF_PERMIT_ACCESS, Err(_)) | (GTF_TRANSITIVE, _) => {
+                            return Err(VersionError::NotRepresentable);
+                        }
+                        _ => {}
+                    }
+                }
+                None => {}
+            }
+        }
+        Ok(saved)
+    }
+
+    fn restore_reserved<P: Platform>(&self, platform: &P, saved: &[Reserved]) {
+        for (slot, reference) in saved.iter().zip(0..) {
+            let header = |flags: u16| u64::from(flags) | u64::from(slot.domain) << 16;
+            match self.shared(platform, GrantRef(reference)) {
+                Some(Shared::V1(word)) => {
+                    word.store(header(slot.flags) | u64::from(slot.frame) << 32, Ordering::SeqCst);
+                }
+                Some(Shared::V2 { words: [first, second], status }) => {
+                    status.store(slot.flags & IN_USE);
+                    second.store(u64::from(slot.frame), Ordering::SeqCst);
+                    first.store(header(slot.flags & !IN_USE), Ordering::SeqCst);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn set_version<P: Platform>(
+        &mut self,
+        hv: &Hypervisor<P>,
+        domain: &Domain<P>,
+        version: u32,
+    ) -> Result<(), VersionError> {
+        if self.active.iter().skip(RESERVED as usize).any(|active| active.pins.any()) {
+            return Err(VersionError::InUse);
+        }
+        let saved = self.save_reserved(&hv.platform)?;
+        if version == 2 {
+            self.grow(hv, domain, count(&self.frames), 2).map_err(|_| VersionError::NoMemory)?;
+        } else {
+            // All or none: as long as the guest maps one of them it could be surprised by its next use.
+            let in_use = |mfn: &Mfn| {
+                hv.frame(*mfn).is_none_or(|info| info.count().refs() > 1 || info.type_word().count() > 1)
+            };
+            if self.status.iter().any(in_use) {
+                return Err(VersionError::InUse);
+            }
+            give_back(hv, &mut self.status);
+        }
+        for frame in &self.frames {
+            hv.platform.frame_words(*frame).iter().for_each(|word| word.store(0, Ordering::SeqCst));
+        }
+        self.version = version;
+        self.restore_reserved(&hv.platform, &saved);
+        Ok(())
+    }
+}
+
+/// Gives frames back that nobody uses; what somebody just began to use stays in the list.
+fn give_back<P: Platform>(hv: &Hypervisor<P>, frames: &mut Vec<Mfn>) {
+    frames.retain(|mfn| {
+        let alone = hv.unshare_xen_page(*mfn);
+        if alone {
+            hv.frames.tlb().note_freed();
+            hv.frames.free(*mfn, 0);
+        }
+        !alone
+    });
+}
+
+impl DomainGrants {
+    /// The table, locked. It has a frame from its first use on, if there is memory.
+    pub(super) fn lock<P: Platform>(&self, hv: &Hypervisor<P>, domain: &Domain<P>) -> MutexGuard<'_, Table> {
+        let mut table = self.table.lock();
+        if table.frames.is_empty() {
+            // Without a frame there are no references, and every one is refused.
+            let _ = table.grow(hv, domain, 1, 1);
+        }
+        table
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// The domain whose table a caller wants to see or change: its own, or any if it is privileged.
+    pub(crate) fn table_owner(
+        &self,
+        caller: &Arc<Domain<P>>,
+        dom: DomId,
+    ) -> Result<Arc<Domain<P>>, GrantError> {
+        let domain = self.named_domain(caller, dom).ok_or(GrantError::BadDomain)?;
+        if Arc::ptr_eq(caller, &domain) || caller.privileged {
+            Ok(domain)
+        } else {
+            Err(GrantError::PermissionDenied)
+        }
+    }
+
+    /// Grows a table to at least `frames` frames, and hands the numbers of the first `frames` ones to `report`
+    /// (`GNTTABOP_setup_table`).
+    ///
+    /// # Errors
+    /// [`GrantError::BadDomain`], [`GrantError::PermissionDenied`]; [`GrantError::General`] beyond the table's limit, or
+    /// without memory.
+    pub fn setup_grant_table(
+        &self,
+        caller: &Arc<Domain<P>>,
+        dom: DomId,
+        frames: u32,
+    ) -> Result<Vec<Mfn>, GrantError> {
+        let domain = self.table_owner(caller, dom)?;
+        let mut table = domain.grants.lock(self, &domain);
+        if frames > table.max_frames {
+            return Err(GrantError::General);
+        }
+        let version = table.version;
+        table.grow(self, &domain, frames, version).map_err(|_| GrantError::General)?;
+        copy_of(&table.frames, frames)
+    }
+
+    /// The numbers of the first `frames` status frames of a table (`GNTTABOP_get_status_frames`).
+    ///
+    /// # Errors
+    /// [`GrantError::BadDomain`], [`GrantError::PermissionDenied`]; [`GrantError::General`] for more than there are.
+    pub fn grant_status_frames(
+        &self,
+        caller: &Arc<Domain<P>>,
+        dom: DomId,
+        frames: u32,
+    ) -> Result<Vec<Mfn>, GrantError> {
+        let domain = self.table_owner(caller, dom)?;
+        let table = domain.grants.lock(self, &domain);
+        copy_of(&table.status, frames)
+    }
+
+    /// How large a table is and may become (`GNTTABOP_query_size`).
+    ///
+    /// # Errors
+    /// [`GrantError::BadDomain`], [`GrantError::PermissionDenied`].
+    pub fn grant_table_size(&self, caller: &Arc<Domain<P>>, dom: DomId) -> Result<TableSize, GrantError> {
+        let domain = self.table_owner(caller, dom)?;
+        let table = domain.grants.lock(self, &domain);
+        Ok(TableSize { frames: count(&table.frames), max_frames: table.max_frames })
+    }
+
+    /// A domain's grant table version, 1 or 2.
+    pub fn grant_table_version(&self, domain: &Domain<P>) -> u32 {
+        domain.grants.lock(self, domain).version()
+    }
+
+    /// Changes the version of the caller's table (`GNTTABOP_set_version`). All entries but the reserved ones are cleared.
+    ///
+    /// # Errors
+    /// Any [`VersionError`].
+    pub fn set_grant_table_version(&self, domain: &Domain<P>, version: u32) -> Result<(), VersionError> {
+        if version != 1 && version != 2 {
+            return Err(VersionError::Unknown);
+        }
+        let mut table = domain.grants.lock(self, domain);
+        if table.version == version {
+            return Ok(());
+        }
+        table.set_version(self, domain, version)
+    }
+
+    /// Exchanges two unused grants of a domain (`GNTTABOP_swap_grant_ref`).
+    ///
+    /// # Errors
+    /// [`GrantError::BadReference`], [`GrantError::Again`] while one of them is in use.
+    pub fn swap_grants(&self, domain: &Domain<P>, a: GrantRef, b: GrantRef) -> Result<(), GrantError> {
+        let mut table = domain.grants.lock(self, domain);
+        for reference in [a, b] {
+            let active = table.active(reference).ok_or(GrantError::BadReference)?;
+            if a != b && active.pins.any() {
+                return Err(GrantError::Again);
+            }
+        }
+        let shared = |reference| table.shared(&self.platform, reference).ok_or(GrantError::BadReference);
+        match (shared(a)?, shared(b)?) {
+            (Shared::V1(a), Shared::V1(b)) => {
+                b.store(a.swap(b.load(Ordering::SeqCst), Ordering::SeqCst), Ordering::SeqCst)
+            }
+            (Shared::V2 { words: a, status: status_a }, Shared::V2 { words: b, status: status_b }) => {
+                for (a, b) in a.into_iter().zip(b) {
+                    b.store(a.swap(b.load(Ordering::SeqCst), Ordering::SeqCst), Ordering::SeqCst);
+                }
+                let flags = (status_a.load(), status_b.load());
+                status_a.store(flags.1);
+                status_b.store(flags.0);
+            }
+            _ => return Err(GrantError::General),
+        }
+        Ok(())
+    }
+
+    /// Whether a domain may write back what caches hold of a frame: its own, or one that another domain granted it and
+    /// that it uses.
+    ///
+    /// # Errors
+    /// `EINVAL` for a frame that does not exist, `EPERM` for one that nobody owns, or that is not granted.
+    pub(crate) fn may_flush_caches_of(&self, domain: &Domain<P>, mfn: Mfn) -> Result<(), Errno> {
+        self.frame(mfn).ok_or(Errno::EINVAL)?;
+        let owner = self.page_owner(mfn).ok_or(Errno::EPERM)?;
+        if owner == domain.id {
+            return Ok(());
+        }
+        let granter = self.domains.get(owner).ok_or(Errno::EPERM)?;
+        let table = granter.grants.lock(self, &granter);
+        let used =
+            |active: &Active| active.pins.any() && active.user == domain.id && active.target.mfn == mfn;
+        // Xen calls it an invalid argument when no grant of this frame is in use.
+        if table.active.iter().any(used) { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    /// Gives back the frames of a domain's table in teardown, after its page tables are gone.
+    pub fn release_grant_frames(&self, domain: &Domain<P>) {
+        let mut table = domain.grants.table.lock();
+        give_back(self, &mut table.frames);
+        give_back(self, &mut table.status);
+    }
+}
+
+fn copy_of(frames: &[Mfn], wanted: u32) -> Result<Vec<Mfn>, GrantError> {
+    let first = frames.get(..wanted as usize).ok_or(GrantError::General)?;
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(first.len()).map_err(|_| GrantError::General)?;
+    copy.extend_from_slice(first);
+    Ok(copy)
+}

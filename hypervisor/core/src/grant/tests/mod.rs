@@ -1,0 +1,1 @@
+//! Grants on the mock machine.

@@ -1,0 +1,254 @@
+//! `grant_table_op`: batches of grant operations, continued where they were interrupted.
+//!
+//! Most commands take an array: each element is copied in, served, and its status copied out. Between elements the CPU's
+//! other work is looked at; the hypercall then starts again behind the last element served.
+
+use super::{Cx, Outcome};
+use crate::domain::Domain;
+use crate::grant::{
+    CopyEnd, CopyRequest, GrantError, MapRequest, UnmapBatch, UnmapRequest, VersionError, status_of,
+};
+use crate::guest_ptr::GuestPtr;
+use crate::ids::{DomId, GrantRef, Mfn};
+use crate::platform::{GuestFault, Platform};
+use crate::regs::Regs;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use xen_abi::errno::Errno;
+use xen_abi::grant_table::*;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Bits of the command; Xen keeps the progress of a cache flush above them.
+const COMMAND: u32 = (1 << 12) - 1;
+
+/// `grant_table_op(cmd, args, count)`.
+pub fn grant_table_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
+    let (cmd, count) = (super::event::command(args[0]), super::event::command(args[2]));
+    if i32::try_from(count).is_err() || cmd & !COMMAND != 0 {
+        return Errno::EINVAL.into();
+    }
+    let batch = Batch { cx, cmd, first: args[1], count };
+    match cmd {
+        GNTTABOP_MAP_GRANT_REF => batch.each(map),
+        GNTTABOP_UNMAP_GRANT_REF => batch.unmap(
+            |op: &GnttabUnmapGrantRef| UnmapRequest {
+                host_addr: op.host_addr,
+                device_addr: op.dev_bus_addr,
+                new_addr: 0,
+                handle: op.handle,
+            },
+            offset_of!(GnttabUnmapGrantRef, status),
+        ),
+        GNTTABOP_UNMAP_AND_REPLACE => batch.unmap(
+            |op: &GnttabUnmapAndReplace| UnmapRequest {
+                host_addr: op.host_addr,
+                device_addr: 0,
+                new_addr: op.new_addr,
+                handle: op.handle,
+            },
+            offset_of!(GnttabUnmapAndReplace, status),
+        ),
+        GNTTABOP_COPY => batch.each(copy),
+        GNTTABOP_TRANSFER => batch.each(transfer),
+        GNTTABOP_SWAP_GRANT_REF => batch.each(swap),
+        GNTTABOP_CACHE_FLUSH => batch.each(cache_flush),
+        GNTTABOP_SETUP_TABLE => batch.one(setup_table),
+        GNTTABOP_QUERY_SIZE => batch.one(query_size),
+        GNTTABOP_GET_STATUS_FRAMES => batch.one(get_status_frames),
+        GNTTABOP_SET_VERSION => set_version(cx, GuestPtr::new(args[1])).into(),
+        GNTTABOP_GET_VERSION => get_version(cx, GuestPtr::new(args[1])).into(),
+        _ => Errno::ENOSYS.into(),
+    }
+}
+
+/// An array of operations.
+struct Batch<'a, P: Platform> {
+    cx: Cx<'a, P>,
+    cmd: u32,
+    first: u64,
+    count: u32,
+}
+
+impl<P: Platform> Batch<'_, P> {
+    /// A command that takes exactly one operation.
+    fn one<T>(&self, op: fn(Cx<'_, P>, GuestPtr<T>) -> Result<(), Errno>) -> Outcome {
+        if self.count != 1 {
+            return Errno::EINVAL.into();
+        }
+        op(self.cx, GuestPtr::new(self.first)).into()
+    }
+
+    /// Serves one operation after the other.
+    fn each<T>(&self, op: fn(Cx<'_, P>, GuestPtr<T>) -> Result<(), Errno>) -> Outcome {
+        for index in 0..self.count {
+            if index != 0 && self.cx.hv.platform.work_pending() {
+                return self.again::<T>(index);
+            }
+            let served = GuestPtr::<T>::new(self.first).at(u64::from(index)).map_err(Errno::from);
+            if let Err(error) = served.and_then(|ptr| op(self.cx, ptr)) {
+                return error.into();
+            }
+        }
+        Outcome::Done(0)
+    }
+
+    /// Undoes mappings, with one TLB flush for many.
+    fn unmap<T: FromBytes + IntoBytes>(&self, request: fn(&T) -> UnmapRequest, status: usize) -> Outcome {
+        let mut pending = UnmapBatch::default();
+        for index in 0..self.count {
+            if pending.is_full() {
+                self.cx.hv.finish_unmaps(self.cx.domain, &mut pending);
+                if self.cx.hv.platform.work_pending() {
+                    return self.again::<T>(index);
+                }
+            }
+            if let Err(error) = self.unmap_one(index, request, status, &mut pending) {
+                self.cx.hv.finish_unmaps(self.cx.domain, &mut pending);
+                return Errno::from(error).into();
+            }
+        }
+        self.cx.hv.finish_unmaps(self.cx.domain, &mut pending);
+        Outcome::Done(0)
+    }
+
+    fn unmap_one<T: FromBytes + IntoBytes>(
+        &self,
+        index: u32,
+        request: fn(&T) -> UnmapRequest,
+        status: usize,
+        pending: &mut UnmapBatch,
+    ) -> Result<(), GuestFault> {
+        let cx = self.cx;
+        let ptr = GuestPtr::<T>::new(self.first).at(u64::from(index))?;
+        let request = request(&ptr.read(cx.hv)?);
+        let result = cx.hv.unmap_grant(cx.domain, cx.vcpu, &request, pending);
+        ptr.field::<i16>(status)?.write(cx.hv, &status_of(&result))
+    }
+
+    /// The same hypercall, from element `done` on.
+    fn again<T>(&self, done: u32) -> Outcome {
+        let next = self.first.wrapping_add(u64::from(done) * size_of::<T>() as u64);
+        Outcome::Again([u64::from(self.cmd), next, u64::from(self.count - done), 0, 0, 0])
+    }
+}
+
+fn map<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabMapGrantRef>) -> Result<(), Errno> {
+    let mut op = ptr.read(cx.hv)?;
+    let request = MapRequest {
+        host_addr: op.host_addr,
+        flags: op.flags,
+        granter: DomId(op.dom),
+        reference: GrantRef(op.ref_),
+    };
+    let mapped = cx.hv.map_grant(cx.domain, cx.vcpu, &request);
+    op.status = status_of(&mapped);
+    if let Ok(mapped) = mapped {
+        op.handle = mapped.handle;
+        op.dev_bus_addr = mapped.address.0;
+    }
+    Ok(ptr.write(cx.hv, &op)?)
+}
+
+fn copy<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabCopy>) -> Result<(), Errno> {
+    let op = ptr.read(cx.hv)?;
+    let end = |place: &GnttabCopyPtr, granted: u16| {
+        let domain = DomId(place.domid);
+        let end = if op.flags & granted != 0 {
+            // The reference is the lower half of the union; what is above it means nothing.
+            CopyEnd::Grant(domain, GrantRef(super::event::command(place.u)))
+        } else {
+            CopyEnd::Frame(domain, Mfn(place.u))
+        };
+        (end, place.offset)
+    };
+    let request = CopyRequest {
+        source: end(&op.source, GNTCOPY_SOURCE_GREF),
+        dest: end(&op.dest, GNTCOPY_DEST_GREF),
+        len: op.len,
+    };
+    let status = status_of(&cx.hv.copy_granted(cx.domain, &request));
+    Ok(ptr.field::<i16>(offset_of!(GnttabCopy, status))?.write(cx.hv, &status)?)
+}
+
+fn transfer<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabTransfer>) -> Result<(), Errno> {
+    let op = ptr.read(cx.hv)?;
+    let given = cx.hv.transfer_page(cx.domain, Mfn(op.mfn), DomId(op.domid), GrantRef(op.ref_));
+    Ok(ptr.field::<i16>(offset_of!(GnttabTransfer, status))?.write(cx.hv, &status_of(&given))?)
+}
+
+fn swap<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabSwapGrantRef>) -> Result<(), Errno> {
+    let op = ptr.read(cx.hv)?;
+    let swapped = cx.hv.swap_grants(cx.domain, GrantRef(op.ref_a), GrantRef(op.ref_b));
+    Ok(ptr.field::<i16>(offset_of!(GnttabSwapGrantRef, status))?.write(cx.hv, &status_of(&swapped))?)
+}
+
+/// Caches are coherent: only writing back is ever needed, and x86 does it for everything at once.
+fn cache_flush<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabCacheFlush>) -> Result<(), Errno> {
+    let op = ptr.read(cx.hv)?;
+    let end = u32::from(op.offset) + u32::from(op.length);
+    if op.offset >= 4096 || end > 4096 || op.op & !(GNTTAB_CACHE_INVAL | GNTTAB_CACHE_CLEAN) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if op.length == 0 || op.op == 0 {
+        return Ok(());
+    }
+    cx.hv.may_flush_caches_of(cx.domain, Mfn(op.a >> 12))?;
+    if op.op & GNTTAB_CACHE_CLEAN == 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    cx.hv.platform.flush_caches();
+    Ok(())
+}
+
+fn setup_table<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabSetupTable>) -> Result<(), Errno> {
+    let op = ptr.read(cx.hv)?;
+    let frames = cx.hv.setup_grant_table(cx.domain, DomId(op.dom), op.nr_frames);
+    let status = report_frames(cx, frames, op.frame_list.addr());
+    Ok(ptr.field::<i16>(offset_of!(GnttabSetupTable, status))?.write(cx.hv, &status)?)
+}
+
+fn get_status_frames<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabGetStatusFrames>) -> Result<(), Errno> {
+    let op = ptr.read(cx.hv)?;
+    let frames = cx.hv.grant_status_frames(cx.domain, DomId(op.dom), op.nr_frames);
+    let status = report_frames(cx, frames, op.frame_list.addr());
+    Ok(ptr.field::<i16>(offset_of!(GnttabGetStatusFrames, status))?.write(cx.hv, &status)?)
+}
+
+/// Writes the numbers of frames into the guest's list; answers the status.
+fn report_frames<P: Platform>(cx: Cx<'_, P>, frames: Result<Vec<Mfn>, GrantError>, list: u64) -> i16 {
+    let written = frames.and_then(|frames| {
+        let numbers: Vec<u64> = frames.iter().map(|mfn| mfn.0).collect();
+        GuestPtr::<u64>::new(list).write_slice(cx.hv, &numbers).map_err(|_| GrantError::BadVirtualAddress)
+    });
+    status_of(&written)
+}
+
+fn query_size<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabQuerySize>) -> Result<(), Errno> {
+    let mut op = ptr.read(cx.hv)?;
+    let size = cx.hv.grant_table_size(cx.domain, DomId(op.dom));
+    op.status = status_of(&size);
+    if let Ok(size) = size {
+        op.nr_frames = size.frames;
+        op.max_nr_frames = size.max_frames;
+    }
+    Ok(ptr.write(cx.hv, &op)?)
+}
+
+fn set_version<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabSetVersion>) -> Result<(), Errno> {
+    let mut op = ptr.read(cx.hv)?;
+    let set: Result<(), VersionError> = cx.hv.set_grant_table_version(cx.domain, op.version);
+    op.version = cx.hv.grant_table_version(cx.domain);
+    ptr.write(cx.hv, &op)?;
+    Ok(set?)
+}
+
+fn get_version<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabGetVersion>) -> Result<(), Errno> {
+    let op = ptr.read(cx.hv)?;
+    let owner: Arc<Domain<P>> = cx.hv.table_owner(cx.domain, DomId(op.dom)).map_err(|error| match error {
+        GrantError::BadDomain => Errno::ESRCH,
+        _ => Errno::EPERM,
+    })?;
+    let version = cx.hv.grant_table_version(&owner);
+    Ok(ptr.field::<u32>(offset_of!(GnttabGetVersion, version))?.write(cx.hv, &version)?)
+}
