@@ -1,5 +1,5 @@
-//! `hvm/hvm_info_table.h` and `hvm/e820.h`: what the domain builder leaves in low memory for the firmware of a
-//! hardware guest.
+//! `hvm/hvm_info_table.h`, `hvm/e820.h` and `arch-x86/guest-acpi.h`: what the domain builder leaves in low memory for
+//! the firmware of a hardware guest, and the ports of CPU hotplug.
 
 consts! {
     /// Guest frame of the table.
@@ -23,6 +23,13 @@ consts! {
 
     /// Most vCPUs of a hardware guest.
     HVM_MAX_VCPUS: usize = 128;
+
+    /// First I/O port of the bitmap of online vCPUs.
+    XEN_ACPI_CPU_MAP: u16 = 0xaf00;
+    /// Ports of that bitmap.
+    XEN_ACPI_CPU_MAP_LEN: u16 = 16;
+    /// Bit of the general-purpose events that tells of a change.
+    XEN_ACPI_GPE0_CPUHP_BIT: u16 = 2;
 }
 
 wire! {
@@ -50,4 +57,4 @@ wire! {
     }
 }
 
-abi_module! { "hvm/hvm_info_table.h", "hvm/e820.h": consts, wire }
+abi_module! { "hvm/hvm_info_table.h", "hvm/e820.h", "arch-x86/guest-acpi.h": consts, wire }

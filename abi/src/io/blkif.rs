@@ -1,27 +1,29 @@
 //! The PV block device (`io/blkif.h`).
 //!
 //! One or more shared rings ([`super::ring`]) per device carry [`BlkifRequest`]s and [`BlkifResponse`]s; data pages
-//! are passed by grant reference. Features and parameters are negotiated in xenstore with the `XENSTORE_*` keys
+//! are passed by grant reference. Features and parameters are negotiated in xenstore with the [`keys`]
 //! below; numbers are written in decimal and the stated default holds where a node is missing.
 //!
 //! Sector quantities are in units of the back end's `sector-size` only where the front end published
-//! [`FEATURE_LARGE_SECTOR_SIZE`]; otherwise in units of 512 bytes.
+//! [`keys::FEATURE_LARGE_SECTOR_SIZE`]; otherwise in units of 512 bytes.
+
+use super::ring::RingTypes;
 
 consts! {
     /// Read into the granted segments.
     BLKIF_OP_READ: u8 = 0;
     /// Write from the granted segments.
     BLKIF_OP_WRITE: u8 = 1;
-    /// Write ordered after all earlier writes and before all later ones; needs [`FEATURE_BARRIER`].
+    /// Write ordered after all earlier writes and before all later ones; needs [`keys::FEATURE_BARRIER`].
     BLKIF_OP_WRITE_BARRIER: u8 = 2;
-    /// Commit the volatile cache to stable storage; needs [`FEATURE_FLUSH_CACHE`].
+    /// Commit the volatile cache to stable storage; needs [`keys::FEATURE_FLUSH_CACHE`].
     BLKIF_OP_FLUSH_DISKCACHE: u8 = 3;
     /// Reserved for device-specific packets.
     BLKIF_OP_RESERVED_1: u8 = 4;
-    /// The sectors are no longer in use ([`BlkifRequestDiscard`]); needs [`FEATURE_DISCARD`].
+    /// The sectors are no longer in use ([`BlkifRequestDiscard`]); needs [`keys::FEATURE_DISCARD`].
     BLKIF_OP_DISCARD: u8 = 5;
     /// Segments are listed in granted pages
-    /// ([`BlkifRequestIndirect`]); needs [`FEATURE_MAX_INDIRECT_SEGMENTS`].
+    /// ([`BlkifRequestIndirect`]); needs [`keys::FEATURE_MAX_INDIRECT_SEGMENTS`].
     BLKIF_OP_INDIRECT: u8 = 6;
 
     /// Segments that fit in one request slot.
@@ -47,75 +49,9 @@ consts! {
     VDISK_READONLY: u32 = 0x4;
 
     /// Bytes of one slot of the block ring.
-    BLKIF_RING_ENTRY_SIZE("sizeof(union blkif_sring_entry)"): usize = <BlkifRing as super::ring::RingTypes>::ENTRY_SIZE;
+    BLKIF_RING_ENTRY_SIZE("sizeof(union blkif_sring_entry)"): usize = BlkifRing::ENTRY_SIZE;
     /// Slots of a block ring of one page.
-    BLKIF_RING_SIZE("__CONST_RING_SIZE(blkif,4096)"): usize = <BlkifRing as super::ring::RingTypes>::ENTRIES_PER_PAGE as usize;
-
-    /// Back end, private: `r` read-only or `w` writable.
-    MODE(!"a key that only comments of the header name"): &str = "mode";
-    /// Back end, private: argument of the hotplug script.
-    PARAMS(!"a key that only comments of the header name"): &str = "params";
-    /// Back end, private: `major:minor` of the backing device.
-    PHYSICAL_DEVICE(!"a key that only comments of the header name"): &str = "physical-device";
-    /// Back end, private: path of the backing image.
-    PHYSICAL_DEVICE_PATH(!"a key that only comments of the header name"): &str = "physical-device-path";
-    /// Back end, private: `file`, `phy` or `tap`.
-    TYPE(!"a key that only comments of the header name"): &str = "type";
-    /// Back end, private, 0/1 (default 0): direct I/O to the backing store is known to be safe.
-    DIRECT_IO_SAFE(!"a key that only comments of the header name"): &str = "direct-io-safe";
-    /// Back end, 0/1 (default 0): [`BLKIF_OP_WRITE_BARRIER`] is understood.
-    FEATURE_BARRIER(!"a key that only comments of the header name"): &str = "feature-barrier";
-    /// Back end, 0/1 (default 0): [`BLKIF_OP_FLUSH_DISKCACHE`] is understood.
-    FEATURE_FLUSH_CACHE(!"a key that only comments of the header name"): &str = "feature-flush-cache";
-    /// Back end, 0/1 (default 0): [`BLKIF_OP_DISCARD`] is understood.
-    FEATURE_DISCARD(!"a key that only comments of the header name"): &str = "feature-discard";
-    /// Both ends, 0/1 (default 0): grants are kept mapped and reused; all of them writable.
-    FEATURE_PERSISTENT(!"a key that only comments of the header name"): &str = "feature-persistent";
-    /// Back end, number: most segments of an indirect request; absent where [`BLKIF_OP_INDIRECT`] is not
-    /// understood.
-    FEATURE_MAX_INDIRECT_SEGMENTS(!"a key that only comments of the header name"): &str = "feature-max-indirect-segments";
-    /// Back end, number (default 0): log2 of the most ring pages.
-    MAX_RING_PAGE_ORDER(!"a key that only comments of the header name"): &str = "max-ring-page-order";
-    /// Back end, number (default 1), deprecated: most ring pages, a power of two.
-    MAX_RING_PAGES(!"a key that only comments of the header name"): &str = "max-ring-pages";
-    /// Back end, 0/1 (default 1): the toolstack lets the back end offer discard.
-    DISCARD_ENABLE(!"a key that only comments of the header name"): &str = "discard-enable";
-    /// Back end, bytes (default 0): offset of the first discard extent.
-    DISCARD_ALIGNMENT(!"a key that only comments of the header name"): &str = "discard-alignment";
-    /// Back end, bytes (default `sector-size`): size of a discard extent.
-    DISCARD_GRANULARITY(!"a key that only comments of the header name"): &str = "discard-granularity";
-    /// Back end, 0/1 (default 0): [`BLKIF_DISCARD_SECURE`] is understood.
-    DISCARD_SECURE(!"a key that only comments of the header name"): &str = "discard-secure";
-    /// Back end, bit mask: `VDISK_*`.
-    INFO(!"a key that only comments of the header name"): &str = "info";
-    /// Back end, bytes: logical block size, a power of two of at least 512.
-    SECTOR_SIZE(!"a key that only comments of the header name"): &str = "sector-size";
-    /// Back end, bytes (default `sector-size`): physical block size.
-    PHYSICAL_SECTOR_SIZE(!"a key that only comments of the header name"): &str = "physical-sector-size";
-    /// Back end, 64-bit number: size of the device in units of `sector-size`.
-    SECTORS(!"a key that only comments of the header name"): &str = "sectors";
-    /// Front end: event channel port.
-    EVENT_CHANNEL(!"a key that only comments of the header name"): &str = "event-channel";
-    /// Front end: grant reference of a one-page ring; pages of larger rings are `ring-ref0`, `ring-ref1`, ...
-    RING_REF(!"a key that only comments of the header name"): &str = "ring-ref";
-    /// Front end: message ABI ([`super::protocols`]).
-    PROTOCOL(!"a key that only comments of the header name"): &str = "protocol";
-    /// Front end, number (default 0): log2 of the ring pages in use.
-    RING_PAGE_ORDER(!"a key that only comments of the header name"): &str = "ring-page-order";
-    /// Front end, number (default 1), deprecated: ring pages in use.
-    NUM_RING_PAGES(!"a key that only comments of the header name"): &str = "num-ring-pages";
-    /// Front end, 0/1 (default 0): sector quantities are in units of `sector-size`.
-    FEATURE_LARGE_SECTOR_SIZE(!"a key that only comments of the header name"): &str = "feature-large-sector-size";
-    /// Front end, 0/1 (default 1): 0 where the front end must not trust the back end.
-    TRUSTED(!"a key that only comments of the header name"): &str = "trusted";
-    /// Front end: `disk`, `cdrom`, `floppy`, ...
-    DEVICE_TYPE(!"a key that only comments of the header name"): &str = "device-type";
-    /// Front end, number: which device the guest sees.
-    VIRTUAL_DEVICE(!"a key that only comments of the header name"): &str = "virtual-device";
-    /// Back end, number: most rings.
-    MULTI_QUEUE_MAX_QUEUES(!"a key that only comments of the header name"): &str = "multi-queue-max-queues";
-    /// Front end, number: rings in use; from 2 on, the ring keys move under `queue-N`.
-    MULTI_QUEUE_NUM_QUEUES(!"a key that only comments of the header name"): &str = "multi-queue-num-queues";
+    BLKIF_RING_SIZE("__CONST_RING_SIZE(blkif,4096)"): usize = BlkifRing::ENTRIES_PER_PAGE as usize;
 }
 
 wire! {
@@ -203,9 +139,79 @@ wire! {
 #[derive(Clone, Copy, Debug)]
 pub struct BlkifRing;
 
-impl super::ring::RingTypes for BlkifRing {
+impl RingTypes for BlkifRing {
     type Request = BlkifRequest;
     type Response = BlkifResponse;
 }
 
 abi_module! { "io/blkif.h": consts, wire }
+
+/// Keys of the device's xenstore folders; each description says which end writes it.
+pub mod keys {
+    /// Back end, private: `r` read-only or `w` writable.
+    pub const MODE: &str = "mode";
+    /// Back end, private: argument of the hotplug script.
+    pub const PARAMS: &str = "params";
+    /// Back end, private: `major:minor` of the backing device.
+    pub const PHYSICAL_DEVICE: &str = "physical-device";
+    /// Back end, private: path of the backing image.
+    pub const PHYSICAL_DEVICE_PATH: &str = "physical-device-path";
+    /// Back end, private: `file`, `phy` or `tap`.
+    pub const TYPE: &str = "type";
+    /// Back end, private, 0/1 (default 0): direct I/O to the backing store is known to be safe.
+    pub const DIRECT_IO_SAFE: &str = "direct-io-safe";
+    /// Back end, 0/1 (default 0): [`BLKIF_OP_WRITE_BARRIER`](super::BLKIF_OP_WRITE_BARRIER) is understood.
+    pub const FEATURE_BARRIER: &str = "feature-barrier";
+    /// Back end, 0/1 (default 0): [`BLKIF_OP_FLUSH_DISKCACHE`](super::BLKIF_OP_FLUSH_DISKCACHE) is
+    /// understood.
+    pub const FEATURE_FLUSH_CACHE: &str = "feature-flush-cache";
+    /// Back end, 0/1 (default 0): [`BLKIF_OP_DISCARD`](super::BLKIF_OP_DISCARD) is understood.
+    pub const FEATURE_DISCARD: &str = "feature-discard";
+    /// Both ends, 0/1 (default 0): grants are kept mapped and reused; all of them writable.
+    pub const FEATURE_PERSISTENT: &str = "feature-persistent";
+    /// Back end, number: most segments of an indirect request; absent where
+    /// [`BLKIF_OP_INDIRECT`](super::BLKIF_OP_INDIRECT) is not understood.
+    pub const FEATURE_MAX_INDIRECT_SEGMENTS: &str = "feature-max-indirect-segments";
+    /// Back end, number (default 0): log2 of the most ring pages.
+    pub const MAX_RING_PAGE_ORDER: &str = "max-ring-page-order";
+    /// Back end, number (default 1), deprecated: most ring pages, a power of two.
+    pub const MAX_RING_PAGES: &str = "max-ring-pages";
+    /// Back end, 0/1 (default 1): the toolstack lets the back end offer discard.
+    pub const DISCARD_ENABLE: &str = "discard-enable";
+    /// Back end, bytes (default 0): offset of the first discard extent.
+    pub const DISCARD_ALIGNMENT: &str = "discard-alignment";
+    /// Back end, bytes (default `sector-size`): size of a discard extent.
+    pub const DISCARD_GRANULARITY: &str = "discard-granularity";
+    /// Back end, 0/1 (default 0): [`BLKIF_DISCARD_SECURE`](super::BLKIF_DISCARD_SECURE) is understood.
+    pub const DISCARD_SECURE: &str = "discard-secure";
+    /// Back end, bit mask: `VDISK_*`.
+    pub const INFO: &str = "info";
+    /// Back end, bytes: logical block size, a power of two of at least 512.
+    pub const SECTOR_SIZE: &str = "sector-size";
+    /// Back end, bytes (default `sector-size`): physical block size.
+    pub const PHYSICAL_SECTOR_SIZE: &str = "physical-sector-size";
+    /// Back end, 64-bit number: size of the device in units of `sector-size`.
+    pub const SECTORS: &str = "sectors";
+    /// Front end: event channel port.
+    pub const EVENT_CHANNEL: &str = "event-channel";
+    /// Front end: grant reference of a one-page ring; pages of larger rings are `ring-ref0`, `ring-ref1`, ...
+    pub const RING_REF: &str = "ring-ref";
+    /// Front end: message ABI ([`protocols`](super::super::protocols)).
+    pub const PROTOCOL: &str = "protocol";
+    /// Front end, number (default 0): log2 of the ring pages in use.
+    pub const RING_PAGE_ORDER: &str = "ring-page-order";
+    /// Front end, number (default 1), deprecated: ring pages in use.
+    pub const NUM_RING_PAGES: &str = "num-ring-pages";
+    /// Front end, 0/1 (default 0): sector quantities are in units of `sector-size`.
+    pub const FEATURE_LARGE_SECTOR_SIZE: &str = "feature-large-sector-size";
+    /// Front end, 0/1 (default 1): 0 where the front end must not trust the back end.
+    pub const TRUSTED: &str = "trusted";
+    /// Front end: `disk`, `cdrom`, `floppy`, ...
+    pub const DEVICE_TYPE: &str = "device-type";
+    /// Front end, number: which device the guest sees.
+    pub const VIRTUAL_DEVICE: &str = "virtual-device";
+    /// Back end, number: most rings.
+    pub const MULTI_QUEUE_MAX_QUEUES: &str = "multi-queue-max-queues";
+    /// Front end, number: rings in use; from 2 on, the ring keys move under `queue-N`.
+    pub const MULTI_QUEUE_NUM_QUEUES: &str = "multi-queue-num-queues";
+}

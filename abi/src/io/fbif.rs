@@ -33,13 +33,6 @@ consts! {
     XENFB_OUT_RING_LEN: usize = 51;
     /// Byte offset of the out ring in the page.
     XENFB_OUT_RING_OFFS: usize = 2048;
-
-    /// Front-end node: it can send update events.
-    XENFB_FEATURE_UPDATE(!"a key that only comments of the header name"): &str = "feature-update";
-    /// Back-end node: it wants update events.
-    XENFB_REQUEST_UPDATE(!"a key that only comments of the header name"): &str = "request-update";
-    /// Back-end node: it understands resize events.
-    XENFB_FEATURE_RESIZE(!"a key that only comments of the header name"): &str = "feature-resize";
 }
 
 wire! {
@@ -127,3 +120,13 @@ wire! {
 }
 
 abi_module! { "io/fbif.h": consts, wire }
+
+/// Keys of the device's xenstore folders; each description says which end writes it.
+pub mod keys {
+    /// Front-end node: it can send update events.
+    pub const XENFB_FEATURE_UPDATE: &str = "feature-update";
+    /// Back-end node: it wants update events.
+    pub const XENFB_REQUEST_UPDATE: &str = "request-update";
+    /// Back-end node: it understands resize events.
+    pub const XENFB_FEATURE_RESIZE: &str = "feature-resize";
+}

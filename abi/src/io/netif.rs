@@ -5,7 +5,7 @@
 //! ([`NetifExtraInfo`], which overlay a request or response), then the other fragments. In a transmitted packet the
 //! first slot's `size` is that of the whole packet; in a received one each slot tells its own.
 //!
-//! Features are negotiated in xenstore with the keys below (0/1 in decimal unless stated; absent means 0).
+//! Features are negotiated in xenstore with the [`keys`] below (0/1 in decimal unless stated; absent means 0).
 
 use super::ring::RingTypes;
 
@@ -14,57 +14,6 @@ consts! {
     XEN_NETIF_NR_SLOTS_MIN: usize = 18;
     /// Largest packet in bytes.
     XEN_NETIF_MAX_TX_SIZE: usize = 0xffff;
-
-    /// Front end: it notifies the back end of new receive requests.
-    FEATURE_RX_NOTIFY(!"a key that only comments of the header name"): &str = "feature-rx-notify";
-    /// Back end: it copies into the front end's receive buffers.
-    FEATURE_RX_COPY(!"a key that only comments of the header name"): &str = "feature-rx-copy";
-    /// Front end: it wants receive data copied.
-    REQUEST_RX_COPY(!"a key that only comments of the header name"): &str = "request-rx-copy";
-    /// Both ends: packets of several slots are understood.
-    FEATURE_SG(!"a key that only comments of the header name"): &str = "feature-sg";
-    /// Back end: separate event channels for transmit and receive.
-    FEATURE_SPLIT_EVENT_CHANNELS(!"a key that only comments of the header name"): &str = "feature-split-event-channels";
-    /// Front end: port for both directions.
-    EVENT_CHANNEL(!"a key that only comments of the header name"): &str = "event-channel";
-    /// Front end: port of the transmit ring.
-    EVENT_CHANNEL_TX(!"a key that only comments of the header name"): &str = "event-channel-tx";
-    /// Front end: port of the receive ring.
-    EVENT_CHANNEL_RX(!"a key that only comments of the header name"): &str = "event-channel-rx";
-    /// Front end: grant reference of the transmit ring.
-    TX_RING_REF(!"a key that only comments of the header name"): &str = "tx-ring-ref";
-    /// Front end: grant reference of the receive ring.
-    RX_RING_REF(!"a key that only comments of the header name"): &str = "rx-ring-ref";
-    /// Back end, number: most queues.
-    MULTI_QUEUE_MAX_QUEUES(!"a key that only comments of the header name"): &str = "multi-queue-max-queues";
-    /// Front end, number: queues in use; from 2 on, the ring keys move under `queue-N`.
-    MULTI_QUEUE_NUM_QUEUES(!"a key that only comments of the header name"): &str = "multi-queue-num-queues";
-    /// Both ends: 1 turns IPv4 checksum offload off (it is on by default).
-    FEATURE_NO_CSUM_OFFLOAD(!"a key that only comments of the header name"): &str = "feature-no-csum-offload";
-    /// Both ends: IPv6 checksum offload.
-    FEATURE_IPV6_CSUM_OFFLOAD(!"a key that only comments of the header name"): &str = "feature-ipv6-csum-offload";
-    /// Both ends: large TCP packets over IPv4 are understood.
-    FEATURE_GSO_TCPV4(!"a key that only comments of the header name"): &str = "feature-gso-tcpv4";
-    /// Both ends: large TCP packets over IPv6 are understood.
-    FEATURE_GSO_TCPV6(!"a key that only comments of the header name"): &str = "feature-gso-tcpv6";
-    /// Back end: it can filter multicast packets.
-    FEATURE_MULTICAST_CONTROL(!"a key that only comments of the header name"): &str = "feature-multicast-control";
-    /// Back end: it watches the request for changes.
-    FEATURE_DYNAMIC_MULTICAST_CONTROL(!"a key that only comments of the header name"): &str = "feature-dynamic-multicast-control";
-    /// Front end: apply the multicast filter.
-    REQUEST_MULTICAST_CONTROL(!"a key that only comments of the header name"): &str = "request-multicast-control";
-    /// Front end (default 1): 0 where the front end must not trust the back end.
-    TRUSTED(!"a key that only comments of the header name"): &str = "trusted";
-    /// Back end: a control ring is understood.
-    FEATURE_CTRL_RING(!"a key that only comments of the header name"): &str = "feature-ctrl-ring";
-    /// Front end: grant reference of the control ring.
-    CTRL_RING_REF(!"a key that only comments of the header name"): &str = "ctrl-ring-ref";
-    /// Front end: port of the control ring.
-    EVENT_CHANNEL_CTRL(!"a key that only comments of the header name"): &str = "event-channel-ctrl";
-    /// Back end (default 1): 0 where the link is down.
-    CARRIER(!"a key that only comments of the header name"): &str = "carrier";
-    /// Front end, bytes (default 1500): set by the toolstack.
-    MTU(!"a key that only comments of the header name"): &str = "mtu";
 
     /// Hash over source and destination address of an IPv4 header.
     XEN_NETIF_CTRL_HASH_TYPE_IPV4: u32 = 0x1;
@@ -325,3 +274,61 @@ impl RingTypes for XenNetifCtrlRing {
 }
 
 abi_module! { "io/netif.h": consts, wire }
+
+/// Keys of the device's xenstore folders; each description says which end writes it.
+pub mod keys {
+    /// Front end: it notifies the back end of new receive requests.
+    pub const FEATURE_RX_NOTIFY: &str = "feature-rx-notify";
+    /// Back end: it copies into the front end's receive buffers. Named by no header, in every implementation.
+    pub const FEATURE_RX_COPY: &str = "feature-rx-copy";
+    /// Front end: it wants receive data copied. Named by no header, in every implementation.
+    pub const REQUEST_RX_COPY: &str = "request-rx-copy";
+    /// Both ends: packets of several slots are understood. Named by no header, in every implementation.
+    pub const FEATURE_SG: &str = "feature-sg";
+    /// Back end: separate event channels for transmit and receive.
+    pub const FEATURE_SPLIT_EVENT_CHANNELS: &str = "feature-split-event-channels";
+    /// Front end: port for both directions.
+    pub const EVENT_CHANNEL: &str = "event-channel";
+    /// Front end: port of the transmit ring.
+    pub const EVENT_CHANNEL_TX: &str = "event-channel-tx";
+    /// Front end: port of the receive ring.
+    pub const EVENT_CHANNEL_RX: &str = "event-channel-rx";
+    /// Front end: grant reference of the transmit ring.
+    pub const TX_RING_REF: &str = "tx-ring-ref";
+    /// Front end: grant reference of the receive ring.
+    pub const RX_RING_REF: &str = "rx-ring-ref";
+    /// Back end, number: most queues.
+    pub const MULTI_QUEUE_MAX_QUEUES: &str = "multi-queue-max-queues";
+    /// Front end, number: queues in use; from 2 on, the ring keys move under `queue-N`.
+    pub const MULTI_QUEUE_NUM_QUEUES: &str = "multi-queue-num-queues";
+    /// Both ends: 1 turns IPv4 checksum offload off (it is on by default).
+    pub const FEATURE_NO_CSUM_OFFLOAD: &str = "feature-no-csum-offload";
+    /// Both ends: IPv6 checksum offload.
+    pub const FEATURE_IPV6_CSUM_OFFLOAD: &str = "feature-ipv6-csum-offload";
+    /// Both ends: large TCP packets over IPv4 are understood.
+    pub const FEATURE_GSO_TCPV4: &str = "feature-gso-tcpv4";
+    /// Both ends: large TCP packets over IPv6 are understood.
+    pub const FEATURE_GSO_TCPV6: &str = "feature-gso-tcpv6";
+    /// Back end: it can filter multicast packets.
+    pub const FEATURE_MULTICAST_CONTROL: &str = "feature-multicast-control";
+    /// Back end: it watches the request for changes.
+    pub const FEATURE_DYNAMIC_MULTICAST_CONTROL: &str = "feature-dynamic-multicast-control";
+    /// Front end: apply the multicast filter.
+    pub const REQUEST_MULTICAST_CONTROL: &str = "request-multicast-control";
+    /// Front end (default 1): 0 where the front end must not trust the back end.
+    pub const TRUSTED: &str = "trusted";
+    /// Back end: a control ring is understood.
+    pub const FEATURE_CTRL_RING: &str = "feature-ctrl-ring";
+    /// Front end: grant reference of the control ring.
+    pub const CTRL_RING_REF: &str = "ctrl-ring-ref";
+    /// Front end: port of the control ring.
+    pub const EVENT_CHANNEL_CTRL: &str = "event-channel-ctrl";
+    /// Front end, written by the toolstack: Ethernet address of the guest. Named by no header.
+    pub const MAC: &str = "mac";
+    /// Front end, written by the toolstack: number of the device. Named by no header.
+    pub const HANDLE: &str = "handle";
+    /// Back end (default 1): 0 where the link is down.
+    pub const CARRIER: &str = "carrier";
+    /// Front end, bytes (default 1500): set by the toolstack.
+    pub const MTU: &str = "mtu";
+}

@@ -80,21 +80,6 @@ consts! {
     USB_URB_RING_SIZE: usize = UsbifUrbRing::ENTRIES_PER_PAGE as usize;
     /// Slots of the plug-event ring.
     USB_CONN_RING_SIZE: usize = UsbifConnRing::ENTRIES_PER_PAGE as usize;
-
-    /// Back end, number: ports of this connector.
-    NUM_PORTS(!"a key that only comments of the header name"): &str = "num-ports";
-    /// Back end, number: 1 for USB 1.1, 2 for USB 2.0.
-    USB_VER(!"a key that only comments of the header name"): &str = "usb-ver";
-    /// Back end: folder of `port/N` nodes, each naming a physical device.
-    PORT(!"a key that only comments of the header name"): &str = "port";
-    /// Front end: event channel port.
-    EVENT_CHANNEL(!"a key that only comments of the header name"): &str = "event-channel";
-    /// Front end: grant reference of the request ring.
-    URB_RING_REF(!"a key that only comments of the header name"): &str = "urb-ring-ref";
-    /// Front end: grant reference of the plug-event ring.
-    CONN_RING_REF(!"a key that only comments of the header name"): &str = "conn-ring-ref";
-    /// Front end: message ABI ([`super::protocols`]).
-    PROTOCOL(!"a key that only comments of the header name"): &str = "protocol";
 }
 
 wire! {
@@ -232,3 +217,21 @@ impl RingTypes for UsbifConnRing {
 }
 
 abi_module! { "io/usbif.h": consts, wire }
+
+/// Keys of the device's xenstore folders; each description says which end writes it.
+pub mod keys {
+    /// Back end, number: ports of this connector.
+    pub const NUM_PORTS: &str = "num-ports";
+    /// Back end, number: 1 for USB 1.1, 2 for USB 2.0.
+    pub const USB_VER: &str = "usb-ver";
+    /// Back end: folder of `port/N` nodes, each naming a physical device.
+    pub const PORT: &str = "port";
+    /// Front end: event channel port.
+    pub const EVENT_CHANNEL: &str = "event-channel";
+    /// Front end: grant reference of the request ring.
+    pub const URB_RING_REF: &str = "urb-ring-ref";
+    /// Front end: grant reference of the plug-event ring.
+    pub const CONN_RING_REF: &str = "conn-ring-ref";
+    /// Front end: message ABI ([`protocols`](super::super::protocols)).
+    pub const PROTOCOL: &str = "protocol";
+}

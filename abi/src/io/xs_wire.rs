@@ -4,6 +4,8 @@
 //! and the daemon it travels through the two byte rings of [`XenstoreDomainInterface`], whose indexes run freely.
 //! The page is shared memory: use it through atomics at the documented offsets.
 
+use crate::errno::Errno;
+
 consts! {
     /// Control command to the daemon (privileged).
     XS_CONTROL: u32 = 0;
@@ -152,22 +154,22 @@ pub struct XsdError {
 ///
 /// The numbers are Xen's, which equal Linux's on x86.
 pub const XSD_ERRORS: [XsdError; 16] = [
-    XsdError { errnum: 22, errstring: "EINVAL" },
-    XsdError { errnum: 13, errstring: "EACCES" },
-    XsdError { errnum: 17, errstring: "EEXIST" },
-    XsdError { errnum: 21, errstring: "EISDIR" },
-    XsdError { errnum: 2, errstring: "ENOENT" },
-    XsdError { errnum: 12, errstring: "ENOMEM" },
-    XsdError { errnum: 28, errstring: "ENOSPC" },
-    XsdError { errnum: 5, errstring: "EIO" },
-    XsdError { errnum: 39, errstring: "ENOTEMPTY" },
-    XsdError { errnum: 38, errstring: "ENOSYS" },
-    XsdError { errnum: 30, errstring: "EROFS" },
-    XsdError { errnum: 16, errstring: "EBUSY" },
-    XsdError { errnum: 11, errstring: "EAGAIN" },
-    XsdError { errnum: 106, errstring: "EISCONN" },
-    XsdError { errnum: 7, errstring: "E2BIG" },
-    XsdError { errnum: 1, errstring: "EPERM" },
+    XsdError { errnum: Errno::EINVAL.0, errstring: "EINVAL" },
+    XsdError { errnum: Errno::EACCES.0, errstring: "EACCES" },
+    XsdError { errnum: Errno::EEXIST.0, errstring: "EEXIST" },
+    XsdError { errnum: Errno::EISDIR.0, errstring: "EISDIR" },
+    XsdError { errnum: Errno::ENOENT.0, errstring: "ENOENT" },
+    XsdError { errnum: Errno::ENOMEM.0, errstring: "ENOMEM" },
+    XsdError { errnum: Errno::ENOSPC.0, errstring: "ENOSPC" },
+    XsdError { errnum: Errno::EIO.0, errstring: "EIO" },
+    XsdError { errnum: Errno::ENOTEMPTY.0, errstring: "ENOTEMPTY" },
+    XsdError { errnum: Errno::ENOSYS.0, errstring: "ENOSYS" },
+    XsdError { errnum: Errno::EROFS.0, errstring: "EROFS" },
+    XsdError { errnum: Errno::EBUSY.0, errstring: "EBUSY" },
+    XsdError { errnum: Errno::EAGAIN.0, errstring: "EAGAIN" },
+    XsdError { errnum: Errno::EISCONN.0, errstring: "EISCONN" },
+    XsdError { errnum: Errno::E2BIG.0, errstring: "E2BIG" },
+    XsdError { errnum: Errno::EPERM.0, errstring: "EPERM" },
 ];
 
 abi_module! { "io/xs_wire.h": consts, wire }
