@@ -7,7 +7,7 @@ consts! {
 
     /// Creates a domain: [`XenDomctlCreatedomain`](super::XenDomctlCreatedomain).
     XEN_DOMCTL_CREATEDOMAIN("XEN_DOMCTL_createdomain"): u32 = 1;
-    /// Destroys a domain; to be repeated while it answers `-ERESTART`. No payload.
+    /// Destroys a domain; the hypervisor continues the call by itself until all is freed. No payload.
     XEN_DOMCTL_DESTROYDOMAIN("XEN_DOMCTL_destroydomain"): u32 = 2;
     /// Pauses a domain; pauses count. No payload.
     XEN_DOMCTL_PAUSEDOMAIN("XEN_DOMCTL_pausedomain"): u32 = 3;

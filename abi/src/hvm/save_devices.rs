@@ -52,7 +52,7 @@ wire! {
     pub struct HvmHwLapic("struct hvm_hw_lapic", 24) {
         /// MSR_APIC_BASE.
         @0 apic_base_msr: u64,
-        /// Why it is off: bit 0 by software, bit 1 by the MSR.
+        /// Why it is off: bit 0 by the MSR, bit 1 by software.
         @8 disabled: u32,
         /// Divisor of the timer.
         @12 timer_divisor: u32,
