@@ -21,8 +21,11 @@ guest_pv_lib::entry!(kernel, name = "hello", version = "1");
 /// A step that did not go as it must, and why.
 type Step = Result<(), &'static str>;
 
+/// A step's name and its code.
+type Named = (&'static str, fn(&BootContext) -> Step);
+
 /// What is shown, in this order.
-const STEPS: [(&str, fn(&BootContext) -> Step); 6] = [
+const STEPS: [Named; 6] = [
     ("interface", interface),
     ("memory map", memory_map),
     ("event upcall", event_upcall),
