@@ -336,3 +336,25 @@ pub const fn xen_dmop_pci_sbdf(segment: u16, bus: u8, device: u8, function: u8) 
 }
 
 abi_module! { "hvm/dm_op.h", "hvm/hvm_op.h": consts, wire }
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::{FromBytes, IntoBytes};
+
+    use super::*;
+
+    #[test]
+    fn functions_are_packed_like_requester_ids() {
+        assert_eq!(xen_dmop_pci_sbdf(0, 0, 2, 1), 0x11);
+        assert_eq!(xen_dmop_pci_sbdf(0xffff, 0xff, 0x1f, 7), 0xffff_ffff);
+        assert_eq!(xen_dmop_pci_sbdf(1, 0, 0x20, 8), 0x1_0000);
+    }
+
+    #[test]
+    fn payloads_go_through_the_union() {
+        let msi = XenDmOpInjectMsi { data: 0x4031, pad: 0, addr: 0xfee0_0000 };
+        let mut op = XenDmOp { op: XEN_DMOP_INJECT_MSI, ..Default::default() };
+        op.u[..size_of::<XenDmOpInjectMsi>()].copy_from_slice(msi.as_bytes());
+        assert_eq!(XenDmOpInjectMsi::read_from_prefix(&op.u).map(|(read, _)| read), Ok(msi));
+    }
+}

@@ -117,3 +117,16 @@ impl Ioreq {
 }
 
 abi_module! { "hvm/ioreq.h": consts, wire }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_shares_its_byte() {
+        let mut request = Ioreq { flags: Ioreq::FLAG_DIR | STATE_IOREQ_INPROCESS, ..Default::default() };
+        assert_eq!(request.state(), STATE_IOREQ_INPROCESS);
+        request.flags |= Ioreq::FLAG_DF | Ioreq::FLAG_DATA_IS_PTR;
+        assert_eq!(request.state(), STATE_IOREQ_INPROCESS);
+    }
+}

@@ -36,3 +36,14 @@ pub const fn mask_xencons_idx(idx: u32, size: u32) -> usize {
 }
 
 abi_module! { "io/console.h": wire }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_wrap_at_the_ring_length() {
+        assert_eq!(mask_xencons_idx(XENCONS_OUT_SIZE + 3, XENCONS_OUT_SIZE), 3);
+        assert_eq!(mask_xencons_idx(u32::MAX, XENCONS_IN_SIZE), 1023);
+    }
+}

@@ -235,3 +235,18 @@ pub mod keys {
     /// Front end: message ABI ([`protocols`](super::super::protocols)).
     pub const PROTOCOL: &str = "protocol";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_come_apart() {
+        let pipe =
+            5 | USBIF_PIPE_DIR | (0x55 << USBIF_PIPE_DEV_SHIFT) | (9 << USBIF_PIPE_EP_SHIFT) | (3 << 30);
+        assert_eq!(usbif_pipe_portnum(pipe), 5);
+        assert_eq!(usbif_pipe_device(pipe), 0x55);
+        assert_eq!(usbif_pipe_endpoint(pipe), 9);
+        assert_eq!(usbif_pipe_type(pipe), USBIF_PIPE_TYPE_BULK);
+    }
+}

@@ -173,3 +173,21 @@ pub const XSD_ERRORS: [XsdError; 16] = [
 ];
 
 abi_module! { "io/xs_wire.h": consts, wire }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_wrap_at_the_ring_length() {
+        assert_eq!(mask_xenstore_idx(XENSTORE_RING_SIZE), 0);
+        assert_eq!(mask_xenstore_idx(u32::MAX), 1023);
+    }
+
+    #[test]
+    fn error_names_are_the_numbers_names() {
+        for error in XSD_ERRORS {
+            assert_eq!(Errno(error.errnum).name(), Some(error.errstring));
+        }
+    }
+}
