@@ -213,22 +213,22 @@ fn vcpu_exists<P: Platform>(domain: &Domain<P>, vcpu: VcpuId) -> Result<(), Even
     domain.vcpu(vcpu).map(|_| ()).ok_or(EventError::NoSuchVcpu)
 }
 
-/// The mutexes of two domains, locked in their order; `b` is the same domain as `a` when its guard is missing.
+/// The mutexes of two domains, locked in their order; `b` is the same domain as `a` when the second guard is missing.
 struct BothChanges<'a> {
     a: MutexGuard<'a, Changes>,
-    b: Option<MutexGuard<'a, Changes>>,
+    _b: Option<MutexGuard<'a, Changes>>,
 }
 
 impl<'a> BothChanges<'a> {
     fn lock<P: Platform>(a: &'a Domain<P>, b: &'a Domain<P>) -> Self {
         if core::ptr::eq(a, b) {
-            Self { a: a.events.changes.lock(), b: None }
+            Self { a: a.events.changes.lock(), _b: None }
         } else if a.id < b.id {
             let first = a.events.changes.lock();
-            Self { a: first, b: Some(b.events.changes.lock()) }
+            Self { a: first, _b: Some(b.events.changes.lock()) }
         } else {
             let first = b.events.changes.lock();
-            Self { a: a.events.changes.lock(), b: Some(first) }
+            Self { a: a.events.changes.lock(), _b: Some(first) }
         }
     }
 }

@@ -1,1 +1,356 @@
-//! Written below.
+//! The FIFO ABI, with a guest that takes events from its queues as Linux does.
+
+use super::*;
+use crate::event::Progress;
+use crate::ids::{DomId, Mfn};
+use crate::page::PageType;
+use core::sync::atomic::AtomicBool;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::vec;
+use std::vec::Vec;
+use xen_abi::xen::{DOMID_SELF, VIRQ_TIMER};
+
+const SELF: DomId = DomId(DOMID_SELF);
+const PENDING: u64 = 1 << 31;
+const MASKED: u64 = 1 << 30;
+const LINKED: u64 = 1 << 29;
+const LINK: u64 = (1 << 17) - 1;
+
+/// The guest's side of the FIFO ABI.
+struct FifoGuest<'a> {
+    hv: &'a Mock,
+    domain: &'a MockDomain,
+    pages: Vec<Mfn>,
+    /// One page for the control blocks of all vCPUs.
+    control: Mfn,
+    heads: Vec<[u64; 16]>,
+}
+
+impl<'a> FifoGuest<'a> {
+    /// Switches the domain over, with one page of words.
+    fn new(hv: &'a Mock, domain: &'a MockDomain) -> Self {
+        let control = hv.alloc_domain_page(domain, 0).unwrap();
+        hv.platform.frame_words(control).iter().for_each(|w| w.store(0, Ordering::Relaxed));
+        for vcpu in &domain.vcpus {
+            hv.fifo_init_control(domain, vcpu.id, control, 128 * vcpu.id.0).unwrap();
+        }
+        let heads = vec![[0; 16]; domain.vcpus.len()];
+        let mut guest = Self { hv, domain, pages: Vec::new(), control, heads };
+        guest.expand();
+        guest
+    }
+
+    fn expand(&mut self) {
+        let page = self.hv.alloc_domain_page(self.domain, 0).unwrap();
+        self.hv.platform.frame_words(page).iter().for_each(|w| w.store(0, Ordering::Relaxed));
+        self.hv.fifo_expand_array(self.domain, page).unwrap();
+        self.pages.push(page);
+    }
+
+    /// The 64-bit word that holds a port's event word, and the shift to it.
+    fn at(&self, port: u64) -> (&AtomicU64, u64) {
+        let words = self.hv.platform.frame_words(self.pages[port as usize / 1024]);
+        (&words[port as usize % 1024 / 2], 32 * (port % 2))
+    }
+
+    fn event(&self, port: u64) -> u64 {
+        let (word, shift) = self.at(port);
+        word.load(Ordering::SeqCst) >> shift & 0xffff_ffff
+    }
+
+    fn clear(&self, port: u64, bits: u64) -> u64 {
+        let (word, shift) = self.at(port);
+        word.fetch_and(!(bits << shift), Ordering::SeqCst) >> shift & 0xffff_ffff
+    }
+
+    fn mask(&self, port: u64) {
+        let (word, shift) = self.at(port);
+        word.fetch_or(MASKED << shift, Ordering::SeqCst);
+    }
+
+    /// As Linux: clears the bit itself, and asks the hypervisor when an event waits.
+    fn unmask(&self, port: u64) {
+        self.clear(port, MASKED);
+        if self.event(port) & PENDING != 0 {
+            self.hv.unmask_event(self.domain, Port(port as u32)).unwrap();
+        }
+    }
+
+    fn control(&self, vcpu: usize, word: usize) -> &AtomicU64 {
+        &self.hv.platform.frame_words(self.control)[16 * vcpu + word]
+    }
+
+    /// Handles everything that is in a vCPU's queues; answers the ports in the order they came.
+    fn drain(&mut self, vcpu: usize) -> Vec<u64> {
+        let mut ready = self.control(vcpu, 0).fetch_and(!0xffff_ffff, Ordering::SeqCst) & 0xffff_ffff;
+        let mut handled = Vec::new();
+        while ready != 0 {
+            let priority = ready.trailing_zeros() as usize;
+            let mut head = self.heads[vcpu][priority];
+            if head == 0 {
+                let word = self.control(vcpu, 1 + priority / 2).load(Ordering::SeqCst);
+                head = word >> (32 * (priority % 2)) & 0xffff_ffff;
+            }
+            assert_ne!(head, 0, "a queue that is ready has a head");
+            let link = self.clear(head, LINKED | LINK) & LINK;
+            if link == 0 {
+                ready &= !(1 << priority);
+            }
+            if self.event(head) & (PENDING | MASKED) == PENDING {
+                self.clear(head, PENDING);
+                handled.push(head);
+            }
+            self.heads[vcpu][priority] = link;
+            ready |= self.control(vcpu, 0).fetch_and(!0xffff_ffff, Ordering::SeqCst) & 0xffff_ffff;
+        }
+        handled
+    }
+}
+
+#[test]
+fn a_control_block_must_be_the_domains_and_aligned() {
+    let (hv, [d0, d1]) = machine(2);
+    let page = hv.alloc_domain_page(&d0, 0).unwrap();
+    let foreign = hv.alloc_domain_page(&d1, 0).unwrap();
+    assert_eq!(hv.fifo_expand_array(&d0, page), Err(EventError::NotFifo));
+    assert_eq!(hv.set_event_priority(&d0, Port(1), 3), Err(EventError::NoPriorities));
+    for (vcpu, frame, offset, error) in [
+        (2, page, 0, EventError::NoSuchVcpu),
+        (0, page, 4, EventError::Invalid),
+        (0, page, 4096 - 64, EventError::Invalid),
+        (0, page, u32::MAX, EventError::Invalid),
+        (0, foreign, 0, EventError::Invalid),
+        (0, Mfn(u64::MAX), 0, EventError::Invalid),
+    ] {
+        assert_eq!(hv.fifo_init_control(&d0, VcpuId(vcpu), frame, offset), Err(error));
+    }
+    assert!(d0.events.fifo().is_none(), "a failure does not switch");
+    hv.fifo_init_control(&d0, VcpuId(0), page, 4096 - 72).unwrap();
+    assert_eq!(hv.fifo_init_control(&d0, VcpuId(0), page, 0), Err(EventError::Invalid), "it has one");
+    assert_eq!(hv.fifo_expand_array(&d0, foreign), Err(EventError::Invalid));
+    assert_eq!(hv.get_page_and_type(&d0, page, PageType::L1).is_ok(), false, "the page stays writable");
+}
+
+#[test]
+fn events_come_in_order_and_by_priority() {
+    let (hv, [d0, _]) = machine(1);
+    let mut guest = FifoGuest::new(&hv, &d0);
+    let ports: Vec<_> = (0..5).map(|_| hv.bind_ipi(&d0, VcpuId(0)).unwrap()).collect();
+    hv.set_event_priority(&d0, ports[3], 0).unwrap();
+    hv.set_event_priority(&d0, ports[0], 15).unwrap();
+    assert_eq!(hv.set_event_priority(&d0, ports[0], 16), Err(EventError::Invalid));
+    for port in [0, 2, 1, 2, 4, 3] {
+        hv.send_event(&d0, ports[port]).unwrap();
+    }
+    assert!(super::guest(&hv, &d0).upcall_pending(0));
+    let expected: Vec<_> = [3, 2, 1, 4, 0].iter().map(|n| u64::from(ports[*n].0)).collect();
+    assert_eq!(guest.drain(0), expected);
+    assert_eq!(guest.drain(0), []);
+}
+
+#[test]
+fn nothing_is_lost_on_the_way_from_two_levels() {
+    let (hv, [d0, _]) = machine(1);
+    let early = hv.bind_ipi(&d0, VcpuId(0)).unwrap();
+    let timer = hv.bind_virq(&d0, VcpuId(0), VIRQ_TIMER).unwrap();
+    hv.send_event(&d0, early).unwrap();
+    let control = hv.alloc_domain_page(&d0, 0).unwrap();
+    hv.fifo_init_control(&d0, VcpuId(0), control, 0).unwrap();
+    hv.send_virq(&d0, VcpuId(0), VIRQ_TIMER);
+    assert_eq!(hv.event_is_pending(&d0, timer), Ok(false), "it has no word yet");
+    let page = hv.alloc_domain_page(&d0, 0).unwrap();
+    hv.fifo_expand_array(&d0, page).unwrap();
+    assert_eq!(hv.event_is_pending(&d0, timer), Ok(true));
+    let heads = vec![[0; 16]];
+    let mut guest = FifoGuest { hv: &hv, domain: &d0, pages: vec![page], control, heads };
+    let handled: BTreeSet<_> = guest.drain(0).into_iter().collect();
+    assert_eq!(handled, BTreeSet::from([u64::from(early.0), u64::from(timer.0)]));
+}
+
+#[test]
+fn there_are_more_ports_than_two_levels_have() {
+    let (hv, [d0, _]) = machine(1);
+    let mut guest = FifoGuest::new(&hv, &d0);
+    let mut last = Port(0);
+    for _ in 0..5000 {
+        last = hv.bind_ipi(&d0, VcpuId(0)).unwrap();
+    }
+    assert_eq!(last, Port(5000));
+    hv.send_event(&d0, last).unwrap();
+    assert_eq!(guest.drain(0), [], "no word yet");
+    for _ in 0..4 {
+        guest.expand();
+    }
+    assert_eq!(guest.drain(0), [5000]);
+}
+
+#[test]
+fn a_linked_port_is_not_used_anew() {
+    let (hv, [d0, _]) = machine(1);
+    let mut guest = FifoGuest::new(&hv, &d0);
+    let port = hv.bind_ipi(&d0, VcpuId(0)).unwrap();
+    hv.send_event(&d0, port).unwrap();
+    hv.close_event(&d0, port).unwrap();
+    assert_eq!(hv.bind_ipi(&d0, VcpuId(0)), Ok(Port(port.0 + 1)));
+    assert_eq!(guest.drain(0), [], "the closed port's event was taken back");
+    assert_eq!(hv.bind_ipi(&d0, VcpuId(0)), Ok(port));
+}
+
+#[test]
+fn reset_gives_the_pages_back() {
+    let (hv, [d0, _]) = machine(2);
+    let mut guest = FifoGuest::new(&hv, &d0);
+    let port = hv.bind_ipi(&d0, VcpuId(1)).unwrap();
+    hv.send_event(&d0, port).unwrap();
+    assert_eq!(guest.drain(1), [u64::from(port.0)]);
+    let frames = [guest.control, guest.pages[0]];
+    for frame in frames {
+        assert_ne!(hv.frame(frame).unwrap().type_word().count(), 0);
+    }
+    assert_eq!(hv.reset_events(&d0, SELF, false), Ok(Progress::Finished));
+    for frame in frames {
+        assert_eq!(hv.frame(frame).unwrap().type_word().count(), 0);
+        assert_eq!(hv.frame(frame).unwrap().count().refs(), 1);
+    }
+    let port = hv.bind_ipi(&d0, VcpuId(0)).unwrap();
+    hv.send_event(&d0, port).unwrap();
+    assert!(super::guest(&hv, &d0).pending(port), "two levels again");
+    let mut guest = FifoGuest::new(&hv, &d0);
+    assert_eq!(guest.drain(0), [u64::from(port.0)], "and over once more");
+}
+
+#[test]
+fn a_guest_that_breaks_the_rules_only_hurts_itself() {
+    let (hv, [d0, _]) = machine(2);
+    let guest = FifoGuest::new(&hv, &d0);
+    let ports: Vec<_> = (0..4).map(|_| hv.bind_ipi(&d0, VcpuId(0)).unwrap()).collect();
+    for round in 0..2000u64 {
+        for (n, port) in ports.iter().enumerate() {
+            let (word, _) = guest.at(u64::from(port.0));
+            word.store((round + n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), Ordering::SeqCst);
+            guest.control(0, n).store(round.wrapping_mul(0xdead_beef_1234_5679), Ordering::SeqCst);
+            hv.send_event(&d0, *port).unwrap();
+            hv.unmask_event(&d0, *port).unwrap();
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Send(usize),
+    Mask(usize),
+    Unmask(usize),
+    Move(usize, u32),
+    Priority(usize, u32),
+    Drain(usize),
+}
+
+const PORTS: usize = 6;
+
+fn op() -> impl Strategy<Value = Op> {
+    let port = 0..PORTS;
+    prop_oneof![
+        3 => port.clone().prop_map(Op::Send),
+        1 => port.clone().prop_map(Op::Mask),
+        1 => port.clone().prop_map(Op::Unmask),
+        1 => (port.clone(), 0u32..3).prop_map(|(port, vcpu)| Op::Move(port, vcpu)),
+        1 => (port, 0u32..16).prop_map(|(port, priority)| Op::Priority(port, priority)),
+        2 => (0usize..3).prop_map(Op::Drain),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    /// The model is a set of ports with a pending event and a set of masked ones. What a guest handles was pending and
+    /// not masked; and after all queues were emptied nothing of that kind is left.
+    #[test]
+    fn every_event_is_handled_once(ops in prop::collection::vec(op(), 1..120)) {
+        let (hv, [d0, _]) = machine(3);
+        let mut guest = FifoGuest::new(&hv, &d0);
+        // Pairs of ends within one domain: the far ends may be moved.
+        let ends: Vec<_> = (0..PORTS).map(|_| {
+            let far = hv.alloc_unbound(&d0, SELF, SELF).unwrap();
+            (hv.bind_interdomain(&d0, SELF, far).unwrap(), far)
+        }).collect();
+        (0..3).for_each(|vcpu| drop(guest.drain(vcpu)));
+        let (mut pending, mut masked) = (BTreeSet::new(), BTreeSet::new());
+        for op in ops {
+            match op {
+                Op::Send(n) => {
+                    hv.send_event(&d0, ends[n].0).unwrap();
+                    pending.insert(u64::from(ends[n].1.0));
+                }
+                Op::Mask(n) => {
+                    guest.mask(u64::from(ends[n].1.0));
+                    masked.insert(u64::from(ends[n].1.0));
+                }
+                Op::Unmask(n) => {
+                    guest.unmask(u64::from(ends[n].1.0));
+                    masked.remove(&u64::from(ends[n].1.0));
+                }
+                Op::Move(n, vcpu) => hv.bind_vcpu(&d0, ends[n].1, VcpuId(vcpu)).unwrap(),
+                Op::Priority(n, priority) => hv.set_event_priority(&d0, ends[n].1, priority).unwrap(),
+                Op::Drain(vcpu) => {
+                    for port in guest.drain(vcpu) {
+                        prop_assert!(!masked.contains(&port));
+                        prop_assert!(pending.remove(&port), "handled twice: {}", port);
+                    }
+                }
+            }
+            for (_, far) in &ends {
+                let port = u64::from(far.0);
+                prop_assert_eq!(guest.event(port) & PENDING != 0, pending.contains(&port));
+            }
+        }
+        for port in (0..3).flat_map(|vcpu| guest.drain(vcpu)).collect::<Vec<_>>() {
+            prop_assert!(pending.remove(&port));
+        }
+        prop_assert!(pending.is_subset(&masked), "left over: {:?}, masked {:?}", pending, masked);
+    }
+}
+
+/// Senders on three CPUs, one guest thread per vCPU: at the end nothing is left behind.
+#[test]
+fn senders_and_guest_race() {
+    let (hv, [d0, _]) = machine(2);
+    let guest = FifoGuest::new(&hv, &d0);
+    let ends: Vec<_> = (0..4)
+        .map(|_| {
+            let far = hv.alloc_unbound(&d0, SELF, SELF).unwrap();
+            (hv.bind_interdomain(&d0, SELF, far).unwrap(), far)
+        })
+        .collect();
+    let senders_left = AtomicU64::new(3);
+    let moving = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for seed in 0..3u64 {
+            let (hv, d0, ends, senders_left) = (&hv, &d0, &ends, &senders_left);
+            scope.spawn(move || {
+                for round in 0..4000 {
+                    hv.send_event(d0, ends[((round * 7 + seed) % 4) as usize].0).unwrap();
+                }
+                senders_left.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+        scope.spawn(|| {
+            for round in 0..2000u32 {
+                hv.bind_vcpu(&d0, ends[(round % 4) as usize].1, VcpuId(round / 4 % 2)).unwrap();
+            }
+            moving.store(false, Ordering::SeqCst);
+        });
+        for vcpu in 0..2 {
+            let mut own = FifoGuest { pages: guest.pages.clone(), heads: guest.heads.clone(), ..guest };
+            let (senders_left, moving) = (&senders_left, &moving);
+            scope.spawn(move || {
+                while senders_left.load(Ordering::SeqCst) != 0 || moving.load(Ordering::SeqCst) {
+                    own.drain(vcpu);
+                }
+                own.drain(vcpu);
+            });
+        }
+    });
+    for (_, far) in &ends {
+        assert_eq!(guest.event(u64::from(far.0)) & (PENDING | LINKED), 0, "{far} was left behind");
+    }
+}

@@ -47,7 +47,8 @@ impl Guest<'_> {
     }
 
     fn clear_pending(&self, port: Port) {
-        self.word(two_level::PENDING + port.0 as usize / 64).fetch_and(!(1 << (port.0 % 64)), Ordering::Relaxed);
+        self.word(two_level::PENDING + port.0 as usize / 64)
+            .fetch_and(!(1 << (port.0 % 64)), Ordering::Relaxed);
     }
 
     fn mask(&self, port: Port) {

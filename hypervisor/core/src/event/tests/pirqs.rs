@@ -1,1 +1,191 @@
-//! Written below.
+//! Physical interrupts: lines, messages, acknowledgements.
+
+use super::*;
+use crate::event::{Progress, WantedPirq};
+use crate::ids::{DomId, Pirq};
+use crate::platform::{Line, MsiRequest, PciAddress};
+use xen_abi::errno::Errno;
+use xen_abi::xen::DOMID_SELF;
+
+const SELF: DomId = DomId(DOMID_SELF);
+const LEVEL: Line = Line { level: true, active_low: true };
+
+/// Domain 0 may use all interrupts.
+fn machine_with_irqs() -> (Mock, [MockDomain; 2]) {
+    let (hv, domains) = machine(2);
+    *domains[0].permissions.write() = crate::permissions::Permissions::all();
+    (hv, domains)
+}
+
+fn is_masked(hv: &Mock, irq: u32) -> bool {
+    hv.platform.record.lock().unwrap().masked.contains(&Pirq(irq))
+}
+
+fn arrive(hv: &Mock, irq: u32) {
+    hv.platform.irqs.lock().unwrap().push_back(Pirq(irq));
+    if hv.platform.irq_needs_eoi(Pirq(irq)) {
+        hv.platform.irq_mask(Pirq(irq));
+    }
+    hv.deliver_pirqs();
+}
+
+fn msi(count: u32) -> MsiRequest {
+    MsiRequest { device: PciAddress { segment: 0, bus: 0, devfn: 8 }, entry: 0, count, table_base: 0 }
+}
+
+#[test]
+fn a_level_line_waits_for_the_acknowledgement() {
+    let (hv, [d0, _]) = machine_with_irqs();
+    hv.setup_gsi(&d0, 19, LEVEL).unwrap();
+    assert_eq!(hv.map_gsi(&d0, SELF, 19, WantedPirq::Exactly(19)), Ok(19));
+    let port = hv.bind_pirq(&d0, 19, true).unwrap();
+    assert!(!is_masked(&hv, 19));
+    let guest = guest(&hv, &d0);
+    arrive(&hv, 19);
+    assert!(guest.pending(port) && guest.upcall_pending(0) && is_masked(&hv, 19));
+    guest.clear_pending(port);
+    hv.acknowledge_pirq(&d0, 19).unwrap();
+    assert!(!is_masked(&hv, 19));
+    hv.bind_vcpu(&d0, port, VcpuId(1)).unwrap();
+    arrive(&hv, 19);
+    assert!(guest.upcall_pending(1));
+    hv.close_event(&d0, port).unwrap();
+    assert!(is_masked(&hv, 19), "nobody listens");
+    assert_eq!(hv.bind_pirq(&d0, 19, true), Ok(port));
+    assert!(!is_masked(&hv, 19), "a new binding owes nothing");
+    assert_eq!(hv.setup_gsi(&d0, 19, LEVEL), Err(Errno::EEXIST));
+}
+
+#[test]
+fn an_isa_line_needs_no_setup_and_no_acknowledgement() {
+    let (hv, [d0, _]) = machine_with_irqs();
+    assert_eq!(hv.map_gsi(&d0, SELF, 1, WantedPirq::Exactly(1)), Ok(1));
+    let port = hv.bind_pirq(&d0, 1, false).unwrap();
+    assert_eq!(hv.platform.record.lock().unwrap().routes[&1], Line { level: false, active_low: false });
+    arrive(&hv, 1);
+    assert!(guest(&hv, &d0).pending(port) && !is_masked(&hv, 1));
+    assert_eq!(hv.acknowledge_pirq(&d0, 1), Ok(()));
+    assert_eq!(hv.acknowledge_pirq(&d0, 2), Err(Errno::EINVAL), "not mapped");
+}
+
+#[test]
+fn numbers_and_rights_are_checked() {
+    let (hv, [d0, d1]) = machine_with_irqs();
+    assert_eq!(hv.map_gsi(&d0, SELF, 24, WantedPirq::Any), Err(EventError::Invalid));
+    assert_eq!(hv.map_gsi(&d0, SELF, -1, WantedPirq::Any), Err(EventError::Invalid));
+    assert_eq!(hv.map_gsi(&d0, SELF, 0, WantedPirq::Exactly(0)), Err(EventError::NotPermitted));
+    assert_eq!(hv.map_gsi(&d0, SELF, 5, WantedPirq::Exactly(u32::MAX)), Err(EventError::Invalid));
+    assert_eq!(hv.map_gsi(&d1, SELF, 5, WantedPirq::Any), Err(EventError::NotPermitted));
+    assert_eq!(hv.map_gsi(&d0, DomId(9), 5, WantedPirq::Any), Err(EventError::NoSuchDomain));
+    assert_eq!(hv.bind_pirq(&d0, 5, false), Err(EventError::NotPermitted), "not mapped");
+    assert_eq!(hv.bind_pirq(&d0, u32::MAX, false), Err(EventError::Invalid));
+    assert_eq!(hv.map_gsi(&d0, SELF, 5, WantedPirq::Any), Ok(16), "the lowest number beyond the ISA lines");
+    assert_eq!(hv.map_gsi(&d0, SELF, 5, WantedPirq::Exactly(5)), Err(EventError::AlreadyBound));
+    assert_eq!(hv.map_gsi(&d0, SELF, 5, WantedPirq::Any), Ok(16));
+    hv.bind_pirq(&d0, 16, false).unwrap();
+    assert_eq!(hv.bind_pirq(&d0, 16, false), Err(EventError::AlreadyBound));
+    assert_eq!(hv.setup_gsi(&d1, 5, LEVEL), Err(Errno::EPERM));
+    assert_eq!(hv.setup_gsi(&d0, 24, LEVEL), Err(Errno::EINVAL));
+}
+
+#[test]
+fn a_shared_line_waits_for_everybody() {
+    let (hv, [d0, d1]) = machine_with_irqs();
+    hv.setup_gsi(&d0, 20, LEVEL).unwrap();
+    hv.map_gsi(&d0, SELF, 20, WantedPirq::Exactly(20)).unwrap();
+    hv.map_gsi(&d0, DomId(1), 20, WantedPirq::Exactly(40)).unwrap();
+    let a = hv.bind_pirq(&d0, 20, true).unwrap();
+    assert_eq!(hv.bind_pirq(&d1, 40, false), Err(EventError::Busy));
+    let b = hv.bind_pirq(&d1, 40, true).unwrap();
+    assert!(hv.pirq_is_shared(&d0, 20) && hv.pirq_is_shared(&d1, 40));
+    arrive(&hv, 20);
+    assert!(guest(&hv, &d0).pending(a) && guest(&hv, &d1).pending(b));
+    hv.acknowledge_pirq(&d0, 20).unwrap();
+    hv.acknowledge_pirq(&d0, 20).unwrap();
+    assert!(is_masked(&hv, 20), "one of two");
+    hv.acknowledge_pirq(&d1, 40).unwrap();
+    assert!(!is_masked(&hv, 20));
+    arrive(&hv, 20);
+    hv.acknowledge_pirq(&d0, 20).unwrap();
+    assert_eq!(hv.destroy_events(&d1), Progress::Finished);
+    assert!(!is_masked(&hv, 20), "who is gone owes nothing");
+    hv.close_event(&d0, a).unwrap();
+    hv.bind_pirq(&d0, 20, false).unwrap();
+    assert!(!hv.pirq_is_shared(&d0, 20));
+}
+
+#[test]
+fn messages_have_numbers_of_their_own() {
+    let (hv, [d0, d1]) = machine_with_irqs();
+    let one = hv.map_msi(&d0, SELF, &msi(1), WantedPirq::Any).unwrap();
+    assert!(one >= 24);
+    let port = hv.bind_pirq(&d0, one, false).unwrap();
+    arrive(&hv, one);
+    assert!(guest(&hv, &d0).pending(port) && !is_masked(&hv, one));
+    let reserved = hv.reserve_pirq(&d0, false).unwrap();
+    assert_ne!(reserved, one);
+    let two = hv.map_msi(&d0, SELF, &msi(1), WantedPirq::Exactly(reserved)).unwrap();
+    assert_eq!(two, reserved);
+    assert_eq!(hv.map_msi(&d0, SELF, &msi(1), WantedPirq::Exactly(reserved)), Err(EventError::Invalid));
+    assert_eq!(hv.platform.record.lock().unwrap().msis.len(), 2, "a failure leaves nothing behind");
+    assert_eq!(hv.map_msi(&d1, SELF, &msi(1), WantedPirq::Any), Err(EventError::NotPermitted));
+    for count in [0, 33, u32::MAX] {
+        let answer = hv.map_msi(&d0, SELF, &msi(count), WantedPirq::Any);
+        assert_eq!(answer, Err(EventError::Platform(Errno::EDOM)));
+    }
+    hv.unmap_pirq(&d0, SELF, one as i32).unwrap();
+    assert_eq!(hv.unmap_pirq(&d0, SELF, one as i32), Err(EventError::Invalid));
+    assert_eq!(hv.platform.record.lock().unwrap().msis.len(), 1);
+    assert_eq!(hv.close_event(&d0, port), Ok(()), "the port of an interrupt that is gone");
+}
+
+#[test]
+fn several_vectors_come_and_go_together() {
+    let (hv, [d0, _]) = machine_with_irqs();
+    let first = hv.map_msi(&d0, SELF, &msi(3), WantedPirq::Any).unwrap();
+    assert_eq!(hv.platform.record.lock().unwrap().msis.values().next().unwrap().count, 4);
+    for n in 0..4 {
+        hv.bind_pirq(&d0, first + n, false).unwrap();
+    }
+    assert_eq!(hv.unmap_pirq(&d0, SELF, first as i32 + 1), Err(EventError::Busy));
+    hv.unmap_pirq(&d0, SELF, first as i32).unwrap();
+    assert_eq!(hv.unmap_pirq(&d0, SELF, first as i32 + 3), Err(EventError::Invalid));
+    assert!(hv.platform.record.lock().unwrap().msis.is_empty());
+}
+
+#[test]
+fn the_page_of_bits_says_what_needs_an_acknowledgement() {
+    let (hv, [d0, _]) = machine_with_irqs();
+    let page = hv.alloc_domain_page(&d0, 0).unwrap();
+    hv.platform.frame_words(page).iter().for_each(|w| w.store(!0, Ordering::Relaxed));
+    hv.setup_gsi(&d0, 18, LEVEL).unwrap();
+    hv.map_gsi(&d0, SELF, 18, WantedPirq::Exactly(18)).unwrap();
+    hv.bind_pirq(&d0, 18, true).unwrap();
+    hv.set_eoi_page(&d0, page, true).unwrap();
+    assert_eq!(hv.set_eoi_page(&d0, page, true), Err(Errno::EBUSY));
+    hv.map_gsi(&d0, SELF, 4, WantedPirq::Exactly(4)).unwrap();
+    let edge = hv.bind_pirq(&d0, 4, false).unwrap();
+    let bits = hv.platform.frame_words(page)[0].load(Ordering::Relaxed);
+    assert_eq!((bits >> 18 & 1, bits >> 4 & 1), (1, 0));
+    let guest = guest(&hv, &d0);
+    guest.mask(edge);
+    arrive(&hv, 4);
+    assert!(!guest.upcall_pending(0));
+    hv.acknowledge_pirq(&d0, 4).unwrap();
+    assert!(!guest.masked(edge) && guest.upcall_pending(0), "version 1 unmasks the port as well");
+}
+
+#[test]
+fn the_old_way_of_acknowledging_looks_at_the_mask() {
+    let (hv, [d0, _]) = machine_with_irqs();
+    hv.setup_gsi(&d0, 18, LEVEL).unwrap();
+    hv.map_gsi(&d0, SELF, 18, WantedPirq::Exactly(18)).unwrap();
+    let port = hv.bind_pirq(&d0, 18, true).unwrap();
+    guest(&hv, &d0).mask(port);
+    arrive(&hv, 18);
+    hv.acknowledge_unmasked_pirqs(&d0);
+    assert!(is_masked(&hv, 18));
+    hv.unmask_event(&d0, port).unwrap();
+    hv.acknowledge_unmasked_pirqs(&d0);
+    assert!(!is_masked(&hv, 18));
+}
