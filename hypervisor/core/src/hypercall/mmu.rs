@@ -219,7 +219,7 @@ impl<'a, P: Platform> Updates<'a, P> {
             self.serve_all(batch)
         };
         self.unlock();
-        if !core::ptr::eq(self.tables, &**self.cx.domain) {
+        if self.tables.id != self.cx.domain.id {
             self.cx.hv.finish_doomed(self.tables);
         }
         batch.end(self.cx, done, size_of::<MmuUpdate>() as u64, stop)
@@ -248,7 +248,7 @@ impl<'a, P: Platform> Updates<'a, P> {
                 Err(_) => return (done, Some(Stop::Refused(Errno::EFAULT))),
             };
             for request in &*chunk {
-                if done != 0 && hv.platform.work_pending() {
+                if done != 0 && (hv.platform.work_pending() || self.work_off_doomed().is_err()) {
                     return (done, Some(Stop::Preempted));
                 }
                 if let Err(stop) = self.serve(request) {
@@ -296,6 +296,16 @@ impl<'a, P: Platform> Updates<'a, P> {
         if let Some((mfn, _)) = self.locked.take() {
             self.cx.hv.known_frame(mfn).unlock_table();
         }
+    }
+
+    /// Gives up what the last request left to give up, before the next one meets it half done.
+    fn work_off_doomed(&mut self) -> Result<(), PageError> {
+        if self.tables.pages.has_doomed() {
+            // What is given up may be what this batch has locked.
+            self.unlock();
+            self.cx.hv.work_off_doomed(self.tables)?;
+        }
+        Ok(())
     }
 
     /// The frame is no table: if it may be written, it is just written.

@@ -1,7 +1,7 @@
 //! How many pages a domain owns and may own, and what else the accounting keeps for a domain as a whole.
 
 use crate::ids::{Mfn, VcpuId};
-use crate::page::LDT_FRAMES;
+use crate::page::{LDT_FRAMES, Teardown};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,8 +21,8 @@ pub struct Reservation {
     pub(crate) ldts: Mutex<BTreeMap<VcpuId, [Mfn; LDT_FRAMES]>>,
     /// The memory map that a toolstack set; empty: none.
     pub(crate) memory_map: Mutex<Vec<E820Entry>>,
-    /// How far the teardown got: its stage, and the next frame it looks at.
-    pub(crate) teardown: Mutex<(u8, u64)>,
+    /// How far the teardown got.
+    pub(crate) teardown: Mutex<Teardown>,
 }
 
 impl Reservation {
@@ -35,7 +35,7 @@ impl Reservation {
             any_doomed: AtomicBool::new(false),
             ldts: Mutex::new(BTreeMap::new()),
             memory_map: Mutex::new(Vec::new()),
-            teardown: Mutex::new((0, 0)),
+            teardown: Mutex::new(Teardown::new()),
         }
     }
 
@@ -65,5 +65,16 @@ impl Reservation {
     /// Books `pages` less.
     pub fn shrink(&self, pages: u64) {
         self.current.fetch_sub(pages, Ordering::Relaxed);
+    }
+
+    /// Whether tables of the domain wait to be given up.
+    #[inline]
+    pub(crate) fn has_doomed(&self) -> bool {
+        self.any_doomed.load(Ordering::Acquire)
+    }
+
+    /// Sets what the domain owns, once its teardown has counted it.
+    pub(crate) fn set_current(&self, pages: u64) {
+        self.current.store(pages, Ordering::Relaxed);
     }
 }

@@ -37,7 +37,7 @@ impl<P: Platform> Hypervisor<P> {
     /// [`PageError::Restart`] when this CPU has other work first.
     #[inline]
     pub(crate) fn work_off_doomed(&self, domain: &Domain<P>) -> Result<(), PageError> {
-        if domain.pages.any_doomed.load(Acquire) { self.work_off(domain, true) } else { Ok(()) }
+        if domain.pages.has_doomed() { self.work_off(domain, true) } else { Ok(()) }
     }
 
     /// As [`Hypervisor::work_off_doomed`], without stopping.

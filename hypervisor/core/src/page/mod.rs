@@ -10,6 +10,8 @@ mod ptwr;
 mod refs;
 mod segment;
 mod teardown;
+#[cfg(test)]
+mod tests;
 mod tlb;
 mod types;
 mod update;
@@ -21,6 +23,7 @@ pub use info::{Count, DOMID_IO, DOMID_XEN, FrameInfo, PageType, Type};
 pub use ptwr::PtWrite;
 pub(crate) use segment::is_hypervisors;
 pub use segment::{GDT_ENTRIES, LDT_ENTRIES, LDT_FRAMES, check_descriptor};
+pub(crate) use teardown::Teardown;
 pub use tlb::TlbClock;
 pub use update::Walk;
 pub(crate) use update::{UpdateError, Write};

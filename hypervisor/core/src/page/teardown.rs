@@ -15,34 +15,55 @@ use crate::platform::Platform;
 /// Frames looked at between two questions whether other work is pending.
 const BURST: u64 = 1024;
 
+/// How far a teardown got.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Teardown {
+    /// 0: not begun; 1 to 3 as above.
+    stage: u8,
+    /// The next frame to look at.
+    next: u64,
+    /// Frames that others keep.
+    kept: u64,
+}
+
+impl Teardown {
+    /// Not begun.
+    pub(crate) const fn new() -> Self {
+        Self { stage: 0, next: 0, kept: 0 }
+    }
+}
+
 impl<P: Platform> Hypervisor<P> {
-    /// Takes all frames away from `domain`, whose vCPUs have stopped for good and which is no longer in the domain table.
+    /// Takes all frames away from `domain`, whose vCPUs have stopped for good and which is no longer in the domain table. What
+    /// its reservation counts afterwards are the frames that others still keep.
     ///
     /// # Errors
     /// [`PageError::Restart`] when this CPU has other work first: call again.
     pub fn release_domain_pages(&self, domain: &Domain<P>) -> Result<(), PageError> {
         let mut progress = domain.pages.teardown.lock();
-        let (mut stage, mut next) = *progress;
+        let Teardown { mut stage, mut next, mut kept } = *progress;
         if stage == 0 {
             domain.vcpus.iter().for_each(|vcpu| self.drop_vcpu_tables(domain, vcpu));
             stage = 1;
         }
         while stage <= 3 {
-            *progress = (stage, next);
+            *progress = Teardown { stage, next, kept };
             self.work_off_doomed(domain)?;
             let end = next.saturating_add(BURST).min(self.platform.frame_table().len() as u64);
             for mfn in (next..end).map(Mfn) {
                 let info = self.known_frame(mfn);
                 if info.count().refs() != 0 && info.count().owner() == domain.id {
                     self.release_frame(domain, mfn, info, stage);
+                    kept += u64::from(stage == 3 && info.count().refs() != 0 && !info.count().is_xenheap());
                 }
             }
             (stage, next) = if end - next < BURST { (stage + 1, 0) } else { (stage, end) };
-            *progress = (stage, next);
+            *progress = Teardown { stage, next, kept };
             if stage <= 3 && self.platform.work_pending() {
                 return Err(PageError::Restart);
             }
         }
+        domain.pages.set_current(kept);
         Ok(())
     }
 
@@ -57,7 +78,6 @@ impl<P: Platform> Hypervisor<P> {
                 self.doom(domain, mfn, info, word);
             }
             3 if info.count().0 & (Count::ALLOCATED | Count::XENHEAP) == Count::ALLOCATED => {
-                domain.pages.shrink(1);
                 self.clear_allocated(mfn, info);
             }
             _ => {}

@@ -59,7 +59,6 @@ impl<P: Platform> Hypervisor<P> {
         if cr3.0 == 0 || !va.is_canonical() || segment::is_hypervisors(va) {
             return None;
         }
-        // Below a live table all tables are live: RAM, without superpages.
         let mut table = cr3;
         for level in [4, 3, 2] {
             let entry = self.platform.frame_words(table)[pte::index(va.0, level)].load(Relaxed);
@@ -67,6 +66,10 @@ impl<P: Platform> Hypervisor<P> {
                 return None;
             }
             table = pte::frame_of(entry);
+            // By linear entries the walk may get into the hypervisor's own tables, and from there anywhere.
+            if self.frame(table)?.is_io() {
+                return None;
+            }
         }
         let index = pte::index(va.0, 1);
         Some(Walk { entry: self.platform.frame_words(table)[index].load(Relaxed), table, index })

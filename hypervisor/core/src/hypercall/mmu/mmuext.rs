@@ -26,7 +26,7 @@ pub fn mmuext_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) 
     let requests: GuestPtr<MmuextOp> = GuestPtr::new(batch.requests);
     let (mut done, mut stop) = (0, None);
     while done < batch.count {
-        if done != 0 && cx.hv.platform.work_pending() {
+        if done != 0 && (cx.hv.platform.work_pending() || cx.hv.work_off_doomed(cx.domain).is_err()) {
             stop = Some(Stop::Preempted);
             break;
         }
