@@ -89,6 +89,6 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Writes a message of the hypervisor to the console. Guests must not be able to make it say much.
     pub fn log(&self, message: fmt::Arguments<'_>) {
-        let _ = write!(Output(&self.platform), "(XEN) {message}");
+        let _ = write!(Output(&self.platform), "(HV) {message}");
     }
 }

@@ -17,7 +17,6 @@ pub mod grant;
 pub mod mca;
 pub mod memory;
 pub mod mmu;
-pub mod mmuext;
 pub mod multicall;
 pub mod physdev;
 pub mod platform;
@@ -96,11 +95,6 @@ impl<E: Into<Errno>> From<Result<(), E>> for Outcome {
 /// An argument that the ABI declares as 32 bits wide: the rest of its register is ignored (xen-x86_64.h).
 pub(crate) fn low32(arg: u64) -> u32 {
     (arg & 0xffff_ffff) as u32
-}
-
-/// An argument that the ABI declares as a signed number of 32 bits.
-pub(crate) fn low32_signed(arg: u64) -> i32 {
-    low32(arg).cast_signed()
 }
 
 /// The one signature of all adapters. `args` are the argument registers (or a multicall entry's arguments); `regs` are the

@@ -10,7 +10,7 @@
 //!   the queue, or running on that CPU). `vcpu.cpu` itself changes only under the lock of the queue it names.
 //! - A vCPU that was chosen stays *running* until the binary says in [`Hypervisor::vcpu_switched`] that its registers are in
 //!   `Vcpu::saved`; only then is it queued again or taken by another CPU.
-//! - One queue lock at a time. Queues are read from outside through what they publish (`head`, `running`),
+//! - One queue lock at a time; the clock's lock is taken last, and nothing inside it. Queues are read from outside through what they publish (`head`, `running`),
 //!   which may be out of date: it only ever decides whom to look at, not whom to run.
 //!
 //! # Policy
@@ -21,6 +21,7 @@
 //! at most [`WAKE_CREDIT`] of advantage over those that did not: it runs at once, but saved up nothing.
 //! Where nobody waits there is no slice timer and a decision is a handful of loads.
 
+mod clock;
 mod ops;
 mod queue;
 mod shutdown;

@@ -42,7 +42,7 @@ impl<P: Platform> Hypervisor<P> {
             let state = idle_state(&prev.vcpu().sched);
             prev.vcpu().time.change_runstate(state, now);
             self.vcpu_time_stopped(prev);
-            if self.sched.saved(prev.vcpu()) {
+            if self.sched.saved(prev.vcpu(), now) {
                 self.sched.enqueue(&self.platform, now, prev, false);
             }
         }

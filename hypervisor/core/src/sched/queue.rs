@@ -1,5 +1,6 @@
 //! Run queues, and the decision what a CPU runs next.
 
+use super::clock::VirtualClock;
 use super::{Place, VcpuSched, Watchdogs};
 use crate::cpumask::CpuMask;
 use crate::domain::{Vcpu, VcpuRef};
@@ -20,9 +21,11 @@ pub const MARGIN: u64 = 5_000_000;
 pub const WAKE_CREDIT: u64 = 10_000_000;
 /// A running vCPU is not interrupted for one that is behind by less than this, in nanoseconds.
 const GRANULARITY: u64 = 500_000;
-/// How far a vCPU may be behind or ahead of the machine's virtual time, in nanoseconds: some get less or more than their share
-/// for long, because nobody else may run there or because their share is more than a whole CPU.
+/// How far a vCPU that nobody competes with may get ahead of or behind the machine's virtual time, in nanoseconds: it has more
+/// or less than its share for long, because others may not run there or because its share is more than a whole CPU.
 const LAG: u64 = 100_000_000;
+/// The same for those that compete: between them, the difference is their fair treatment, as long as it is not absurd.
+const BOUND: u64 = 2_000_000_000;
 /// No time: the slice is unlimited, the queue is empty.
 const NEVER: u64 = u64::MAX;
 
@@ -31,10 +34,8 @@ pub struct Scheduler<P: Platform> {
     cpus: Box<[CpuQueue<P>]>,
     /// vCPUs in all queues.
     waiting: AtomicUsize,
-    /// The virtual runtime that a vCPU has which always got exactly its share.
-    vtime: AtomicU64,
-    /// Sum of the weights of all vCPUs that run or wait.
-    active_weight: AtomicU64,
+    /// Taken last, for a few instructions.
+    clock: Mutex<VirtualClock>,
     /// vCPUs in `SCHEDOP_poll`.
     pub(super) pollers: AtomicUsize,
     /// Watchdogs and announced endings of domains.
@@ -83,13 +84,6 @@ impl<P: Platform> CpuQueue<P> {
         }
     }
 
-    fn publish_running(&self, vcpu: Option<&VcpuSched>, now: Nanos, slice_end: u64) {
-        self.slice_end.store(slice_end, Ordering::SeqCst);
-        self.since.store(now.0, Ordering::Relaxed);
-        self.vruntime.store(vcpu.map_or(0, VcpuSched::vruntime), Ordering::Relaxed);
-        self.weight.store(vcpu.map_or(0, VcpuSched::weight), Ordering::SeqCst);
-    }
-
     fn publish_head(&self, waiting: &[VcpuRef<P>]) {
         let head = waiting.last().map_or(NEVER, |next| next.vcpu().sched.vruntime());
         self.head.store(head, Ordering::SeqCst);
@@ -113,8 +107,7 @@ impl<P: Platform> Scheduler<P> {
         Self {
             cpus: (0..cpus.max(1)).map(|_| CpuQueue::new()).collect(),
             waiting: AtomicUsize::new(0),
-            vtime: AtomicU64::new(0),
-            active_weight: AtomicU64::new(0),
+            clock: Mutex::new(VirtualClock::new()),
             pollers: AtomicUsize::new(0),
             watchdogs: Watchdogs::new(),
         }
@@ -126,6 +119,11 @@ impl<P: Platform> Scheduler<P> {
             NEVER => None,
             end => Some(Nanos(end)),
         }
+    }
+
+    /// Sum of the weights of all vCPUs that run or wait.
+    pub fn total_active_weight(&self) -> u64 {
+        self.clock.lock().weight()
     }
 
     /// Whether this vCPU is on a CPU, registers and all.
@@ -152,18 +150,18 @@ impl<P: Platform> Scheduler<P> {
         }
         let keep = current.filter(|c| c.vcpu().sched.runnable() && c.vcpu().sched.may_run_on(cpu));
         if let Some(keep) = keep {
-            queue.publish_running(Some(&keep.vcpu().sched), now, NEVER);
+            self.publish_running(cpu, Some(&keep.vcpu().sched), now, NEVER);
             if self.waiting.load(Ordering::SeqCst) == 0 {
                 keep.vcpu().sched.yielded.store(false, Ordering::Relaxed);
                 return Some(keep.clone());
             }
         }
-        let chosen = match self.contend(cpu, keep) {
+        let chosen = match self.contend(cpu, now, keep) {
             Some(chosen) => Some(chosen),
             None => {
-                queue.publish_running(None, now, NEVER);
+                self.publish_running(cpu, None, now, NEVER);
                 // Who queued a vCPU before it could see that this CPU is idle looked for no idle CPU.
-                (self.waiting.load(Ordering::SeqCst) != 0).then(|| self.contend(cpu, None)).flatten()
+                (self.waiting.load(Ordering::SeqCst) != 0).then(|| self.contend(cpu, now, None)).flatten()
             }
         };
         if let Some(chosen) = &chosen {
@@ -176,7 +174,8 @@ impl<P: Platform> Scheduler<P> {
     fn dispatched(&self, platform: &P, cpu: CpuId, now: Nanos, chosen: &VcpuRef<P>, kept: bool) {
         let contended = kept || self.waiting.load(Ordering::SeqCst) != 0;
         let sched = &chosen.vcpu().sched;
-        self.queue(cpu).publish_running(
+        self.publish_running(
+            cpu,
             Some(sched),
             now,
             if contended { now.0.saturating_add(SLICE) } else { NEVER },
@@ -184,15 +183,32 @@ impl<P: Platform> Scheduler<P> {
         self.offer(platform, cpu, now);
     }
 
+    /// Tells the other CPUs what this one runs from now on.
+    fn publish_running(&self, cpu: CpuId, vcpu: Option<&VcpuSched>, now: Nanos, slice_end: u64) {
+        let queue = self.queue(cpu);
+        let weight = vcpu.map_or(0, |vcpu| vcpu.counted.load(Ordering::Relaxed));
+        queue.slice_end.store(slice_end, Ordering::SeqCst);
+        queue.vruntime.store(vcpu.map_or(0, VcpuSched::vruntime), Ordering::Relaxed);
+        let since = Nanos(queue.since.swap(now.0, Ordering::Relaxed));
+        let was_idle = queue.weight.swap(weight, Ordering::SeqCst) == 0;
+        let old = (!was_idle).then_some(since);
+        let new = vcpu.map(|_| now);
+        if old != new {
+            self.clock.lock().account(old, new);
+        }
+    }
+
     /// The best of: the vCPU that runs and may go on, the first in the own queue, and any that waits elsewhere and is
     /// much further behind.
-    fn contend(&self, cpu: CpuId, keep: Option<&VcpuRef<P>>) -> Option<VcpuRef<P>> {
+    fn contend(&self, cpu: CpuId, now: Nanos, keep: Option<&VcpuRef<P>>) -> Option<VcpuRef<P>> {
         let queue = self.queue(cpu);
         let kept = keep.map(|keep| {
             let sched = &keep.vcpu().sched;
             let first = queue.head.load(Ordering::SeqCst);
             if sched.yielded.swap(false, Ordering::Relaxed) && first != NEVER {
-                sched.vruntime.fetch_max(first.saturating_add(GRANULARITY), Ordering::Relaxed);
+                let (old, new) = (sched.vruntime(), sched.vruntime().max(first.saturating_add(GRANULARITY)));
+                sched.vruntime.store(new, Ordering::Relaxed);
+                self.clock.lock().change(sched.counted.load(Ordering::Relaxed), old, new);
             }
             sched.vruntime()
         });
@@ -202,7 +218,7 @@ impl<P: Platform> Scheduler<P> {
             return Some(stolen);
         }
         let mut waiting = queue.waiting.lock();
-        let first = self.pop_if(queue, &mut waiting, |first| kept.is_none_or(|kept| first < kept));
+        let first = self.pop_if(queue, &mut waiting, now, |first| kept.is_none_or(|kept| first < kept));
         first.or_else(|| keep.cloned())
     }
 
@@ -212,6 +228,7 @@ impl<P: Platform> Scheduler<P> {
         &self,
         queue: &CpuQueue<P>,
         waiting: &mut Vec<VcpuRef<P>>,
+        now: Nanos,
         wanted: impl Fn(u64) -> bool,
     ) -> Option<VcpuRef<P>> {
         let mut chosen = None;
@@ -222,7 +239,7 @@ impl<P: Platform> Scheduler<P> {
                 break;
             }
             let place = if runnable { Place::Running } else { Place::Off };
-            self.set_place(sched, place);
+            self.set_place(sched, place, now);
             let first = waiting.pop();
             self.waiting.fetch_sub(1, Ordering::SeqCst);
             if runnable {
@@ -274,31 +291,34 @@ impl<P: Platform> Scheduler<P> {
         Some(stolen)
     }
 
-    /// Adds the time since the last look to the virtual runtime of the vCPU that runs here, and to the machine's.
+    /// Adds the time since the last look to the virtual runtime of the vCPU that runs here.
     fn charge(&self, queue: &CpuQueue<P>, vcpu: &Vcpu<P>, now: Nanos) {
-        let ran = now.0.saturating_sub(queue.since.load(Ordering::Relaxed));
-        queue.since.store(now.0, Ordering::Relaxed);
-        let sum = u32::try_from(self.active_weight.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
-        let share = scaled(ran, sum);
-        let vtime = self.vtime.fetch_add(share, Ordering::Relaxed).saturating_add(share);
-        let weight = vcpu.sched.weight();
-        let ahead = LAG.saturating_add(scaled(2 * SLICE, weight));
-        let charged = vcpu.sched.vruntime().saturating_add(scaled(ran, weight));
-        let bounded = charged.clamp(vtime.saturating_sub(LAG), vtime.saturating_add(ahead));
+        let since = Nanos(queue.since.swap(now.0, Ordering::Relaxed));
+        let (weight, old) = (vcpu.sched.counted.load(Ordering::Relaxed), vcpu.sched.vruntime());
+        let charged = old.saturating_add(scaled(now.0.saturating_sub(since.0), weight));
+        let alone = queue.slice_end.load(Ordering::Relaxed) == NEVER;
+        let behind = if alone { LAG } else { BOUND };
+        let ahead = behind.saturating_add(scaled(4 * SLICE, weight));
+        let mut clock = self.clock.lock();
+        let vtime = clock.read(now);
+        let bounded = charged.clamp(vtime.saturating_sub(behind), vtime.saturating_add(ahead));
+        clock.change(weight, old, bounded);
+        clock.account(Some(since), Some(now));
+        drop(clock);
         vcpu.sched.vruntime.store(bounded, Ordering::Relaxed);
     }
 
     /// Moves a vCPU between off, waiting and running; the lock of its queue is held.
-    fn set_place(&self, sched: &VcpuSched, place: Place) {
+    fn set_place(&self, sched: &VcpuSched, place: Place, now: Nanos) {
         match (sched.place(), place) {
             (Place::Off, Place::Waiting | Place::Running) => {
                 let weight = sched.weight();
                 sched.counted.store(weight, Ordering::Relaxed);
-                self.active_weight.fetch_add(u64::from(weight), Ordering::Relaxed);
+                self.clock.lock().add(weight, sched.vruntime());
             }
             (Place::Waiting | Place::Running, Place::Off) => {
                 let weight = sched.counted.load(Ordering::Relaxed);
-                self.active_weight.fetch_sub(u64::from(weight), Ordering::Relaxed);
+                self.clock.lock().remove(weight, sched.vruntime(), now);
             }
             _ => {}
         }
@@ -327,18 +347,18 @@ impl<P: Platform> Scheduler<P> {
                 continue;
             }
             if slept {
-                let floor = self.vtime.load(Ordering::Relaxed).saturating_sub(WAKE_CREDIT);
+                let floor = self.clock.lock().read(now).saturating_sub(WAKE_CREDIT);
                 sched.vruntime.fetch_max(floor, Ordering::Relaxed);
             }
-            self.insert(queue, &mut waiting, vcpu.clone());
+            self.insert(queue, &mut waiting, vcpu.clone(), now);
             drop(waiting);
             return self.notice(platform, cpu, now, sched.vruntime());
         }
     }
 
-    fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Vec<VcpuRef<P>>, vcpu: VcpuRef<P>) {
+    fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Vec<VcpuRef<P>>, vcpu: VcpuRef<P>, now: Nanos) {
         let vruntime = vcpu.vcpu().sched.vruntime();
-        self.set_place(&vcpu.vcpu().sched, Place::Waiting);
+        self.set_place(&vcpu.vcpu().sched, Place::Waiting, now);
         // Equals go behind: first come, first served.
         let index = waiting.partition_point(|other| other.vcpu().sched.vruntime() > vruntime);
         waiting.insert(index, vcpu);
@@ -409,15 +429,15 @@ impl<P: Platform> Scheduler<P> {
         waiting.remove(index);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         queue.publish_head(&waiting);
-        self.set_place(&vcpu.vcpu().sched, Place::Off);
+        self.set_place(&vcpu.vcpu().sched, Place::Off, now);
         drop(waiting);
         self.enqueue(platform, now, vcpu, false);
     }
 
     /// A CPU stopped running this vCPU and saved its registers: it belongs to nobody now. Answers whether it is runnable.
-    pub(super) fn saved(&self, vcpu: &Vcpu<P>) -> bool {
+    pub(super) fn saved(&self, vcpu: &Vcpu<P>, now: Nanos) -> bool {
         let _queue = self.queue(home(vcpu)).waiting.lock();
-        self.set_place(&vcpu.sched, Place::Off);
+        self.set_place(&vcpu.sched, Place::Off, now);
         vcpu.sched.runnable()
     }
 }

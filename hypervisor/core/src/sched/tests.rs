@@ -1,1 +1,559 @@
-//! Host tests of the scheduler.
+//! Host tests of the scheduler: a machine of several CPUs in simulated time.
+
+use super::*;
+use crate::Hypervisor;
+use crate::domain::{Domain, VcpuRef};
+use crate::hypercall::Cx;
+use crate::ids::{DomId, MachineAddr, VcpuId};
+use crate::mock::{self, MockPlatform};
+use crate::platform::Work;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::SeqCst;
+use proptest::prelude::*;
+use xen_abi::GuestHandle;
+use xen_abi::errno::Errno;
+use xen_abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
+
+/// A step of simulated time, in nanoseconds.
+const STEP: u64 = 500_000;
+
+/// A machine whose CPUs run what the scheduler tells them.
+struct Sim {
+    hv: Hypervisor<MockPlatform>,
+    domain: Arc<Domain<MockPlatform>>,
+    current: Vec<Option<VcpuRef<MockPlatform>>>,
+    /// Nanoseconds that each vCPU ran.
+    ran: Vec<u64>,
+}
+
+impl Sim {
+    fn new(cpus: u32, vcpus: u32) -> Self {
+        let mut hv = mock::hypervisor(64);
+        hv.sched = Scheduler::new(cpus as usize);
+        hv.timers = crate::time::TimerQueues::new(cpus as usize);
+        hv.platform.cpus.store(cpus, SeqCst);
+        let domain = mock::domain(&hv, 1, vcpus, 16);
+        for vcpu in &domain.vcpus {
+            let info = domain.shared_info.addr().0 + 64 * u64::from(vcpu.id.0);
+            vcpu.pv.vcpu_info.store(info, SeqCst);
+            vcpu.time.disable_periodic();
+        }
+        Self { hv, domain, current: vec![None; cpus as usize], ran: vec![0; vcpus as usize] }
+    }
+
+    fn vcpu(&self, n: usize) -> VcpuRef<MockPlatform> {
+        VcpuRef { domain: self.domain.clone(), id: VcpuId(n as u32) }
+    }
+
+    fn up_all(&mut self) {
+        for n in 0..self.ran.len() {
+            assert!(self.hv.bring_up(&self.vcpu(n)));
+        }
+        self.settle();
+    }
+
+    fn on_cpu(&self, cpu: usize) {
+        self.hv.platform.cpu.store(cpu as u32, SeqCst);
+    }
+
+    fn reschedule(&mut self, cpu: usize) {
+        self.on_cpu(cpu);
+        let prev = self.current[cpu].take();
+        let next = self.hv.schedule(prev.as_ref());
+        let id = |v: &Option<VcpuRef<MockPlatform>>| v.as_ref().map(|v| v.id);
+        if id(&prev) != id(&next) {
+            self.hv.vcpu_switched(prev.as_ref(), next.as_ref());
+        }
+        self.current[cpu] = next;
+        self.check();
+    }
+
+    /// Does all work that was raised.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            let raised = core::mem::take(&mut self.hv.platform.record.lock().unwrap().raised);
+            if raised.is_empty() {
+                return;
+            }
+            for (cpu, work) in raised {
+                if work.contains(Work::RESCHEDULE) {
+                    self.reschedule(cpu.0 as usize);
+                }
+            }
+        }
+        panic!("the CPUs reschedule for ever");
+    }
+
+    /// No vCPU runs twice, or where it must not, or though it is not runnable and its CPU had its chance.
+    fn check(&self) {
+        let mut seen = vec![false; self.ran.len()];
+        for (cpu, vcpu) in self.current.iter().enumerate() {
+            let Some(vcpu) = vcpu else { continue };
+            assert!(!core::mem::replace(&mut seen[vcpu.id.0 as usize], true), "{vcpu:?} runs twice");
+            assert_eq!(vcpu.vcpu().cpu.load(SeqCst), cpu as u32);
+            assert_eq!(vcpu.vcpu().sched.place(), Place::Running);
+        }
+    }
+
+    fn check_settled(&self) {
+        for (cpu, vcpu) in self.current.iter().enumerate() {
+            let Some(vcpu) = vcpu else { continue };
+            assert!(vcpu.vcpu().sched.runnable(), "{vcpu:?} runs and should not");
+            assert!(vcpu.vcpu().sched.may_run_on(CpuId(cpu as u32)), "{vcpu:?} runs where it must not");
+        }
+    }
+
+    /// Lets time pass.
+    fn run(&mut self, nanos: u64) {
+        for _ in 0..nanos / STEP {
+            for vcpu in self.current.iter().flatten() {
+                self.ran[vcpu.id.0 as usize] += STEP;
+            }
+            self.hv.platform.time.fetch_add(STEP, SeqCst);
+            for cpu in 0..self.current.len() {
+                self.on_cpu(cpu);
+                self.hv.run_timers();
+            }
+            self.settle();
+        }
+        self.check_settled();
+    }
+
+    fn pin(&self, n: usize, cpus: &[u32]) {
+        let mut mask = CpuMask::EMPTY;
+        cpus.iter().for_each(|cpu| mask.insert(CpuId(*cpu)));
+        self.hv.set_affinity(&self.vcpu(n), &mask).unwrap();
+    }
+
+    fn running(&self) -> Vec<Option<u32>> {
+        self.current.iter().map(|v| v.as_ref().map(|v| v.id.0)).collect()
+    }
+
+    fn info_word(&self, n: usize) -> &AtomicU64 {
+        let addr = MachineAddr(self.domain.vcpus[n].pv.vcpu_info.load(SeqCst));
+        &self.hv.platform_words(addr)[addr.page_offset() / 8]
+    }
+}
+
+impl Hypervisor<MockPlatform> {
+    fn platform_words(&self, addr: MachineAddr) -> &crate::platform::FrameWords {
+        use crate::platform::Platform;
+        self.platform.frame_words(addr.mfn())
+    }
+}
+
+fn shares(ran: &[u64]) -> Vec<f64> {
+    let sum: u64 = ran.iter().sum();
+    ran.iter().map(|r| *r as f64 / sum as f64).collect()
+}
+
+/// A single vCPU needs no slice timer, and going round the scheduler changes nothing.
+#[test]
+fn alone_without_timer() {
+    let mut sim = Sim::new(1, 1);
+    sim.up_all();
+    assert_eq!(sim.running(), [Some(0)]);
+    sim.reschedule(0);
+    sim.run(100_000_000);
+    assert_eq!(sim.hv.sched.slice_end(CpuId(0)), None);
+    assert_eq!(sim.ran[0], 100_000_000);
+}
+
+/// Weights hold on one CPU.
+#[test]
+fn weights_on_one_cpu() {
+    let mut sim = Sim::new(1, 3);
+    for (n, weight) in [256, 512, 1024].into_iter().enumerate() {
+        sim.domain.vcpus[n].sched.set_weight(weight);
+    }
+    sim.up_all();
+    sim.run(7_000_000_000);
+    let got = shares(&sim.ran);
+    for (got, want) in got.iter().zip([1.0 / 7.0, 2.0 / 7.0, 4.0 / 7.0]) {
+        assert!((got - want).abs() < 0.01, "{got} instead of {want}");
+    }
+}
+
+/// Three equal vCPUs on two CPUs get two thirds of a CPU each: somebody must keep moving.
+#[test]
+fn three_on_two_cpus() {
+    let mut sim = Sim::new(2, 3);
+    sim.up_all();
+    sim.run(6_000_000_000);
+    for ran in &sim.ran {
+        assert!(ran.abs_diff(4_000_000_000) < 120_000_000, "{:?}", sim.ran);
+    }
+}
+
+/// A weight that is worth more than a CPU gets one CPU, and the others share the rest.
+#[test]
+fn infeasible_weight() {
+    let mut sim = Sim::new(2, 3);
+    sim.domain.vcpus[0].sched.set_weight(4096);
+    sim.up_all();
+    sim.run(6_000_000_000);
+    assert!(sim.ran[0] > 5_700_000_000, "{:?}", sim.ran);
+    assert!(sim.ran[1].abs_diff(sim.ran[2]) < 300_000_000, "{:?}", sim.ran);
+}
+
+/// Pinned vCPUs stay, and the others go where there is room.
+#[test]
+fn affinity_is_respected() {
+    let mut sim = Sim::new(2, 3);
+    sim.pin(0, &[0]);
+    sim.pin(1, &[0]);
+    sim.pin(2, &[1]);
+    sim.up_all();
+    sim.run(2_000_000_000);
+    assert!(sim.ran[2] >= 1_990_000_000, "{:?}", sim.ran);
+    assert!(sim.ran[0].abs_diff(sim.ran[1]) < 50_000_000, "{:?}", sim.ran);
+    // Moving a running one away takes effect at once.
+    sim.pin(2, &[0]);
+    sim.settle();
+    assert_ne!(sim.running()[1], Some(2));
+    sim.run(100_000_000);
+    assert_eq!(sim.running()[1], None);
+}
+
+/// An idle CPU takes waiting vCPUs, and a woken vCPU finds an idle CPU.
+#[test]
+fn idle_cpus_take_work() {
+    let mut sim = Sim::new(4, 4);
+    sim.up_all();
+    let mut running: Vec<_> = sim.running().into_iter().flatten().collect();
+    running.sort_unstable();
+    assert_eq!(running, [0, 1, 2, 3]);
+    sim.hv.take_down(sim.vcpu(2).vcpu());
+    sim.settle();
+    assert_eq!(sim.running().iter().flatten().count(), 3);
+    sim.hv.bring_up(&sim.vcpu(2));
+    sim.settle();
+    assert_eq!(sim.running().iter().flatten().count(), 4);
+}
+
+/// A vCPU that sleeps most of the time runs at once when it wakes beside those that never sleep, and its short runs do
+/// not cost it its place.
+#[test]
+fn woken_vcpu_runs_soon() {
+    let mut sim = Sim::new(1, 3);
+    sim.up_all();
+    sim.run(100_000_000);
+    let sleeper = sim.vcpu(0);
+    for _ in 0..50 {
+        while sim.running()[0] != Some(0) {
+            sim.run(STEP);
+        }
+        sleeper.vcpu().sched.add(Reasons::BLOCKED);
+        sim.reschedule(0);
+        sim.run(20_000_000);
+        sim.hv.kick(&sleeper);
+        sim.settle();
+        assert_eq!(sim.running(), [Some(0)]);
+        sim.run(STEP);
+    }
+    assert!(sim.ran[1].abs_diff(sim.ran[2]) < 50_000_000, "{:?}", sim.ran);
+}
+
+/// Having slept for long is no licence to keep the others out.
+#[test]
+fn sleep_is_not_saved_up() {
+    let mut sim = Sim::new(1, 2);
+    sim.up_all();
+    sim.domain.vcpus[0].sched.add(Reasons::BLOCKED);
+    sim.reschedule(0);
+    sim.run(10_000_000_000);
+    sim.hv.kick(&sim.vcpu(0));
+    sim.settle();
+    let before = sim.ran.clone();
+    sim.run(200_000_000);
+    let gained = sim.ran[1] - before[1];
+    assert!(gained > 80_000_000, "the other got only {gained}");
+}
+
+/// `yield` lets the one that waits go first.
+#[test]
+fn yield_lets_others_go() {
+    let mut sim = Sim::new(1, 2);
+    sim.up_all();
+    let first = sim.running()[0].unwrap() as usize;
+    sim.hv.yield_cpu(sim.vcpu(first).vcpu());
+    sim.settle();
+    assert_eq!(sim.running(), [Some(1 - first as u32)]);
+}
+
+/// Pauses nest; a paused vCPU does not run even when it is woken.
+#[test]
+fn pauses_nest() {
+    let mut sim = Sim::new(1, 1);
+    sim.up_all();
+    let vcpu = sim.vcpu(0);
+    sim.hv.pause(vcpu.vcpu());
+    sim.hv.pause(vcpu.vcpu());
+    sim.settle();
+    assert_eq!(sim.running(), [None]);
+    vcpu.vcpu().sched.add(Reasons::BLOCKED);
+    sim.hv.kick(&vcpu);
+    sim.hv.unpause(&vcpu);
+    sim.settle();
+    assert_eq!(sim.running(), [None]);
+    sim.hv.unpause(&vcpu);
+    sim.settle();
+    assert_eq!(sim.running(), [Some(0)]);
+}
+
+/// The event-before-block race: what is pending when a vCPU goes to sleep keeps it awake, masked or not; what comes
+/// later wakes it, even before its CPU has let go of it.
+#[test]
+fn block_does_not_lose_events() {
+    const PENDING: u64 = 1;
+    const MASK: u64 = 1 << 8;
+    let mut sim = Sim::new(1, 1);
+    sim.up_all();
+    let vcpu = sim.vcpu(0);
+    let cx = Cx { hv: &sim.hv, domain: &vcpu.domain, vcpu: vcpu.vcpu() };
+    // Pending and masked before: block unmasks, and finds it.
+    sim.info_word(0).store(PENDING | MASK, SeqCst);
+    cx.hv.block(cx);
+    assert!(vcpu.vcpu().sched.runnable());
+    assert_eq!(sim.info_word(0).load(SeqCst), PENDING);
+    // Nothing pending: it sleeps; the event comes before its CPU chose anew.
+    sim.info_word(0).store(MASK, SeqCst);
+    cx.hv.block(cx);
+    assert!(!vcpu.vcpu().sched.runnable());
+    sim.info_word(0).store(PENDING, SeqCst);
+    cx.hv.kick(&vcpu);
+    sim.settle();
+    assert_eq!(sim.running(), [Some(0)]);
+    // Now it really sleeps, and is woken later.
+    sim.info_word(0).store(MASK, SeqCst);
+    sim.hv.block(Cx { hv: &sim.hv, domain: &vcpu.domain, vcpu: vcpu.vcpu() });
+    sim.settle();
+    assert_eq!(sim.running(), [None]);
+    sim.hv.kick(&vcpu);
+    sim.settle();
+    assert_eq!(sim.running(), [Some(0)]);
+}
+
+/// A wake between the choice of another vCPU and the saving of the registers is not lost.
+#[test]
+fn wake_during_switch() {
+    let mut sim = Sim::new(1, 1);
+    sim.up_all();
+    let vcpu = sim.vcpu(0);
+    vcpu.vcpu().sched.add(Reasons::BLOCKED);
+    sim.on_cpu(0);
+    assert!(sim.hv.schedule(Some(&vcpu)).is_none());
+    sim.hv.kick(&vcpu);
+    sim.current[0] = None;
+    sim.hv.vcpu_switched(Some(&vcpu), None);
+    sim.settle();
+    assert_eq!(sim.running(), [Some(0)]);
+}
+
+/// Poll: refusals, the wake by its port only, and the timeout.
+#[test]
+fn poll() {
+    use crate::guest_ptr::GuestPtr;
+    let mut sim = Sim::new(1, 1);
+    sim.up_all();
+    let vcpu = sim.vcpu(0);
+    let at = GuestHandle::<u32>::new(mock::FLAT_BASE);
+    let poll = |sim: &Sim, count, timeout| {
+        sim.hv.poll(Cx { hv: &sim.hv, domain: &vcpu.domain, vcpu: vcpu.vcpu() }, at, count, timeout)
+    };
+    assert_eq!(poll(&sim, 129, 0), Err(Errno::EINVAL));
+    GuestPtr::from(at).write(&sim.hv, &0xffff_ffff).unwrap();
+    assert_eq!(poll(&sim, 1, 0), Err(Errno::EINVAL));
+    assert!(vcpu.vcpu().sched.runnable());
+    assert_eq!(sim.hv.sched.pollers.load(SeqCst), 0);
+    let port = sim.hv.bind_ipi(&sim.domain, VcpuId(0)).unwrap();
+    GuestPtr::from(at).write(&sim.hv, &port.0).unwrap();
+    assert_eq!(poll(&sim, 1, 0), Ok(()));
+    sim.settle();
+    assert_eq!(sim.running(), [None]);
+    sim.hv.wake_pollers(&sim.domain, crate::ids::Port(port.0 + 1));
+    sim.settle();
+    assert_eq!(sim.running(), [None]);
+    sim.hv.wake_pollers(&sim.domain, port);
+    sim.settle();
+    assert_eq!(sim.running(), [Some(0)]);
+    assert_eq!(sim.hv.sched.pollers.load(SeqCst), 0);
+    // Its time comes.
+    let deadline = sim.hv.platform.time.load(SeqCst) + 3_000_000;
+    assert_eq!(poll(&sim, 1, deadline), Ok(()));
+    sim.settle();
+    sim.run(2_000_000);
+    assert_eq!(sim.running(), [None]);
+    sim.run(2_000_000);
+    assert_eq!(sim.running(), [Some(0)]);
+}
+
+/// The account of a vCPU adds up to the time that passed, and says what it did.
+#[test]
+fn runstates_add_up() {
+    let mut sim = Sim::new(1, 2);
+    sim.up_all();
+    sim.run(1_000_000_000);
+    sim.domain.vcpus[0].sched.add(Reasons::BLOCKED);
+    while sim.running()[0] != Some(0) && sim.domain.vcpus[0].sched.place() == Place::Running {
+        sim.run(STEP);
+    }
+    sim.reschedule(0);
+    sim.run(500_000_000);
+    let now = crate::ids::Nanos(sim.hv.platform.time.load(SeqCst));
+    for vcpu in &sim.domain.vcpus {
+        let info = vcpu.time.runstate_at(now);
+        assert_eq!(info.time.iter().sum::<u64>(), now.0);
+        assert_eq!(info.time[RUNSTATE_RUNNING as usize], sim.ran[vcpu.id.0 as usize]);
+        assert_eq!(info.time[RUNSTATE_OFFLINE as usize], 1_000_000);
+    }
+    let first = sim.domain.vcpus[0].time.runstate_at(now);
+    let second = sim.domain.vcpus[1].time.runstate_at(now);
+    assert!(second.time[RUNSTATE_RUNNABLE as usize] >= 490_000_000);
+    assert_eq!((first.state, second.state), (RUNSTATE_BLOCKED, RUNSTATE_RUNNING));
+}
+
+/// A watchdog ends its domain unless it is wound up; the control domain's end is the machine's.
+#[test]
+fn watchdogs() {
+    let mut sim = Sim::new(1, 1);
+    sim.up_all();
+    assert_eq!(sim.hv.watchdog(&sim.domain, 1, 5), Err(Errno::EINVAL));
+    assert_eq!(sim.hv.watchdog(&sim.domain, 0, 1), Ok(1));
+    assert_eq!(sim.hv.watchdog(&sim.domain, 0, 100), Ok(2));
+    assert_eq!(sim.hv.watchdog(&sim.domain, 0, 1), Err(Errno::ENOSPC));
+    assert_eq!(sim.hv.watchdog(&sim.domain, 3, 1), Err(Errno::EINVAL));
+    sim.run(900_000_000);
+    assert_eq!(sim.hv.watchdog(&sim.domain, 1, 1), Ok(0));
+    assert_eq!(sim.hv.watchdog(&sim.domain, 2, 0), Ok(0));
+    sim.run(900_000_000);
+    assert_eq!(sim.running(), [Some(0)]);
+    sim.run(200_000_000);
+    assert_eq!(sim.running(), [None]);
+    let ended = *sim.domain.lifecycle.lock();
+    assert_eq!(ended, crate::domain::Lifecycle::Shutdown(xen_abi::sched::SHUTDOWN_WATCHDOG));
+}
+
+#[test]
+#[should_panic(expected = "the machine ended: Reboot")]
+fn control_domain_ends_the_machine() {
+    let (hv, dom0) = mock::machine_with_domain(16);
+    hv.announce_shutdown(&dom0, xen_abi::sched::SHUTDOWN_REBOOT);
+    // The announced reason counts.
+    hv.shutdown_domain(&dom0, xen_abi::sched::SHUTDOWN_POWEROFF);
+}
+
+/// A crash is a crash, whatever was announced; the rest of the machine lives on.
+#[test]
+fn crash_stops_a_domain() {
+    let mut sim = Sim::new(2, 2);
+    sim.up_all();
+    sim.hv.announce_shutdown(&sim.domain, 0);
+    sim.hv.crash_domain(&sim.domain, "test");
+    sim.settle();
+    assert_eq!(sim.running(), [None, None]);
+    assert_eq!(*sim.domain.lifecycle.lock(), crate::domain::Lifecycle::Shutdown(3));
+    assert_eq!(sim.domain.id, DomId(1));
+    let log = alloc::string::String::from_utf8(sim.hv.platform.record.lock().unwrap().console.clone());
+    assert!(log.unwrap().contains("Domain 1 crashed: test"));
+}
+
+/// Pinning aside and back.
+#[test]
+fn pin_override() {
+    let sim = Sim::new(2, 1);
+    let vcpu = sim.vcpu(0);
+    assert_eq!(sim.hv.pin_override(&vcpu, None), Err(Errno::EINVAL));
+    assert_eq!(sim.hv.pin_override(&vcpu, Some(CpuId(7))), Err(Errno::EINVAL));
+    assert_eq!(sim.hv.pin_override(&vcpu, Some(CpuId(1))), Ok(()));
+    assert_eq!(sim.hv.pin_override(&vcpu, Some(CpuId(0))), Err(Errno::EBUSY));
+    assert_eq!(vcpu.vcpu().sched.affinity(), CpuMask::of(CpuId(1)));
+    assert_eq!(sim.hv.pin_override(&vcpu, None), Ok(()));
+    assert_eq!(vcpu.vcpu().sched.affinity(), CpuMask::ALL);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Any weights on any number of CPUs: everyone gets the share that its weight is worth, as far as one CPU holds it.
+    #[test]
+    fn shares_follow_weights(cpus in 1u32..4, weights in proptest::collection::vec(1u32..8, 2..7)) {
+        let mut sim = Sim::new(cpus, weights.len() as u32);
+        for (n, weight) in weights.iter().enumerate() {
+            sim.domain.vcpus[n].sched.set_weight(weight * 128);
+        }
+        sim.up_all();
+        let total = 8_000_000_000u64;
+        sim.run(total);
+        let want = fair_shares(cpus, &weights);
+        for (n, want) in want.iter().enumerate() {
+            let got = sim.ran[n] as f64 / total as f64;
+            prop_assert!((got - want).abs() < 0.08, "vCPU {n} of {weights:?} on {cpus}: {got} instead of {want}");
+        }
+    }
+
+    /// Whatever happens: nobody runs twice or where it must not, no CPU idles while somebody waits who may run there,
+    /// and the sum of weights does not drift.
+    #[test]
+    fn any_sequence_keeps_the_invariants(ops in proptest::collection::vec((0u8..8, 0usize..5, 0u32..7), 1..120)) {
+        let mut sim = Sim::new(3, 5);
+        let mut pauses = [0u32; 5];
+        for (op, n, arg) in ops {
+            let vcpu = sim.vcpu(n);
+            match op {
+                0 => { sim.hv.bring_up(&vcpu); }
+                1 => sim.hv.take_down(vcpu.vcpu()),
+                2 => { pauses[n] += 1; sim.hv.pause(vcpu.vcpu()) }
+                3 if pauses[n] > 0 => { pauses[n] -= 1; sim.hv.unpause(&vcpu) }
+                4 => sim.hv.kick(&vcpu),
+                5 if sim.hv.sched.is_on_cpu(vcpu.vcpu()) => {
+                    vcpu.vcpu().sched.add(Reasons::BLOCKED);
+                    let cpu = vcpu.vcpu().cpu.load(SeqCst) as usize;
+                    sim.reschedule(cpu);
+                }
+                6 => {
+                    let cpus: Vec<u32> = (0..3).filter(|cpu| (arg + 1) >> cpu & 1 != 0).collect();
+                    sim.pin(n, &cpus);
+                }
+                _ => sim.run(u64::from(arg) * STEP),
+            }
+            sim.settle();
+            sim.check_settled();
+            for (cpu, current) in sim.current.iter().enumerate() {
+                let waiting = |v: &crate::domain::Vcpu<MockPlatform>| {
+                    v.sched.runnable() && v.sched.place() != Place::Running && v.sched.may_run_on(CpuId(cpu as u32))
+                };
+                let somebody = sim.domain.vcpus.iter().any(waiting);
+                prop_assert!(current.is_some() || !somebody, "cpu {cpu} idles");
+            }
+        }
+        sim.domain.vcpus.iter().for_each(|vcpu| sim.hv.take_down(vcpu));
+        sim.settle();
+        sim.run(50 * STEP);
+        prop_assert_eq!(sim.running(), [None, None, None]);
+        for cpu in 0..3 {
+            sim.reschedule(cpu);
+        }
+        prop_assert_eq!(sim.hv.sched.total_active_weight(), 0);
+    }
+}
+
+/// The share of one CPU that each weight is worth: nobody can use more than one CPU, and what it cannot use the
+/// others share.
+fn fair_shares(cpus: u32, weights: &[u32]) -> Vec<f64> {
+    let mut shares = vec![None; weights.len()];
+    loop {
+        let fixed = shares.iter().flatten().count() as f64;
+        let rest: u32 = weights.iter().zip(&shares).filter(|(_, s)| s.is_none()).map(|(w, _)| *w).sum();
+        let room = f64::from(cpus) - fixed;
+        let worth = |w: u32| f64::from(w) / f64::from(rest) * room;
+        let over: Vec<usize> =
+            (0..weights.len()).filter(|n| shares[*n].is_none() && worth(weights[*n]) >= 1.0).collect();
+        if over.is_empty() {
+            return weights.iter().zip(shares).map(|(w, s)| s.unwrap_or_else(|| worth(*w))).collect();
+        }
+        over.into_iter().for_each(|n| shares[n] = Some(1.0));
+    }
+}

@@ -68,6 +68,14 @@ impl VcpuTime {
     }
 }
 
+#[cfg(test)]
+impl VcpuTime {
+    /// Stops the periodic timer before it was ever armed.
+    pub(crate) fn disable_periodic(&self) {
+        self.period.store(0, core::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 impl Default for VcpuTime {
     fn default() -> Self {
         Self::new()
