@@ -4,7 +4,7 @@
 //! the C header and the blocks. Forgetting a block there is a warning about dead code; forgetting the module
 //! in its parent's `children` makes the C check fail.
 //!
-//! ```ignore
+//! ```text
 //! consts! {
 //!     /// Sends an event. Argument: [`EvtchnSend`].
 //!     EVTCHNOP_SEND("EVTCHNOP_send"): u32 = 4;

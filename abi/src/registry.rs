@@ -1,6 +1,6 @@
 //! What this crate claims, as data: every wire structure and every constant with its C spelling.
 //!
-//! The macros [`wire!`](crate::macros) and [`consts!`](crate::macros) fill the tables while they define the
+//! The macros `wire!` and `consts!` (`macros.rs`) fill the tables while they define the
 //! items, so an item cannot exist without being registered. The tests read [`crate::ABI`] and compare it with
 //! a C compiler's view of Xen's headers; other tools may use it to print a structure by field.
 
