@@ -99,11 +99,6 @@ impl<'a, P: Platform> Memory<'a, P> {
         self.hv.platform.frame_words(frame)
     }
 
-    /// The words of a page.
-    pub(super) fn words(&self, page: u64) -> &'a FrameWords {
-        self.words_of(self.frame(page))
-    }
-
     /// Clears whole pages.
     pub(super) fn clear_pages(&self, pages: Range<u64>) {
         for extent in self.extents(pages) {

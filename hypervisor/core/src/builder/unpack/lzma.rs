@@ -83,14 +83,28 @@ impl<'a> RangeCoder<'a> {
         }
     }
 
+    /// Appends a bit to `symbol`, without a branch.
+    #[inline(always)]
+    fn append(&mut self, prob: &mut Prob, symbol: u32) -> u32 {
+        self.normalize();
+        let p = u32::from(*prob);
+        let bound = (self.range >> PROB_BITS) * p;
+        let (rest, below) = self.code.overflowing_sub(bound);
+        let mask = 0u32.wrapping_sub(u32::from(below));
+        self.range = if below { bound } else { self.range - bound };
+        self.code = if below { self.code } else { rest };
+        let step = p.wrapping_sub(mask & (2048 - 31)) as i32 >> MOVE_BITS;
+        *prob = p.wrapping_sub(step as u32) as u16;
+        (symbol * 2 + 1).wrapping_add(mask)
+    }
+
     /// A number of `BITS` bits, most significant first, by a tree of probabilities.
     #[inline(always)]
     fn tree<const BITS: u32, const SIZE: usize>(&mut self, probs: &mut [Prob; SIZE]) -> u32 {
         const { assert!(SIZE == 1 << BITS) };
         let mut symbol = 1;
         for _ in 0..BITS {
-            let bit = self.bit(&mut probs[symbol as usize % SIZE]);
-            symbol = symbol << 1 | u32::from(bit);
+            symbol = self.append(&mut probs[symbol as usize % SIZE], symbol);
         }
         symbol - (1 << BITS)
     }
@@ -286,6 +300,7 @@ impl Decoder {
         while at < output.len() {
             let pos_state = at & self.position_mask;
             let index = (state << 4 | pos_state) & 0xff;
+            let length;
             if !rc.bit(&mut probs.is_match[index]) {
                 let context = usize::from(previous) >> (8 - self.context_bits);
                 let context = (at & self.literal_mask) << self.context_bits | context;
@@ -297,47 +312,46 @@ impl Decoder {
                     literal_after_match(&mut rc, table, like)
                 };
                 output[at] = previous;
-                at += 1;
+                length = 1;
                 state = usize::from(AFTER_LITERAL[state & 15]);
-                continue;
-            }
-            let length;
-            if !rc.bit(&mut probs.is_rep[state & 15]) {
-                (rep3, rep2, rep1) = (rep2, rep1, rep0);
-                length = probs.match_length.decode(&mut rc, pos_state);
-                rep0 = probs.distance(&mut rc, length);
-                if rep0 == u32::MAX {
-                    // The end marker.
-                    rc.normalize();
-                    return if marker && rc.code == 0 && !rc.overrun { Ok(at) } else { Err(DAMAGED) };
-                }
-                state = if state < AFTER_MATCH { 7 } else { 10 };
-            } else if !rc.bit(&mut probs.is_rep0_no[state & 15]) {
-                if !rc.bit(&mut probs.is_rep0_long[index]) {
-                    length = 1;
-                    state = if state < AFTER_MATCH { 9 } else { 11 };
+            } else {
+                if !rc.bit(&mut probs.is_rep[state & 15]) {
+                    (rep3, rep2, rep1) = (rep2, rep1, rep0);
+                    length = probs.match_length.decode(&mut rc, pos_state);
+                    rep0 = probs.distance(&mut rc, length);
+                    if rep0 == u32::MAX {
+                        // The end marker.
+                        rc.normalize();
+                        return if marker && rc.code == 0 && !rc.overrun { Ok(at) } else { Err(DAMAGED) };
+                    }
+                    state = if state < AFTER_MATCH { 7 } else { 10 };
+                } else if !rc.bit(&mut probs.is_rep0_no[state & 15]) {
+                    if !rc.bit(&mut probs.is_rep0_long[index]) {
+                        length = 1;
+                        state = if state < AFTER_MATCH { 9 } else { 11 };
+                    } else {
+                        length = probs.rep_length.decode(&mut rc, pos_state);
+                        state = if state < AFTER_MATCH { 8 } else { 11 };
+                    }
                 } else {
+                    if !rc.bit(&mut probs.is_rep1_no[state & 15]) {
+                        (rep0, rep1) = (rep1, rep0);
+                    } else if !rc.bit(&mut probs.is_rep2_no[state & 15]) {
+                        (rep0, rep1, rep2) = (rep2, rep0, rep1);
+                    } else {
+                        (rep0, rep1, rep2, rep3) = (rep3, rep0, rep1, rep2);
+                    }
                     length = probs.rep_length.decode(&mut rc, pos_state);
                     state = if state < AFTER_MATCH { 8 } else { 11 };
                 }
-            } else {
-                if !rc.bit(&mut probs.is_rep1_no[state & 15]) {
-                    (rep0, rep1) = (rep1, rep0);
-                } else if !rc.bit(&mut probs.is_rep2_no[state & 15]) {
-                    (rep0, rep1, rep2) = (rep2, rep0, rep1);
-                } else {
-                    (rep0, rep1, rep2, rep3) = (rep3, rep0, rep1, rep2);
+                let distance = rep0 as usize + 1;
+                if distance > at || length > output.len() - at {
+                    return Err(DAMAGED);
                 }
-                length = probs.rep_length.decode(&mut rc, pos_state);
-                state = if state < AFTER_MATCH { 8 } else { 11 };
+                repeat(output, at, distance, length);
+                previous = output[at + length - 1];
             }
-            let distance = rep0 as usize + 1;
-            if distance > at || length > output.len() - at {
-                return Err(DAMAGED);
-            }
-            repeat(output, at, distance, length);
             at += length;
-            previous = output[at - 1];
         }
         rc.normalize();
         (self.state, self.reps) = (state, [rep0, rep1, rep2, rep3]);
@@ -347,10 +361,9 @@ impl Decoder {
 
 #[inline(always)]
 fn literal(rc: &mut RangeCoder<'_>, table: &mut Literal) -> u8 {
-    let mut symbol = 1usize;
+    let mut symbol = 1u32;
     for _ in 0..8 {
-        let bit = rc.bit(&mut table[symbol & 0xff]);
-        symbol = symbol << 1 | usize::from(bit);
+        symbol = rc.append(&mut table[symbol as usize & 0xff], symbol);
     }
     symbol as u8
 }
@@ -374,27 +387,47 @@ fn literal_after_match(rc: &mut RangeCoder<'_>, table: &mut Literal, like: u8) -
     symbol as u8
 }
 
+/// Copied at a time where source and destination do not overlap within it.
+const STEP: usize = 8;
+
 /// Repeats `length` bytes that are `distance` back. The caller checked that both fit.
 #[inline(always)]
 fn repeat(output: &mut [u8], at: usize, distance: usize, length: usize) {
-    /// Copied at a time where source and destination do not overlap within it.
-    const STEP: usize = 8;
-    let from = at - distance;
     if distance >= STEP && output.len() - at >= length.next_multiple_of(STEP) {
-        // The last step may write beyond the match: what follows overwrites it.
-        let mut done = 0;
-        while done < length {
-            let Some(step) = output[from + done..].first_chunk::<STEP>().copied() else { break };
-            let Some(target) = output[at + done..].first_chunk_mut::<STEP>() else { break };
-            *target = step;
-            done += STEP;
-        }
-    } else if distance == 1 {
-        let byte = output[from];
-        output[at..at + length].fill(byte);
+        repeat_steps(output, at, distance, length);
     } else {
-        for n in 0..length {
-            output[at + n] = output[from + n];
-        }
+        repeat_closely(output, at, distance, length);
     }
+}
+
+/// Copies in steps. The last one may write beyond the match: what follows overwrites it.
+#[inline(always)]
+fn repeat_steps(output: &mut [u8], at: usize, distance: usize, length: usize) {
+    let mut to = at;
+    while to < at + length {
+        let Some(step) = output.get(to - distance..).and_then(|s| s.first_chunk::<STEP>()).copied() else {
+            break;
+        };
+        let Some(target) = output.get_mut(to..).and_then(|s| s.first_chunk_mut::<STEP>()) else { break };
+        *target = step;
+        to += STEP;
+    }
+}
+
+/// Repeats a short period, or at the very end of the output.
+#[inline(never)]
+fn repeat_closely(output: &mut [u8], at: usize, distance: usize, length: usize) {
+    if distance == 1 {
+        let byte = output[at - 1];
+        output[at..at + length].fill(byte);
+        return;
+    }
+    // Byte by byte, until the distance in whole periods is a step at least.
+    let period = distance * STEP.div_ceil(distance);
+    let room = output.len() - at >= length.next_multiple_of(STEP) + STEP;
+    let single = if room { length.min(period - distance) } else { length };
+    for to in at..at + single {
+        output[to] = output[to - distance];
+    }
+    repeat_steps(output, at + single, period, length - single);
 }

@@ -3,6 +3,7 @@
 //! Linux appends the unpacked size to the payload (little-endian, 32 bits), except to gzip, whose own trailer ends with
 //! it. So the output is allocated once, and whatever does not fit into it is damage.
 
+pub(super) mod bcj;
 mod lz4;
 mod lzma;
 mod xz;
@@ -38,11 +39,15 @@ pub(super) fn gzip(file: &[u8]) -> Result<Cow<'_, [u8]>, BuildError> {
     let mut output = output_of(size)?;
     let flags = inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
     let mut state = alloc::boxed::Box::<DecompressorOxide>::default();
-    match decompress(&mut state, stream, &mut output, 0, flags) {
-        (TINFLStatus::Done, _, length) if length == output.len() => Ok(Cow::Owned(output)),
-        (TINFLStatus::Done, ..) => Err(BuildError::BadPayload("the gzip file has another size than it says")),
-        _ => Err(BuildError::BadPayload("the gzip data is damaged")),
+    let (status, packed, length) = decompress(&mut state, stream, &mut output, 0, flags);
+    if status != TINFLStatus::Done {
+        return Err(BuildError::BadPayload("the gzip data is damaged"));
     }
+    let check = stream.get(packed..).and_then(|trailer| trailer.first_chunk()).ok_or(truncated)?;
+    if length != output.len() || crc32fast::hash(&output) != u32::from_le_bytes(*check) {
+        return Err(BuildError::BadPayload("the gzip file has another size or checksum than it says"));
+    }
+    Ok(Cow::Owned(output))
 }
 
 /// The deflate stream of a gzip file, with its trailer behind it.
@@ -70,8 +75,13 @@ fn zstd(data: &[u8], output: &mut [u8]) -> Result<(), BuildError> {
     let mut decoder = ruzstd::decoding::FrameDecoder::new();
     decoder.set_max_window_size(MAX_KERNEL);
     match decoder.decode_all(data, output) {
-        Ok(length) if length == output.len() => Ok(()),
-        Ok(_) => Err(BuildError::BadPayload("the zstd data ends too early")),
+        Ok(length) if length != output.len() => Err(BuildError::BadPayload("the zstd data ends too early")),
+        Ok(_) => match (decoder.get_checksum_from_data(), decoder.get_calculated_checksum()) {
+            (Some(stored), Some(sum)) if stored != sum => {
+                Err(BuildError::BadPayload("the zstd data has another checksum than it should"))
+            }
+            _ => Ok(()),
+        },
         Err(_) => Err(BuildError::BadPayload("the zstd data is damaged")),
     }
 }
