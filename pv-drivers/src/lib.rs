@@ -1,3 +1,14 @@
-//! Xen's split drivers.
+//! Split drivers: a front end in the domain that uses a device, a back end in the one that has it, and between them
+//! shared pages, event channels and the states that both publish in xenstore.
+//!
+//! - [`ring`]: the request/response ring of `io/ring.h`, both ends, over any memory.
+//! - [`xenbus`]: the states of a connection and which one follows.
+//!
+//! Nothing here is unsafe: the pages arrive as slices of atomics (a guest kernel maps them, a test allocates them),
+//! and what the other end writes into them is checked before it is believed. The two ends are assumed to distrust
+//! each other.
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod ring;
+pub mod xenbus;

@@ -1,0 +1,97 @@
+//! The ring's memory as words that both ends may touch at any time.
+
+use core::ops::Deref;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use xen_abi::io::ring::{
+    RingTypes, SRING_REQ_EVENT_OFFSET, SRING_REQ_PROD_OFFSET, SRING_RING_OFFSET, SRING_RSP_EVENT_OFFSET,
+    SRING_RSP_PROD_OFFSET, ring_size, slot_offset,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::Error;
+
+/// The pages of a ring: anything that lends a slice of atomic words, such as `&'static [AtomicU32]` of mapped pages
+/// or `Arc<[AtomicU32]>` in a test. Several pages must lie one behind the other.
+pub trait Memory: Deref<Target = [AtomicU32]> {}
+impl<M: Deref<Target = [AtomicU32]>> Memory for M {}
+
+/// The four indices of the header, as numbers of words.
+#[derive(Clone, Copy)]
+pub(super) enum Index {
+    ReqProd = SRING_REQ_PROD_OFFSET as isize / 4,
+    ReqEvent = SRING_REQ_EVENT_OFFSET as isize / 4,
+    RspProd = SRING_RSP_PROD_OFFSET as isize / 4,
+    RspEvent = SRING_RSP_EVENT_OFFSET as isize / 4,
+}
+
+/// Memory with the layout of a ring of protocol `P`.
+#[derive(Debug)]
+pub(super) struct Shared<P, M> {
+    memory: M,
+    slots: u32,
+    protocol: core::marker::PhantomData<fn() -> P>,
+}
+
+impl<P: RingTypes, M: Memory> Shared<P, M> {
+    /// Takes the memory as it is.
+    pub fn new(memory: M) -> Result<Self, Error> {
+        const { assert!(P::ENTRY_SIZE.is_multiple_of(4), "messages are whole words") };
+        match ring_size(memory.len() * 4, P::ENTRY_SIZE) {
+            0 => Err(Error::TooSmall),
+            slots => Ok(Self { memory, slots, protocol: core::marker::PhantomData }),
+        }
+    }
+
+    /// Number of slots.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Makes it an empty ring, all of its memory zero but the event indices: the first message wakes.
+    pub fn clear(&self) {
+        for word in self.memory.iter() {
+            word.store(0, Relaxed);
+        }
+        self.store(Index::ReqEvent, 1);
+        self.store(Index::RspEvent, 1);
+    }
+
+    /// Reads an index; what the other end wrote before it is visible afterwards.
+    pub fn load(&self, index: Index) -> u32 {
+        self.memory[index as usize].load(Acquire)
+    }
+
+    /// Writes an index, behind everything that was written before.
+    pub fn store(&self, index: Index, value: u32) {
+        self.memory[index as usize].store(value, Release);
+    }
+
+    /// The words of the slot of message `at`.
+    fn slot(&self, at: u32) -> &[AtomicU32] {
+        let start = slot_offset(at, self.slots, P::ENTRY_SIZE) / 4;
+        &self.memory[start..start + P::ENTRY_SIZE / 4]
+    }
+
+    /// Copies a message into the slot of `at`.
+    pub fn put<T: IntoBytes + Immutable>(&self, at: u32, message: &T) {
+        for (word, bytes) in self.slot(at).iter().zip(message.as_bytes().chunks(4)) {
+            let mut whole = [0; 4];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            word.store(u32::from_ne_bytes(whole), Relaxed);
+        }
+    }
+
+    /// Copies the message of `at` out.
+    pub fn get<T: FromBytes + IntoBytes>(&self, at: u32) -> T {
+        let mut message = T::new_zeroed();
+        for (word, bytes) in self.slot(at).iter().zip(message.as_mut_bytes().chunks_mut(4)) {
+            let whole = word.load(Relaxed).to_ne_bytes();
+            bytes.copy_from_slice(&whole[..bytes.len()]);
+        }
+        message
+    }
+}
+
+const _: () = assert!(SRING_RING_OFFSET.is_multiple_of(4));
