@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::progress::Step;
 
 /// The last lines of a failed program's output that an error carries.
-const ERROR_LINES: usize = 40;
+const ERROR_LINES: usize = 150;
 
 /// The program's name as the user knows it, for messages.
 #[must_use]
