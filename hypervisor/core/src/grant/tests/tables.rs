@@ -1,0 +1,141 @@
+//! Sizes and versions.
+
+use super::*;
+
+/// Writes a version 2 entry: header word and second word.
+fn grant_v2(w: &World, reference: usize, first: u64, second: u64) {
+    let words = w.hv.platform.frame_words(w.table);
+    words[2 * reference + 1].store(second, Ordering::SeqCst);
+    words[2 * reference].store(first, Ordering::SeqCst);
+}
+
+#[test]
+fn a_table_grows_to_its_limit() {
+    let w = world();
+    assert_eq!(w.hv.grant_table_size(&w.d0, SELF), Ok(TableSize { frames: 1, max_frames: 64 }));
+    assert_eq!(w.hv.setup_grant_table(&w.d1, SELF, 0).unwrap(), []);
+    let frames = w.hv.setup_grant_table(&w.d1, SELF, 5).unwrap();
+    assert_eq!((frames.len(), frames[0]), (5, w.table));
+    assert_eq!(w.hv.setup_grant_table(&w.d0, DomId(1), 3).unwrap(), frames[..3], "dom0 may look");
+    assert_eq!(w.hv.setup_grant_table(&w.d1, DomId(0), 1), Err(GrantError::PermissionDenied));
+    assert_eq!(w.hv.setup_grant_table(&w.d1, DomId(9), 1), Err(GrantError::BadDomain));
+    assert_eq!(w.hv.setup_grant_table(&w.d1, SELF, 65), Err(GrantError::General));
+    assert_eq!(w.hv.setup_grant_table(&w.d1, SELF, u32::MAX), Err(GrantError::General));
+    assert_eq!(w.hv.grant_table_size(&w.d0, DomId(1)).unwrap().frames, 5);
+    for frame in frames {
+        w.hv.get_page_and_type(&w.d1, frame, PageType::Writable).expect("the domain maps it writable");
+    }
+}
+
+#[test]
+fn reserved_entries_survive_a_change_of_version() {
+    let w = world();
+    let mfn = w.granted(1, READONLY);
+    w.granted(20, 0);
+    let handle = w.map(1, GNTMAP_DEVICE_MAP | GNTMAP_READONLY, 0).unwrap().handle;
+    let hv = &w.hv;
+    assert_eq!(hv.set_grant_table_version(&w.d1, 3), Err(VersionError::Unknown));
+    assert_eq!(hv.set_grant_table_version(&w.d1, 2), Ok(()));
+    let words = hv.platform.frame_words(w.table);
+    assert_eq!(words[2].load(Ordering::SeqCst), TO_D0 | READONLY, "the flags of use are elsewhere");
+    assert_eq!(words[3].load(Ordering::SeqCst), mfn.0);
+    assert_eq!(words[40].load(Ordering::SeqCst), 0, "the others are cleared");
+    let status = hv.grant_status_frames(&w.d1, SELF, 1).unwrap()[0];
+    let flags = || hv.platform.frame_words(status)[0].load(Ordering::SeqCst) >> 16 & 0xffff;
+    assert_eq!(flags(), u64::from(GTF_READING));
+    assert_eq!(hv.grant_status_frames(&w.d1, SELF, 2), Err(GrantError::General));
+    w.unmap(handle, 0, mfn.addr().0).unwrap();
+    assert_eq!(flags(), 0);
+    assert_eq!(w.counts(mfn), (1, 0));
+
+    hv.get_page_and_type(&w.d1, status, PageType::Writable).unwrap();
+    assert_eq!(
+        hv.set_grant_table_version(&w.d1, 1),
+        Err(VersionError::InUse),
+        "the guest maps the status frame"
+    );
+    hv.put_page_and_type(status);
+    grant_v2(&w, 2, TO_D0, 1 << 40);
+    assert_eq!(hv.set_grant_table_version(&w.d1, 1), Err(VersionError::NotRepresentable));
+    grant_v2(&w, 2, 0, 0);
+    let free = hv.frames.free_count();
+    assert_eq!(hv.set_grant_table_version(&w.d1, 1), Ok(()));
+    assert_eq!(hv.frames.free_count(), free + 1);
+    assert_eq!(words[1].load(Ordering::SeqCst), TO_D0 | READONLY | mfn.0 << 32);
+    assert_eq!(hv.grant_status_frames(&w.d1, SELF, 1), Err(GrantError::General));
+}
+
+#[test]
+fn the_version_stays_while_grants_are_in_use() {
+    let w = world();
+    let mfn = w.granted(20, 0);
+    let handle = w.map(20, GNTMAP_DEVICE_MAP, 0).unwrap().handle;
+    assert_eq!(w.hv.set_grant_table_version(&w.d1, 2), Err(VersionError::InUse));
+    assert_eq!(w.hv.set_grant_table_version(&w.d1, 1), Ok(()), "nothing to change");
+    w.unmap(handle, 0, mfn.addr().0).unwrap();
+    assert_eq!(w.hv.set_grant_table_version(&w.d1, 2), Ok(()));
+    assert_eq!(w.hv.grant_table_version(&w.d1), 2);
+    assert_eq!(w.hv.grant_table_version(&w.d0), 1);
+}
+
+#[test]
+fn version_2_entries_are_mapped() {
+    let w = world();
+    w.hv.set_grant_table_version(&w.d1, 2).unwrap();
+    let status = w.hv.grant_status_frames(&w.d1, SELF, 1).unwrap()[0];
+    let mfn = page(&w.hv, &w.d1);
+    grant_v2(&w, 9, TO_D0, mfn.0);
+    assert_eq!(w.map(256, GNTMAP_DEVICE_MAP, 0), Err(GrantError::BadReference), "entries are larger");
+    let handle = w.map(9, GNTMAP_DEVICE_MAP, 0).unwrap().handle;
+    let flags = || w.hv.platform.frame_words(status)[2].load(Ordering::SeqCst) >> 16 & 0xffff;
+    assert_eq!(flags(), u64::from(GTF_READING | GTF_WRITING));
+    w.unmap(handle, 0, mfn.addr().0).unwrap();
+    assert_eq!((flags(), w.counts(mfn)), (0, (1, 0)));
+    for first in [TO_D0 | u64::from(GTF_SUB_PAGE), TO_D0 | 1 << 16, GTF_TRANSITIVE.into(), 0] {
+        grant_v2(&w, 9, first, mfn.0);
+        assert_eq!(w.map(9, GNTMAP_DEVICE_MAP, 0), Err(GrantError::General));
+        assert_eq!(flags(), 0);
+    }
+}
+
+#[test]
+fn unused_grants_are_swapped() {
+    let w = world();
+    let (a, b) = (w.granted(9, 0), w.granted(10, READONLY));
+    assert_eq!(w.hv.swap_grants(&w.d1, GrantRef(9), GrantRef(512)), Err(GrantError::BadReference));
+    assert_eq!(w.hv.swap_grants(&w.d1, GrantRef(9), GrantRef(9)), Ok(()));
+    assert_eq!(w.hv.swap_grants(&w.d1, GrantRef(9), GrantRef(10)), Ok(()));
+    let words = w.hv.platform.frame_words(w.table);
+    assert_eq!(words[9].load(Ordering::SeqCst), TO_D0 | READONLY | b.0 << 32);
+    assert_eq!(words[10].load(Ordering::SeqCst), TO_D0 | a.0 << 32);
+    w.map(10, GNTMAP_DEVICE_MAP, 0).unwrap();
+    assert_eq!(w.hv.swap_grants(&w.d1, GrantRef(9), GrantRef(10)), Err(GrantError::Again));
+}
+
+#[test]
+fn a_page_is_transferred() {
+    let w = world();
+    let accept = u64::from(GTF_ACCEPT_TRANSFER);
+    let pages = |d: &MockDomain| d.pages.current();
+    let before = (pages(&w.d0), pages(&w.d1));
+    let mfn = page(&w.hv, &w.d0);
+    w.grant(9, accept, 0, Mfn(0x1234));
+    assert_eq!(w.hv.transfer_page(&w.d0, mfn, DomId(1), GrantRef(9)), Ok(()));
+    assert_eq!(w.flags(9), GTF_ACCEPT_TRANSFER | GTF_TRANSFER_COMMITTED | GTF_TRANSFER_COMPLETED);
+    assert_eq!(w.hv.platform.frame_words(w.table)[9].load(Ordering::SeqCst) >> 32, mfn.0);
+    assert_eq!(w.hv.page_owner(mfn), Some(DomId(1)));
+    assert_eq!(w.hv.platform.m2p()[mfn.0 as usize].load(Ordering::Relaxed), 0x1234);
+    assert_eq!((pages(&w.d0), pages(&w.d1)), (before.0, before.1 + 1));
+
+    let used = page(&w.hv, &w.d0);
+    w.hv.get_page(DomId(0), used).unwrap();
+    assert_eq!(w.hv.transfer_page(&w.d0, used, DomId(1), GrantRef(9)), Err(GrantError::BadPage));
+    w.hv.put_page(used);
+    let free = w.hv.frames.free_count();
+    assert_eq!(w.hv.transfer_page(&w.d0, used, DomId(1), GrantRef(9)), Err(GrantError::General), "taken");
+    assert_eq!(w.hv.frames.free_count(), free + 1, "the page is lost, but not to the machine");
+    assert_eq!(w.hv.transfer_page(&w.d0, mfn, DomId(1), GrantRef(9)), Err(GrantError::BadPage));
+    let lost = page(&w.hv, &w.d0);
+    assert_eq!(w.hv.transfer_page(&w.d0, lost, DomId(9), GrantRef(9)), Err(GrantError::BadDomain));
+    assert_eq!((pages(&w.d0), pages(&w.d1)), (before.0, before.1 + 1));
+}
