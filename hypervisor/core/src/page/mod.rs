@@ -1,4 +1,79 @@
-//! Page types.
+//! What every frame is used as, and by how many: the accounting that keeps guests from owning the machine.
+//!
+//! A PV guest runs on page tables that it builds itself, in frames of its own, with real machine addresses in them. The
+//! hypervisor lets the hardware use them only while it knows everything that is in them, and it knows because no guest can
+//! write to a frame while it is a page table. All of isolation rests on this, so here is what must be true.
+//!
+//! # Two words per frame
+//!
+//! Each frame has a *count word* and a *type word* ([`FrameInfo`]). Both change by atomic operations only.
+//!
+//! - An **ordinary reference** keeps the frame its owner's: it cannot become free and cannot go to another domain. The
+//!   domain itself holds one for each frame it was given (`ALLOCATED`), each read-only mapping holds one, and whoever works on a
+//!   frame holds one meanwhile. The frame is free when the last one goes.
+//! - A **type reference** keeps the frame *what it is* ([`PageType`]). Each writable mapping is a reference of type
+//!   `Writable`, each entry of an L2, L3 or L4 table one of type L1, L2 or L3 to the table that it names, each pin and each base
+//!   pointer of a vCPU one of type L1 to L4, each place in a GDT or LDT one of type `SegDesc`. The first type reference of a
+//!   frame also takes one ordinary reference, and the last gives it back.
+//!
+//! # Invariants
+//!
+//! 1. A frame has one type at a time, and it changes only while there are no type references. So no frame is ever mapped
+//!    writable while it is a table or a descriptor page.
+//! 2. The references of a frame are exactly those that the present entries of live tables, the pins, the vCPUs and the owner
+//!    stand for: none is missing, so nothing in use is ever given away; none is left over, so nothing leaks. The tests
+//!    recount them from scratch after every step (`tests/model.rs`).
+//! 3. The contents of a live table were checked, entry by entry, and since then every change went through
+//!    `update.rs`: new references first, then the entry, then the old references.
+//! 4. Nothing that a guest maps belongs to another domain, unless that domain granted it, or to the hypervisor: entries
+//!    256..=271 of every L4 table are the hypervisor's, and its frames have an owner (`DOMID_XEN`) that no entry may name.
+//! 5. A TLB may lag behind the tables. Before a frame that was writable becomes anything else, or a table becomes writable, every
+//!    CPU that may remember the old use has flushed ([`TlbClock`]); before a frame goes to another domain likewise.
+//!
+//! # The life of a type
+//!
+//! ```text
+//!            first reference                 contents good
+//!   idle ---------------------> busy ---------------------------> live
+//!    ^  \____ (Writable: nothing to check) ____________________/^  |
+//!    |                           |  ^                              | last reference
+//!    |             other work    v  | carries on                   |
+//!    |<---- L1 -----------     partial                             |
+//!    |<---- given up ------ doomed <---- L2, L3, L4 ---------------'
+//! ```
+//!
+//! - *Idle* frames keep the type that they had last and the TLB clock's time when they lost it.
+//! - *Busy* frames are being checked or given up by one CPU; nobody else can use them. Checking an L4 table can mean
+//!   checking a million entries below it, so tables of level 2 and up can be left *partial* when the CPU has other work: whoever
+//!   asks for the same type again carries on, whoever asks for another type has the table given up first.
+//! - Tables that lose their last reference hold many themselves. They are put on a list of their domain and given up from
+//!   there, preemptibly, before the hypercall ends or in its continuation (`doomed.rs`). This keeps recursion and partial undoing
+//!   out of the common paths: dropping a reference never fails.
+//!
+//! # Who may wait for whom
+//!
+//! A table's lock bit (`LOCKED`) is held while its entries change, and one table's at a time; under it other frames' references
+//! are taken and dropped, which never waits for a lock bit, except that the last type reference of a table waits until the
+//! table is unlocked. A table that is being checked makes others wait who want the same type; checking goes strictly down
+//! the levels, so there is no circle.
+//!
+//! # Where is what
+//!
+//! | file | subject |
+//! |---|---|
+//! | `info.rs` | the layout of the two words |
+//! | `refs.rs` | taking and dropping references: the short paths |
+//! | `types.rs` | changes of type; flushes |
+//! | `validate.rs` | what entries may say; checking tables |
+//! | `doomed.rs` | giving tables up |
+//! | `update.rs` | changing single entries; walking tables |
+//! | `pin.rs` | pins and base pointers |
+//! | `ptwr.rs` | guest instructions that write to tables |
+//! | `foreign.rs` | entries of grant mappings |
+//! | `segment.rs` | descriptors, GDT and LDT |
+//! | `teardown.rs` | taking everything away from a dying domain |
+//! | `tlb.rs` | which CPUs may still remember what |
+//! | `pte.rs` | the bits of an entry |
 
 mod doomed;
 mod error;

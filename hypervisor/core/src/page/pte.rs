@@ -73,8 +73,13 @@ pub const fn index(va: u64, level: u8) -> usize {
 /// A present L1 entry as it is stored.
 #[inline]
 pub(crate) const fn adjust_l1(entry: u64) -> u64 {
-    let entry = if entry & USER == 0 { entry | GUEST_KERNEL | USER } else { entry };
-    if entry & GUEST_KERNEL == 0 { entry | GLOBAL } else { entry }
+    if entry & USER == 0 {
+        entry | GUEST_KERNEL | USER
+    } else if entry & GUEST_KERNEL == 0 {
+        entry | GLOBAL
+    } else {
+        entry
+    }
 }
 
 /// A present entry of `level` (2..=4) as it is stored. L4 entries are made ACCESSED at once, as Xen does.

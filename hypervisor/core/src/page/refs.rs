@@ -179,8 +179,44 @@ impl<P: Platform> Hypervisor<P> {
         Err(PageError::NotOwner)
     }
 
-    /// Takes the references that a present L1 entry for a page of RAM stands for. Nothing else is judged.
+    /// Takes the references that a present L1 entry for a page of RAM stands for, in the cases that hardly ever fail: a
+    /// read-only mapping, a further writable one, or the first writable one of a page that was no table before. `false`: nothing
+    /// was taken, ask [`Hypervisor::get_mapped`].
     #[inline]
+    pub(crate) fn try_get_mapped(&self, owner: DomId, info: &FrameInfo, entry: u64) -> bool {
+        if entry & pte::RW == 0 {
+            return info.try_get(owner).is_ok();
+        }
+        if !info.try_get_live(PageType::Writable) {
+            return self.try_first_writable(owner, pte::frame_of(entry), info);
+        }
+        if Count(info.count.load(Relaxed)).owner() == owner {
+            return true;
+        }
+        self.put_page_and_type(pte::frame_of(entry));
+        false
+    }
+
+    /// Makes a frame of `owner` writable for the first time, if it was nothing else since it was allocated or is idle as
+    /// writable: then no TLB has anything against it.
+    #[inline]
+    fn try_first_writable(&self, owner: DomId, mfn: Mfn, info: &FrameInfo) -> bool {
+        let word = info.type_.load(Relaxed);
+        let as_writable = word ^ Type::bits_of(PageType::Writable);
+        let unused = word == 0 || as_writable & (Type::TYPE | Type::BUSY | Type::COUNT) == 0;
+        if !unused || info.try_get(owner).is_err() {
+            return false;
+        }
+        let first = Type::first(PageType::Writable).0;
+        let won = info.type_.compare_exchange(word, first, AcqRel, Relaxed).is_ok();
+        if !won {
+            self.put_page(mfn);
+        }
+        won
+    }
+
+    /// As [`Hypervisor::try_get_mapped`], for all cases.
+    #[cold]
     pub(crate) fn get_mapped(
         &self,
         pages: &Domain<P>,
@@ -188,13 +224,10 @@ impl<P: Platform> Hypervisor<P> {
         entry: u64,
     ) -> Result<(), PageError> {
         if entry & pte::RW == 0 {
-            return info.try_get(pages.id);
+            info.try_get(pages.id)
+        } else {
+            self.get_typed(pages, pte::frame_of(entry), PageType::Writable)
         }
-        let mfn = pte::frame_of(entry);
-        if info.try_get_live(PageType::Writable) {
-            return self.check_owner(info, mfn, pages.id);
-        }
-        self.get_type_slowly(pages, mfn, info, PageType::Writable)
     }
 
     /// Drops what [`Hypervisor::get_page_and_type`] took. The last reference to a table gives up everything below it; tables of

@@ -46,6 +46,19 @@ impl<P: Platform> Hypervisor<P> {
         pages: &Pages<'_, P>,
         entry: u64,
     ) -> Result<u64, PageError> {
+        if entry & pte::CACHE_BITS == 0
+            && let (Pages::Of(owner), Some(info)) = (pages, self.frame(pte::frame_of(entry)))
+            && self.try_get_mapped(owner.id, info, entry)
+        {
+            return Ok(pte::adjust_l1(entry));
+        }
+        self.take_odd_entry(tables, pages, entry)
+    }
+
+    /// All cases of [`Hypervisor::take_l1_entry`].
+    #[cold]
+    #[inline(never)]
+    fn take_odd_entry(&self, tables: &Domain<P>, pages: &Pages<'_, P>, entry: u64) -> Result<u64, PageError> {
         if entry & pte::CACHE_BITS != 0 {
             self.check_cache_bits(tables, entry)?;
         }
@@ -99,20 +112,27 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Checks an L1 table. After an error no references are held.
     pub(crate) fn check_l1(&self, domain: &Domain<P>, mfn: Mfn) -> Result<(), PageError> {
-        let words = self.platform.frame_words(mfn);
-        let pages = Pages::Of(domain);
-        for (i, word) in words.iter().enumerate() {
+        let table = self.platform.frame_table();
+        for (i, word) in self.platform.frame_words(mfn).iter().enumerate() {
             let entry = word.load(Relaxed);
             if entry & pte::PRESENT == 0 {
                 continue;
             }
-            match self.take_l1_entry(domain, &pages, entry) {
-                Ok(stored) if stored == entry => {}
-                Ok(stored) => word.store(stored, Relaxed),
-                Err(error) => {
-                    self.give_up_l1(mfn, i);
-                    return Err(error);
+            let known = table.get(pte::frame_of(entry).0 as usize);
+            let stored = match known {
+                Some(info) if entry & pte::CACHE_BITS == 0 && self.try_get_mapped(domain.id, info, entry) => {
+                    pte::adjust_l1(entry)
                 }
+                _ => match self.take_odd_entry(domain, &Pages::Of(domain), entry) {
+                    Ok(stored) => stored,
+                    Err(error) => {
+                        self.give_up_l1(mfn, i);
+                        return Err(error);
+                    }
+                },
+            };
+            if stored != entry {
+                word.store(stored, Relaxed);
             }
         }
         Ok(())
