@@ -1,0 +1,185 @@
+//! Domains and their vCPUs: what each owns, and who may touch it.
+//!
+//! A [`Domain`] lives in an `Arc`: the [`DomainTable`] holds one reference until the domain is destroyed, the
+//! scheduler one per CPU that runs or queues one of its vCPUs, and any operation on a foreign domain one for its
+//! duration. Its vCPUs are made with it and never move.
+//!
+//! A vCPU's [`PvState`] is written by hypercalls of the vCPU itself, or by another vCPU of the domain while this one is
+//! down (`VCPUOP_initialise`); so it needs no lock, only atomics, which compile to plain moves and which the
+//! entry code reads at the offsets of this very type.
+//!
+//! Lock order, outermost first; a lock is never taken while one further down is held:
+//! 1. `DomainTable` (read side only for lookups), 2. `Domain::lifecycle`, 3. `Domain::grants`, 4. `Domain::events`,
+//! 5. a page-table frame's lock bit, 6. `Domain::pages` (reservation), 7. scheduler and timer queues, 8. frame
+//! allocator, 9. console. Two domains' locks of the same kind: the lower [`DomId`] first.
+
+mod pv;
+mod table;
+
+pub use pv::{PvState, TrapSlot, VcpuFlags};
+pub use table::DomainTable;
+
+use crate::cpumask::AtomicCpuMask;
+use crate::event::DomainEvents;
+use crate::grant::DomainGrants;
+use crate::ids::{DomId, Mfn, VcpuId};
+use crate::mem::Reservation;
+use crate::permissions::Permissions;
+use crate::platform::Platform;
+use crate::regs::Regs;
+use crate::sched::VcpuSched;
+use crate::time::VcpuTime;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use spin::{Mutex, RwLock};
+use xen_abi::errno::Errno;
+
+/// What a domain is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct DomainConfig {
+    /// Its identifier.
+    pub id: DomId,
+    /// Whether it controls the machine (dom0): `SIF_PRIVILEGED` and the hypercalls that need it.
+    pub privileged: bool,
+    /// Number of its vCPUs, at least 1.
+    pub max_vcpus: u32,
+    /// Most pages it may ever own.
+    pub max_pages: u64,
+}
+
+/// A domain.
+pub struct Domain<P: Platform> {
+    /// Its identifier.
+    pub id: DomId,
+    /// Whether it controls the machine.
+    pub privileged: bool,
+    /// Its vCPUs by number.
+    pub vcpus: Vec<Vcpu<P>>,
+    /// The frame of its `shared_info`.
+    pub shared_info: Mfn,
+    /// How many pages it owns and may own.
+    pub pages: Reservation,
+    /// Event channels.
+    pub events: DomainEvents,
+    /// The grant table and the grants it mapped.
+    pub grants: DomainGrants,
+    /// Which machine resources (I/O memory, ports, interrupts) it may use.
+    pub permissions: RwLock<Permissions>,
+    /// CPUs whose TLB may hold entries of this domain's address spaces.
+    pub dirty_cpus: AtomicCpuMask,
+    /// Bit `n`: `VMASST_TYPE_n` is enabled.
+    pub vm_assist: AtomicU64,
+    /// Shutdown, crash and teardown.
+    pub lifecycle: Mutex<Lifecycle>,
+    /// Mirrors `lifecycle`: nothing of this domain may run any more.
+    pub stopped: AtomicBool,
+}
+
+/// Where a domain is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifecycle {
+    /// Under construction: its vCPUs do not run yet.
+    Building,
+    /// Alive.
+    Running,
+    /// Ended by itself or by a crash, with the reason of `SHUTDOWN_*` (sched.h); its frames are still there.
+    Shutdown(u32),
+    /// Being torn down.
+    Dying,
+}
+
+/// A virtual CPU.
+pub struct Vcpu<P: Platform> {
+    /// Its number within the domain.
+    pub id: VcpuId,
+    /// What the PV interface keeps for it.
+    pub pv: PvState,
+    /// Its registers while it does not run.
+    pub saved: Mutex<Regs>,
+    /// What the scheduler keeps for it.
+    pub sched: VcpuSched,
+    /// Its timers, runstate and time areas.
+    pub time: VcpuTime,
+    /// CPU it runs on or ran on last.
+    pub cpu: AtomicU32,
+    /// What the platform keeps for it.
+    pub arch: P::VcpuArch,
+}
+
+/// One vCPU of one domain, kept alive.
+pub struct VcpuRef<P: Platform> {
+    /// The domain.
+    pub domain: Arc<Domain<P>>,
+    /// Which of its vCPUs; always in range.
+    pub id: VcpuId,
+}
+
+impl<P: Platform> Clone for VcpuRef<P> {
+    fn clone(&self) -> Self {
+        Self { domain: self.domain.clone(), id: self.id }
+    }
+}
+
+impl<P: Platform> VcpuRef<P> {
+    /// The vCPU itself.
+    pub fn vcpu(&self) -> &Vcpu<P> {
+        &self.domain.vcpus[self.id.0 as usize]
+    }
+}
+
+impl<P: Platform> fmt::Debug for VcpuRef<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.domain.id, self.id)
+    }
+}
+
+impl<P: Platform> Domain<P> {
+    /// A domain in [`Lifecycle::Building`], with its vCPUs down. `shared_info` is a zeroed frame of the hypervisor's own.
+    ///
+    /// # Errors
+    /// `ENOMEM` when the platform cannot make a vCPU, `EINVAL` for no vCPU at all.
+    pub fn new(platform: &P, config: &DomainConfig, shared_info: Mfn) -> Result<Self, Errno> {
+        if config.max_vcpus == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let vcpus = (0..config.max_vcpus)
+            .map(|n| {
+                Ok(Vcpu {
+                    id: VcpuId(n),
+                    pv: PvState::new(),
+                    saved: Mutex::new(Regs::default()),
+                    sched: VcpuSched::new(),
+                    time: VcpuTime::new(),
+                    cpu: AtomicU32::new(0),
+                    arch: platform.new_vcpu_arch()?,
+                })
+            })
+            .collect::<Result<Vec<_>, Errno>>()?;
+        Ok(Self {
+            id: config.id,
+            privileged: config.privileged,
+            vcpus,
+            shared_info,
+            pages: Reservation::new(config.max_pages),
+            events: DomainEvents::new(config.max_vcpus),
+            grants: DomainGrants::new(),
+            permissions: RwLock::new(Permissions::none()),
+            dirty_cpus: AtomicCpuMask::new(),
+            vm_assist: AtomicU64::new(0),
+            lifecycle: Mutex::new(Lifecycle::Building),
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// The vCPU with this number, if the domain has it.
+    pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu<P>> {
+        self.vcpus.get(usize::try_from(id.0).ok()?)
+    }
+
+    /// Whether `VMASST_TYPE_<type_>` is enabled.
+    pub fn has_vm_assist(&self, type_: u32) -> bool {
+        self.vm_assist.load(Ordering::Relaxed) & (1 << type_) != 0
+    }
+}

@@ -1,0 +1,218 @@
+//! The seam between hypercall semantics and the machine.
+//!
+//! The core owns every decision about domains, frames, events and time; the platform owns registers, raw memory
+//! and devices, and answers only what is asked here. Static dispatch: the binary has one implementation, host tests
+//! another (`mock`). None of these methods may call back into the core, except where its text says so.
+
+use crate::cpumask::CpuMask;
+use crate::domain::{Domain, Vcpu};
+use crate::ids::{CpuId, GuestVirt, Mfn, Nanos, PAGE_SIZE, Pirq};
+use crate::page::FrameInfo;
+use bitflags::bitflags;
+use core::sync::atomic::AtomicU64;
+use xen_abi::errno::Errno;
+
+/// Number of 64-bit words in a frame.
+pub const WORDS_PER_FRAME: usize = PAGE_SIZE / 8;
+
+/// A frame seen as words. Guests may change a frame at any time, so there is no other way to look at one.
+pub type FrameWords = [AtomicU64; WORDS_PER_FRAME];
+
+/// A guest address could not be read or written: the hypercall answers `-EFAULT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestFault;
+
+impl From<GuestFault> for Errno {
+    fn from(_: GuestFault) -> Errno {
+        Errno::EFAULT
+    }
+}
+
+/// What a TLB flush must reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// Everything, global entries too: page-table frames changed their use.
+    All,
+    /// One page (`invlpg`), in every address space of the CPU: global entries too.
+    Page(GuestVirt),
+}
+
+bitflags! {
+    /// Work that a CPU does before it returns to a guest. Interrupt handlers only raise work: no core lock is ever
+    /// taken in interrupt context.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Work: u32 {
+        /// Choose the vCPU to run anew.
+        const RESCHEDULE = 1 << 0;
+        /// Timers of this CPU may have expired.
+        const TIMER = 1 << 1;
+        /// Device interrupts arrived and wait to be delivered as events.
+        const IRQ = 1 << 2;
+        /// Bytes arrived on the console.
+        const CONSOLE = 1 << 3;
+    }
+}
+
+/// One reading of the clock, as `vcpu_time_info` publishes it: at `tsc` it was `system_time`, and since then
+/// `((delta << tsc_shift) * tsc_to_system_mul) >> 32` nanoseconds have passed (a negative shift shifts right).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeRecord {
+    /// Time-stamp counter at the reading.
+    pub tsc: u64,
+    /// System time at the reading.
+    pub system_time: Nanos,
+    /// Fixed-point factor, 32 fractional bits.
+    pub tsc_to_system_mul: u32,
+    /// Binary exponent applied to the TSC difference before the multiplication.
+    pub tsc_shift: i8,
+}
+
+/// How an interrupt line signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Level-triggered (must be acknowledged by the guest), else edge-triggered.
+    pub level: bool,
+    /// Active low, else active high.
+    pub active_low: bool,
+}
+
+/// A PCI function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PciAddress {
+    /// PCI segment group.
+    pub segment: u16,
+    /// Bus number.
+    pub bus: u8,
+    /// Device number in bits 7..3, function in bits 2..0.
+    pub devfn: u8,
+}
+
+/// What an MSI request names (physdev.h, `physdev_map_pirq`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MsiRequest {
+    /// The function that will signal.
+    pub device: PciAddress,
+    /// First vector's index in the device's MSI-X table; 0 for MSI.
+    pub entry: u32,
+    /// Number of vectors; more than one only for MSI.
+    pub count: u32,
+    /// Machine address of the MSI-X table as the guest knows it, 0 for plain MSI.
+    pub table_base: u64,
+}
+
+/// What ends the machine's life (or its current one).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MachineEnd {
+    /// Power off (ACPI S5, else halt).
+    PowerOff,
+    /// Reset (ACPI reset register, keyboard controller, triple fault: in this order).
+    Reboot,
+}
+
+/// The machine, as the core needs it.
+pub trait Platform: Send + Sync + Sized + 'static {
+    /// What the platform keeps for each vCPU (FPU image, debug registers, emulation policy).
+    type VcpuArch: Send + Sync;
+
+    /// A fresh [`Platform::VcpuArch`]. Fails with `ENOMEM`.
+    fn new_vcpu_arch(&self) -> Result<Self::VcpuArch, Errno>;
+
+    // ---- frames ---------------------------------------------------------------------------------------------
+
+    /// One record per frame from mfn 0 to the end of RAM. Frames that are not RAM have an owner of `DOMID_IO`.
+    fn frame_table(&self) -> &[FrameInfo];
+    /// The words of a frame that is RAM (that is: in the frame table and not owned by `DOMID_IO`). Panics else: callers
+    /// have looked the frame up first.
+    fn frame_words(&self, mfn: Mfn) -> &FrameWords;
+    /// The machine-to-physical table that guests see read-only; at least as long as the frame table.
+    fn m2p(&self) -> &[AtomicU64];
+    /// Whether a privileged domain must not map this non-RAM frame (local APIC, IOAPIC, HPET, MSI-X tables).
+    fn mmio_reserved(&self, mfn: Mfn) -> bool;
+    /// L4 entries 256..=271, the hypervisor's own part of every address space.
+    fn hypervisor_l4_slots(&self) -> &[u64; 16];
+
+    // ---- guest memory through the current address space -------------------------------------------------------
+
+    /// Copies from the running guest. Refuses the hypervisor's own range and what is not mapped.
+    fn copy_from_guest(&self, dst: &mut [u8], src: GuestVirt) -> Result<(), GuestFault>;
+    /// Copies to the running guest. Refuses the hypervisor's own range and what is not mapped writable.
+    fn copy_to_guest(&self, dst: GuestVirt, src: &[u8]) -> Result<(), GuestFault>;
+
+    // ---- CPUs and address spaces --------------------------------------------------------------------------------
+
+    /// The CPU this runs on.
+    fn this_cpu(&self) -> CpuId;
+    /// All CPUs that are up.
+    fn online_cpus(&self) -> CpuMask;
+    /// Raises work on a CPU; interrupts it when it is another one.
+    fn raise_work(&self, cpu: CpuId, work: Work);
+    /// Whether this CPU has work raised: long operations stop here and continue later.
+    fn work_pending(&self) -> bool;
+    /// Flushes TLBs and returns when all of `cpus` have done so.
+    fn flush_tlb(&self, cpus: &CpuMask, what: Flush);
+    /// Loads CR3 anew from the current vCPU's `pv.guest_table` or `pv.guest_table_user` (by `pv.kernel_mode`) and
+    /// flushes what the old one left, global entries too.
+    fn load_page_tables(&self, vcpu: &Vcpu<Self>);
+    /// Loads the current vCPU's GDT frames and LDT anew from its `pv` state.
+    fn load_descriptor_tables(&self, vcpu: &Vcpu<Self>);
+    /// Sets one of the current vCPU's segment bases or its user GS selector (`SEGBASE_*` of xen.h). The address was checked
+    /// to be canonical. Fails with `EINVAL` for an unknown `which`, or when a selector cannot be loaded.
+    fn set_segment_base(&self, vcpu: &Vcpu<Self>, which: u64, base: u64) -> Result<(), Errno>;
+    /// Sets CR0.TS for the current vCPU.
+    fn set_task_switched(&self, vcpu: &Vcpu<Self>, set: bool);
+    /// Writes debug register `reg` of the current vCPU, after checks. Fails with `EINVAL` or `EPERM`.
+    fn set_debugreg(&self, vcpu: &Vcpu<Self>, reg: u64, value: u64) -> Result<(), Errno>;
+    /// Reads debug register `reg` of the current vCPU. Fails with `EINVAL`.
+    fn get_debugreg(&self, vcpu: &Vcpu<Self>, reg: u64) -> Result<u64, Errno>;
+    /// The current vCPU's permission to use I/O ports changed (`pv.iopl`).
+    fn io_permission_changed(&self, domain: &Domain<Self>, vcpu: &Vcpu<Self>);
+    /// The page that holds the vCPU's `vcpu_info` moved (`pv.vcpu_info`).
+    fn vcpu_info_moved(&self, vcpu: &Vcpu<Self>);
+    /// Writes back and invalidates all caches of this CPU (`wbinvd`).
+    fn flush_caches(&self);
+
+    // ---- time -----------------------------------------------------------------------------------------------
+
+    /// System time now.
+    fn now(&self) -> Nanos;
+    /// A record that tells guests how to compute system time themselves.
+    fn time_record(&self) -> TimeRecord;
+    /// Interrupts this CPU with [`Work::TIMER`] at `deadline` (or soon after it), `None`: never.
+    fn arm_timer(&self, deadline: Option<Nanos>);
+
+    // ---- console and power --------------------------------------------------------------------------------------
+
+    /// Writes raw bytes to the machine's console.
+    fn console_write(&self, bytes: &[u8]);
+    /// Takes bytes that arrived on the console; returns how many.
+    fn console_read(&self, buffer: &mut [u8]) -> usize;
+    /// Ends the machine's life.
+    fn end_machine(&self, end: MachineEnd) -> !;
+
+    // ---- interrupts of devices ------------------------------------------------------------------------------------
+
+    /// Number of IOAPIC lines: GSIs are below it, MSI numbers from it on.
+    fn gsi_count(&self) -> u32;
+    /// Routes a GSI as `line`, masked. Fails with `EINVAL` (no such line) or `ENOSPC` (no vector left).
+    fn irq_route_gsi(&self, gsi: u32, line: Line) -> Result<(), Errno>;
+    /// Programs a device's MSI or MSI-X entry, masked; answers the number by which it is known from then on.
+    fn irq_map_msi(&self, request: &MsiRequest) -> Result<Pirq, Errno>;
+    /// Gives an interrupt back.
+    fn irq_unmap(&self, pirq: Pirq) -> Result<(), Errno>;
+    /// Lets an interrupt arrive (again).
+    fn irq_unmask(&self, pirq: Pirq);
+    /// Keeps an interrupt from arriving.
+    fn irq_mask(&self, pirq: Pirq);
+    /// Whether the guest must tell when it has served this interrupt (level-triggered lines).
+    fn irq_needs_eoi(&self, pirq: Pirq) -> bool;
+    /// The next interrupt that arrived on this CPU and was not yet delivered. Level-triggered ones come masked.
+    fn irq_take(&self) -> Option<Pirq>;
+    /// Reads a register of the IOAPIC at this machine address (`PHYSDEVOP_apic_read`).
+    fn ioapic_read(&self, base: u64, reg: u32) -> Result<u32, Errno>;
+    /// Writes a register of the IOAPIC (`PHYSDEVOP_apic_write`); the platform may ignore what it owns.
+    fn ioapic_write(&self, base: u64, reg: u32, value: u32) -> Result<(), Errno>;
+    /// A PCI function was reported by dom0. Fails with `ENODEV` when it is not there.
+    fn pci_device_added(&self, device: PciAddress) -> Result<(), Errno>;
+    /// A PCI function was removed by dom0.
+    fn pci_device_removed(&self, device: PciAddress) -> Result<(), Errno>;
+}

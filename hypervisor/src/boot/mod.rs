@@ -1,0 +1,235 @@
+//! From the boot loader to the first guest instruction.
+//!
+//! 1. `entry.S` turns on long mode with the first 4 GiB mapped, and calls [`boot_start`] on the boot CPU's stack.
+//! 2. [`early_start`]: console, memory map, direct map, frame table and machine-to-physical table, the CPU's own tables; then the
+//!    stack moves to the CPU area that guests' entries will use.
+//! 3. [`main`]: clocks, interrupts, the [`Hypervisor`], the other CPUs, the first domain; then the CPU becomes one that runs
+//!    guests.
+//!
+//! What makes booting impossible ends in [`fail`]: one line that says what is wrong, and the CPU halts.
+
+mod info;
+mod memory;
+mod multiboot;
+mod pvh;
+
+use crate::cpu::percpu::{PERCPU_SIZE, percpu_address, this_cpu};
+use crate::cpu::{apic, smp};
+use crate::dev::acpi::AcpiInfo;
+use crate::dev::{acpi, clock, ioapic, irq, power, serial};
+use crate::machine::{self, Hv, Machine};
+use crate::mm::layout::{DIRECT_MAP, IMAGE_BASE};
+use crate::mm::{direct, tables};
+use crate::{error, info};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::arch::{asm, global_asm};
+use core::sync::atomic::Ordering;
+use hypervisor_core::cpumask::MAX_CPUS;
+use hypervisor_core::domain::VcpuRef;
+use hypervisor_core::ids::{CpuId, MachineAddr, VcpuId};
+use hypervisor_core::options::{Options, Serial};
+use hypervisor_core::{Hypervisor, Machine as MachineFacts};
+use info::{BootInfo, Module};
+use spin::Once;
+
+global_asm!(include_str!("entry.S"), percpu_size = const PERCPU_SIZE, options(att_syntax));
+
+unsafe extern "C" {
+    static boot_cpu_area: u8;
+}
+
+/// What the boot loader said, kept for [`main`], which runs on another stack.
+static BOOT: Once<(BootInfo, memory::Tables)> = Once::new();
+
+/// Reads a value at a machine address below 4 GiB.
+pub fn phys<T: zerocopy::FromBytes>(addr: u64) -> T {
+    // SAFETY: the boot loader's data lies in RAM below 4 GiB, which the boot code mapped.
+    unsafe { ((DIRECT_MAP + addr) as *const T).read_unaligned() }
+}
+
+/// Ends a boot that cannot go on.
+fn fail(why: core::fmt::Arguments<'_>) -> ! {
+    error!("cannot boot: {why}. Halted.");
+    power::halt()
+}
+
+/// First Rust code, from `entry.S`.
+#[unsafe(no_mangle)]
+extern "sysv64" fn boot_start(magic: u32, loader_info: u32) -> ! {
+    serial::init(&Serial::pc(0));
+    let at = u64::from(loader_info);
+    let boot = match magic {
+        multiboot::MAGIC => Some(multiboot::read(at)),
+        0 => pvh::read(at),
+        _ => None,
+    };
+    let Some(boot) = boot else { fail(format_args!("the boot loader speaks neither multiboot nor PVH")) };
+    early_start(boot)
+}
+
+fn early_start(boot: BootInfo) -> ! {
+    if boot.module_count == 0 {
+        fail(format_args!("no boot module; pass a PV kernel as the first module"));
+    }
+    let tables = match memory::init(&boot) {
+        Ok(tables) => tables,
+        Err(why) => fail(format_args!("{why}")),
+    };
+    let area = &raw const boot_cpu_area as u64 - IMAGE_BASE;
+    if smp::map_area(CpuId(0), Some(area)).is_err() {
+        fail(format_args!("no memory for the boot CPU's tables"));
+    }
+    BOOT.call_once(|| (boot, tables));
+    // SAFETY: the new stack is the same memory by its other address, from its very top; nothing of this one is needed.
+    unsafe {
+        asm!("mov rsp, {}", "xor ebp, ebp", "call {}", "ud2", in(reg) percpu_address(CpuId(0)), sym main, options(noreturn))
+    }
+}
+
+extern "sysv64" fn main() -> ! {
+    let Some((boot, tables)) = BOOT.get() else { power::halt() };
+    let options = read_options(boot);
+    let acpi = acpi::read(boot.rsdp);
+    power::init(acpi.power);
+    start_boot_cpu(&options);
+    clock::init(&acpi);
+    apic::calibrate_timer();
+    ioapic::init(&acpi.ioapics);
+    let apic_ids = cpus_to_start(&acpi, &options);
+    let hv = make_hypervisor(boot, tables, options, &acpi, &apic_ids);
+    report(hv, &acpi);
+    route_console(hv, &acpi);
+    this_cpu().online.store(1, Ordering::SeqCst);
+    smp::ONLINE.insert(CpuId(0));
+    let ids: Vec<u32> = apic_ids.iter().map(|(apic, _)| *apic).collect();
+    let up = smp::start_others(&ids) + 1;
+    info!("{up} of {} CPUs up", acpi.cpus.len().max(1));
+    if tables::protect_image().is_err() {
+        fail(format_args!("no memory for page tables"));
+    }
+    tables::drop_identity_map();
+    start_first_domain(hv, boot)
+}
+
+fn start_boot_cpu(options: &Options) {
+    if apic::choose_mode(options.x2apic).is_err() {
+        fail(format_args!("no memory for page tables"));
+    }
+    // SAFETY: the boot CPU's start, once, on the stack of its area.
+    if unsafe { smp::init_this_cpu(CpuId(0), options.smep, options.smap) }.is_err() {
+        fail(format_args!("no memory for the boot CPU's tables"));
+    }
+}
+
+/// A string of the boot loader, without the file name that may come first.
+fn loader_string(boot: &BootInfo, at: u64) -> String {
+    if at == 0 {
+        return String::new();
+    }
+    let bytes: Vec<u8> = (at..).map(phys::<u8>).take_while(|b| *b != 0).collect();
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.trim_start();
+    let rest = if boot.names_first { text.split_once(' ').map_or("", |(_, rest)| rest) } else { text };
+    rest.trim().into()
+}
+
+fn read_options(boot: &BootInfo) -> Options {
+    let line = loader_string(boot, boot.cmdline);
+    let (options, problems) = Options::parse(&line);
+    let port = if options.consoles.com2 && !options.consoles.com1 { 1 } else { 0 };
+    if let Some(serial) = &options.com[port] {
+        serial::init(serial);
+    }
+    serial::set_level(options.log_level.always);
+    info!("Paravane {} (Xen 4.17 ABI)", env!("CARGO_PKG_VERSION"));
+    info!("command line: {line}");
+    for problem in problems {
+        crate::warn!("{problem}, ignored");
+    }
+    options
+}
+
+/// APIC and ACPI identifiers of the CPUs to bring up, the boot CPU's first.
+fn cpus_to_start(acpi: &AcpiInfo, options: &Options) -> Vec<(u32, u32)> {
+    let boot = apic::id();
+    let acpi_id = acpi.cpus.iter().find(|(apic, _)| *apic == boot).map_or(0, |(_, id)| *id);
+    let others = acpi.cpus.iter().copied().filter(|(apic, _)| *apic != boot);
+    let limit = usize::try_from(options.max_cpus).unwrap_or(MAX_CPUS).clamp(1, MAX_CPUS);
+    core::iter::once((boot, acpi_id)).chain(others).take(limit).collect()
+}
+
+fn make_hypervisor(
+    boot: &BootInfo,
+    tables: &memory::Tables,
+    options: Options,
+    acpi: &AcpiInfo,
+    cpus: &[(u32, u32)],
+) -> &'static Hv {
+    let facts = MachineFacts {
+        memory_map: boot.ranges().to_vec(),
+        boot_wallclock: (clock::wallclock_seconds() * 1_000_000_000).saturating_sub(clock::now().0),
+        tsc_khz: clock::tsc_khz(),
+        rsdp: acpi.rsdp,
+        apic_ids: cpus.iter().map(|(apic, _)| *apic).collect(),
+        acpi_ids: cpus.iter().map(|(_, id)| *id).collect(),
+    };
+    let frames = hypervisor_core::mem::FrameAllocator::new(tables.frames);
+    let platform = Machine::new(tables.frames, tables.m2p);
+    let hv = machine::install(Hypervisor::new(platform, facts, options, frames));
+    memory::hand_over(hv, boot);
+    hv
+}
+
+fn report(hv: &Hv, acpi: &AcpiInfo) {
+    let frames = hypervisor_core::platform::Platform::frame_table(&hv.platform).len();
+    info!(
+        "memory: {} MiB free; frame table: {} bytes per frame, {frames} frames",
+        hv.frames.free_count() >> 8,
+        size_of::<hypervisor_core::page::FrameInfo>()
+    );
+    info!("TSC: {} kHz; IOAPICs: {}; GSIs: {}", clock::tsc_khz(), acpi.ioapics.len(), ioapic::gsi_count());
+}
+
+fn route_console(hv: &Hv, acpi: &AcpiInfo) {
+    let port = if hv.options.consoles.com2 && !hv.options.consoles.com1 { 1 } else { 0 };
+    let irq = hv.options.com[port].map_or(Serial::pc(port).irq, |serial| serial.irq);
+    if irq != 0 {
+        let (gsi, line) = irq::isa_route(&acpi.overrides, irq);
+        irq::route_console(gsi, line);
+        serial::enable_interrupt();
+    }
+}
+
+/// The bytes of a module.
+fn module_bytes(module: &Module) -> &'static [u8] {
+    let (start, end) = (module.start, module.end.max(module.start));
+    // SAFETY: the module's frames are kept out of every allocator until the first domain is built.
+    unsafe { core::slice::from_raw_parts(direct(MachineAddr(start)) as *const u8, (end - start) as usize) }
+}
+
+fn start_first_domain(hv: &'static Hv, boot: &BootInfo) -> ! {
+    let [kernel, rest @ ..] = boot.modules() else { fail(format_args!("no boot module")) };
+    let cmdline = loader_string(boot, kernel.string);
+    let initrd = rest.first().map(module_bytes);
+    let domain = match hv.build_dom0(module_bytes(kernel), initrd, &cmdline) {
+        Ok(domain) => domain,
+        Err(why) => fail(format_args!("the first domain cannot be built: {why}")),
+    };
+    memory::release_modules(hv, boot);
+    deny_own_devices(hv, &domain);
+    info!("{}: {} MiB, {} vCPUs", domain.id, domain.pages.current() >> 8, domain.vcpus.len());
+    hv.bring_up(&VcpuRef { domain, id: VcpuId(0) });
+    smp::run()
+}
+
+/// Takes what the hypervisor drives itself out of the first domain's hands.
+fn deny_own_devices(hv: &Hv, domain: &hypervisor_core::domain::Domain<Machine>) {
+    let mut permissions = domain.permissions.write();
+    let port = if hv.options.consoles.com2 && !hv.options.consoles.com1 { 1 } else { 0 };
+    let uart = hv.options.com[port].map_or(Serial::pc(port).io_base, |serial| serial.io_base);
+    // Interrupt controllers, the PIT's channel 0 and mode, the PCI address port, the console.
+    for (first, last) in [(0x20, 0x21), (0xa0, 0xa1), (0x40, 0x43), (0xcf8, 0xcfb), (uart, uart + 7)] {
+        permissions.ioports.remove(first, last);
+    }
+}

@@ -1,0 +1,29 @@
+//! The PVH boot protocol (`hvm_start_info`, hvm/start_info.h).
+
+use super::info::{BootInfo, Module};
+use super::phys;
+use xen_abi::hvm_start_info::XEN_HVM_START_MAGIC_VALUE;
+
+/// Reads the start info at `at`; `None` when its magic is not there.
+pub fn read(at: u64) -> Option<BootInfo> {
+    let [magic, version, _flags, module_count] = phys::<[u32; 4]>(at);
+    if magic != XEN_HVM_START_MAGIC_VALUE {
+        return None;
+    }
+    let [modules, cmdline, rsdp] = phys::<[u64; 3]>(at + 16);
+    let mut info = BootInfo::new();
+    info.cmdline = cmdline;
+    info.rsdp = rsdp;
+    for n in 0..u64::from(module_count) {
+        let [start, size, string, _] = phys::<[u64; 4]>(modules + n * 32);
+        info.add_module(Module { start, end: start + size, string });
+    }
+    if version >= 1 {
+        let map = phys::<u64>(at + 40);
+        for n in 0..u64::from(phys::<u32>(at + 48)) {
+            let [start, size] = phys::<[u64; 2]>(map + n * 24);
+            info.add_range(start, size, phys::<u32>(map + n * 24 + 16));
+        }
+    }
+    Some(info)
+}

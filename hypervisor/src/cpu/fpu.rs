@@ -1,0 +1,125 @@
+//! FPU, SSE and AVX state. The hypervisor is compiled without any of it, so what is in the registers is always the
+//! state of the vCPU whose context is loaded, and moves only when another vCPU is loaded.
+
+use super::{cpuid, features};
+use alloc::boxed::Box;
+use alloc::vec;
+use core::arch::asm;
+use core::arch::x86_64::{_fxrstor64, _fxsave64, _xgetbv, _xsetbv};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// x87 state must be on; the rest is what the CPU has of SSE, AVX, AVX-512 and PKRU (SDM Vol. 1, 13.3).
+const USABLE: u64 = 0x2e7;
+/// Bytes of the legacy area, which every CPU has.
+const LEGACY: usize = 512;
+
+static XCR0: AtomicU64 = AtomicU64::new(1);
+
+/// What guests may enable in XCR0.
+pub fn supported_xcr0() -> u64 {
+    XCR0.load(Ordering::Relaxed)
+}
+
+/// Prepares this CPU: FPU on, errors by exception, all of XCR0 that guests may use.
+pub fn init() {
+    // SAFETY: CR0: MP and NE on, EM and TS off; XCR0 with what CPUID lists.
+    unsafe {
+        asm!("mov {0}, cr0", "and {0}, -13", "or {0}, 0x22", "mov cr0, {0}", out(reg) _, options(nostack));
+        if features().xsave {
+            let raw = core::arch::x86_64::__cpuid_count(0xd, 0);
+            let mask = (u64::from(raw.edx) << 32 | u64::from(raw.eax)) & USABLE;
+            XCR0.store(mask, Ordering::Relaxed);
+            set_xcr0(mask);
+        }
+    }
+}
+
+/// Writes XCR0.
+///
+/// # Safety
+/// `value` is a subset of [`supported_xcr0`] that the architecture allows.
+#[target_feature(enable = "xsave")]
+unsafe fn set_xcr0_inner(value: u64) {
+    // SAFETY: as the caller promises.
+    unsafe { _xsetbv(0, value) }
+}
+
+/// Writes XCR0; a CPU without it is left alone.
+///
+/// # Safety
+/// `value` is a subset of [`supported_xcr0`] that the architecture allows.
+pub unsafe fn set_xcr0(value: u64) {
+    if features().xsave {
+        // SAFETY: the CPU has XSAVE, CR4.OSXSAVE is set, and the value is the caller's promise.
+        unsafe { set_xcr0_inner(value) }
+    }
+}
+
+/// Reads XCR0, 0 on a CPU without it.
+pub fn xcr0() -> u64 {
+    if !features().xsave {
+        return 0;
+    }
+    // SAFETY: the CPU has XSAVE and CR4.OSXSAVE is set.
+    unsafe { _xgetbv(0) }
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// State of a vCPU that does not run.
+pub struct FpuImage(Box<[Line]>);
+
+impl FpuImage {
+    /// The state after reset: all exceptions masked, nothing in the registers.
+    pub fn new() -> Self {
+        let size = cpuid()
+            .get_extended_state_info()
+            .map_or(LEGACY, |x| x.xsave_area_size_supported_features() as usize);
+        let mut lines = vec![Line([0; 64]); size.max(LEGACY + 64).div_ceil(64)].into_boxed_slice();
+        lines[0].0[..2].copy_from_slice(&0x37fu16.to_le_bytes());
+        lines[0].0[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+        Self(lines)
+    }
+
+    /// Takes what is in the registers.
+    pub fn save(&mut self) {
+        let at = self.0.as_mut_ptr().cast::<u8>();
+        // SAFETY: the area is as large as CPUID says for all of XCR0, and aligned.
+        unsafe {
+            if features().xsave {
+                set_xcr0(supported_xcr0());
+                asm!("xsave64 [{}]", in(reg) at, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
+            } else {
+                _fxsave64(at);
+            }
+        }
+    }
+
+    /// Loads the registers.
+    pub fn restore(&self) {
+        let at = self.0.as_ptr().cast::<u8>();
+        // SAFETY: the image was made by `new` or `save`, so it is one that loads without a fault.
+        unsafe {
+            if features().xsave {
+                set_xcr0(supported_xcr0());
+                asm!("xrstor64 [{}]", in(reg) at, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
+            } else {
+                _fxrstor64(at);
+            }
+        }
+    }
+}
+
+/// Sets or clears CR0.TS.
+pub fn set_task_switched(set: bool) {
+    // SAFETY: with TS set, FPU instructions of the guest raise #NM, which it is given; the hypervisor uses none.
+    unsafe {
+        if set {
+            asm!("mov {0}, cr0", "or {0}, 8", "mov cr0, {0}", out(reg) _, options(nostack));
+        } else {
+            asm!("clts", options(nostack));
+        }
+    }
+}

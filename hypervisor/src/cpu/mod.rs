@@ -1,0 +1,109 @@
+//! CPUs: features, control registers, descriptor tables, per-CPU data, local APIC, bring-up of the others.
+
+pub mod apic;
+pub mod descriptors;
+pub mod fpu;
+pub mod msr;
+pub mod percpu;
+pub mod smp;
+pub mod stub;
+
+use crate::mm::uaccess;
+use core::arch::asm;
+use raw_cpuid::{CpuId, CpuIdReaderNative};
+use spin::Once;
+
+/// What the hypervisor uses of the CPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    /// x2APIC.
+    pub x2apic: bool,
+    /// APIC timer in TSC-deadline mode.
+    pub tsc_deadline: bool,
+    /// XSAVE and XCR0.
+    pub xsave: bool,
+    /// Instructions that read and write FS and GS base.
+    pub fsgsbase: bool,
+    /// Supervisor-mode execution prevention.
+    pub smep: bool,
+    /// Supervisor-mode access prevention, unless the CPU is one that gets it wrong.
+    pub smap: bool,
+    /// RDTSCP and IA32_TSC_AUX.
+    pub rdtscp: bool,
+}
+
+static FEATURES: Once<Features> = Once::new();
+const CR4_PGE: u64 = 1 << 7;
+
+/// CPUID as the crate reads it.
+pub fn cpuid() -> CpuId<CpuIdReaderNative> {
+    CpuId::new()
+}
+
+/// What the boot CPU has; the others of a machine are the same.
+pub fn features() -> &'static Features {
+    FEATURES.call_once(detect)
+}
+
+fn detect() -> Features {
+    let id = cpuid();
+    let one = id.get_feature_info();
+    let seven = id.get_extended_feature_info();
+    let one = one.as_ref();
+    let seven = seven.as_ref();
+    // QEMU's TCG before version 8 reads the frame of a ring-3 `iretq` with supervisor rights, so with SMAP on such an
+    // `iretq` takes a page fault that no real CPU takes. Kernels use it; there is no way around but SMAP off.
+    let tcg = id.get_hypervisor_info().is_some_and(|h| h.identify() == raw_cpuid::Hypervisor::QEMU);
+    Features {
+        x2apic: one.is_some_and(|f| f.has_x2apic()),
+        tsc_deadline: one.is_some_and(|f| f.has_tsc_deadline()),
+        xsave: one.is_some_and(|f| f.has_xsave()),
+        fsgsbase: seven.is_some_and(|f| f.has_fsgsbase()),
+        smep: seven.is_some_and(|f| f.has_smep()),
+        smap: seven.is_some_and(|f| f.has_smap()) && !tcg,
+        rdtscp: id.get_extended_processor_and_feature_identifiers().is_some_and(|f| f.has_rdtscp()),
+    }
+}
+
+/// Sets CR4 of this CPU: global pages, SSE, and the protections that the command line allows.
+pub fn init_control_registers(smep: bool, smap: bool) {
+    let features = features();
+    // PAE, MCE, PGE, OSFXSR, OSXMMEXCPT; then FSGSBASE, OSXSAVE, SMEP.
+    let mut cr4 = 1 << 5 | 1 << 6 | CR4_PGE | 1 << 9 | 1 << 10;
+    for (on, bit) in [(features.fsgsbase, 16), (features.xsave, 18), (features.smep && smep, 20)] {
+        cr4 |= u64::from(on) << bit;
+    }
+    // SAFETY: only bits that the CPU has; all hypervisor pages are supervisor pages, so SMEP changes nothing for us.
+    unsafe {
+        asm!("mov cr4, {}", in(reg) cr4, options(nostack));
+        if features.smap && smap {
+            uaccess::enable_smap();
+        }
+    }
+}
+
+/// Flushes the whole TLB of this CPU, global entries too.
+pub fn flush_tlb_global() {
+    // SAFETY: toggling CR4.PGE has no other effect (SDM Vol. 3, 4.10.4.1).
+    unsafe {
+        asm!(
+            "mov {cr4}, cr4",
+            "xor {cr4}, {pge}",
+            "mov cr4, {cr4}",
+            "xor {cr4}, {pge}",
+            "mov cr4, {cr4}",
+            cr4 = out(reg) _,
+            pge = const CR4_PGE,
+            options(nostack),
+        );
+    }
+}
+
+/// Loads a page-table root.
+///
+/// # Safety
+/// The tables at `cr3` hold the hypervisor's slots.
+pub unsafe fn write_cr3(cr3: u64) {
+    // SAFETY: as the caller promises.
+    unsafe { asm!("mov cr3, {}", in(reg) cr3, options(nostack, preserves_flags)) }
+}

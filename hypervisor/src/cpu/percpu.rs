@@ -1,0 +1,122 @@
+//! What each CPU keeps for itself, and how it finds it.
+//!
+//! A CPU area is 128 KiB, aligned to its size: guard page, four small stacks for exceptions that may come at any
+//! instant (double fault, NMI, machine check, debug), another guard page, the main stack, and at the very end [`PerCpu`]. Every
+//! stack of a CPU lies in its area, so the stack pointer alone tells where [`PerCpu`] is: no segment register
+//! is needed, and the guest's GS base stays loaded while the hypervisor runs.
+//!
+//! The registers of the guest that entered are always right below [`PerCpu`], at [`guest_regs`].
+
+use crate::machine::Machine;
+use crate::mm::layout::{CPU_AREA, CPU_AREAS};
+use core::arch::asm;
+use core::cell::UnsafeCell;
+use core::mem::{offset_of, size_of};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use hypervisor_core::domain::{PvState, VcpuRef};
+use hypervisor_core::ids::CpuId;
+use hypervisor_core::regs::Regs;
+
+/// Offsets of the ends of the small stacks within a CPU area, by IST number less one.
+pub const IST_STACK_ENDS: [u64; 4] = [0x2800, 0x4000, 0x5800, 0x7000];
+/// Offsets of the unmapped pages.
+pub const GUARD_PAGES: [u64; 2] = [0, 0x7000];
+
+/// Per-CPU data. Only its own CPU touches the fields that are not atomic.
+#[repr(C, align(16))]
+pub struct PerCpu {
+    /// Stack pointer of the guest between `syscall` and its place in the register frame.
+    pub syscall_rsp: AtomicU64,
+    /// PV state of the vCPU whose context is loaded; null before the first.
+    pub pv: AtomicPtr<PvState>,
+    /// First word of that vCPU's `vcpu_info`, in the direct map (or a word that is always 0).
+    pub vcpu_info: AtomicPtr<AtomicU64>,
+    /// [`hypervisor_core::platform::Work`] to do before the next exit to a guest.
+    pub work: AtomicU32,
+    /// This CPU's number.
+    pub id: AtomicU32,
+    /// Local APIC identifier.
+    pub apic_id: AtomicU32,
+    /// TLB flushes that others asked of this CPU so far, and those it has done (`cpu::smp`).
+    pub flush_requested: AtomicU32,
+    /// See [`PerCpu::flush_requested`].
+    pub flush_done: AtomicU32,
+    /// 1 while the loaded vCPU is this CPU's to run, 0 while the CPU idles.
+    pub running: AtomicU32,
+    /// 1 once the CPU takes part in everything.
+    pub online: AtomicU32,
+    current: UnsafeCell<Option<VcpuRef<Machine>>>,
+    /// The CPU's task state segment.
+    pub tss: UnsafeCell<super::descriptors::Tss>,
+}
+
+/// Bytes of [`PerCpu`], as the entry code needs them.
+pub const PERCPU_SIZE: usize = size_of::<PerCpu>();
+/// Offset of [`PerCpu`] within its area.
+const PERCPU_OFFSET: u64 = CPU_AREA - PERCPU_SIZE as u64;
+
+const _: () = assert!(PERCPU_SIZE.is_multiple_of(16) && size_of::<Regs>().is_multiple_of(16));
+/// `offset_of!` for the assembly.
+pub const PERCPU_SYSCALL_RSP: usize = offset_of!(PerCpu, syscall_rsp);
+/// `offset_of!` for the assembly.
+pub const PERCPU_PV: usize = offset_of!(PerCpu, pv);
+/// `offset_of!` for the assembly.
+pub const PERCPU_VCPU_INFO: usize = offset_of!(PerCpu, vcpu_info);
+/// `offset_of!` for the assembly.
+pub const PERCPU_WORK: usize = offset_of!(PerCpu, work);
+
+// SAFETY: the `UnsafeCell`s are only touched by the CPU that owns the area, outside of interrupt handlers.
+unsafe impl Sync for PerCpu {}
+
+/// Address of the [`PerCpu`] of the CPU with this number.
+pub fn percpu_address(cpu: CpuId) -> u64 {
+    CPU_AREAS + u64::from(cpu.0) * CPU_AREA + PERCPU_OFFSET
+}
+
+/// This CPU's data.
+#[inline(always)]
+pub fn this_cpu() -> &'static PerCpu {
+    let rsp: u64;
+    // SAFETY: reads a register. All stacks lie in a CPU area whose last bytes are a `PerCpu` that lives for ever; all-zero
+    // bytes (a fresh area) are a valid one.
+    unsafe {
+        asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags));
+        &*(((rsp & !(CPU_AREA - 1)) + PERCPU_OFFSET) as *const PerCpu)
+    }
+}
+
+/// Another CPU's data.
+pub fn cpu(id: CpuId) -> &'static PerCpu {
+    // SAFETY: areas of all CPUs that have a number are mapped before the number is given out, and stay.
+    unsafe { &*(percpu_address(id) as *const PerCpu) }
+}
+
+/// Where the entry code puts the guest's registers on this CPU.
+pub fn guest_regs() -> *mut Regs {
+    (core::ptr::from_ref(this_cpu()) as u64 - size_of::<Regs>() as u64) as *mut Regs
+}
+
+impl PerCpu {
+    /// The vCPU whose context is loaded on this CPU.
+    pub fn current(&self) -> Option<&VcpuRef<Machine>> {
+        // SAFETY: only this CPU writes the cell, in `set_current`, whose caller holds no reference from here.
+        unsafe { (*self.current.get()).as_ref() }
+    }
+
+    /// Makes `next` the loaded vCPU and gives the one before back.
+    ///
+    /// # Safety
+    /// On this CPU only, with no reference from [`PerCpu::current`] alive.
+    pub unsafe fn set_current(&self, next: Option<VcpuRef<Machine>>) -> Option<VcpuRef<Machine>> {
+        let pv =
+            next.as_ref().map_or(core::ptr::null_mut(), |v| core::ptr::from_ref(&v.vcpu().pv).cast_mut());
+        self.pv.store(pv, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { core::mem::replace(&mut *self.current.get(), next) }
+    }
+
+    /// This CPU's number.
+    pub fn id(&self) -> CpuId {
+        CpuId(self.id.load(Ordering::Relaxed))
+    }
+}

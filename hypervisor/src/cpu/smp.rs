@@ -1,0 +1,202 @@
+//! The other CPUs: their areas, their start, and what CPUs ask of each other.
+//!
+//! A TLB flush is asked for by counting up the target's `flush_requested`; the target flushes everything and then sets
+//! `flush_done` to the count it saw before. While waiting, a CPU serves requests made to itself, so two CPUs that
+//! flush each other with interrupts off do not wait for ever. No lock is involved.
+
+use super::percpu::{self, GUARD_PAGES, PerCpu, cpu, percpu_address, this_cpu};
+use super::{apic, descriptors, features, flush_tlb_global, fpu, init_control_registers, msr, stub};
+use crate::dev::clock;
+use crate::mm::layout::{CPU_AREA, CPU_AREAS, DIRECT_MAP};
+use crate::mm::tables::{self, DATA, NoTable};
+use crate::mm::{direct, early};
+use crate::trap::entry::enter_guest;
+use crate::{info, pv};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use hypervisor_core::cpumask::{AtomicCpuMask, CpuMask, MAX_CPUS};
+use hypervisor_core::ids::CpuId;
+use hypervisor_core::platform::Work;
+
+/// CPUs that take part in everything.
+pub static ONLINE: AtomicCpuMask = AtomicCpuMask::new();
+/// Page below 1 MiB at which the others start.
+const TRAMPOLINE_PAGE: u8 = 0x08;
+/// How long a CPU may take from its start-up interrupt to its first words.
+const START_TIMEOUT_US: u64 = 200_000;
+
+/// Top of the stack for the CPU that is being started.
+#[unsafe(no_mangle)]
+static ap_stack: AtomicU64 = AtomicU64::new(0);
+static STARTING: AtomicU32 = AtomicU32::new(0);
+
+/// Maps the area and the descriptor windows of a CPU. The boot CPU's area is in the image and mapped a second time.
+pub fn map_area(id: CpuId, existing: Option<u64>) -> Result<(), NoTable> {
+    let base = CPU_AREAS + u64::from(id.0) * CPU_AREA;
+    for offset in (0..CPU_AREA).step_by(4096) {
+        let frame = match existing {
+            Some(addr) => hypervisor_core::ids::MachineAddr(addr + offset).mfn(),
+            None if GUARD_PAGES.contains(&offset) => continue,
+            None => early::table_frame().ok_or(NoTable)?,
+        };
+        let mapped = (!GUARD_PAGES.contains(&offset)).then_some((frame, DATA));
+        tables::map_page(base + offset, mapped)?;
+    }
+    let page = early::table_frame().ok_or(NoTable)?;
+    for (n, word) in descriptors::reserved_gdt_page(id).enumerate() {
+        // SAFETY: a fresh frame of this function's own.
+        unsafe { ((direct(page.addr()) + n as u64 * 8) as *mut u64).write(word) };
+    }
+    let gdt = descriptors::gdt_window(id);
+    tables::map_page(gdt + descriptors::RESERVED_GDT_PAGE as u64 * 4096, Some((page, DATA)))
+}
+
+/// What each CPU does for itself before it can run anything.
+///
+/// # Safety
+/// Once per CPU, on that CPU, on the stack of its area.
+pub unsafe fn init_this_cpu(id: CpuId, smep: bool, smap: bool) -> Result<(), NoTable> {
+    let this = this_cpu();
+    this.id.store(id.0, Ordering::Relaxed);
+    this.vcpu_info.store(pv::NO_VCPU_INFO.as_ptr_mut(), Ordering::Relaxed);
+    // SAFETY: as the caller promises.
+    unsafe {
+        descriptors::load(id);
+        init_control_registers(smep, smap);
+        // Write-back, write-through, UC-, UC, write-combining, write-protected, UC, UC: the layout guests are promised.
+        msr::write(msr::PAT, 0x0000_0501_0007_0406);
+        if features().rdtscp {
+            msr::write(msr::TSC_AUX, 0);
+        }
+        stub::install(id)?;
+    }
+    fpu::init();
+    apic::init();
+    this.apic_id.store(apic::id(), Ordering::Relaxed);
+    Ok(())
+}
+
+/// Starts the CPUs with these APIC identifiers, one after another; answers how many came up.
+pub fn start_others(apic_ids: &[u32]) -> usize {
+    copy_trampoline();
+    let mut up = 0;
+    for (n, apic_id) in apic_ids.iter().enumerate().take(MAX_CPUS).skip(1) {
+        let id = CpuId(n as u32);
+        if map_area(id, None).is_err() {
+            info!("CPU {n}: no memory for its area, left off");
+            break;
+        }
+        if start(id, *apic_id) {
+            up += 1;
+        } else {
+            info!("CPU {n} (APIC {apic_id:#x}) did not start, left off");
+        }
+    }
+    up
+}
+
+fn copy_trampoline() {
+    unsafe extern "C" {
+        static trampoline_start: u8;
+        static trampoline_end: u8;
+    }
+    let to = (DIRECT_MAP + u64::from(TRAMPOLINE_PAGE) * 4096) as *mut u8;
+    // SAFETY: the boot code keeps this page of low memory out of every allocator.
+    unsafe {
+        let start = &raw const trampoline_start;
+        let len = (&raw const trampoline_end).offset_from_unsigned(start);
+        core::ptr::copy_nonoverlapping(start, to, len);
+    }
+}
+
+fn wait_us(us: u64, until: impl Fn() -> bool) -> bool {
+    let end = clock::now().0 + us * 1000;
+    while clock::now().0 < end {
+        if until() {
+            return true;
+        }
+        core::hint::spin_loop();
+    }
+    until()
+}
+
+fn start(id: CpuId, apic_id: u32) -> bool {
+    STARTING.store(id.0, Ordering::SeqCst);
+    ap_stack.store(percpu_address(id), Ordering::SeqCst);
+    let here = || cpu(id).online.load(Ordering::SeqCst) != 0;
+    apic::send_init(apic_id);
+    wait_us(200, || false);
+    // The second start-up interrupt is for CPUs that missed the first (MP specification 1.4, B.4).
+    (0..2).any(|_| {
+        apic::send_startup(apic_id, TRAMPOLINE_PAGE);
+        wait_us(START_TIMEOUT_US, here)
+    })
+}
+
+/// Where another CPU arrives from the trampoline, on the stack of its area.
+#[unsafe(no_mangle)]
+extern "C" fn ap_start() -> ! {
+    let id = CpuId(STARTING.load(Ordering::SeqCst));
+    let hv = crate::machine::hv();
+    // SAFETY: this CPU's own start, once.
+    if unsafe { init_this_cpu(id, hv.options.smep, hv.options.smap) }.is_err() {
+        crate::dev::power::halt();
+    }
+    ONLINE.insert(id);
+    this_cpu().online.store(1, Ordering::SeqCst);
+    run()
+}
+
+/// Runs guests on this CPU from now on.
+pub fn run() -> ! {
+    this_cpu().work.fetch_or(Work::RESCHEDULE.bits(), Ordering::Relaxed);
+    pv::switch::first_schedule();
+    // SAFETY: the scheduler loaded a vCPU's registers there.
+    unsafe { enter_guest(percpu::guest_regs()) }
+}
+
+/// Raises work on a CPU.
+pub fn raise_work(id: CpuId, work: Work) {
+    let this = this_cpu();
+    if id == this.id() {
+        this.work.fetch_or(work.bits(), Ordering::SeqCst);
+        return;
+    }
+    let target = cpu(id);
+    target.work.fetch_or(work.bits(), Ordering::SeqCst);
+    apic::send(target.apic_id.load(Ordering::Relaxed), apic::KICK_VECTOR);
+}
+
+/// Does what others asked this CPU to flush.
+pub fn serve_flushes(this: &PerCpu) {
+    let requested = this.flush_requested.load(Ordering::SeqCst);
+    if requested != this.flush_done.load(Ordering::Relaxed) {
+        flush_tlb_global();
+        this.flush_done.store(requested, Ordering::SeqCst);
+    }
+}
+
+/// Flushes the TLBs of other CPUs, and returns when they have done so.
+pub fn flush_others(targets: &CpuMask) {
+    let this = this_cpu();
+    let mut waits: [u32; MAX_CPUS] = [0; MAX_CPUS];
+    let others = || targets.iter().filter(|id| *id != this.id());
+    for id in others() {
+        let target = cpu(id);
+        waits[id.0 as usize] = target.flush_requested.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        apic::send(target.apic_id.load(Ordering::Relaxed), apic::FLUSH_VECTOR);
+    }
+    for id in others() {
+        let wanted = waits[id.0 as usize];
+        while (cpu(id).flush_done.load(Ordering::SeqCst).wrapping_sub(wanted) as i32) < 0 {
+            serve_flushes(this);
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// Stops all other CPUs: the machine is about to end or has failed.
+pub fn stop_others() {
+    for id in ONLINE.load().iter().filter(|id| *id != this_cpu().id()) {
+        apic::send_init(cpu(id).apic_id.load(Ordering::Relaxed));
+    }
+}

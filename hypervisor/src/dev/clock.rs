@@ -1,0 +1,227 @@
+//! Time: the TSC, its calibration, and system time.
+//!
+//! System time is counted by the TSC from the moment of calibration on, the same on all CPUs (invariant TSCs are synchronous
+//! after reset). The TSC's frequency comes from CPUID where the CPU or the hypervisor underneath tells it, else from the HPET,
+//! the PM timer or the PIT: whichever is there first in this order. A reading of a reference clock is bracketed by two
+//! TSC reads and the narrowest of several is kept, so a window of [`WINDOW_US`] gives tens of ppm.
+
+use super::acpi::{AcpiInfo, Register};
+use crate::mm::tables::map_device;
+use core::arch::x86_64::_rdtsc;
+use core::sync::atomic::{AtomicU64, Ordering};
+use hypervisor_core::ids::Nanos;
+use hypervisor_core::platform::TimeRecord;
+use raw_cpuid::CpuId;
+use spin::Once;
+use x86_64::instructions::port::Port;
+
+/// Length of the calibration window.
+const WINDOW_US: u64 = 2_000;
+const PM_TIMER_HZ: u64 = 3_579_545;
+const PIT_HZ: u64 = 1_193_182;
+
+#[derive(Clone, Copy)]
+struct Scale {
+    mul: u32,
+    shift: i8,
+    khz: u64,
+}
+
+static SCALE: Once<Scale> = Once::new();
+static BOOT_TSC: AtomicU64 = AtomicU64::new(0);
+
+/// Reads the time-stamp counter.
+pub fn tsc() -> u64 {
+    // SAFETY: has no precondition on x86-64.
+    unsafe { _rdtsc() }
+}
+
+/// A counter of known frequency.
+enum Reference {
+    Hpet { counter: u64, femtoseconds: u64 },
+    PmTimer(Port<u32>),
+    Pit,
+}
+
+impl Reference {
+    fn find(acpi: &AcpiInfo) -> Self {
+        if let Some(at) = acpi.hpet.and_then(|base| map_device(base, 1024).ok()) {
+            // SAFETY: the HPET's registers, mapped just now (HPET 1.0a, 2.3): period in the upper half of the first,
+            // counter enabled by bit 0 of the configuration register.
+            let period = unsafe {
+                let config = (at + 0x10) as *mut u64;
+                config.write_volatile(config.read_volatile() | 1);
+                (at as *const u64).read_volatile() >> 32
+            };
+            if (1..=100_000_000).contains(&period) {
+                return Self::Hpet { counter: at + 0xf0, femtoseconds: period };
+            }
+        }
+        match acpi.pm_timer {
+            Some(Register::Port(port)) => Self::PmTimer(Port::new(port)),
+            _ => Self::Pit,
+        }
+    }
+
+    /// Ticks a second, and the mask of the counter's bits.
+    fn rate(&self) -> (u64, u64) {
+        match self {
+            Self::Hpet { femtoseconds, .. } => (1_000_000_000_000_000 / femtoseconds, 0xffff_ffff),
+            Self::PmTimer(_) => (PM_TIMER_HZ, 0xff_ffff),
+            Self::Pit => (PIT_HZ, 0xffff),
+        }
+    }
+
+    fn read(&mut self) -> u64 {
+        match self {
+            // SAFETY: mapped by `find`.
+            Self::Hpet { counter, .. } => unsafe { u64::from((*counter as *const u32).read_volatile()) },
+            // SAFETY: reading the PM timer has no side effect.
+            Self::PmTimer(port) => unsafe { u64::from(port.read()) },
+            // SAFETY: latches and reads channel 0 of the PIT, which counts down.
+            Self::Pit => unsafe {
+                Port::<u8>::new(0x43).write(0);
+                let low = Port::<u8>::new(0x40).read();
+                let high = Port::<u8>::new(0x40).read();
+                u64::from(!u16::from_le_bytes([low, high]))
+            },
+        }
+    }
+
+    /// Reference and TSC at the same instant, as nearly as can be.
+    fn sample(&mut self) -> (u64, u64) {
+        let mut best = (u64::MAX, 0, 0);
+        for _ in 0..5 {
+            let before = tsc();
+            let count = self.read();
+            let width = tsc() - before;
+            if width < best.0 {
+                best = (width, count, before + width / 2);
+            }
+        }
+        (best.1, best.2)
+    }
+
+    /// Frequency of the TSC in kHz.
+    fn measure(&mut self) -> u64 {
+        if let Self::Pit = self {
+            // SAFETY: channel 0, rate generator, full range: a known state to count from.
+            unsafe {
+                Port::<u8>::new(0x43).write(0x34);
+                Port::<u8>::new(0x40).write(0);
+                Port::<u8>::new(0x40).write(0);
+            }
+        }
+        let (hz, mask) = self.rate();
+        let wanted = hz * WINDOW_US / 1_000_000;
+        let (count0, tsc0) = self.sample();
+        while self.read().wrapping_sub(count0) & mask < wanted {
+            core::hint::spin_loop();
+        }
+        let (count1, tsc1) = self.sample();
+        let ticks = (count1.wrapping_sub(count0) & mask).max(1);
+        ((u128::from(tsc1 - tsc0) * u128::from(hz)) / (u128::from(ticks) * 1000)) as u64
+    }
+}
+
+/// Frequency that CPUID tells: leaf 15h of the CPU, or 40000010h of a hypervisor underneath.
+fn told_khz() -> Option<u64> {
+    let cpuid = CpuId::new();
+    let own = cpuid.get_tsc_info().and_then(|t| t.tsc_frequency()).map(|hz| hz / 1000);
+    own.or_else(|| cpuid.get_hypervisor_info().and_then(|h| h.tsc_frequency()).map(u64::from))
+        .filter(|khz| *khz > 1000)
+}
+
+/// Fixed-point factors for a frequency: nanoseconds are `(ticks << shift) * mul >> 32`.
+fn scale(khz: u64) -> Scale {
+    let mut shift = 0i8;
+    let mut hz = khz * 1000;
+    while hz > 2_000_000_000 {
+        hz >>= 1;
+        shift -= 1;
+    }
+    while hz <= 1_000_000_000 {
+        hz <<= 1;
+        shift += 1;
+    }
+    Scale { mul: ((1_000_000_000u64 << 32) / hz) as u32, shift, khz }
+}
+
+/// Calibrates the TSC and starts system time.
+pub fn init(acpi: &AcpiInfo) {
+    let khz = told_khz().unwrap_or_else(|| Reference::find(acpi).measure()).max(1000);
+    SCALE.call_once(|| scale(khz));
+    BOOT_TSC.store(tsc(), Ordering::Relaxed);
+}
+
+/// Frequency of the TSC in kHz.
+pub fn tsc_khz() -> u64 {
+    SCALE.get().map_or(1_000_000, |s| s.khz)
+}
+
+fn to_nanos(ticks: u64, scale: &Scale) -> u64 {
+    let shifted = if scale.shift < 0 { ticks >> -scale.shift } else { ticks << scale.shift };
+    ((u128::from(shifted) * u128::from(scale.mul)) >> 32) as u64
+}
+
+/// System time now.
+pub fn now() -> Nanos {
+    record().system_time
+}
+
+/// System time now, with what guests need to go on from it.
+pub fn record() -> TimeRecord {
+    let scale = *SCALE.get().expect("the clock runs since boot");
+    let tsc = tsc();
+    let system_time = Nanos(to_nanos(tsc.wrapping_sub(BOOT_TSC.load(Ordering::Relaxed)), &scale));
+    TimeRecord { tsc, system_time, tsc_to_system_mul: scale.mul, tsc_shift: scale.shift }
+}
+
+/// TSC value at a moment of system time.
+pub fn tsc_at(when: Nanos) -> u64 {
+    let khz = tsc_khz();
+    BOOT_TSC.load(Ordering::Relaxed) + (u128::from(when.0) * u128::from(khz) / 1_000_000) as u64
+}
+
+/// Seconds since 1970 by the CMOS clock, read between two updates (MC146818: status register A bit 7).
+pub fn wallclock_seconds() -> u64 {
+    let read = |register: u8| {
+        // SAFETY: the index keeps NMIs disabled as they are after reset; reading the clock's registers is harmless.
+        unsafe {
+            Port::<u8>::new(0x70).write(register);
+            Port::<u8>::new(0x71).read()
+        }
+    };
+    let all = || [0u8, 2, 4, 7, 8, 9].map(read);
+    let mut fields = all();
+    for _ in 0..100_000 {
+        let again = all();
+        if read(0x0a) & 0x80 == 0 && again == fields {
+            break;
+        }
+        fields = again;
+    }
+    let mode = read(0x0b);
+    let decode =
+        |v: u8| if mode & 4 != 0 { u64::from(v) } else { u64::from(v >> 4) * 10 + u64::from(v & 15) };
+    let pm = mode & 2 == 0 && fields[2] & 0x80 != 0;
+    let hour12 = decode(fields[2] & 0x7f);
+    let hour = if mode & 2 != 0 { decode(fields[2]) } else { hour12 % 12 + if pm { 12 } else { 0 } };
+    let year = decode(fields[5]) + 2000;
+    days_since_1970(year, decode(fields[4]), decode(fields[3])) * 86_400
+        + hour * 3600
+        + decode(fields[1]) * 60
+        + decode(fields[0])
+}
+
+/// Days from 1970-01-01 to a date of the Gregorian calendar.
+fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
+    // Years start in March, so that the leap day is the last.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    (y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day).saturating_sub(719_469)
+}
+
+/// Time-stamp counter at system time 0.
+pub fn boot_tsc() -> u64 {
+    BOOT_TSC.load(Ordering::Relaxed)
+}

@@ -1,0 +1,9 @@
+//! Devices that the hypervisor drives itself.
+
+pub mod acpi;
+pub mod clock;
+pub mod ioapic;
+pub mod irq;
+pub mod pci;
+pub mod power;
+pub mod serial;

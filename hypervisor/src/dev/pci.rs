@@ -1,0 +1,206 @@
+//! PCI configuration space by ports 0xcf8 and 0xcfc, and message-signalled interrupts.
+//!
+//! The hypervisor programs MSI and MSI-X entries itself (PCI Local Bus 3.0, 6.8): a domain that could write a message could raise
+//! any vector on any CPU. Only segment 0 and the first 256 bytes are reached, where these capabilities are.
+
+use crate::mm::tables::map_device;
+use hypervisor_core::platform::{MsiRequest, PciAddress};
+use spin::Mutex;
+use x86_64::instructions::interrupts::without_interrupts;
+use x86_64::instructions::port::Port;
+use xen_abi::errno::Errno;
+
+const CAP_MSI: u8 = 0x05;
+const CAP_MSIX: u8 = 0x11;
+const MSI_64BIT: u32 = 1 << 23;
+const MSI_MASKABLE: u32 = 1 << 24;
+const MSI_ENABLE: u32 = 1 << 16;
+const MSIX_ENABLE: u32 = 1 << 31;
+const MSIX_MASK_ALL: u32 = 1 << 30;
+
+/// Address and data port belong together; the hypervisor's own accesses and those emulated for a domain share the lock.
+static PORTS: Mutex<()> = Mutex::new(());
+
+/// Where a message lives.
+#[derive(Clone, Debug)]
+pub enum MsiEntry {
+    /// Capability at this offset, and its first word as it was found.
+    Msi {
+        /// Offset of the capability.
+        cap: u8,
+        /// Its first word.
+        control: u32,
+    },
+    /// Entry of an MSI-X table.
+    MsiX {
+        /// Offset of the capability.
+        cap: u8,
+        /// Mapped address of the entry.
+        at: u64,
+    },
+}
+
+fn config_address(device: PciAddress, offset: u8) -> u32 {
+    1 << 31 | u32::from(device.bus) << 16 | u32::from(device.devfn) << 8 | u32::from(offset & !3)
+}
+
+/// Runs `f` with the data port after addressing a word.
+fn with_word<R>(address: u32, f: impl FnOnce(Port<u32>) -> R) -> R {
+    without_interrupts(|| {
+        let _guard = PORTS.lock();
+        // SAFETY: addresses a configuration word; what is done with it is the caller's.
+        unsafe { Port::<u32>::new(0xcf8).write(address) };
+        f(Port::new(0xcfc))
+    })
+}
+
+/// Reads an aligned word of configuration space.
+pub fn read(device: PciAddress, offset: u8) -> u32 {
+    // SAFETY: configuration reads have no side effect that matters to the hypervisor.
+    with_word(config_address(device, offset), |mut port| unsafe { port.read() })
+}
+
+/// Writes an aligned word of configuration space.
+fn write(device: PciAddress, offset: u8, value: u32) {
+    // SAFETY: only MSI capabilities are written, with messages that this module made.
+    with_word(config_address(device, offset), |mut port| unsafe { port.write(value) });
+}
+
+/// A domain's access to configuration data: `size` bytes at byte `byte` of the word at `address`.
+pub fn guest_read(address: u32, byte: u16, size: u8) -> u32 {
+    with_word(address, |_| {
+        let port = 0xcfc + byte;
+        // SAFETY: the domain is privileged to read configuration space.
+        unsafe {
+            match size {
+                1 => u32::from(Port::<u8>::new(port).read()),
+                2 => u32::from(Port::<u16>::new(port).read()),
+                _ => Port::<u32>::new(port).read(),
+            }
+        }
+    })
+}
+
+/// See [`guest_read`].
+pub fn guest_write(address: u32, byte: u16, size: u8, value: u32) {
+    with_word(address, |_| {
+        let port = 0xcfc + byte;
+        // SAFETY: the domain is privileged to write configuration space.
+        unsafe {
+            match size {
+                1 => Port::<u8>::new(port).write(value as u8),
+                2 => Port::<u16>::new(port).write(value as u16),
+                _ => Port::<u32>::new(port).write(value),
+            }
+        }
+    });
+}
+
+/// Whether a function answers.
+pub fn exists(device: PciAddress) -> bool {
+    device.segment == 0 && read(device, 0) & 0xffff != 0xffff
+}
+
+fn find_capability(device: PciAddress, id: u8) -> Option<u8> {
+    if read(device, 4) >> 16 & 0x10 == 0 {
+        return None;
+    }
+    let mut at = read(device, 0x34) as u8 & !3;
+    // A list of more than 48 capabilities does not fit into the space: such a list goes in circles.
+    for _ in 0..48 {
+        if at < 0x40 {
+            return None;
+        }
+        let word = read(device, at);
+        if word as u8 == id {
+            return Some(at);
+        }
+        at = (word >> 8) as u8 & !3;
+    }
+    None
+}
+
+/// Finds what a request names. Fails with `ENODEV`, or `EINVAL` when the table has no such entry.
+pub fn find_msi(request: &MsiRequest) -> Result<MsiEntry, Errno> {
+    let device = request.device;
+    if !exists(device) {
+        return Err(Errno::ENODEV);
+    }
+    if request.table_base == 0 {
+        let cap = find_capability(device, CAP_MSI).ok_or(Errno::ENODEV)?;
+        return Ok(MsiEntry::Msi { cap, control: read(device, cap) });
+    }
+    let cap = find_capability(device, CAP_MSIX).ok_or(Errno::ENODEV)?;
+    if request.entry > read(device, cap) >> 16 & 0x7ff {
+        return Err(Errno::EINVAL);
+    }
+    let table = read(device, cap + 4);
+    let bar = memory_bar(device, (table & 7) as u8).ok_or(Errno::EINVAL)?;
+    let entry = bar + u64::from(table & !7) + u64::from(request.entry) * 16;
+    let at = map_device(entry, 16).map_err(|_| Errno::ENOMEM)?;
+    Ok(MsiEntry::MsiX { cap, at })
+}
+
+/// Address in a memory base address register.
+fn memory_bar(device: PciAddress, index: u8) -> Option<u64> {
+    let offset = 0x10 + index.checked_mul(4).filter(|o| *o <= 20)?;
+    let low = read(device, offset);
+    if low & 1 != 0 {
+        return None;
+    }
+    let high = if low & 6 == 4 && index < 5 { u64::from(read(device, offset + 4)) << 32 } else { 0 };
+    Some(high | u64::from(low & !15))
+}
+
+/// Writes the message of `vector` to the CPU with this APIC identifier. MSI-X entries start masked.
+pub fn program_msi(device: PciAddress, entry: &MsiEntry, vector: u8, apic_id: u32) {
+    let address = 0xfee0_0000 | (apic_id & 0xff) << 12;
+    let data = u32::from(vector);
+    match *entry {
+        MsiEntry::Msi { cap, control } => {
+            write(device, cap + 4, address);
+            let wide = control & MSI_64BIT != 0;
+            if wide {
+                write(device, cap + 8, 0);
+            }
+            let data_at = cap + if wide { 12 } else { 8 };
+            write(device, data_at, read(device, data_at) & !0xffff | data);
+            set_msi_masked(device, entry, true);
+        }
+        MsiEntry::MsiX { cap, at } => {
+            // SAFETY: the entry was mapped by `find_msi`; the message names a vector with a handler.
+            unsafe {
+                ((at + 12) as *mut u32).write_volatile(1);
+                (at as *mut u32).write_volatile(address);
+                ((at + 4) as *mut u32).write_volatile(0);
+                ((at + 8) as *mut u32).write_volatile(data);
+            }
+            let control = read(device, cap);
+            write(device, cap, control & !MSIX_MASK_ALL | MSIX_ENABLE);
+        }
+    }
+}
+
+/// Masks or unmasks a message. An MSI without mask bits is switched as a whole.
+pub fn set_msi_masked(device: PciAddress, entry: &MsiEntry, masked: bool) {
+    match *entry {
+        MsiEntry::Msi { cap, control } if control & MSI_MASKABLE != 0 => {
+            let mask_at = cap + if control & MSI_64BIT != 0 { 16 } else { 12 };
+            write(device, mask_at, u32::from(masked));
+            write(device, cap, control & !(7 << 20) | MSI_ENABLE);
+        }
+        MsiEntry::Msi { cap, control } => {
+            let enable = if masked { 0 } else { MSI_ENABLE };
+            write(device, cap, control & !(MSI_ENABLE | 7 << 20) | enable);
+        }
+        // SAFETY: the entry was mapped by `find_msi`; bit 0 of its last word masks it.
+        MsiEntry::MsiX { at, .. } => unsafe { ((at + 12) as *mut u32).write_volatile(u32::from(masked)) },
+    }
+}
+
+/// Ends a message for good.
+pub fn disable_msi(device: PciAddress, entry: &MsiEntry) {
+    if let MsiEntry::Msi { cap, control } = *entry {
+        write(device, cap, control & !MSI_ENABLE);
+    }
+}

@@ -1,0 +1,241 @@
+//! The machine as the core sees it: the [`Platform`] of the real thing.
+
+use crate::cpu::{self, apic, percpu::this_cpu, smp};
+use crate::dev::{clock, ioapic, irq, pci, power, serial};
+use crate::mm::{self, layout, tables, uaccess};
+use crate::pv;
+use crate::pv::state::VcpuArch;
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+use hypervisor_core::Hypervisor;
+use hypervisor_core::cpumask::CpuMask;
+use hypervisor_core::domain::Domain;
+use hypervisor_core::ids::{CpuId, GuestVirt, Mfn, Nanos, Pirq};
+use hypervisor_core::page::FrameInfo;
+use hypervisor_core::platform::{
+    Flush, FrameWords, GuestFault, Line, MachineEnd, MsiRequest, PciAddress, Platform, TimeRecord, Work,
+};
+use spin::Once;
+use xen_abi::errno::Errno;
+
+/// A vCPU of this machine.
+pub type Vcpu = hypervisor_core::domain::Vcpu<Machine>;
+/// A hypervisor on this machine.
+pub type Hv = Hypervisor<Machine>;
+
+static HV: Once<Hv> = Once::new();
+
+/// The hypervisor, which exists before the first guest and the second CPU.
+pub fn hv() -> &'static Hv {
+    HV.get().expect("boot makes the hypervisor before anything asks for it")
+}
+
+/// The hypervisor, once it exists.
+pub fn try_hv() -> Option<&'static Hv> {
+    HV.get()
+}
+
+/// Makes the hypervisor.
+pub fn install(hv: Hv) -> &'static Hv {
+    HV.call_once(|| hv)
+}
+
+/// The two tables with an entry for each frame.
+pub struct Machine {
+    frames: &'static [FrameInfo],
+    m2p: &'static [AtomicU64],
+}
+
+impl Machine {
+    /// A machine whose tables are mapped and initialised.
+    pub fn new(frames: &'static [FrameInfo], m2p: &'static [AtomicU64]) -> Self {
+        Self { frames, m2p }
+    }
+}
+
+impl Platform for Machine {
+    type VcpuArch = VcpuArch;
+
+    fn new_vcpu_arch(&self) -> Result<VcpuArch, Errno> {
+        Ok(VcpuArch::new())
+    }
+
+    fn frame_table(&self) -> &[FrameInfo] {
+        self.frames
+    }
+
+    #[inline]
+    fn frame_words(&self, mfn: Mfn) -> &FrameWords {
+        assert!(mfn.0 < self.frames.len() as u64, "no frame {mfn}");
+        // SAFETY: frames of the frame table lie below the end of RAM, all of which is in the direct map.
+        unsafe { mm::frame_words(mfn) }
+    }
+
+    fn m2p(&self) -> &[AtomicU64] {
+        self.m2p
+    }
+
+    fn mmio_reserved(&self, mfn: Mfn) -> bool {
+        mfn.0 == apic::page_address() >> 12 || ioapic::owns_frame(mfn.0)
+    }
+
+    fn hypervisor_l4_slots(&self) -> &[u64; 16] {
+        tables::slots()
+    }
+
+    fn copy_from_guest(&self, dst: &mut [u8], src: GuestVirt) -> Result<(), GuestFault> {
+        uaccess::copy_from_guest(dst, src)
+    }
+
+    fn copy_to_guest(&self, dst: GuestVirt, src: &[u8]) -> Result<(), GuestFault> {
+        uaccess::copy_to_guest(dst, src)
+    }
+
+    fn this_cpu(&self) -> CpuId {
+        this_cpu().id()
+    }
+
+    fn online_cpus(&self) -> CpuMask {
+        smp::ONLINE.load()
+    }
+
+    fn raise_work(&self, cpu: CpuId, work: Work) {
+        smp::raise_work(cpu, work);
+    }
+
+    fn work_pending(&self) -> bool {
+        this_cpu().work.load(Ordering::Relaxed) != 0
+    }
+
+    fn flush_tlb(&self, cpus: &CpuMask, what: Flush) {
+        let here = self.this_cpu();
+        if cpus.contains(here) {
+            match what {
+                Flush::All => cpu::flush_tlb_global(),
+                Flush::Page(va) => tables::flush_page_local(va.0),
+            }
+        }
+        if *cpus != CpuMask::of(here) && !cpus.is_empty() {
+            smp::flush_others(cpus);
+        }
+    }
+
+    fn load_page_tables(&self, vcpu: &Vcpu) {
+        pv::switch::load_page_tables(&vcpu.pv);
+    }
+
+    fn load_descriptor_tables(&self, vcpu: &Vcpu) {
+        if let Some(current) = this_cpu().current() {
+            pv::descriptors::load(&current.domain, vcpu);
+        }
+    }
+
+    fn set_segment_base(&self, vcpu: &Vcpu, which: u64, base: u64) -> Result<(), Errno> {
+        pv::segments::set_base(vcpu, which, base)
+    }
+
+    fn set_task_switched(&self, _vcpu: &Vcpu, set: bool) {
+        cpu::fpu::set_task_switched(set);
+    }
+
+    fn set_debugreg(&self, vcpu: &Vcpu, reg: u64, value: u64) -> Result<(), Errno> {
+        pv::debug::set(vcpu, reg, value)
+    }
+
+    fn get_debugreg(&self, vcpu: &Vcpu, reg: u64) -> Result<u64, Errno> {
+        pv::debug::get(vcpu, reg)
+    }
+
+    fn io_permission_changed(&self, _domain: &Domain<Self>, _vcpu: &Vcpu) {
+        // Ports are emulated, and each emulation looks at the permissions: nothing is cached.
+    }
+
+    fn vcpu_info_moved(&self, vcpu: &Vcpu) {
+        let this = this_cpu();
+        if this.current().is_some_and(|current| core::ptr::eq(current.vcpu(), vcpu)) {
+            pv::switch::load_vcpu_info(this, vcpu);
+        }
+    }
+
+    fn flush_caches(&self) {
+        // SAFETY: writes back what is dirty; nothing is lost.
+        unsafe { asm!("wbinvd", options(nostack, preserves_flags)) }
+    }
+
+    fn now(&self) -> Nanos {
+        clock::now()
+    }
+
+    fn time_record(&self) -> TimeRecord {
+        clock::record()
+    }
+
+    fn arm_timer(&self, deadline: Option<Nanos>) {
+        apic::arm(deadline);
+    }
+
+    fn console_write(&self, bytes: &[u8]) {
+        serial::write(bytes);
+    }
+
+    fn console_read(&self, buffer: &mut [u8]) -> usize {
+        serial::read(buffer)
+    }
+
+    fn end_machine(&self, end: MachineEnd) -> ! {
+        smp::stop_others();
+        power::end(end)
+    }
+
+    fn gsi_count(&self) -> u32 {
+        ioapic::gsi_count()
+    }
+
+    fn irq_route_gsi(&self, gsi: u32, line: Line) -> Result<(), Errno> {
+        irq::route_gsi(gsi, line)
+    }
+
+    fn irq_map_msi(&self, request: &MsiRequest) -> Result<Pirq, Errno> {
+        irq::map_msi(request)
+    }
+
+    fn irq_unmap(&self, pirq: Pirq) -> Result<(), Errno> {
+        irq::unmap(pirq)
+    }
+
+    fn irq_unmask(&self, pirq: Pirq) {
+        irq::set_masked(pirq, false);
+    }
+
+    fn irq_mask(&self, pirq: Pirq) {
+        irq::set_masked(pirq, true);
+    }
+
+    fn irq_needs_eoi(&self, pirq: Pirq) -> bool {
+        irq::needs_eoi(pirq)
+    }
+
+    fn irq_take(&self) -> Option<Pirq> {
+        irq::take()
+    }
+
+    fn ioapic_read(&self, base: u64, reg: u32) -> Result<u32, Errno> {
+        ioapic::read_register(base, reg).ok_or(Errno::EINVAL)
+    }
+
+    fn ioapic_write(&self, base: u64, _reg: u32, _value: u32) -> Result<(), Errno> {
+        // Routing is the hypervisor's: a domain asks for it by PHYSDEVOP_setup_gsi.
+        if ioapic::owns_frame(base >> 12) { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    fn pci_device_added(&self, device: PciAddress) -> Result<(), Errno> {
+        if pci::exists(device) { Ok(()) } else { Err(Errno::ENODEV) }
+    }
+
+    fn pci_device_removed(&self, _device: PciAddress) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+/// The end of the direct map, which the frame table's length must not pass.
+pub const MAX_FRAMES: u64 = (layout::DIRECT_MAP_END - layout::DIRECT_MAP) >> 12;

@@ -1,0 +1,47 @@
+//! The hypervisor's part of every address space: L4 slots 256..=271, the hole that the PV ABI leaves
+//! (`HYPERVISOR_VIRT_START` and `_END`, arch-x86/xen-x86_64.h).
+//!
+//! | slot | start | what |
+//! |---|---|---|
+//! | 256 | `0xffff800000000000` | machine-to-physical table, readable by guests |
+//! | 257 | `0xffff808000000000` | frame table |
+//! | 258 | `0xffff810000000000` | per-CPU windows on the current vCPU's GDT and LDT |
+//! | 259 | `0xffff818000000000` | device registers, uncached |
+//! | 261 | `0xffff82d080000000` | image; 1 GiB above it the CPU areas, 512 MiB above those the syscall stubs |
+//! | 262..271 | `0xffff830000000000` | direct map of all RAM |
+//!
+//! All address spaces share the level-3 tables behind these slots, which are made at boot and never go away, so a
+//! change below them needs no walk over address spaces.
+
+/// First byte of the hypervisor's range.
+pub const HYPERVISOR_START: u64 = 0xffff_8000_0000_0000;
+/// First byte behind it.
+pub const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
+/// Machine-to-physical table, 8 bytes a frame.
+pub const M2P: u64 = 0xffff_8000_0000_0000;
+/// Frame table, 16 bytes a frame.
+pub const FRAME_TABLE: u64 = 0xffff_8080_0000_0000;
+/// Descriptor-table windows, [`DESCRIPTOR_WINDOW`] bytes a CPU.
+pub const DESCRIPTOR_WINDOWS: u64 = 0xffff_8100_0000_0000;
+/// Bytes of one CPU's window: 16 pages of GDT, then 16 of LDT.
+pub const DESCRIPTOR_WINDOW: u64 = 32 * 4096;
+/// Device registers.
+pub const DEVICES: u64 = 0xffff_8180_0000_0000;
+/// Where machine address 0 would be in the image's mapping.
+pub const IMAGE_BASE: u64 = 0xffff_82d0_8000_0000;
+/// CPU areas: stack and per-CPU data, [`CPU_AREA`] bytes a CPU.
+pub const CPU_AREAS: u64 = IMAGE_BASE + 0x4000_0000;
+/// Bytes of one CPU area; also its alignment, by which a CPU finds its own.
+pub const CPU_AREA: u64 = 0x2_0000;
+/// Pages with the CPUs' `syscall` entry stubs, one a CPU. Within 2 GiB of the image and of the CPU areas.
+pub const STUBS: u64 = IMAGE_BASE + 0x6000_0000;
+/// Direct map.
+pub const DIRECT_MAP: u64 = 0xffff_8300_0000_0000;
+/// First byte behind the direct map: the most RAM there can be is the difference (5 TiB).
+pub const DIRECT_MAP_END: u64 = HYPERVISOR_END;
+
+/// Whether `len` bytes at `va` are canonical and outside the hypervisor's range, so that a guest may name them.
+pub fn guest_range_ok(va: u64, len: usize) -> bool {
+    let Some(end) = va.checked_add(len as u64) else { return false };
+    end <= 1 << 47 || va >= HYPERVISOR_END
+}

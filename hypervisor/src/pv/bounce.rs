@@ -1,0 +1,149 @@
+//! Entries into the guest kernel: exceptions, events, system calls.
+//!
+//! The guest kernel finds on its stack, from the top: `rcx`, `r11`, the error code if the exception has one, `rip`, `cs` (with
+//! the saved upcall mask in its upper half), `rflags`, `rsp`, `ss` (Xen's docs/guest-guide/x86/pv-traps). To a guest, its kernel's
+//! selectors have RPL 0 and `rflags.IF` is the inverse of the upcall mask. A frame that cannot be written ends the
+//! domain: its kernel has no stack.
+
+use super::switch::toggle_mode;
+use crate::cpu::descriptors::{GUEST_CS64, GUEST_SS};
+use crate::machine::{Machine, Vcpu};
+use crate::mm::uaccess::copy_to_guest;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
+use hypervisor_core::domain::{Domain, PvState, VcpuFlags};
+use hypervisor_core::ids::GuestVirt;
+use hypervisor_core::regs::{Regs, VECTOR_SYSCALL};
+use xen_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL;
+
+const RFLAGS_IF: u64 = 1 << 9;
+const RFLAGS_IOPL: u64 = 3 << 12;
+/// TF, RF, NT, VM, AC: an entry starts with none of them (SDM Vol. 3, 6.12.1.3; AC because the kernel may use it).
+const ENTRY_CLEARS: u64 = 1 << 8 | 1 << 16 | 1 << 14 | 1 << 17 | 1 << 18;
+
+/// Byte 1 of the first word of `vcpu_info`: upcalls are masked.
+pub const UPCALL_MASK: u64 = 0xff00;
+/// Byte 0: an upcall is pending.
+pub const UPCALL_PENDING: u64 = 0xff;
+
+/// Where an entry goes.
+pub struct Entry {
+    /// Address in the guest kernel.
+    pub rip: u64,
+    /// Its selector.
+    pub cs: u16,
+    /// Pushed above `r11`, for exceptions that have one.
+    pub error_code: Option<u32>,
+    /// Whether upcalls are masked from here on.
+    pub mask_events: bool,
+}
+
+impl Entry {
+    /// An entry in 64-bit code.
+    pub fn flat(rip: u64, mask_events: bool) -> Self {
+        Self { rip, cs: GUEST_CS64, error_code: None, mask_events }
+    }
+}
+
+/// `rflags` as the guest shall see them.
+pub fn guest_rflags(domain: &Domain<Machine>, pv: &PvState, rflags: u64, masked: bool) -> u64 {
+    let iopl = if domain.has_vm_assist(VMASST_TYPE_ARCHITECTURAL_IOPL) {
+        u64::from(pv.iopl.load(Ordering::Relaxed)) << 12
+    } else {
+        0
+    };
+    rflags & !(RFLAGS_IF | RFLAGS_IOPL) | iopl | if masked { 0 } else { RFLAGS_IF }
+}
+
+/// Enters the guest kernel. `info` is the first word of the vCPU's `vcpu_info`.
+pub fn enter(domain: &Arc<Domain<Machine>>, vcpu: &Vcpu, info: &AtomicU64, regs: &mut Regs, entry: &Entry) {
+    let pv = &vcpu.pv;
+    let from_kernel = pv.kernel_mode.load(Ordering::Relaxed) != 0;
+    let masked = info.load(Ordering::Relaxed) & UPCALL_MASK != 0;
+    if !from_kernel {
+        toggle_mode(pv);
+    }
+    let stack = if from_kernel { regs.rsp } else { pv.kernel_sp.load(Ordering::Relaxed) };
+    let cs = if from_kernel { regs.cs & !3 } else { regs.cs };
+    let rflags = guest_rflags(domain, pv, regs.rflags, masked);
+    let cs = cs & 0xffff | u64::from(masked) << 32;
+    let ss = regs.ss & 0xffff;
+    let mut frame = [0u64; 8];
+    let len = match entry.error_code {
+        Some(code) => {
+            frame = [regs.rcx, regs.r11, u64::from(code), regs.rip, cs, rflags, regs.rsp, ss];
+            8
+        }
+        None => {
+            frame[..7].copy_from_slice(&[regs.rcx, regs.r11, regs.rip, cs, rflags, regs.rsp, ss]);
+            7
+        }
+    };
+    let rsp = (stack & !15).wrapping_sub(len as u64 * 8);
+    if copy_to_guest(GuestVirt(rsp), zerocopy::IntoBytes::as_bytes(&frame[..len])).is_err() {
+        crate::error!("{}{}: no stack at {stack:#x} for an entry at {:#x}", domain.id, vcpu.id, entry.rip);
+        super::crash(domain, regs, "its kernel stack cannot be written");
+        return;
+    }
+    if entry.mask_events && !masked {
+        info.fetch_or(1 << 8, Ordering::Relaxed);
+    }
+    regs.rsp = rsp;
+    regs.ss = u64::from(GUEST_SS);
+    regs.rip = entry.rip;
+    regs.cs = u64::from(entry.cs | 3);
+    regs.rflags &= !ENTRY_CLEARS;
+    // rcx and r11 are on the guest's stack, so the quick way back, which spoils them, is open.
+    regs.vector = if regs.cs == u64::from(GUEST_CS64) { VECTOR_SYSCALL } else { 0 };
+}
+
+/// Gives the guest an exception through its trap table. A guest without a handler for it ends.
+pub fn exception(
+    domain: &Arc<Domain<Machine>>,
+    vcpu: &Vcpu,
+    info: &AtomicU64,
+    regs: &mut Regs,
+    vector: u8,
+    error_code: Option<u32>,
+) {
+    let slot = &vcpu.pv.traps[usize::from(vector)];
+    let cs = slot.selector();
+    if cs & !3 == 0 {
+        crate::error!(
+            "{}{}: no handler for exception {vector}, error code {error_code:?}",
+            domain.id,
+            vcpu.id
+        );
+        super::crash(domain, regs, "it has no handler for an exception");
+        return;
+    }
+    let mask_events = slot.meta.load(Ordering::Relaxed) & hypervisor_core::domain::TrapSlot::MASK_EVENTS != 0;
+    let entry = Entry { rip: slot.address.load(Ordering::Relaxed), cs, error_code, mask_events };
+    enter(domain, vcpu, info, regs, &entry);
+}
+
+/// Enters the failsafe callback: a segment register could not be loaded on the way back to the guest. Beside the frame it finds
+/// DS, ES, FS and GS.
+pub fn failsafe(domain: &Arc<Domain<Machine>>, vcpu: &Vcpu, info: &AtomicU64, regs: &mut Regs) {
+    let rip = vcpu.pv.failsafe_callback.load(Ordering::Relaxed);
+    if rip == 0 {
+        super::crash(domain, regs, "its return to a bad selector or address has no failsafe callback");
+        return;
+    }
+    let mask = vcpu.pv.has_flags(VcpuFlags::FAILSAFE_MASKS_EVENTS);
+    let saved = (regs.rcx, regs.r11);
+    enter(domain, vcpu, info, regs, &Entry::flat(rip, mask));
+    if domain.stopped.load(Ordering::Relaxed) {
+        return;
+    }
+    super::segments::save(vcpu);
+    let selectors = vcpu.arch.selectors.each_ref().map(|s| u64::from(s.load(Ordering::Relaxed)));
+    // From the lowest address: rcx, r11, ds, es, fs, gs, then what every entry pushes above r11.
+    let frame = [saved.0, saved.1, selectors[0], selectors[1], selectors[2], selectors[3]];
+    let rsp = regs.rsp.wrapping_sub(32);
+    if copy_to_guest(GuestVirt(rsp), zerocopy::IntoBytes::as_bytes(&frame[..])).is_err() {
+        super::crash(domain, regs, "its kernel stack cannot be written");
+        return;
+    }
+    regs.rsp = rsp;
+}

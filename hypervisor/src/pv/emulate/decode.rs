@@ -1,0 +1,110 @@
+//! From `iced-x86`'s instruction to the guest's registers and memory.
+
+use super::{Emulated, finish, port_io, system};
+use crate::pv::Guest;
+use core::sync::atomic::Ordering;
+use hypervisor_core::regs::Regs;
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+
+/// Decodes one instruction of the code that runs.
+pub fn decode(regs: &Regs, bytes: &[u8]) -> Option<Instruction> {
+    let bits = if regs.cs == u64::from(crate::cpu::descriptors::GUEST_CS32) { 32 } else { 64 };
+    let mut decoder = Decoder::with_ip(bits, bytes, regs.rip, DecoderOptions::NONE);
+    let instruction = decoder.decode();
+    (!instruction.is_invalid()).then_some(instruction)
+}
+
+/// Emulates one of the less frequent privileged instructions.
+pub fn privileged(guest: &Guest<'_>, regs: &mut Regs, bytes: &[u8], kernel: bool) -> Emulated {
+    let Some(i) = decode(regs, bytes) else { return Emulated::No };
+    let length = i.len() as u64;
+    match i.mnemonic() {
+        Mnemonic::In => finish(regs, length, |regs| port_io::input(guest, regs, &i)),
+        Mnemonic::Out => finish(regs, length, |regs| port_io::output(guest, regs, &i)),
+        Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => port_io::string(guest, regs, &i, true),
+        Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => port_io::string(guest, regs, &i, false),
+        Mnemonic::Cli if may_cli(guest) => finish(regs, length, |_| system::set_events(guest, true)),
+        Mnemonic::Sti if may_cli(guest) => finish(regs, length, |_| system::set_events(guest, false)),
+        _ if !kernel => Emulated::No,
+        Mnemonic::Mov => finish(regs, length, |regs| system::move_register(guest, regs, &i)),
+        Mnemonic::Clts => finish(regs, length, |_| system::clts(guest)),
+        Mnemonic::Lmsw => finish(regs, length, |regs| system::lmsw(guest, regs, &i)),
+        Mnemonic::Smsw => finish(regs, length, |regs| system::smsw(guest, regs, &i)),
+        Mnemonic::Wbinvd | Mnemonic::Invd => finish(regs, length, |_| system::wbinvd(guest)),
+        Mnemonic::Xsetbv => finish(regs, length, |regs| system::xsetbv(guest, regs)),
+        Mnemonic::Hlt => finish(regs, length, |_| system::halt(guest)),
+        Mnemonic::Rdtsc => finish(regs, length, |regs| system::rdtsc(regs)),
+        _ => Emulated::No,
+    }
+}
+
+fn may_cli(guest: &Guest<'_>) -> bool {
+    let needed = if guest.in_kernel() { 1 } else { 3 };
+    guest.vcpu.pv.iopl.load(Ordering::Relaxed) >= needed
+}
+
+fn slot(regs: &mut Regs, full: Register) -> Option<&mut u64> {
+    Some(match full {
+        Register::RAX => &mut regs.rax,
+        Register::RCX => &mut regs.rcx,
+        Register::RDX => &mut regs.rdx,
+        Register::RBX => &mut regs.rbx,
+        Register::RSP => &mut regs.rsp,
+        Register::RBP => &mut regs.rbp,
+        Register::RSI => &mut regs.rsi,
+        Register::RDI => &mut regs.rdi,
+        Register::R8 => &mut regs.r8,
+        Register::R9 => &mut regs.r9,
+        Register::R10 => &mut regs.r10,
+        Register::R11 => &mut regs.r11,
+        Register::R12 => &mut regs.r12,
+        Register::R13 => &mut regs.r13,
+        Register::R14 => &mut regs.r14,
+        Register::R15 => &mut regs.r15,
+        _ => return None,
+    })
+}
+
+fn is_high_byte(register: Register) -> bool {
+    matches!(register, Register::AH | Register::BH | Register::CH | Register::DH)
+}
+
+fn mask_of(size: usize) -> u64 {
+    if size >= 8 { u64::MAX } else { (1 << (8 * size)) - 1 }
+}
+
+/// The value of a general register, of its own size.
+pub fn get(regs: &Regs, register: Register) -> Option<u64> {
+    let mut copy = *regs;
+    let full = *slot(&mut copy, register.full_register())?;
+    let value = if is_high_byte(register) { full >> 8 } else { full };
+    Some(value & mask_of(register.size()))
+}
+
+/// Writes a general register; a write of 32 bits clears the upper half, smaller ones keep the rest.
+pub fn set(regs: &mut Regs, register: Register, value: u64) -> Option<()> {
+    let full = slot(regs, register.full_register())?;
+    let shift = if is_high_byte(register) { 8 } else { 0 };
+    let mask = if register.size() >= 4 { u64::MAX } else { mask_of(register.size()) << shift };
+    *full = *full & !mask | (value & mask_of(register.size())) << shift;
+    Some(())
+}
+
+/// Address of the memory operand `operand`. FS and GS add the bases of the code that runs.
+pub fn address(regs: &Regs, i: &Instruction, operand: u32) -> Option<u64> {
+    i.virtual_address(operand, 0, |register, _, _| match register {
+        Register::ES | Register::CS | Register::SS | Register::DS => Some(0),
+        Register::FS => Some(crate::pv::segments::active_base(true)),
+        Register::GS => Some(crate::pv::segments::active_base(false)),
+        _ => get(regs, register),
+    })
+}
+
+/// An immediate or register source operand.
+pub fn source(regs: &Regs, i: &Instruction, operand: u32) -> Option<u64> {
+    match i.op_kind(operand) {
+        OpKind::Register => get(regs, i.op_register(operand)),
+        OpKind::Memory => None,
+        _ => i.try_immediate(operand).ok(),
+    }
+}

@@ -1,0 +1,77 @@
+//! Instructions that fault in ring 3 and that the PV interface promises to guests all the same: control and debug
+//! registers, MSRs, port I/O, CPUID, and writes to page tables that are mapped read-only.
+//!
+//! Instructions are fetched through the guest's own mappings and decoded by `iced-x86`; the few two-byte ones that
+//! guests use often are recognised by their bytes. An instruction that is not promised stays a #GP.
+
+mod cpuid;
+mod decode;
+mod msr;
+mod port_io;
+mod ptwr;
+mod system;
+
+pub use cpuid::forced as forced_cpuid;
+pub use ptwr::page_table_write;
+
+use super::Guest;
+use crate::mm::uaccess::copy_from_guest;
+use hypervisor_core::ids::GuestVirt;
+use hypervisor_core::regs::Regs;
+
+/// Longest instruction (SDM Vol. 2, 2.3.11).
+const MAX_LENGTH: usize = 15;
+
+/// What became of an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emulated {
+    /// Done; `rip` stands behind it (or on it, when more of a string operation is to come).
+    Done,
+    /// Its memory operand faults at this address, with these bits of the error code.
+    PageFault(GuestVirt, u32),
+    /// Not one that is emulated, or not allowed: the guest gets its fault.
+    No,
+}
+
+/// The bytes at `rip`, as many as there are.
+fn fetch(regs: &Regs, buffer: &mut [u8; MAX_LENGTH]) -> usize {
+    if copy_from_guest(buffer, GuestVirt(regs.rip)).is_ok() {
+        return MAX_LENGTH;
+    }
+    // The instruction may be the last of a mapped page.
+    let rest = (0x1000 - (regs.rip & 0xfff) as usize).min(MAX_LENGTH);
+    if copy_from_guest(&mut buffer[..rest], GuestVirt(regs.rip)).is_ok() { rest } else { 0 }
+}
+
+/// Emulates a privileged instruction at `rip`.
+pub fn privileged(guest: &Guest<'_>, regs: &mut Regs) -> Emulated {
+    let mut bytes = [0; MAX_LENGTH];
+    let len = fetch(regs, &mut bytes);
+    let bytes = &bytes[..len];
+    let kernel = guest.in_kernel();
+    match bytes {
+        [0x0f, 0x32, ..] if kernel => finish(regs, 2, |regs| msr::read(guest, regs)),
+        [0x0f, 0x30, ..] if kernel => finish(regs, 2, |regs| msr::write(guest, regs)),
+        // With CPUID faulting on, and for kernels without the forced prefix.
+        [0x0f, 0xa2, ..] => finish(regs, 2, |regs| {
+            cpuid::emulate(guest, regs);
+            true
+        }),
+        [0xec, ..] => finish(regs, 1, |regs| port_io::in_dx(guest, regs, 1)),
+        [0xed, ..] => finish(regs, 1, |regs| port_io::in_dx(guest, regs, 4)),
+        [0xee, ..] => finish(regs, 1, |regs| port_io::out_dx(guest, regs, 1)),
+        [0xef, ..] => finish(regs, 1, |regs| port_io::out_dx(guest, regs, 4)),
+        _ => decode::privileged(guest, regs, bytes, kernel),
+    }
+}
+
+/// Runs an instruction of known length, and steps over it if it is allowed.
+fn finish(regs: &mut Regs, length: u64, run: impl FnOnce(&mut Regs) -> bool) -> Emulated {
+    if !run(regs) {
+        return Emulated::No;
+    }
+    regs.rip = regs.rip.wrapping_add(length);
+    // An instruction boundary was crossed by software: the resume flag has done its work.
+    regs.rflags &= !(1 << 16);
+    Emulated::Done
+}

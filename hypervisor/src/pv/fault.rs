@@ -1,0 +1,135 @@
+//! Exceptions that a guest raises: those the hypervisor resolves, and those its kernel is given.
+
+use super::emulate::{self, Emulated};
+use super::{Guest, debug, descriptors};
+use crate::cpu::descriptors::gdt_window;
+use crate::cpu::fpu;
+use crate::cpu::percpu::this_cpu;
+use crate::mm::layout::{HYPERVISOR_END, HYPERVISOR_START};
+use crate::mm::uaccess::copy_from_guest;
+use core::arch::asm;
+use core::sync::atomic::Ordering;
+use hypervisor_core::domain::VcpuFlags;
+use hypervisor_core::ids::GuestVirt;
+use hypervisor_core::regs::Regs;
+use x86_64::instructions::interrupts;
+
+const DEBUG: u8 = 1;
+const INVALID_OPCODE: u8 = 6;
+const NO_DEVICE: u8 = 7;
+const GENERAL_PROTECTION: u8 = 13;
+const PAGE_FAULT: u8 = 14;
+/// Exceptions that push an error code (SDM Vol. 3, table 6-1).
+const WITH_CODE: u32 = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21;
+
+const PF_PRESENT: u32 = 1 << 0;
+const PF_WRITE: u32 = 1 << 1;
+const PF_USER: u32 = 1 << 2;
+const PF_RESERVED: u32 = 1 << 3;
+/// The error code of #GP names an entry of the IDT.
+const GP_IDT: u32 = 1 << 1;
+
+/// An exception with interrupts off; they are on again where it takes longer.
+pub fn exception(vector: u8, regs: &mut Regs) {
+    let guest = Guest::current(this_cpu());
+    let code = (regs.error_code & 0xffff_ffff) as u32;
+    match vector {
+        PAGE_FAULT => page_fault(&guest, regs, code),
+        GENERAL_PROTECTION => general_protection(&guest, regs, code),
+        INVALID_OPCODE => invalid_opcode(&guest, regs),
+        NO_DEVICE => {
+            // A guest that asked for CR0.TS gets its exception, once.
+            fpu::set_task_switched(false);
+            guest.vcpu.pv.set_flags(VcpuFlags::TASK_SWITCHED, false);
+            guest.exception(regs, NO_DEVICE, None);
+        }
+        DEBUG => {
+            debug::take_status(guest.vcpu);
+            guest.exception(regs, DEBUG, None);
+        }
+        _ => guest.exception(regs, vector, (WITH_CODE >> vector & 1 != 0).then_some(code)),
+    }
+}
+
+fn page_fault(guest: &Guest<'_>, regs: &mut Regs, code: u32) {
+    let mut address: u64;
+    // SAFETY: reads a register, before anything else can fault.
+    unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
+    interrupts::enable();
+    if (HYPERVISOR_START..HYPERVISOR_END).contains(&address) {
+        if descriptors::in_ldt_window(address) {
+            match descriptors::ldt_fault(guest, address) {
+                Ok(()) => return,
+                Err(own) => address = own.0,
+            }
+        } else if let Some(offset) = gdt_offset(address) {
+            // A selector whose descriptor the guest has no frame for: beyond the limit of its table, as it sees it.
+            guest.exception(regs, GENERAL_PROTECTION, Some(offset & 0xfff8));
+            return;
+        }
+    } else if code & (PF_PRESENT | PF_WRITE | PF_RESERVED) == PF_PRESENT | PF_WRITE
+        && guest.in_kernel()
+        && emulate::page_table_write(guest, regs, GuestVirt(address))
+    {
+        return;
+    }
+    deliver_page_fault(guest, regs, address, code);
+}
+
+/// Gives the guest a page fault, with the privilege in the error code that the guest believes in.
+pub fn deliver_page_fault(guest: &Guest<'_>, regs: &mut Regs, address: u64, code: u32) {
+    let user = if guest.in_kernel() { 0 } else { PF_USER };
+    guest.vcpu_info_cr2().store(address, Ordering::Relaxed);
+    guest.exception(regs, PAGE_FAULT, Some(code & !PF_USER | user));
+}
+
+fn gdt_offset(address: u64) -> Option<u32> {
+    let offset = address.checked_sub(gdt_window(this_cpu().id()))?;
+    u32::try_from(offset).ok().filter(|o| *o < 0x1_0000)
+}
+
+fn general_protection(guest: &Guest<'_>, regs: &mut Regs, code: u32) {
+    interrupts::enable();
+    // External events cannot come from ring 3, so an IDT entry in the error code means `int n`. QEMU before version 8 reports
+    // another entry than the instruction names: the instruction is what counts.
+    if code & GP_IDT != 0 && software_interrupt(guest, regs) {
+        return;
+    }
+    if code == 0 {
+        match emulate::privileged(guest, regs) {
+            Emulated::Done => return,
+            Emulated::PageFault(address, code) => {
+                deliver_page_fault(guest, regs, address.0, code);
+                return;
+            }
+            Emulated::No => {}
+        }
+    }
+    guest.exception(regs, GENERAL_PROTECTION, Some(code));
+}
+
+/// `int n`: enters the handler of vector n if its DPL lets this code do so. With too little privilege the error code
+/// names the entry, as the CPU does.
+fn software_interrupt(guest: &Guest<'_>, regs: &mut Regs) -> bool {
+    const INT: u8 = 0xcd;
+    let mut code = [0u8; 2];
+    if copy_from_guest(&mut code, GuestVirt(regs.rip)).is_err() || code[0] != INT {
+        return false;
+    }
+    let vector = code[1];
+    let needed = if guest.in_kernel() { 1 } else { 3 };
+    if guest.vcpu.pv.traps[usize::from(vector)].dpl() < needed {
+        guest.exception(regs, GENERAL_PROTECTION, Some(u32::from(vector) << 3 | GP_IDT));
+        return true;
+    }
+    regs.rip = regs.rip.wrapping_add(2);
+    guest.exception(regs, vector, None);
+    true
+}
+
+fn invalid_opcode(guest: &Guest<'_>, regs: &mut Regs) {
+    interrupts::enable();
+    if !emulate::forced_cpuid(regs, guest) {
+        guest.exception(regs, INVALID_OPCODE, None);
+    }
+}

@@ -1,0 +1,203 @@
+//! Paravirtual guests: the way in and out, and everything the hardware does for a native kernel that a PV guest gets from
+//! here instead.
+//!
+//! A guest's kernel and user code both run in ring 3. `trap::entry` calls into this module on each entry from a
+//! guest, with the guest's registers right below `PerCpu`; what is changed there is what the guest resumes with.
+//! [`exit_work`] is called on the way out whenever work was raised or an event waits to be delivered.
+
+pub mod bounce;
+pub mod debug;
+pub mod descriptors;
+pub mod emulate;
+pub mod fault;
+pub mod iret;
+pub mod ports;
+pub mod segments;
+pub mod state;
+pub mod switch;
+
+use crate::cpu::percpu::{PerCpu, this_cpu};
+use crate::machine::{Hv, Machine, Vcpu, hv};
+use alloc::sync::Arc;
+use bounce::{Entry, UPCALL_MASK, UPCALL_PENDING};
+use core::sync::atomic::{AtomicU64, Ordering};
+use hypervisor_core::domain::{Domain, VcpuFlags};
+use hypervisor_core::hypercall::{Cx, Outcome, dispatch};
+use hypervisor_core::platform::Work;
+use hypervisor_core::regs::Regs;
+use x86_64::instructions::interrupts;
+use xen_abi::hypercall::nr;
+
+/// What a vCPU without a `vcpu_info` has in its place: never an event pending.
+pub struct NoVcpuInfo([AtomicU64; 8]);
+
+/// See [`NoVcpuInfo`].
+pub static NO_VCPU_INFO: NoVcpuInfo = NoVcpuInfo([const { AtomicU64::new(UPCALL_MASK) }; 8]);
+
+impl NoVcpuInfo {
+    /// Its first word.
+    pub fn as_ptr_mut(&self) -> *mut AtomicU64 {
+        self.0.as_ptr().cast_mut()
+    }
+}
+
+/// The vCPU that entered the hypervisor.
+#[derive(Clone, Copy)]
+pub struct Guest<'a> {
+    /// The hypervisor.
+    pub hv: &'static Hv,
+    /// Its domain.
+    pub domain: &'a Arc<Domain<Machine>>,
+    /// The vCPU.
+    pub vcpu: &'a Vcpu,
+    /// First word of its `vcpu_info`.
+    pub info: &'a AtomicU64,
+}
+
+impl<'a> Guest<'a> {
+    /// The vCPU whose registers are on this CPU.
+    pub fn current(this: &'a PerCpu) -> Self {
+        let current = this.current().expect("a guest entered");
+        // SAFETY: points to a frame that the vCPU holds a reference on, or to `NO_VCPU_INFO`.
+        let info = unsafe { &*this.vcpu_info.load(Ordering::Relaxed) };
+        Self { hv: hv(), domain: &current.domain, vcpu: current.vcpu(), info }
+    }
+
+    /// Whether its kernel runs, not its user code.
+    pub fn in_kernel(&self) -> bool {
+        self.vcpu.pv.kernel_mode.load(Ordering::Relaxed) != 0
+    }
+
+    /// The word of `vcpu_info` that stands for CR2: the address of the last page fault.
+    pub fn vcpu_info_cr2(&self) -> &'a AtomicU64 {
+        const WORD: usize = core::mem::offset_of!(xen_abi::xen::VcpuInfo, arch) / 8;
+        // SAFETY: a `vcpu_info` is eight words, of which `info` is the first (`NO_VCPU_INFO` too).
+        unsafe { &*core::ptr::from_ref(self.info).add(WORD) }
+    }
+
+    /// For the core.
+    pub fn cx(&self) -> Cx<'a, Machine> {
+        Cx { hv: self.hv, domain: self.domain, vcpu: self.vcpu }
+    }
+
+    /// Gives it an exception.
+    pub fn exception(&self, regs: &mut Regs, vector: u8, error_code: Option<u32>) {
+        bounce::exception(self.domain, self.vcpu, self.info, regs, vector, error_code);
+    }
+}
+
+/// `syscall` from the guest's kernel: a hypercall. Interrupts are on.
+#[unsafe(no_mangle)]
+extern "sysv64" fn hypercall_from_guest(regs: &mut Regs) {
+    let this = this_cpu();
+    let guest = Guest::current(this);
+    let number = regs.rax & 0xffff_ffff;
+    if number == u64::from(nr::IRET) {
+        iret::iret(&guest, regs);
+        return;
+    }
+    match dispatch(guest.cx(), number, regs) {
+        Outcome::Done(value) => regs.rax = value as u64,
+        Outcome::Again(args) => {
+            regs.set_hypercall_args(args);
+            // Back onto the two-byte `syscall`: the guest makes the same hypercall again.
+            regs.rip = regs.rip.wrapping_sub(2);
+        }
+        Outcome::RegsReplaced => {}
+    }
+}
+
+/// `syscall` from 64-bit user code of the guest. Interrupts are off.
+#[unsafe(no_mangle)]
+extern "sysv64" fn syscall_from_user(regs: &mut Regs) {
+    let guest = Guest::current(this_cpu());
+    let pv = &guest.vcpu.pv;
+    let callback = pv.syscall_callback.load(Ordering::Relaxed);
+    if callback == 0 {
+        switch::toggle_mode(pv);
+        crash(guest.domain, regs, "its user code made a system call and it has no callback for that");
+        return;
+    }
+    let mask = pv.has_flags(VcpuFlags::SYSCALL_MASKS_EVENTS);
+    bounce::enter(guest.domain, guest.vcpu, guest.info, regs, &Entry::flat(callback, mask));
+}
+
+/// `syscall` from 32-bit code (only where the CPU has it: AMD).
+#[unsafe(no_mangle)]
+extern "sysv64" fn syscall32_from_guest(regs: &mut Regs) {
+    let guest = Guest::current(this_cpu());
+    let pv = &guest.vcpu.pv;
+    let rip = pv.syscall32_callback.load(Ordering::Relaxed);
+    let cs = pv.syscall32_cs.load(Ordering::Relaxed);
+    compat_entry(&guest, regs, rip, cs, VcpuFlags::SYSCALL32_MASKS_EVENTS, 2);
+}
+
+/// `sysenter`.
+#[unsafe(no_mangle)]
+extern "sysv64" fn sysenter_from_guest(regs: &mut Regs) {
+    let guest = Guest::current(this_cpu());
+    let pv = &guest.vcpu.pv;
+    let rip = pv.sysenter_callback.load(Ordering::Relaxed);
+    let cs = pv.sysenter_cs.load(Ordering::Relaxed);
+    compat_entry(&guest, regs, rip, cs, VcpuFlags::SYSENTER_MASKS_EVENTS, 0);
+}
+
+/// An entry that the guest may not have registered: then the instruction, of `length` bytes, does not exist for it.
+fn compat_entry(guest: &Guest<'_>, regs: &mut Regs, rip: u64, cs: u32, mask: VcpuFlags, length: u64) {
+    const GP: u8 = 13;
+    if rip == 0 || guest.in_kernel() {
+        regs.rip = regs.rip.wrapping_sub(length);
+        guest.exception(regs, GP, Some(0));
+        return;
+    }
+    let cs = if cs == 0 { crate::cpu::descriptors::GUEST_CS64 } else { (cs & 0xffff) as u16 };
+    let entry = Entry { rip, cs, error_code: None, mask_events: guest.vcpu.pv.has_flags(mask) };
+    bounce::enter(guest.domain, guest.vcpu, guest.info, regs, &entry);
+}
+
+/// On the way to the guest, with interrupts off: does raised work, then delivers an NMI or an event. Answers whether
+/// anything happened after which to look again.
+#[unsafe(no_mangle)]
+extern "sysv64" fn exit_work(regs: &mut Regs) -> bool {
+    let this = this_cpu();
+    if this.work.load(Ordering::Relaxed) != 0 {
+        interrupts::enable();
+        switch::do_work(hv());
+        interrupts::disable();
+        return true;
+    }
+    let guest = Guest::current(this);
+    deliver_nmi(&guest, regs) || deliver_upcall(&guest, regs)
+}
+
+fn deliver_upcall(guest: &Guest<'_>, regs: &mut Regs) -> bool {
+    let flags = guest.info.load(Ordering::Relaxed);
+    let callback = guest.vcpu.pv.event_callback.load(Ordering::Relaxed);
+    if flags & UPCALL_PENDING == 0 || flags & UPCALL_MASK != 0 || callback == 0 {
+        return false;
+    }
+    bounce::enter(guest.domain, guest.vcpu, guest.info, regs, &Entry::flat(callback, true));
+    true
+}
+
+fn deliver_nmi(guest: &Guest<'_>, regs: &mut Regs) -> bool {
+    const NMI: u8 = 2;
+    let pv = &guest.vcpu.pv;
+    if !pv.has_flags(VcpuFlags::NMI_PENDING) || pv.has_flags(VcpuFlags::NMI_ACTIVE) {
+        return false;
+    }
+    pv.set_flags(VcpuFlags::NMI_PENDING, false);
+    if pv.traps[usize::from(NMI)].selector() & !3 == 0 {
+        return true;
+    }
+    pv.set_flags(VcpuFlags::NMI_ACTIVE, true);
+    guest.exception(regs, NMI, None);
+    true
+}
+
+/// Ends a domain for a mistake of its own, with its registers in the log, and has this CPU choose what to run next.
+pub fn crash(domain: &Arc<Domain<Machine>>, regs: &Regs, why: &str) {
+    crate::trap::dump::registers(regs);
+    hv().crash_domain(domain, why);
+    this_cpu().work.fetch_or(Work::RESCHEDULE.bits(), Ordering::Relaxed);
+}

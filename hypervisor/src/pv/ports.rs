@@ -1,0 +1,92 @@
+//! I/O ports of PV guests: every `in` and `out` of a guest faults and is done here, as far as its permissions go.
+//!
+//! The kernel needs IOPL 1 or more (`PHYSDEVOP_set_iopl`, or its architectural flags), user code IOPL 3 or a clear bit in the map of
+//! `PHYSDEVOP_set_iobitmap`. A port that the domain may not use reads as all ones and ignores writes, as if
+//! nothing were there. PCI configuration addresses are kept per domain, so that two users of ports 0xcf8 and 0xcfc
+//! do not disturb each other.
+
+use super::Guest;
+use crate::dev::pci;
+use crate::mm::uaccess::copy_from_guest;
+use core::sync::atomic::{AtomicU32, Ordering};
+use hypervisor_core::ids::GuestVirt;
+use x86_64::instructions::port::Port;
+
+const PCI_ADDRESS: u16 = 0xcf8;
+const PCI_DATA: core::ops::RangeInclusive<u16> = 0xcfc..=0xcff;
+
+/// What the first domain wrote to port 0xcf8 last: only it has configuration space.
+static PCI_ADDRESS_LATCH: AtomicU32 = AtomicU32::new(0);
+
+/// Whether the code that runs may use `len` ports from `port` on at all (the check of the CPU, SDM Vol. 1, 19.5).
+pub fn may_access(guest: &Guest<'_>, port: u16, len: u16) -> bool {
+    let pv = &guest.vcpu.pv;
+    let needed = if guest.in_kernel() { 1 } else { 3 };
+    if pv.iopl.load(Ordering::Relaxed) >= needed {
+        return true;
+    }
+    let (map, ports) = (pv.iobmp.load(Ordering::Relaxed), pv.iobmp_ports.load(Ordering::Relaxed));
+    let last = u32::from(port) + u32::from(len);
+    if last > ports {
+        return false;
+    }
+    let mut bits = [0u8; 2];
+    let bytes = if ports.div_ceil(8) > u32::from(port / 8) + 1 { 2 } else { 1 };
+    if copy_from_guest(&mut bits[..bytes], GuestVirt(map.wrapping_add(u64::from(port / 8)))).is_err() {
+        return false;
+    }
+    let wanted = ((1u16 << len) - 1) << (port % 8);
+    u16::from_le_bytes(bits) & wanted == 0
+}
+
+fn all_ones(size: u8) -> u32 {
+    u32::MAX >> (32 - 8 * u32::from(size))
+}
+
+/// Reads `size` bytes (1, 2 or 4) from a port.
+pub fn read(guest: &Guest<'_>, port: u16, size: u8) -> u32 {
+    if guest.domain.privileged && PCI_DATA.contains(&port) {
+        let address = PCI_ADDRESS_LATCH.load(Ordering::Relaxed);
+        return if address >> 31 == 0 { all_ones(size) } else { pci::guest_read(address, port & 3, size) };
+    }
+    if guest.domain.privileged && port == PCI_ADDRESS && size == 4 {
+        return PCI_ADDRESS_LATCH.load(Ordering::Relaxed);
+    }
+    if !guest.domain.permissions.read().allows_port(port, u16::from(size)) {
+        return all_ones(size);
+    }
+    // SAFETY: the domain was given this port.
+    unsafe {
+        match size {
+            1 => u32::from(Port::<u8>::new(port).read()),
+            2 => u32::from(Port::<u16>::new(port).read()),
+            _ => Port::<u32>::new(port).read(),
+        }
+    }
+}
+
+/// Writes `size` bytes (1, 2 or 4) to a port.
+pub fn write(guest: &Guest<'_>, port: u16, size: u8, value: u32) {
+    if guest.domain.privileged && PCI_DATA.contains(&port) {
+        let address = PCI_ADDRESS_LATCH.load(Ordering::Relaxed);
+        if address >> 31 != 0 {
+            pci::guest_write(address, port & 3, size, value);
+        }
+        return;
+    }
+    if guest.domain.privileged && port == PCI_ADDRESS && size == 4 {
+        PCI_ADDRESS_LATCH.store(value, Ordering::Relaxed);
+        return;
+    }
+    if !guest.domain.permissions.read().allows_port(port, u16::from(size)) {
+        return;
+    }
+    // SAFETY: the domain was given this port.
+    unsafe {
+        match size {
+            1 => Port::<u8>::new(port).write(value as u8),
+            2 => Port::<u16>::new(port).write(value as u16),
+            _ => Port::<u32>::new(port).write(value),
+        }
+    }
+}

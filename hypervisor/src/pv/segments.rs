@@ -1,0 +1,155 @@
+//! Segment registers of PV guests: bases and data selectors.
+//!
+//! While a guest's kernel runs, GS base is its own and `IA32_KERNEL_GS_BASE` holds its user's; `swapgs` exchanges them
+//! whenever the vCPU changes between kernel and user mode. The hypervisor itself uses neither.
+
+use crate::cpu::{features, msr};
+use crate::machine::Vcpu;
+use core::arch::{asm, global_asm};
+use core::sync::atomic::Ordering;
+use xen_abi::arch_x86::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL};
+use xen_abi::errno::Errno;
+
+// edi = selector, for each of DS, ES, FS, GS. Answers 0, or 1 after a fault; then the null selector is loaded.
+macro_rules! loader {
+    ($name:literal, $reg:literal) => {
+        global_asm!(
+            ".section .text",
+            concat!(".type ", $name, ", @function"),
+            concat!($name, ":"),
+            "xor eax, eax",
+            concat!("2: mov ", $reg, ", edi"),
+            "3: ret",
+            "4: xor edi, edi",
+            concat!("mov ", $reg, ", edi"),
+            "mov eax, 1",
+            "ret",
+            concat!(".size ", $name, ", . - ", $name),
+            ".pushsection .fixup_table, \"a\"",
+            ".quad 2b, 3b, 4b",
+            ".popsection",
+        );
+    };
+}
+
+loader!("load_ds", "ds");
+loader!("load_es", "es");
+loader!("load_fs", "fs");
+loader!("load_gs", "gs");
+
+unsafe extern "sysv64" {
+    fn load_ds(selector: u32) -> u64;
+    fn load_es(selector: u32) -> u64;
+    fn load_fs(selector: u32) -> u64;
+    fn load_gs(selector: u32) -> u64;
+}
+
+fn swap_gs() {
+    // SAFETY: the hypervisor does not use GS.
+    unsafe { asm!("swapgs", options(nomem, nostack, preserves_flags)) }
+}
+
+/// Exchanges the guest's GS bases: it changes between kernel and user mode.
+#[inline(always)]
+pub fn exchange_gs() {
+    swap_gs();
+}
+
+fn read_base(register: u32, fs: bool) -> u64 {
+    if !features().fsgsbase {
+        return msr::read(register);
+    }
+    let base: u64;
+    // SAFETY: the CPU has the instructions and CR4.FSGSBASE is set.
+    unsafe {
+        if fs {
+            asm!("rdfsbase {}", out(reg) base, options(nomem, nostack, preserves_flags));
+        } else {
+            asm!("rdgsbase {}", out(reg) base, options(nomem, nostack, preserves_flags));
+        }
+    }
+    base
+}
+
+/// Loads a base register with a canonical address.
+fn write_base(register: u32, base: u64) {
+    // SAFETY: callers checked the address; the hypervisor uses neither FS nor GS.
+    unsafe { msr::write(register, base) }
+}
+
+/// `HYPERVISOR_set_segment_base` for the vCPU that runs on this CPU, in kernel mode.
+pub fn set_base(vcpu: &Vcpu, which: u64, base: u64) -> Result<(), Errno> {
+    match u32::try_from(which).map_err(|_| Errno::EINVAL)? {
+        SEGBASE_FS => {
+            write_base(msr::FS_BASE, base);
+            vcpu.pv.fs_base.store(base, Ordering::Relaxed);
+        }
+        SEGBASE_GS_USER => {
+            write_base(msr::KERNEL_GS_BASE, base);
+            vcpu.pv.gs_base_user.store(base, Ordering::Relaxed);
+        }
+        SEGBASE_GS_KERNEL => {
+            write_base(msr::GS_BASE, base);
+            vcpu.pv.gs_base_kernel.store(base, Ordering::Relaxed);
+        }
+        SEGBASE_GS_USER_SEL => {
+            let selector = u32::try_from(base & 0xffff).map_err(|_| Errno::EINVAL)?;
+            // The selector's base belongs to user mode: load it while user's GS is the active one.
+            swap_gs();
+            // SAFETY: a fault is fixed up; rings 0 to 2 are refused by forcing ring 3.
+            let fault = unsafe { load_gs(if selector == 0 { 0 } else { selector | 3 }) };
+            swap_gs();
+            if fault != 0 {
+                return Err(Errno::EINVAL);
+            }
+        }
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(())
+}
+
+/// Keeps the selectors and bases of the vCPU that leaves this CPU.
+pub fn save(vcpu: &Vcpu) {
+    let selectors: [u16; 4];
+    // SAFETY: reads selectors.
+    unsafe {
+        let (ds, es, fs, gs): (u16, u16, u16, u16);
+        asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
+            out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags));
+        selectors = [ds, es, fs, gs];
+    }
+    for (slot, selector) in vcpu.arch.selectors.iter().zip(selectors) {
+        slot.store(selector, Ordering::Relaxed);
+    }
+    vcpu.pv.fs_base.store(read_base(msr::FS_BASE, true), Ordering::Relaxed);
+    let (active, other) = (read_base(msr::GS_BASE, false), msr::read(msr::KERNEL_GS_BASE));
+    let kernel_mode = vcpu.pv.kernel_mode.load(Ordering::Relaxed) != 0;
+    let (kernel, user) = if kernel_mode { (active, other) } else { (other, active) };
+    vcpu.pv.gs_base_kernel.store(kernel, Ordering::Relaxed);
+    vcpu.pv.gs_base_user.store(user, Ordering::Relaxed);
+}
+
+/// Loads those of the vCPU that comes to this CPU; its GDT and LDT are loaded. A selector that cannot be loaded any more
+/// becomes null, as if the guest had loaded it so.
+pub fn restore(vcpu: &Vcpu) {
+    let [ds, es, fs, gs] = vcpu.arch.selectors.each_ref().map(|s| u32::from(s.load(Ordering::Relaxed)));
+    // SAFETY: faults are fixed up.
+    unsafe {
+        load_ds(ds);
+        load_es(es);
+        load_fs(fs);
+        load_gs(gs);
+    }
+    let kernel = vcpu.pv.gs_base_kernel.load(Ordering::Relaxed);
+    let user = vcpu.pv.gs_base_user.load(Ordering::Relaxed);
+    let kernel_mode = vcpu.pv.kernel_mode.load(Ordering::Relaxed) != 0;
+    let (active, other) = if kernel_mode { (kernel, user) } else { (user, kernel) };
+    write_base(msr::FS_BASE, vcpu.pv.fs_base.load(Ordering::Relaxed));
+    write_base(msr::GS_BASE, active);
+    write_base(msr::KERNEL_GS_BASE, other);
+}
+
+/// FS or GS base of the code that runs now.
+pub fn active_base(fs: bool) -> u64 {
+    if fs { read_base(msr::FS_BASE, true) } else { read_base(msr::GS_BASE, false) }
+}

@@ -1,0 +1,181 @@
+//! Which vCPU's context a CPU has loaded, and how it changes.
+//!
+//! The registers of the loaded vCPU are in the CPU's register frame (`percpu::guest_regs`), its segment bases, FPU, debug
+//! registers and page tables in the CPU itself. A CPU with nothing to run keeps what is loaded and halts; only when another vCPU is
+//! chosen is the old context saved. Then the scheduler is told, and the old vCPU may run elsewhere.
+
+use super::{NO_VCPU_INFO, debug, descriptors, segments};
+use crate::cpu::percpu::{PerCpu, guest_regs, this_cpu};
+use crate::cpu::{self, fpu};
+use crate::machine::{Hv, Machine, Vcpu, hv};
+use crate::mm::{direct, tables};
+use core::sync::atomic::Ordering;
+use hypervisor_core::domain::{Domain, PvState, VcpuFlags, VcpuRef};
+use hypervisor_core::ids::{MachineAddr, Mfn};
+use hypervisor_core::platform::Work;
+use x86_64::instructions::interrupts;
+
+/// The root that a vCPU in this mode runs on.
+fn root_of(pv: &PvState) -> u64 {
+    let table =
+        if pv.kernel_mode.load(Ordering::Relaxed) != 0 { &pv.guest_table } else { &pv.guest_table_user };
+    Mfn(table.load(Ordering::Relaxed)).addr().0
+}
+
+/// Loads the address space of the running vCPU's present mode, with nothing of the one before left in the TLB.
+pub fn load_page_tables(pv: &PvState) {
+    // SAFETY: validated L4 frames hold the hypervisor's slots.
+    unsafe { cpu::write_cr3(root_of(pv)) };
+    cpu::flush_tlb_global();
+}
+
+/// Changes the running vCPU between kernel and user mode: address space and GS base. User pages are global, so they stay in
+/// the TLB; kernel pages are not and go.
+#[inline(always)]
+pub fn toggle_mode(pv: &PvState) {
+    let kernel = pv.kernel_mode.load(Ordering::Relaxed) ^ 1;
+    pv.kernel_mode.store(kernel, Ordering::Relaxed);
+    segments::exchange_gs();
+    // SAFETY: validated L4 frames hold the hypervisor's slots.
+    unsafe { cpu::write_cr3(root_of(pv)) };
+}
+
+/// Points this CPU at the vCPU's `vcpu_info`.
+pub fn load_vcpu_info(this: &PerCpu, vcpu: &Vcpu) {
+    let addr = vcpu.pv.vcpu_info.load(Ordering::Relaxed);
+    let at = if addr == 0 { NO_VCPU_INFO.as_ptr_mut() } else { direct(MachineAddr(addr)) as *mut _ };
+    this.vcpu_info.store(at, Ordering::Relaxed);
+}
+
+/// Does what was raised for this CPU, with interrupts on.
+pub fn do_work(hv: &Hv) {
+    let this = this_cpu();
+    loop {
+        let work = Work::from_bits_retain(this.work.swap(0, Ordering::SeqCst));
+        if work.is_empty() {
+            return;
+        }
+        if work.contains(Work::IRQ) {
+            hv.deliver_pirqs();
+        }
+        if work.contains(Work::CONSOLE) {
+            hv.console_input();
+        }
+        if work.contains(Work::TIMER) {
+            hv.run_timers();
+        }
+        if work.contains(Work::RESCHEDULE) {
+            reschedule(hv);
+        }
+    }
+}
+
+/// Chooses the vCPU to run, and waits for one while there is none.
+fn reschedule(hv: &Hv) {
+    loop {
+        let next = hv.schedule(this_cpu().current());
+        if let Some(next) = next {
+            switch_to(hv, next);
+            return;
+        }
+        idle(hv);
+    }
+}
+
+/// The first choice on this CPU.
+pub fn first_schedule() {
+    interrupts::enable();
+    do_work(hv());
+}
+
+/// Nothing to run: the loaded vCPU is parked, so that another CPU may take it, and this CPU halts until it is to choose
+/// again. Everything but the page tables stays loaded, in case the same vCPU comes back.
+fn idle(hv: &Hv) {
+    park(hv);
+    let this = this_cpu();
+    loop {
+        interrupts::disable();
+        let work = Work::from_bits_retain(this.work.swap(0, Ordering::SeqCst));
+        if work.is_empty() {
+            interrupts::enable_and_hlt();
+            continue;
+        }
+        interrupts::enable();
+        if work.contains(Work::IRQ) {
+            hv.deliver_pirqs();
+        }
+        if work.contains(Work::CONSOLE) {
+            hv.console_input();
+        }
+        if work.contains(Work::TIMER) {
+            hv.run_timers();
+        }
+        if work.contains(Work::RESCHEDULE) {
+            return;
+        }
+    }
+}
+
+/// Saves the loaded vCPU, if one is running here, and lets it go.
+fn park(hv: &Hv) {
+    let this = this_cpu();
+    let Some(current) = this.current().filter(|_| this.running.load(Ordering::Relaxed) != 0) else { return };
+    save(current.vcpu());
+    this.running.store(0, Ordering::Relaxed);
+    hv.vcpu_switched(Some(current), None);
+    // SAFETY: the hypervisor's own root.
+    unsafe { cpu::write_cr3(tables::root().addr().0) };
+    cpu::flush_tlb_global();
+    current.domain.dirty_cpus.remove(this.id());
+}
+
+/// Puts what the CPU has of this vCPU where another CPU can load it from.
+fn save(vcpu: &Vcpu) {
+    // SAFETY: the frame below PerCpu is this CPU's own, and holds the registers of the loaded vCPU.
+    *vcpu.saved.lock() = unsafe { guest_regs().read() };
+    segments::save(vcpu);
+    vcpu.arch.xcr0.store(fpu::xcr0(), Ordering::Relaxed);
+    vcpu.arch.fpu.lock().save();
+}
+
+/// Runs `next` on this CPU from now on.
+fn switch_to(hv: &Hv, next: VcpuRef<Machine>) {
+    let this = this_cpu();
+    let running = this.running.load(Ordering::Relaxed) != 0;
+    let same = this.current().is_some_and(|current| core::ptr::eq(current.vcpu(), next.vcpu()));
+    if same && running {
+        return;
+    }
+    if running && let Some(current) = this.current() {
+        save(current.vcpu());
+    }
+    // What an idle CPU kept loaded is still the vCPU's, unless another CPU ran it meanwhile.
+    let kept = same && next.vcpu().arch.loaded_on.load(Ordering::Relaxed) == this.id().0;
+    // SAFETY: this CPU's own; the references above are not used any more.
+    let prev = unsafe { this.set_current(Some(next)) };
+    let Some(next) = this.current() else { return };
+    next.vcpu().arch.loaded_on.store(this.id().0, Ordering::Relaxed);
+    this.running.store(1, Ordering::Relaxed);
+    load_page_tables(&next.vcpu().pv);
+    load_vcpu_info(this, next.vcpu());
+    if !kept {
+        load(&next.domain, next.vcpu());
+    }
+    hv.vcpu_switched(prev.as_ref().filter(|_| running), Some(next));
+    if let Some(prev) = prev.filter(|prev| prev.domain.id != next.domain.id) {
+        prev.domain.dirty_cpus.remove(this.id());
+    }
+}
+
+/// Loads everything of this vCPU but its page tables.
+fn load(domain: &Domain<Machine>, vcpu: &Vcpu) {
+    // SAFETY: the frame below PerCpu is this CPU's own; no guest's registers are in use there now.
+    unsafe { guest_regs().write(*vcpu.saved.lock()) };
+    descriptors::load(domain, vcpu);
+    segments::restore(vcpu);
+    vcpu.arch.fpu.lock().restore();
+    // SAFETY: the guest's value passed the checks of `xsetbv`.
+    unsafe { fpu::set_xcr0(vcpu.arch.xcr0.load(Ordering::Relaxed)) };
+    fpu::set_task_switched(vcpu.pv.has_flags(VcpuFlags::TASK_SWITCHED));
+    debug::load_all(vcpu);
+}

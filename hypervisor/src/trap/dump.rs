@@ -1,0 +1,51 @@
+//! Registers and stacks for people.
+
+use crate::mm::layout::CPU_AREA;
+use crate::mm::uaccess::copy_from_guest;
+use hypervisor_core::ids::GuestVirt;
+use hypervisor_core::regs::Regs;
+
+/// Prints a register frame.
+pub fn registers(r: &Regs) {
+    crate::error!("rip {:04x}:{:016x} rflags {:08x} rsp {:04x}:{:016x}", r.cs, r.rip, r.rflags, r.ss, r.rsp);
+    crate::error!("rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx);
+    crate::error!("rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8);
+    crate::error!("r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12);
+    crate::error!("r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
+    if r.cs & 3 != 0 {
+        guest_stack(r.rsp);
+    }
+}
+
+/// Prints the words at a guest's stack pointer, as far as they can be read.
+fn guest_stack(rsp: u64) {
+    for line in 0..4u64 {
+        let mut words = [0u64; 4];
+        let at = GuestVirt(rsp.wrapping_add(line * 32));
+        if copy_from_guest(zerocopy::IntoBytes::as_mut_bytes(&mut words[..]), at).is_err() {
+            return;
+        }
+        let [a, b, c, d] = words;
+        crate::error!("stack {at}: {a:016x} {b:016x} {c:016x} {d:016x}");
+    }
+}
+
+/// Prints the return addresses of the hypervisor's stack, following frame pointers within this CPU's area.
+pub fn backtrace(mut frame: u64) {
+    let area = frame & !(CPU_AREA - 1);
+    for _ in 0..32 {
+        if frame & 7 != 0 || frame < area + 0x1000 || frame + 16 > area + CPU_AREA {
+            return;
+        }
+        // SAFETY: two words within this CPU's own stack.
+        let [next, rip] = unsafe { (frame as *const [u64; 2]).read() };
+        if rip == 0 {
+            return;
+        }
+        crate::error!("  called from {rip:#018x}");
+        if next <= frame {
+            return;
+        }
+        frame = next;
+    }
+}
