@@ -90,7 +90,7 @@ fn real_register<P: Platform>(cx: Cx<'_, P>, reg: u32) -> Result<u64, Errno> {
 /// What a debug register gets when a guest asks for `value`.
 pub(crate) fn checked_value(reg: u64, value: u64) -> Result<u64, Errno> {
     match reg {
-        0..=3 if value < LOWER_HALF_END || value >= HYPERVISOR_END => Ok(value),
+        0..=3 if !(LOWER_HALF_END..HYPERVISOR_END).contains(&value) => Ok(value),
         0..=3 => Err(Errno::EPERM),
         _ if value >> 32 != 0 => Err(Errno::EINVAL),
         6 => Ok(value & !DR6_ZEROS | DR6_ONES),

@@ -21,6 +21,8 @@ pub mod multicall;
 pub mod physdev;
 pub mod platform;
 pub mod sched;
+#[cfg(test)]
+mod tests;
 pub mod unsupported;
 pub mod vcpu;
 mod vcpu_init;

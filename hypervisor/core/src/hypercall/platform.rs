@@ -145,7 +145,7 @@ fn sleep<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
         return Err(Errno::EPERM);
     }
     let mismatch = sleep.val_b != 0 && (sleep.val_a ^ sleep.val_b) & SLEEP_ENABLE != 0;
-    if mismatch || sleep.flags != 0 || sleep.sleep_state <= SLEEP_S0 || sleep.sleep_state > SLEEP_S5 {
+    if mismatch || sleep.flags != 0 || sleep.sleep_state == SLEEP_S0 || sleep.sleep_state > SLEEP_S5 {
         return Err(Errno::EINVAL);
     }
     if sleep.sleep_state != SLEEP_S5 {

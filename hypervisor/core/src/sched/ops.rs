@@ -18,12 +18,16 @@ use xen_abi::errno::Errno;
 const POLL_PORTS: u32 = 128;
 
 impl<P: Platform> Hypervisor<P> {
-    /// Chooses what this CPU runs from now on; `None`: nothing, it idles. To be called when [`Work::RESCHEDULE`] was
-    /// raised, with what the CPU ran until now. If the answer is another vCPU, the binary saves the old one's
-    /// registers into `Vcpu::saved`, loads the new one and calls [`Hypervisor::vcpu_switched`] before it calls this
-    /// again.
+    /// Chooses what this CPU runs from now on; `None`: nothing, it idles. To be called when [`Work::RESCHEDULE`] was raised,
+    /// with what the CPU ran until now (one that was already saved counts as none). If the answer is another vCPU, the
+    /// binary saves the old one's registers into `Vcpu::saved`, loads the new one and calls
+    /// [`Hypervisor::vcpu_switched`] before it calls this again.
     pub fn schedule(&self, current: Option<&VcpuRef<P>>) -> Option<VcpuRef<P>> {
         let cpu = self.platform.this_cpu();
+        let here = |vcpu: &&VcpuRef<P>| {
+            self.sched.is_on_cpu(vcpu.vcpu()) && vcpu.vcpu().cpu.load(Ordering::SeqCst) == cpu.0
+        };
+        let current = current.filter(here);
         let before = self.sched.slice_end(cpu);
         let chosen = self.sched.choose(&self.platform, cpu, self.platform.now(), current);
         if self.sched.slice_end(cpu) != before {
@@ -220,7 +224,7 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Says where a vCPU may run from now on. One that runs elsewhere leaves at once.
+    /// Says where a vCPU may run from now on. One that runs elsewhere leaves at once, one that waits finds the best place.
     ///
     /// # Errors
     /// `EINVAL` when no CPU of the set is up.
@@ -232,8 +236,8 @@ impl<P: Platform> Hypervisor<P> {
         let cpu = CpuId(vcpu.vcpu().cpu.load(Ordering::SeqCst));
         if !mask.contains(cpu) {
             self.interrupt(vcpu.vcpu());
-            self.sched.requeue(&self.platform, self.platform.now(), vcpu);
         }
+        self.sched.requeue(&self.platform, self.platform.now(), vcpu);
         Ok(())
     }
 

@@ -475,7 +475,7 @@ fn pin_override() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Any weights on any number of CPUs: everyone gets the share that its weight is worth, as far as one CPU holds it.
     #[test]

@@ -61,7 +61,7 @@ proptest! {
         let mut last = 0;
         for (deadline, _) in &model {
             prop_assert!(heap.pop_due(Nanos(deadline.saturating_sub(1))).is_none() || last == *deadline);
-            if heap.len() > 0 {
+            if !heap.is_empty() {
                 last = heap.next_deadline().unwrap().0;
                 heap.pop_due(Nanos(last));
             }
@@ -112,8 +112,7 @@ impl Bench {
 
     fn single(&self, n: u32, deadline: u64) {
         let vcpu = self.vcpu(n);
-        self.hv
-            .arm_singleshot(Cx { hv: &self.hv, domain: &vcpu.domain, vcpu: vcpu.vcpu() }, Nanos(deadline));
+        self.hv.arm_singleshot(Cx { hv: &self.hv, domain: &vcpu.domain, vcpu: vcpu.vcpu() }, Nanos(deadline));
     }
 }
 

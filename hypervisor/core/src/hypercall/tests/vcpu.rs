@@ -1,0 +1,268 @@
+//! `vcpu_op`, `set_timer_op` and `sched_op`.
+
+use super::*;
+use crate::ids::VcpuId;
+use crate::platform::Platform;
+use xen_abi::arch_x86::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
+use xen_abi::sched::*;
+use xen_abi::vcpu::*;
+use xen_abi::xen::VIRQ_TIMER;
+use zerocopy::FromZeros;
+
+impl Caller {
+    fn op(&self, cmd: u32, vcpu: u32, arg: u64) -> Result<i64, Errno> {
+        self.call(nr::VCPU_OP, &[cmd.into(), vcpu.into(), arg])
+    }
+
+    fn bind_timer(&self) -> u64 {
+        1 << self.hv.bind_virq(&self.domain, VcpuId(0), VIRQ_TIMER).unwrap().0
+    }
+
+    /// Takes these bits out of the first word of pending ports.
+    fn take_pending(&self, bits: u64) -> bool {
+        let words = self.hv.platform.frame_words(self.domain.shared_info);
+        words[256].fetch_and(!bits, SeqCst) & bits != 0
+    }
+
+    fn time(&self, time: u64) {
+        self.hv.platform.time.store(time, SeqCst);
+        self.hv.run_timers();
+    }
+}
+
+/// Refusals before anything else.
+#[test]
+fn vcpu_op_refusals() {
+    let caller = Caller::new();
+    assert_eq!(caller.op(VCPUOP_UP, 2, 0), Err(Errno::ENOENT));
+    assert_eq!(caller.op(99, 2, 0), Err(Errno::ENOENT));
+    assert_eq!(caller.op(99, 0, 0), Err(Errno::ENOSYS));
+    assert_eq!(caller.op(VCPUOP_UP, 1, 0), Err(Errno::EINVAL), "not initialised");
+    assert_eq!(caller.op(VCPUOP_SET_SINGLESHOT_TIMER, 1, 0), Err(Errno::EINVAL), "not the caller");
+    assert_eq!(caller.op(VCPUOP_STOP_SINGLESHOT_TIMER, 1, 0), Err(Errno::EINVAL));
+    assert_eq!(caller.op(VCPUOP_SET_SINGLESHOT_TIMER, 0, 0x10), Err(Errno::EFAULT));
+    assert_eq!(caller.op(VCPUOP_GET_RUNSTATE_INFO, 0, 0x10), Err(Errno::EFAULT));
+    assert_eq!(caller.op(VCPUOP_SEND_NMI, 0, 1), Err(Errno::EINVAL));
+    assert_eq!(caller.op(VCPUOP_INITIALISE, 1, 0x10), Err(Errno::EFAULT));
+    assert_eq!(caller.op(VCPUOP_IS_UP, 0, 0), Ok(1));
+    assert_eq!(caller.op(VCPUOP_IS_UP, 1, 0), Ok(0));
+    for period in [0, 999_999, (1 << 62), u64::MAX] {
+        let at = caller.put(&period);
+        assert_eq!(caller.op(VCPUOP_SET_PERIODIC_TIMER, 0, at), Err(Errno::EINVAL), "{period}");
+    }
+}
+
+/// One-shot timers by both hypercalls, with the rules for times that make no sense.
+#[test]
+fn timer_hypercalls() {
+    let caller = Caller::new();
+    let timer = caller.bind_timer();
+    caller.time(1_000_000_000);
+    let set = VcpuSetSingleshotTimer { timeout_abs_ns: 999, flags: VCPU_SSHOTTMR_FUTURE, _pad0: 0 };
+    assert_eq!(caller.op(VCPUOP_SET_SINGLESHOT_TIMER, 0, caller.put(&set)), Ok(0));
+    assert!(caller.take_pending(timer), "a time in the past fires at once");
+    let set = VcpuSetSingleshotTimer { timeout_abs_ns: 2_000_000_000, flags: 0, _pad0: 0 };
+    assert_eq!(caller.op(VCPUOP_SET_SINGLESHOT_TIMER, 0, caller.put(&set)), Ok(0));
+    caller.time(1_999_999_999);
+    assert!(!caller.take_pending(timer));
+    caller.time(2_000_000_000);
+    assert!(caller.take_pending(timer));
+    for ahead in [None, Some(1 << 50)] {
+        let now = caller.hv.platform.now().0;
+        let odd = ahead.map_or(1 << 63, |ahead| now + ahead);
+        assert_eq!(caller.call(nr::SET_TIMER_OP, &[odd]), Ok(0));
+        caller.time(now + 99_999_999);
+        assert!(!caller.take_pending(timer), "{odd:#x}");
+        caller.time(now + 100_000_000);
+        assert!(caller.take_pending(timer), "{odd:#x}");
+    }
+    let now = caller.hv.platform.now().0;
+    assert_eq!(caller.call(nr::SET_TIMER_OP, &[now + 10]), Ok(0));
+    assert_eq!(caller.call(nr::SET_TIMER_OP, &[0]), Ok(0));
+    caller.time(now + 1000);
+    assert!(!caller.take_pending(timer));
+}
+
+/// The `vcpu_info` moves with what is pending in it, once, and only to where it fits.
+#[test]
+fn register_vcpu_info() {
+    let caller = Caller::new();
+    let frame = caller.hv.alloc_domain_page(&caller.domain, 0).unwrap();
+    let register = |vcpu, mfn, offset| {
+        let at = caller.put(&VcpuRegisterVcpuInfo { mfn, offset, rsvd: 0 });
+        caller.op(VCPUOP_REGISTER_VCPU_INFO, vcpu, at)
+    };
+    let old = &caller.hv.platform.frame_words(caller.domain.shared_info)[..8];
+    old[0].store(0x100, SeqCst);
+    old[2].store(0xcafe, SeqCst);
+    assert_eq!(register(0, frame.0, 4096 - 63), Err(Errno::ENXIO));
+    assert_eq!(register(0, frame.0, 12), Err(Errno::ENXIO));
+    assert_eq!(register(0, 1 << 40, 0), Err(Errno::EINVAL));
+    assert_eq!(register(0, 127, 0), Err(Errno::EINVAL), "not its frame");
+    assert_eq!(register(0, frame.0, 4096 - 64), Ok(0));
+    let new = &caller.hv.platform.frame_words(frame)[504..];
+    assert_eq!(new[0].load(SeqCst), 0x101, "masked as before, and pending");
+    assert_eq!(new[1].load(SeqCst), u64::MAX);
+    assert_eq!(new[2].load(SeqCst), 0xcafe);
+    assert_eq!(new[6].load(SeqCst), caller.hv.platform.now().0, "the time is there");
+    assert_eq!(register(0, frame.0, 0), Err(Errno::EINVAL), "only once");
+    assert_eq!(register(1, frame.0, 64), Ok(0), "one that is down");
+    // One that never had any starts masked.
+    let caller = Caller::new();
+    caller.vcpu(1).pv.vcpu_info.store(0, SeqCst);
+    let frame = caller.hv.alloc_domain_page(&caller.domain, 0).unwrap();
+    let at = caller.put(&VcpuRegisterVcpuInfo { mfn: frame.0, offset: 0, rsvd: 0 });
+    assert_eq!(caller.op(VCPUOP_REGISTER_VCPU_INFO, 1, at), Ok(0));
+    assert_eq!(caller.hv.platform.frame_words(frame)[0].load(SeqCst), 0x101);
+}
+
+/// Areas must lie in the guest's part of the address space; run state and time are written at once.
+#[test]
+fn register_areas() {
+    let caller = Caller::new();
+    caller.time(5_000_000);
+    let target = FLAT_BASE + 0x900;
+    for cmd in [VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA] {
+        assert_eq!(caller.op(cmd, 0, caller.put(&0xffff_8000_0000_0000u64)), Err(Errno::EFAULT));
+        assert_eq!(caller.op(cmd, 0, caller.put(&(0x8000_0000_0000u64 - 8))), Err(Errno::EFAULT));
+        assert_eq!(caller.op(cmd, 0, caller.put(&u64::MAX)), Err(Errno::EFAULT));
+        assert_eq!(caller.op(cmd, 0, caller.put(&target)), Ok(0));
+    }
+    assert_eq!(caller.word(target + 16), 5_000_000, "system time");
+    assert_eq!(caller.op(VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, 0, caller.put(&target)), Ok(0));
+    assert_eq!(caller.word(target), 0, "running");
+    assert_eq!(caller.op(VCPUOP_GET_RUNSTATE_INFO, 0, FLAT_BASE), Ok(0));
+    assert_eq!(caller.word(FLAT_BASE + 16), 4_000_000, "it ran since it was started at 1 ms");
+}
+
+fn context() -> alloc::boxed::Box<VcpuGuestContext> {
+    let mut context = alloc::boxed::Box::new(VcpuGuestContext::new_zeroed());
+    context.flags = VGCF_IN_KERNEL;
+    context.user_regs.rip = 0xffff_ffff_8100_0000;
+    context.user_regs.rsp = 0xffff_ffff_8200_0000;
+    context.user_regs.rflags = 0x3000 | 1 << 17 | 1;
+    context.user_regs.cs = 0x10;
+    context.kernel_ss = 0x18;
+    context.kernel_sp = 0x7000;
+    context.event_callback_eip = 0x1111;
+    context.trap_ctxt[14].address = 0x2222;
+    context.trap_ctxt[14].cs = 0x10;
+    context
+}
+
+/// Bad contexts are refused without a trace; a good one is taken once, and the vCPU can be brought up.
+#[test]
+fn initialise() {
+    let caller = Caller::new();
+    let init =
+        |context: &VcpuGuestContext| caller.op(VCPUOP_INITIALISE, 1, caller.put_at(FLAT_BASE, context));
+    type Spoil = fn(&mut VcpuGuestContext);
+    let spoils: &[Spoil] = &[
+        |c| c.user_regs.rip = 1 << 63,
+        |c| c.kernel_sp = 1 << 47,
+        |c| c.gs_base_user = 1 << 50,
+        |c| c.syscall_callback_eip = 1 << 50,
+        |c| c.trap_ctxt[255].address = 1 << 50,
+        |c| c.ldt_base = 0x1001,
+        |c| c.ldt_base = 0xffff_8000_0000_0000,
+        |c| c.ldt_ents = 8193,
+        |c| c.gdt_ents = 14 * 512 + 1,
+        |c| c.gdt_ents = u64::MAX,
+        |c| c.flags = 0,
+        |c| c.ctrlreg[3] = 127 << 12,
+    ];
+    for (n, spoil) in spoils.iter().enumerate() {
+        let mut context = context();
+        spoil(&mut context);
+        assert_eq!(init(&context), Err(Errno::EINVAL), "spoil {n}");
+    }
+    let vcpu = caller.vcpu(1);
+    assert!(!vcpu.pv.has_flags(VcpuFlags::INITIALISED));
+    assert_eq!(vcpu.pv.kernel_sp.load(SeqCst), 0);
+    let mut fpu = context();
+    fpu.flags |= 1;
+    assert_eq!(init(&fpu), Err(Errno::EOPNOTSUPP));
+    let root = caller.hv.alloc_domain_page(&caller.domain, 0).unwrap();
+    let mut good = context();
+    good.ctrlreg[3] = root.addr().0;
+    good.flags |= VGCF_ONLINE;
+    assert_eq!(init(&good), Ok(0));
+    assert_eq!(init(&good), Err(Errno::EEXIST));
+    assert_eq!(caller.op(VCPUOP_IS_UP, 1, 0), Ok(1), "it was to be online");
+    let saved = *vcpu.saved.lock();
+    assert_eq!((saved.rip, saved.cs, saved.rflags), (0xffff_ffff_8100_0000, 0x13, 0x203));
+    assert_eq!((vcpu.pv.iopl.load(SeqCst), vcpu.pv.kernel_ss.load(SeqCst)), (3, 0x1b));
+    assert_eq!(vcpu.pv.guest_table.load(SeqCst), root.0);
+    assert_eq!(vcpu.pv.traps[14].selector(), 0x13);
+    // Without a vcpu_info there is no starting a vCPU.
+    let other = Caller::new();
+    other.vcpu(1).pv.vcpu_info.store(0, SeqCst);
+    let at = other.put(&*context());
+    assert_eq!(other.op(VCPUOP_INITIALISE, 1, at), Err(Errno::EINVAL));
+}
+
+/// Validation of the page tables is preempted and goes on.
+#[test]
+fn initialise_continues() {
+    let caller = Caller::new();
+    let root = caller.hv.alloc_domain_page(&caller.domain, 0).unwrap();
+    let mut context = context();
+    context.ctrlreg[3] = root.addr().0;
+    caller.put_at(FLAT_BASE, &*context);
+    caller.preempt_every(2);
+    let args = [VCPUOP_INITIALISE.into(), 1, FLAT_BASE, 0, 0, 0];
+    let end =
+        (0..10_000).map(|_| caller.outcome(nr::VCPU_OP, args)).find(|o| !matches!(o, Outcome::Again(_)));
+    assert_eq!(end, Some(Outcome::Done(0)));
+    assert_eq!(caller.op(VCPUOP_IS_UP, 1, 0), Ok(0));
+    assert_eq!(caller.op(VCPUOP_UP, 1, 0), Ok(0));
+    assert_eq!(caller.op(VCPUOP_IS_UP, 1, 0), Ok(1));
+    assert_eq!(caller.op(VCPUOP_DOWN, 1, 0), Ok(0));
+    assert_eq!(caller.op(VCPUOP_IS_UP, 1, 0), Ok(0));
+}
+
+#[test]
+#[should_panic(expected = "the machine ended: PowerOff")]
+fn last_vcpu_down_ends_the_domain() {
+    let _ = Caller::new().op(VCPUOP_DOWN, 0, 0);
+}
+
+/// NMIs, and who sits on which CPU.
+#[test]
+fn nmi_and_physid() {
+    let caller = Caller::new();
+    assert_eq!(caller.op(VCPUOP_SEND_NMI, 1, 0), Ok(0));
+    assert!(caller.vcpu(1).pv.has_flags(VcpuFlags::NMI_PENDING));
+    assert_eq!(caller.op(VCPUOP_GET_PHYSID, 0, FLAT_BASE), Err(Errno::EINVAL), "not pinned");
+    let at = caller.put(&SchedPinOverride { pcpu: 0 });
+    assert_eq!(caller.call(nr::SCHED_OP, &[SCHEDOP_PIN_OVERRIDE.into(), at]), Ok(0));
+    assert_eq!(caller.op(VCPUOP_GET_PHYSID, 0, FLAT_BASE), Ok(0));
+    assert_eq!(caller.word(FLAT_BASE), 10 | 20 << 32);
+}
+
+/// `sched_op`: rights, refusals, shutdown of others and of oneself.
+#[test]
+fn sched_op() {
+    let caller = Caller::new();
+    let other = mock::domain(&caller.hv, 5, 1, 4);
+    let op = |cmd: u32, arg: u64| caller.call(nr::SCHED_OP, &[cmd.into(), arg]);
+    assert_eq!(op(77, 0), Err(Errno::ENOSYS));
+    assert_eq!(op(SCHEDOP_YIELD, 0), Ok(0));
+    assert_eq!(op(SCHEDOP_SHUTDOWN, 0x10), Err(Errno::EFAULT));
+    let remote = |domain_id| caller.put(&SchedRemoteShutdown { domain_id, _pad0: 0, reason: 0x102 });
+    assert_eq!(op(SCHEDOP_REMOTE_SHUTDOWN, remote(9)), Err(Errno::ESRCH));
+    assert_eq!(op(SCHEDOP_REMOTE_SHUTDOWN, remote(5)), Ok(0));
+    assert_eq!(*other.lifecycle.lock(), crate::domain::Lifecycle::Shutdown(2));
+    assert_eq!(op(SCHEDOP_WATCHDOG, caller.put(&SchedWatchdog { id: 0, timeout: 9 })), Ok(1));
+    let poll = SchedPoll { ports: FLAT_BASE.into(), nr_ports: 129, _pad0: 0, timeout: 0 };
+    assert_eq!(op(SCHEDOP_POLL, caller.put(&poll)), Err(Errno::EINVAL));
+    let guest = Caller::with_id(4);
+    let guest_op = |cmd: u32, arg: u64| guest.call(nr::SCHED_OP, &[cmd.into(), arg]);
+    let at = guest.put(&SchedRemoteShutdown { domain_id: 4, _pad0: 0, reason: 0 });
+    assert_eq!(guest_op(SCHEDOP_REMOTE_SHUTDOWN, at), Err(Errno::EPERM));
+    assert_eq!(guest_op(SCHEDOP_PIN_OVERRIDE, 0x10), Err(Errno::EPERM));
+    assert_eq!(guest_op(SCHEDOP_SHUTDOWN_CODE, guest.put(&SchedShutdown { reason: 3 })), Ok(0));
+    assert_eq!(guest.call(nr::SCHED_OP_COMPAT, &[2, 0]), Ok(0));
+    assert_eq!(*guest.domain.lifecycle.lock(), crate::domain::Lifecycle::Shutdown(3));
+    assert_eq!(guest.call(nr::SCHED_OP_COMPAT, &[3, 0]), Err(Errno::ENOSYS));
+}
