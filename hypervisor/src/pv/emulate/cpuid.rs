@@ -4,7 +4,6 @@
 //! A guest asks by the forced-emulation prefix (`ud2; "xen"; cpuid`, arch-x86/xen.h). Plain `cpuid` reaches the CPU unless it can
 //! be made to fault.
 
-use super::system;
 use crate::dev::clock;
 use crate::mm::uaccess::copy_from_guest;
 use crate::pv::Guest;
@@ -35,15 +34,16 @@ const fn bits(list: &[u32]) -> u32 {
 
 /// Leaf 1 ECX: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND.
 const LEAF1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30]);
-/// Leaf 1 EDX: FPU, DE, TSC, MSR, PAE, CX8, SEP, CMOV, PAT, CLFLUSH, MMX, FXSR, SSE, SSE2, SS, HTT.
-const LEAF1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 8, 11, 15, 16, 19, 23, 24, 25, 26, 27, 28]);
+/// Leaf 1 EDX: FPU, DE, TSC, MSR, PAE, CX8, APIC, SEP, CMOV, PAT, CLFLUSH, ACPI, MMX, FXSR, SSE, SSE2, SS. The APIC's bit
+/// makes a kernel use ACPI's interrupt routing, although the registers are not there.
+const LEAF1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 8, 9, 11, 15, 16, 19, 22, 23, 24, 25, 26, 27]);
 /// Leaf 7 EBX: FSGSBASE, BMI1, AVX2, BMI2, ERMS, AVX-512 F and DQ, RDSEED, ADX, AVX-512 IFMA, CLFLUSHOPT, CLWB, AVX-512 CD,
 /// SHA, AVX-512 BW and VL. Not SMEP, SMAP, INVPCID, HLE, RTM, MPX: they need rings or registers that a guest has not.
 const LEAF7_EBX: u32 = bits(&[0, 3, 5, 8, 9, 16, 17, 18, 19, 21, 23, 24, 28, 29, 30, 31]);
-/// Leaf 7 ECX: AVX-512 VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ, RDPID, MOVDIRI, MOVDIR64B.
-const LEAF7_ECX: u32 = bits(&[1, 6, 8, 9, 10, 11, 12, 14, 22, 27, 28]);
-/// Leaf 7 EDX: AVX-512 4VNNIW and 4FMAPS, FSRM, VP2INTERSECT, MD_CLEAR, SERIALIZE, AVX-512 FP16.
-const LEAF7_EDX: u32 = bits(&[2, 3, 4, 8, 10, 14, 23]);
+/// Leaf 7 ECX: PREFETCHWT1, AVX-512 VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ, RDPID, CLDEMOTE.
+const LEAF7_ECX: u32 = bits(&[0, 1, 6, 8, 9, 10, 11, 12, 14, 22, 25]);
+/// Leaf 7 EDX: FSRM, MD_CLEAR, SERIALIZE, AVX-512 FP16.
+const LEAF7_EDX: u32 = bits(&[4, 10, 14, 23]);
 /// Leaf 80000001h ECX: LAHF, CMP_LEGACY, LZCNT, SSE4A, misaligned SSE, PREFETCHW, XOP, FMA4, TBM.
 const EXT1_ECX: u32 = bits(&[0, 1, 5, 6, 7, 8, 11, 16, 21]);
 /// Leaf 80000001h EDX: those of leaf 1 that AMD repeats, SYSCALL, NX, MMX extensions, RDTSCP, long mode, 3DNow.
@@ -80,13 +80,14 @@ fn leaf(guest: &Guest<'_>, number: u32, sub: u32) -> CpuidResult {
         XEN_CPUID_FIRST_LEAF..=0x4000_00ff => hypervisor(guest, number - XEN_CPUID_FIRST_LEAF, sub),
         0x4000_0100..=0x4fff_ffff => none,
         1 => {
-            let osxsave = if system::osxsave(guest) { LEAF1_ECX_OSXSAVE } else { 0 };
+            // The hypervisor sets CR4.OSXSAVE for all guests, and kernels take its absence for an XSAVE that is disabled.
+            let osxsave = if crate::cpu::features().xsave { LEAF1_ECX_OSXSAVE } else { 0 };
             let apic_id = guest.vcpu.id.0 * 2;
             words(
                 native.eax,
                 native.ebx & 0x0000_ffff | 1 << 16 | apic_id << 24,
                 native.ecx & LEAF1_ECX | LEAF1_ECX_HYPERVISOR | osxsave,
-                native.edx & LEAF1_EDX & !(1 << 28),
+                native.edx & LEAF1_EDX,
             )
         }
         // MONITOR, thermal and power, performance monitoring, topology, RDT, SGX, PT: of the machine, not of a guest.

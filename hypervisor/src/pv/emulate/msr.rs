@@ -14,6 +14,12 @@ use xen_abi::arch_x86::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER};
 
 const MISC_ENABLE: u32 = 0x1a0;
 const BIOS_SIGN_ID: u32 = 0x8b;
+/// Machine-check architecture (SDM Vol. 3, 15.3): two banks that never report anything.
+const MCG_CAP: u32 = 0x179;
+const MCG_STATUS: u32 = 0x17a;
+const MC_BANKS: core::ops::RangeInclusive<u32> = 0x400..=0x47f;
+const MC_CTL2: core::ops::RangeInclusive<u32> = 0x280..=0x29f;
+const MC_BANK_COUNT: u64 = 2;
 const PLATFORM_ID: u32 = 0x17;
 const PLATFORM_INFO: u32 = 0xce;
 const HYPERCALL_PAGE: u32 = 0x4000_0000;
@@ -46,6 +52,9 @@ pub fn read(guest: &Guest<'_>, regs: &mut Regs) -> bool {
         MISC_ENABLE => msr::try_read(MISC_ENABLE).map(|v| v & !MISC_PERFMON | MISC_UNAVAILABLE),
         BIOS_SIGN_ID | PLATFORM_ID => msr::try_read(register),
         PLATFORM_INFO => Some(0),
+        MCG_CAP => Some(MC_BANK_COUNT),
+        MCG_STATUS => Some(0),
+        _ if MC_BANKS.contains(&register) || MC_CTL2.contains(&register) => Some(0),
         // The time-stamp counter by its other name.
         0x10 => Some(crate::dev::clock::tsc()),
         _ => None,
@@ -67,6 +76,8 @@ pub fn write(guest: &Guest<'_>, regs: &mut Regs) -> bool {
         msr::PAT => value == msr::read(msr::PAT),
         MISC_ENABLE => true,
         BIOS_SIGN_ID => value == 0,
+        MCG_STATUS => true,
+        _ if MC_BANKS.contains(&register) || MC_CTL2.contains(&register) => true,
         HYPERCALL_PAGE => fill_hypercall_page(guest, value),
         _ => false,
     }

@@ -29,11 +29,6 @@ pub fn cr4(guest: &Guest<'_>) -> u64 {
     CR4_BASE | fsgsbase | guest.vcpu.pv.cr4.load(Ordering::Relaxed) & CR4_OWN
 }
 
-/// Whether the guest switched XSAVE on.
-pub fn osxsave(guest: &Guest<'_>) -> bool {
-    guest.vcpu.pv.cr4.load(Ordering::Relaxed) & CR4_OSXSAVE != 0
-}
-
 fn set_task_switched(guest: &Guest<'_>, on: bool) -> bool {
     guest.vcpu.pv.set_flags(VcpuFlags::TASK_SWITCHED, on);
     fpu::set_task_switched(on);
@@ -89,12 +84,10 @@ fn write_control(guest: &Guest<'_>, register: Register, value: u64) -> bool {
     }
 }
 
-/// Bits that the guest cannot switch must be as it reads them, or it relies on something that is not so.
+/// Bits that the guest cannot switch stay as they are, whatever it writes: kernels write what they would on bare hardware.
 fn write_cr4(guest: &Guest<'_>, value: u64) -> bool {
-    if (value ^ cr4(guest)) & !CR4_OWN != 0 || (value & CR4_OSXSAVE != 0 && !features().xsave) {
-        return false;
-    }
-    guest.vcpu.pv.cr4.store(value & CR4_OWN, Ordering::Relaxed);
+    let own = if features().xsave { CR4_OWN } else { CR4_OWN & !CR4_OSXSAVE };
+    guest.vcpu.pv.cr4.store(value & own, Ordering::Relaxed);
     true
 }
 
@@ -124,9 +117,9 @@ pub fn wbinvd(guest: &Guest<'_>) -> bool {
 }
 
 /// `xsetbv` of XCR0 to a value that the CPU would take.
-pub fn xsetbv(guest: &Guest<'_>, regs: &Regs) -> bool {
+pub fn xsetbv(regs: &Regs) -> bool {
     let value = regs.rdx << 32 | regs.rax & 0xffff_ffff;
-    if regs.rcx & 0xffff_ffff != 0 || !osxsave(guest) || !valid_xcr0(value) {
+    if regs.rcx & 0xffff_ffff != 0 || !features().xsave || !valid_xcr0(value) {
         return false;
     }
     // SAFETY: checked to be a combination that the CPU takes.
