@@ -85,7 +85,8 @@ impl BootContext {
         unsafe { P2m::new(self.info.mfn_list, self.info.nr_pages) }
     }
 
-    /// The virtual address of a pseudo-physical frame in the initial mapping (which covers [`mapped`](Self::mapped)).
+    /// The virtual address of a pseudo-physical frame in the initial mapping, which covers what the
+    /// builder [used](Self::used) and some free frames behind it.
     #[must_use]
     pub const fn virt_of(&self, frame: Pfn) -> u64 {
         self.virt_base.wrapping_add(frame.0 << 12)

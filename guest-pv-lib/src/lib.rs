@@ -32,7 +32,7 @@
 //!
 //! # Where things are
 //!
-//! [`entry`] has the ELF notes and the first instructions, [`boot`] what the domain was started with. [`console`],
+//! [`mod@entry`] has the ELF notes and the first instructions, [`boot`] what the domain was started with. [`console`],
 //! [`time`], [`sched`], [`memory`] and [`version`] are what their names say. Xen's C names are search aliases of
 //! the items that stand for them.
 //!

@@ -11,7 +11,7 @@ mod bind;
 mod two_level;
 mod upcall;
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicPtr, compiler_fence};
 use core::{mem, ptr};
 
@@ -80,7 +80,7 @@ pub fn mask_upcalls() -> bool {
 pub fn unmask_upcalls() {
     compiler_fence(Release);
     this_vcpu().upcall_mask.store(0, Relaxed);
-    compiler_fence(Acquire);
+    compiler_fence(SeqCst);
     // An event that came before the store found the mask set: the hypervisor gave no upcall for it, and gives none
     // until the next one. So look. The order of store and load is safe without a fence because the hypervisor
     // inspects both on this very CPU.
