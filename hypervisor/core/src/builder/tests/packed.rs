@@ -126,7 +126,8 @@ fn payloads_that_end_early_or_late() {
     for (name, pack) in PACKERS.into_iter().filter(|(name, _)| *name != "none") {
         let packed = pack(&kernel);
         let (data, size) = packed.split_at(packed.len() - 4);
-        for cut in [data.len() / 2, data.len() - 5, 20, 12, 4] {
+        // The last bytes only flush the packer (.lzma) or serve random access (.xz).
+        for cut in [data.len() / 2, data.len() - 64, 20, 12, 4] {
             let file = bzimage(&[&data[..cut], size].concat());
             assert!(matches!(elf_file(&file), Err(BuildError::BadPayload(_))), "{name} cut at {cut}");
         }
