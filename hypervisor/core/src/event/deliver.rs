@@ -3,9 +3,10 @@
 use super::slot::{Binding, Slot};
 use super::{DomainEvents, EventError, virq_is_global};
 use crate::Hypervisor;
-use crate::domain::{Domain, VcpuRef};
-use crate::ids::{MachineAddr, Port, VcpuId};
+use crate::domain::{Domain, Vcpu, VcpuRef};
+use crate::ids::{CpuId, MachineAddr, Port, VcpuId};
 use crate::platform::Platform;
+use crate::sched::Reasons;
 use alloc::sync::Arc;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -100,6 +101,11 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Wakes a vCPU that waits for events; one that runs on another CPU enters the hypervisor and finds them.
     fn notify(&self, domain: &Arc<Domain<P>>, vcpu: VcpuId) {
+        let here = |v: &Vcpu<P>| CpuId(v.cpu.load(Ordering::Relaxed)) == self.platform.this_cpu();
+        // One that is awake on this very CPU looks by itself before it goes on.
+        if domain.vcpu(vcpu).is_some_and(|v| !v.sched.has(Reasons::BLOCKED) && here(v)) {
+            return;
+        }
         self.kick(&VcpuRef { domain: domain.clone(), id: vcpu });
     }
 

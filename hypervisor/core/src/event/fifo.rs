@@ -318,7 +318,7 @@ impl<P: Platform> Hypervisor<P> {
         offset: u32,
     ) -> Result<(), EventError> {
         super::vcpu_exists(domain, vcpu)?;
-        if offset as usize > PAGE_SIZE - size_of::<EvtchnFifoControlBlock>() || offset % 8 != 0 {
+        if offset as usize > PAGE_SIZE - size_of::<EvtchnFifoControlBlock>() || !offset.is_multiple_of(8) {
             return Err(EventError::Invalid);
         }
         let events = &domain.events;

@@ -37,14 +37,17 @@ pub struct CopyRequest {
     pub len: u16,
 }
 
+/// A grant that is pinned: the domain that granted, its reference, the domain that uses it.
+type Pinned<P> = (Arc<Domain<P>>, GrantRef, DomId);
+
 /// An end of a copy, held.
 struct Claim<P: Platform> {
     mfn: Mfn,
     start: usize,
     length: usize,
     readonly: bool,
-    /// Grants that are pinned, with the domain that uses each.
-    pins: [Option<(Arc<Domain<P>>, GrantRef, DomId)>; 2],
+    /// Grants that are pinned.
+    pins: [Option<Pinned<P>>; 2],
 }
 
 impl<P: Platform> Hypervisor<P> {

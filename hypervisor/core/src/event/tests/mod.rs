@@ -2,6 +2,7 @@
 
 mod channels;
 mod fifo;
+mod hypercalls;
 mod model;
 mod pirqs;
 
