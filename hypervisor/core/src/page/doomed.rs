@@ -83,8 +83,12 @@ impl<P: Platform> Hypervisor<P> {
         let words = self.platform.frame_words(mfn);
         let mut left = word.entries();
         while left > 0 {
+            if left.is_multiple_of(8) && pte::is_empty_group(words, left / 8 - 1) {
+                left -= 8;
+                continue;
+            }
             left -= 1;
-            let entry = words[left].load(Acquire);
+            let entry = words[left & 511].load(Acquire);
             if entry & pte::PRESENT == 0 || pte::is_hypervisor_slot(level, left) {
                 continue;
             }

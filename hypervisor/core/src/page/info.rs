@@ -198,6 +198,12 @@ impl Type {
         PageType::from_bits(self.0 >> Self::TYPE_SHIFT)
     }
 
+    /// Whether [`Type::page_type`] is a page table.
+    pub(crate) const fn is_table(self) -> bool {
+        (self.0 >> Self::TYPE_SHIFT).wrapping_sub(PageType::L1 as u64)
+            <= PageType::L4 as u64 - PageType::L1 as u64
+    }
+
     /// Whether the contents are being checked or given up.
     pub const fn is_busy(self) -> bool {
         self.0 & Self::BUSY != 0

@@ -6,6 +6,9 @@
 //! they read their tables back (arch-x86/xen.h does not say so, but every PV guest copes).
 
 use crate::ids::Mfn;
+use crate::platform::FrameWords;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// Present.
 pub const PRESENT: u64 = 1 << 0;
@@ -68,6 +71,36 @@ pub const fn frame_of(entry: u64) -> Mfn {
 #[inline]
 pub const fn index(va: u64, level: u8) -> usize {
     (va >> (12 + 9 * (level as u32 - 1)) & 511) as usize
+}
+
+/// Calls `visit` for each word of a table that holds a present entry, in order, until it fails. Most tables are nearly empty,
+/// so empty groups of eight are passed over at once.
+#[inline(always)]
+pub(crate) fn for_present<E>(
+    words: &FrameWords,
+    mut visit: impl FnMut(usize, &AtomicU64) -> Result<(), E>,
+) -> Result<(), E> {
+    for (n, group) in words.as_chunks::<8>().0.iter().enumerate() {
+        if is_empty(group) {
+            continue;
+        }
+        for (i, word) in group.iter().enumerate() {
+            if word.load(Relaxed) & PRESENT != 0 {
+                visit(n * 8 + i, word)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn is_empty(group: &[AtomicU64; 8]) -> bool {
+    group.iter().fold(0, |any, word| any | word.load(Relaxed)) & PRESENT == 0
+}
+
+/// Whether none of the eight entries of a group is present.
+pub(crate) fn is_empty_group(words: &FrameWords, group: usize) -> bool {
+    words.as_chunks::<8>().0.get(group).is_none_or(is_empty)
 }
 
 /// A present L1 entry as it is stored.

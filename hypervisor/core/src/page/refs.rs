@@ -77,8 +77,7 @@ impl FrameInfo {
     pub(crate) fn lock_table(&self) -> Option<PageType> {
         let mut word = Type(self.type_.load(Relaxed));
         loop {
-            let t = word.page_type();
-            if !t.is_table() || word.0 & Type::BUSY != 0 || word.0 & Type::COUNT == 0 {
+            if !word.is_table() || word.0 & Type::BUSY != 0 || word.0 & Type::COUNT == 0 {
                 return None;
             }
             if word.0 & Type::LOCKED != 0 {
@@ -87,7 +86,7 @@ impl FrameInfo {
                 continue;
             }
             match self.type_.compare_exchange_weak(word.0, word.0 | Type::LOCKED, AcqRel, Relaxed) {
-                Ok(_) => return Some(t),
+                Ok(_) => return Some(word.page_type()),
                 Err(now) => word = Type(now),
             }
         }
@@ -182,7 +181,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Takes the references that a present L1 entry for a page of RAM stands for, in the cases that hardly ever fail: a
     /// read-only mapping, a further writable one, or the first writable one of a page that was no table before. `false`: nothing
     /// was taken, ask [`Hypervisor::get_mapped`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_get_mapped(&self, owner: DomId, info: &FrameInfo, entry: u64) -> bool {
         if entry & pte::RW == 0 {
             return info.try_get(owner).is_ok();
@@ -199,7 +198,6 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Makes a frame of `owner` writable for the first time, if it was nothing else since it was allocated or is idle as
     /// writable: then no TLB has anything against it.
-    #[inline]
     fn try_first_writable(&self, owner: DomId, mfn: Mfn, info: &FrameInfo) -> bool {
         let word = info.type_.load(Relaxed);
         let as_writable = word ^ Type::bits_of(PageType::Writable);
@@ -255,7 +253,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Drops the references that a present L1 entry stands for.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn put_l1_entry(&self, entry: u64) {
         let mfn = pte::frame_of(entry);
         let Some(info) = self.frame(mfn) else { return };

@@ -33,8 +33,8 @@ pub(crate) enum Pages<'a, P: Platform> {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Takes the references that a present L1 entry stands for, and answers the entry as it is to be stored. `tables` owns the
-    /// table, `pages` the page.
+    /// Takes the references that a present L1 entry (already [adjusted](pte::adjust_l1)) stands for, and answers the entry as it
+    /// is to be stored. `tables` owns the table, `pages` the page.
     ///
     /// # Errors
     /// [`PageError::BadEntry`] for flags, [`PageError::CannotMap`] for RAM, [`PageError::Denied`] for what is not RAM,
@@ -50,7 +50,7 @@ impl<P: Platform> Hypervisor<P> {
             && let (Pages::Of(owner), Some(info)) = (pages, self.frame(pte::frame_of(entry)))
             && self.try_get_mapped(owner.id, info, entry)
         {
-            return Ok(pte::adjust_l1(entry));
+            return Ok(entry);
         }
         self.take_odd_entry(tables, pages, entry)
     }
@@ -64,7 +64,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         if let (Pages::Of(owner), Some(info)) = (pages, self.frame(pte::frame_of(entry))) {
             match self.get_mapped(owner, info, entry) {
-                Ok(()) => return Ok(pte::adjust_l1(entry)),
+                Ok(()) => return Ok(entry),
                 Err(PageError::Restart) => return Err(PageError::Restart),
                 Err(_) if !info.is_io() => return Err(PageError::CannotMap),
                 Err(_) => {}
@@ -107,45 +107,43 @@ impl<P: Platform> Hypervisor<P> {
         }
         // What the hypervisor drives itself may be looked at only.
         let entry = if self.platform.mmio_reserved(mfn) { entry & !pte::RW } else { entry };
-        Ok(pte::adjust_l1(pte::uncached(entry)))
+        Ok(pte::uncached(entry))
     }
 
     /// Checks an L1 table. After an error no references are held.
     pub(crate) fn check_l1(&self, domain: &Domain<P>, mfn: Mfn) -> Result<(), PageError> {
         let table = self.platform.frame_table();
-        for (i, word) in self.platform.frame_words(mfn).iter().enumerate() {
+        let checked = pte::for_present(self.platform.frame_words(mfn), |i, word| {
             let entry = word.load(Relaxed);
-            if entry & pte::PRESENT == 0 {
-                continue;
-            }
             let known = table.get(pte::frame_of(entry).0 as usize);
-            let stored = match known {
-                Some(info) if entry & pte::CACHE_BITS == 0 && self.try_get_mapped(domain.id, info, entry) => {
-                    pte::adjust_l1(entry)
-                }
-                _ => match self.take_odd_entry(domain, &Pages::Of(domain), entry) {
-                    Ok(stored) => stored,
-                    Err(error) => {
-                        self.give_up_l1(mfn, i);
-                        return Err(error);
-                    }
-                },
-            };
+            let mut stored = pte::adjust_l1(entry);
+            let taken = entry & pte::CACHE_BITS == 0
+                && known.is_some_and(|info| self.try_get_mapped(domain.id, info, entry));
+            if !taken {
+                stored =
+                    self.take_odd_entry(domain, &Pages::Of(domain), stored).map_err(|error| (error, i))?;
+            }
             if stored != entry {
                 word.store(stored, Relaxed);
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        checked.map_err(|(error, done)| {
+            self.give_up_l1(mfn, done);
+            error
+        })
     }
 
     /// Drops the references of the first `entries` entries of an L1 table.
     pub(crate) fn give_up_l1(&self, mfn: Mfn, entries: usize) {
-        for word in self.platform.frame_words(mfn).iter().take(entries) {
-            let entry = word.load(Relaxed);
-            if entry & pte::PRESENT != 0 {
-                self.put_l1_entry(entry);
+        // The failure only ends the loop.
+        let _ = pte::for_present(self.platform.frame_words(mfn), |i, word| {
+            if i >= entries {
+                return Err(());
             }
-        }
+            self.put_l1_entry(word.load(Relaxed));
+            Ok(())
+        });
     }
 
     /// Checks a table of `level` 2..=4 from entry `from` on.
@@ -161,21 +159,22 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<(), (PageError, usize)> {
         let words = self.platform.frame_words(mfn);
         let mut fresh = true;
-        for (i, word) in words.iter().enumerate().skip(from) {
-            let entry = word.load(Relaxed);
-            if entry & pte::PRESENT == 0 || pte::is_hypervisor_slot(level, i) {
-                continue;
+        pte::for_present(words, |i, word| {
+            if i < from || pte::is_hypervisor_slot(level, i) {
+                return Ok(());
             }
             // At least one entry is done each time, so that whoever asks again gets on.
             if !fresh && self.platform.work_pending() {
                 return Err((PageError::Restart, i));
             }
+            let entry = word.load(Relaxed);
             let stored = self.take_upper_entry(domain, mfn, level, entry).map_err(|error| (error, i))?;
             fresh = false;
             if stored != entry {
                 word.store(stored, Relaxed);
             }
-        }
+            Ok(())
+        })?;
         if level == 4 {
             install_hypervisor_slots(words, self.platform.hypervisor_l4_slots());
         }

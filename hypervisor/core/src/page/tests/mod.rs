@@ -3,6 +3,7 @@
 mod behaviour;
 mod memory;
 mod model;
+mod race;
 mod random;
 mod segments;
 

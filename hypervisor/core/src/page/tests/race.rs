@@ -1,0 +1,131 @@
+//! Several CPUs at once: whatever they do to the same few frames, the counts are right when they have stopped.
+
+use super::model::check;
+use super::{Guest, RW, entry};
+use crate::guest_ptr::GuestPtr;
+use crate::hypercall::{Cx, Outcome, mmu};
+use crate::ids::Mfn;
+use crate::mock::{FLAT_BASE, MockPlatform};
+use crate::page::pte;
+use crate::platform::Platform;
+use crate::regs::Regs;
+use core::sync::atomic::Ordering::Relaxed;
+use std::collections::BTreeSet;
+use std::vec::Vec;
+use std::{format, thread};
+use xen_abi::xen::*;
+
+const THREADS: u64 = 4;
+const STEPS: u64 = 20_000;
+const SLOTS: [usize; 4] = [0, 1, 300, 511];
+
+/// A generator good enough to mix operations.
+struct Mix(u64);
+
+impl Mix {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % below
+    }
+}
+
+/// One CPU: a vCPU of the domain and its own piece of flat memory.
+struct Cpu<'a> {
+    guest: &'a Guest,
+    number: u64,
+    mix: Mix,
+    frames: &'a [Mfn],
+}
+
+impl Cpu<'_> {
+    fn frame(&mut self) -> Mfn {
+        self.frames[self.mix.next(self.frames.len())]
+    }
+
+    fn call(
+        &self,
+        handler: fn(Cx<'_, MockPlatform>, &[u64; 6], &mut Regs) -> Outcome,
+        mut args: [u64; 6],
+    ) -> i64 {
+        let vcpu = &self.guest.domain.vcpus[self.number as usize % 2];
+        let cx = Cx { hv: &self.guest.hv, domain: &self.guest.domain, vcpu };
+        for _ in 0..super::PATIENCE * 10 {
+            match handler(cx, &args, &mut Regs::default()) {
+                Outcome::Again(next) => args = next,
+                Outcome::Done(value) => return value,
+                Outcome::RegsReplaced => unreachable!("no such hypercall here"),
+            }
+        }
+        panic!("the hypercall never ends");
+    }
+
+    fn ext(&self, cmd: u32, arg1: u64) -> i64 {
+        let at = GuestPtr::new(FLAT_BASE + 0x1000 * self.number);
+        at.write(&self.guest.hv, &MmuextOp { cmd, _pad0: 0, arg1, arg2: 0 }).unwrap();
+        self.call(mmu::mmuext_op, [at.address().0, 1, 0, super::SELF, 0, 0])
+    }
+
+    fn update(&mut self) -> i64 {
+        let at = GuestPtr::new(FLAT_BASE + 0x1000 * self.number);
+        let count = 1 + self.mix.next(5);
+        let list: Vec<_> = (0..count)
+            .map(|_| {
+                let (table, slot, page) = (self.frame(), SLOTS[self.mix.next(4)], self.frame());
+                let flags = [RW, RW, pte::PRESENT, 0][self.mix.next(4)];
+                MmuUpdate { ptr: table.addr().0 + slot as u64 * 8, val: entry(page, flags) }
+            })
+            .collect();
+        at.write_slice(&self.guest.hv, &list).unwrap();
+        self.call(mmu::mmu_update, [at.address().0, count as u64, 0, super::SELF, 0, 0])
+    }
+
+    fn run(mut self) -> u64 {
+        let mut successes = 0;
+        for _ in 0..STEPS {
+            let result = match self.mix.next(8) {
+                0 | 1 => {
+                    let (level, mfn) = (self.mix.next(4) as u32, self.frame());
+                    self.ext(MMUEXT_PIN_L1_TABLE + level, mfn.0)
+                }
+                2 | 3 => {
+                    let mfn = self.frame();
+                    self.ext(MMUEXT_UNPIN_TABLE, mfn.0)
+                }
+                4 if self.number < 2 => {
+                    let mfn = self.frame();
+                    self.ext(MMUEXT_NEW_USER_BASEPTR, mfn.0)
+                }
+                _ => self.update(),
+            };
+            successes += u64::from(result == 0);
+        }
+        successes
+    }
+}
+
+#[test]
+fn counts_survive_races() {
+    for round in 0..4 {
+        let guest = Guest::new(48);
+        let frames: Vec<_> = (0..12).map(|_| guest.page()).collect();
+        guest.hv.platform.preempt_every.store(round * 3, Relaxed);
+        let successes: u64 = thread::scope(|scope| {
+            let start = |number| {
+                let mix = Mix(u64::from(round) * 1000 + number * 7 + 1);
+                let cpu = Cpu { guest: &guest, number, mix, frames: &frames };
+                scope.spawn(move || cpu.run())
+            };
+            let threads: Vec<_> = (0..THREADS).map(start).collect();
+            threads.into_iter().map(|t| t.join().expect("no panic")).sum()
+        });
+        assert!(successes > STEPS / 4, "{}", format!("only {successes} operations did anything"));
+        guest.hv.finish_doomed(&guest.domain);
+        let table = guest.hv.platform.frame_table();
+        let pinned = |mfn: &u64| {
+            let word = table[*mfn as usize].type_word();
+            word.is_pinned() && !word.is_busy()
+        };
+        let pins: BTreeSet<u64> = (0..table.len() as u64).filter(pinned).collect();
+        check(&guest, &pins);
+    }
+}
