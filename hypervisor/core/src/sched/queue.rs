@@ -21,9 +21,9 @@ pub const MARGIN: u64 = 5_000_000;
 pub const WAKE_CREDIT: u64 = 10_000_000;
 /// A running vCPU is not interrupted for one that is behind by less than this, in nanoseconds.
 const GRANULARITY: u64 = 500_000;
-/// How far a vCPU that nobody competes with may get ahead of or behind the machine's virtual time, in nanoseconds: it has more
-/// or less than its share for long, because others may not run there or because its share is more than a whole CPU.
-const LAG: u64 = 100_000_000;
+/// How far a vCPU may get behind the machine's virtual time while it has a CPU for itself, and ahead of it while nobody waits at
+/// all, in nanoseconds. The first happens where its share is more than a whole CPU, the second where there is room.
+const LAG: u64 = 30_000_000;
 /// The same for those that compete: between them, the difference is their fair treatment, as long as it is not absurd.
 const BOUND: u64 = 2_000_000_000;
 /// No time: the slice is unlimited, the queue is empty.
@@ -296,9 +296,10 @@ impl<P: Platform> Scheduler<P> {
         let since = Nanos(queue.since.swap(now.0, Ordering::Relaxed));
         let (weight, old) = (vcpu.sched.counted.load(Ordering::Relaxed), vcpu.sched.vruntime());
         let charged = old.saturating_add(scaled(now.0.saturating_sub(since.0), weight));
-        let alone = queue.slice_end.load(Ordering::Relaxed) == NEVER;
-        let behind = if alone { LAG } else { BOUND };
-        let ahead = behind.saturating_add(scaled(4 * SLICE, weight));
+        let alone = queue.head.load(Ordering::SeqCst) == NEVER;
+        let room = self.waiting.load(Ordering::SeqCst) == 0;
+        let bound = |free: bool| if free { LAG } else { BOUND } + scaled(4 * SLICE, weight);
+        let (behind, ahead) = (bound(alone), bound(room));
         let mut clock = self.clock.lock();
         let vtime = clock.read(now);
         let bounded = charged.clamp(vtime.saturating_sub(behind), vtime.saturating_add(ahead));
@@ -326,7 +327,7 @@ impl<P: Platform> Scheduler<P> {
     }
 
     /// Puts a vCPU that became runnable into a queue and sees to it that some CPU notices. Does nothing for one
-    /// that is queued or on a CPU already. `slept`: it waited for something, and did not just lose its CPU.
+    /// that is on a CPU already. `slept`: it waited for something, and did not just lose its CPU.
     pub(super) fn enqueue(&self, platform: &P, now: Nanos, vcpu: &VcpuRef<P>, slept: bool) {
         let mut placed = false;
         loop {
@@ -337,8 +338,15 @@ impl<P: Platform> Scheduler<P> {
             if home(vcpu.vcpu()) != cpu {
                 continue;
             }
-            if sched.place() != Place::Off || !sched.runnable() {
-                return;
+            match sched.place() {
+                _ if !sched.runnable() => return,
+                Place::Running => return,
+                Place::Waiting => {
+                    // It stopped being runnable while it waited, and kept its place: there may be a better one by now.
+                    drop(waiting);
+                    return self.requeue(platform, now, vcpu);
+                }
+                Place::Off => {}
             }
             let target = if placed { cpu } else { self.target(platform, now, vcpu.vcpu(), cpu) };
             placed = true;
@@ -420,7 +428,7 @@ impl<P: Platform> Scheduler<P> {
         }
     }
 
-    /// Takes a waiting vCPU out of its queue and finds it another one, for its affinity changed.
+    /// Takes a waiting vCPU out of its queue and finds it the best one.
     pub(super) fn requeue(&self, platform: &P, now: Nanos, vcpu: &VcpuRef<P>) {
         let queue = self.queue(home(vcpu.vcpu()));
         let mut waiting = queue.waiting.lock();
