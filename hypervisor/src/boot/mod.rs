@@ -14,7 +14,7 @@ mod multiboot;
 mod pvh;
 
 use crate::cpu::percpu::{PERCPU_SIZE, percpu_address, this_cpu};
-use crate::cpu::{apic, smp};
+use crate::cpu::{self, apic, smp};
 use crate::dev::acpi::AcpiInfo;
 use crate::dev::{acpi, clock, ioapic, irq, power, serial};
 use crate::machine::{self, Hv, Machine};
@@ -232,4 +232,8 @@ fn deny_own_devices(hv: &Hv, domain: &hypervisor_core::domain::Domain<Machine>) 
     for (first, last) in [(0x20, 0x21), (0xa0, 0xa1), (0x40, 0x43), (0xcf8, 0xcfb), (uart, uart + 7)] {
         permissions.ioports.remove(first, last);
     }
+    // There is nothing beyond the CPU's physical addresses.
+    let bits =
+        cpu::cpuid().get_processor_capacity_feature_info().map_or(36, |info| info.physical_address_bits());
+    permissions.iomem.remove(1 << (bits - 12), u64::MAX);
 }

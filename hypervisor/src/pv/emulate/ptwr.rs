@@ -5,7 +5,7 @@ use super::{MAX_LENGTH, fetch};
 use crate::pv::Guest;
 use core::sync::atomic::Ordering;
 use hypervisor_core::ids::{GuestVirt, MachineAddr, Mfn};
-use hypervisor_core::page::PtWrite;
+use hypervisor_core::page::{PageType, PtWrite};
 use hypervisor_core::regs::Regs;
 use iced_x86::{Instruction, Mnemonic};
 
@@ -34,11 +34,12 @@ pub fn page_table_write(guest: &Guest<'_>, regs: &mut Regs, va: GuestVirt) -> bo
     }
 }
 
-/// Whether the guest maps one of its page tables here: a quick look, which spares decoding for copy-on-write.
+/// Whether the guest maps one of its level-1 tables here; only their entries may be written so. A quick look, which spares
+/// decoding for copy-on-write.
 fn maps_table(guest: &Guest<'_>, va: GuestVirt) -> bool {
     let root = Mfn(guest.vcpu.pv.guest_table.load(Ordering::Relaxed));
     let frame = guest.hv.walk(root, va).map(|walk| MachineAddr(walk.entry & ADDRESS).mfn());
-    frame.and_then(|mfn| guest.hv.frame(mfn)).is_some_and(|info| info.type_word().page_type().is_table())
+    frame.and_then(|mfn| guest.hv.frame(mfn)).is_some_and(|info| info.type_word().page_type() == PageType::L1)
 }
 
 /// Does the write of one instruction. `None`: not one that is known to write page tables.

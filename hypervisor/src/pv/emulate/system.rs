@@ -136,12 +136,6 @@ fn valid_xcr0(value: u64) -> bool {
         && (value & AVX512 == 0 || (value & AVX512 == AVX512 && value & 4 != 0))
 }
 
-/// `hlt`: waits for an event.
-pub fn halt(guest: &Guest<'_>) -> bool {
-    guest.hv.block(guest.cx());
-    true
-}
-
 /// `rdtsc` where it faults.
 pub fn rdtsc(regs: &mut Regs) -> bool {
     let tsc = crate::dev::clock::tsc();
