@@ -5,7 +5,7 @@
 //! `mmu_update` instead, the references are dropped like those of any other entry: the unmapping fails then, and what the
 //! grant code still holds goes with the domain.
 
-use super::info::PageType;
+use super::info::{DOMID_XEN, PageType};
 use super::{PageError, pte};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
@@ -36,7 +36,7 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<(), PageError> {
         let old = self.with_l1_entry(domain, vcpu, place, |old| Ok((old, pte::adjust_l1(entry))))?;
         if old & pte::PRESENT != 0 {
-            self.put_l1_entry(old);
+            self.put_l1_entry(domain.id, old);
         }
         Ok(())
     }
@@ -78,7 +78,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Drops the references of an entry that [`Hypervisor::steal_entry`] answered.
     pub fn drop_entry(&self, entry: u64) {
         if entry & pte::PRESENT != 0 {
-            self.put_l1_entry(entry);
+            // Whose table it was in is not known any more: so it counts as foreign.
+            self.put_l1_entry(DOMID_XEN, entry);
         }
     }
 

@@ -38,7 +38,7 @@ impl<P: Platform> Hypervisor<P> {
         new: u64,
         bytes: u32,
     ) -> PtWrite {
-        if !matches!(bytes, 1 | 2 | 4 | 8) || va.0 % u64::from(bytes) != 0 {
+        if !matches!(bytes, 1 | 2 | 4 | 8) || !va.0.is_multiple_of(u64::from(bytes)) {
             return PtWrite::NotATable;
         }
         let domain = &**cx.domain;

@@ -252,26 +252,38 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Drops the references that a present L1 entry stands for.
+    /// Drops the references that a present L1 entry, which is no longer in any table, stands for. `tables` owns the table that
+    /// it was in.
     #[inline(always)]
-    pub(crate) fn put_l1_entry(&self, entry: u64) {
+    pub(crate) fn put_l1_entry(&self, tables: DomId, entry: u64) {
         let mfn = pte::frame_of(entry);
         let Some(info) = self.frame(mfn) else { return };
-        if entry & pte::RW != 0 {
-            if info.try_put_live() {
-                return;
-            }
-            if info.is_io() {
-                return;
-            }
-            return self.put_last_type(None, mfn, info);
-        }
-        if info.is_io() {
+        let owner = Count(info.count.load(Relaxed)).owner();
+        if owner != tables && !self.put_foreign(tables, owner, entry) {
             return;
         }
-        if info.count.fetch_sub(1, AcqRel) & Count::REFS == 1 {
+        if entry & pte::RW != 0 {
+            if !info.try_put_live() {
+                self.put_last_type(None, mfn, info);
+            }
+        } else if info.count.fetch_sub(1, AcqRel) & Count::REFS == 1 {
             self.free_frame(mfn, info);
         }
+    }
+
+    /// The case of an entry for a page that is not the table owner's; answers whether references are to be dropped. When the
+    /// page changes its use, only its own owner's CPUs are flushed, so those of the domain that mapped it are flushed now.
+    #[cold]
+    #[inline(never)]
+    fn put_foreign(&self, tables: DomId, owner: DomId, entry: u64) -> bool {
+        if owner == DOMID_IO {
+            return false;
+        }
+        if entry & pte::RW != 0 {
+            let cpus = self.domains.get(tables).map(|domain| domain.dirty_cpus.load());
+            self.flush_tlb_all(&cpus.unwrap_or_else(|| self.platform.online_cpus()));
+        }
+        true
     }
 
     /// The owner of a frame that is RAM and in use.

@@ -89,7 +89,7 @@ impl<P: Platform> Hypervisor<P> {
         if new & pte::PRESENT == 0 {
             let old = write(slot, old, new, how)?;
             if old & pte::PRESENT != 0 {
-                self.put_l1_entry(old);
+                self.put_l1_entry(tables.id, old);
             }
             return Ok(());
         }
@@ -103,12 +103,12 @@ impl<P: Platform> Hypervisor<P> {
         match write(slot, old, stored, how) {
             Ok(old) => {
                 if old & pte::PRESENT != 0 {
-                    self.put_l1_entry(old);
+                    self.put_l1_entry(tables.id, old);
                 }
                 Ok(())
             }
             Err(error) => {
-                self.put_l1_entry(stored);
+                self.put_l1_entry(tables.id, stored);
                 Err(error)
             }
         }

@@ -10,7 +10,7 @@ use super::info::{FrameInfo, PageType, Type};
 use super::{PageError, pte};
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::ids::Mfn;
+use crate::ids::{DomId, Mfn};
 use crate::platform::{FrameWords, Platform};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
@@ -129,19 +129,19 @@ impl<P: Platform> Hypervisor<P> {
             Ok(())
         });
         checked.map_err(|(error, done)| {
-            self.give_up_l1(mfn, done);
+            self.give_up_l1(domain.id, mfn, done);
             error
         })
     }
 
-    /// Drops the references of the first `entries` entries of an L1 table.
-    pub(crate) fn give_up_l1(&self, mfn: Mfn, entries: usize) {
+    /// Drops the references of the first `entries` entries of an L1 table of `owner`.
+    pub(crate) fn give_up_l1(&self, owner: DomId, mfn: Mfn, entries: usize) {
         // The failure only ends the loop.
         let _ = pte::for_present(self.platform.frame_words(mfn), |i, word| {
             if i >= entries {
                 return Err(());
             }
-            self.put_l1_entry(word.load(Relaxed));
+            self.put_l1_entry(owner, word.load(Relaxed));
             Ok(())
         });
     }

@@ -98,6 +98,14 @@ fn others_frames_cannot_be_mapped() {
         g.call(crate::hypercall::mmu::update_va_mapping_otherdomain, [0x1000, entry, 0, id, 0, 0])
     };
     assert_eq!(map_theirs(entry(theirs, RW), 1), 0, "except by the privileged domain, on purpose");
+    let before = g.flushes();
+    assert_eq!(map_theirs(0, 1), 0);
+    assert_eq!(
+        g.flushes(),
+        before + 1,
+        "the owner's CPUs know nothing of this mapping, so it is flushed at once"
+    );
+    assert_eq!(map_theirs(entry(theirs, RW), 1), 0);
     assert_eq!(map_theirs(entry(theirs, RW), 0), errno(Errno::ESRCH), "naming itself as a foreign domain");
     assert_eq!(map_theirs(entry(theirs, RW), 7), errno(Errno::ESRCH));
     assert_eq!(g.map_va(0x1000, 0, 0), 0);

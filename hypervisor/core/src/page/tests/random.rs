@@ -86,7 +86,7 @@ fn op() -> impl Strategy<Value = Op> {
 struct World {
     guest: Guest,
     pool: Vec<Mfn>,
-    /// Somebody else's frame, the hypervisor's, one that is not RAM, and one beyond.
+    /// Somebody else's frame, one that the hypervisor shares with somebody else, one that is not RAM, and one beyond.
     others: [Mfn; 4],
     pins: BTreeSet<u64>,
     /// Frames that a TLB may still have as writable.
@@ -105,6 +105,8 @@ impl World {
             Mfn(FRAMES as u64 + 5),
             Mfn((1 << 40) - 1),
         ];
+        // Live as writable, so that only its owner keeps the domain from mapping it.
+        guest.hv.share_xen_page(&other, others[1]);
         let pool = (0..POOL).map(|_| guest.page()).collect();
         guest.hv.platform.preempt_every.store(preempt_every, Relaxed);
         Self { guest, pool, others, pins: BTreeSet::new(), tlb: BTreeSet::new(), flushes: 0 }
