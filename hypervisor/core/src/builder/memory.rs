@@ -50,22 +50,22 @@ pub(super) struct Memory<'a, P: Platform> {
 }
 
 impl<'a, P: Platform> Memory<'a, P> {
-    /// Gives `pages` pages to the domain.
-    pub(super) fn allocate(
-        hv: &'a Hypervisor<P>,
-        domain: &Domain<P>,
-        pages: u64,
-    ) -> Result<Self, BuildError> {
-        let mut extents: Vec<Extent> = Vec::new();
-        let (mut page, mut order) = (0, MAX_ORDER);
+    /// No memory yet.
+    pub(super) fn new(hv: &'a Hypervisor<P>) -> Self {
+        Self { hv, extents: Vec::new() }
+    }
+
+    /// Gives pages to the domain until it has `pages`.
+    pub(super) fn grow(&mut self, domain: &Domain<P>, pages: u64) -> Result<(), BuildError> {
+        let (mut page, mut order) = (self.pages(), MAX_ORDER);
         while page < pages {
             order = order.min((pages - page).ilog2());
-            match hv.alloc_domain_pages(domain, order, 0) {
+            match self.hv.alloc_domain_pages(domain, order, 0) {
                 Ok(frame) => {
                     let count = 1 << order;
-                    match extents.last_mut() {
+                    match self.extents.last_mut() {
                         Some(last) if last.frame.add(last.count) == frame => last.count += count,
-                        _ => extents.push(Extent { page, frame, count }),
+                        _ => self.extents.push(Extent { page, frame, count }),
                     }
                     page += count;
                 }
@@ -75,7 +75,12 @@ impl<'a, P: Platform> Memory<'a, P> {
                 Err(_) => order -= 1,
             }
         }
-        Ok(Self { hv, extents })
+        Ok(())
+    }
+
+    /// How many pages there are.
+    pub(super) fn pages(&self) -> u64 {
+        self.extents.last().map_or(0, |last| last.page + last.count)
     }
 
     /// The blocks that make up these pages.

@@ -27,6 +27,7 @@ use crate::ids::{DomId, Mfn};
 use crate::page::{PageError, PageType};
 use crate::permissions::Permissions;
 use crate::platform::Platform;
+use alloc::string::String;
 use alloc::sync::Arc;
 use kernel::Kernel;
 use layout::Layout;
@@ -40,7 +41,7 @@ pub struct Dom0Source<'a> {
     pub image: &'a [u8],
     /// Its initial RAM disk.
     pub initrd: Option<&'a [u8]>,
-    /// Its command line.
+    /// Its command line; what the hypervisor's own has for it comes behind.
     pub cmdline: &'a str,
     /// Bytes of `dom0_vga_console_info` (xen.h) when the machine has a screen that dom0 may use.
     pub video: Option<&'a [u8]>,
@@ -65,30 +66,40 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// As [`Hypervisor::build_dom0`].
     pub fn build_dom0_from(&self, source: &Dom0Source<'_>) -> Result<Arc<Domain<P>>, BuildError> {
-        if source.cmdline.len() >= MAX_GUEST_CMDLINE {
-            return Err(BuildError::CommandLineTooLong(source.cmdline.len()));
+        let cmdline = match self.options.dom0_extra.as_str() {
+            "" => String::from(source.cmdline),
+            extra => alloc::format!("{} {extra}", source.cmdline),
+        };
+        if cmdline.len() >= MAX_GUEST_CMDLINE {
+            return Err(BuildError::CommandLineTooLong(cmdline.len()));
         }
+        let source = &Dom0Source { cmdline: &cmdline, ..*source };
+        let option = &self.options.dom0_mem;
+        let domain = self.empty_dom0()?;
+        // What the unpacked kernel takes in the meantime comes back before the domain gets the rest of its memory.
+        let pages = memory::dom0_pages(option, self.frames.free_count());
         let file = image::elf_file(source.image)?;
         let kernel = Kernel::parse(&file)?;
-        let domain = self.empty_dom0()?;
-        let free = self.frames.free_count();
-        let pages = memory::dom0_pages(&self.options.dom0_mem, free);
-        if let Some(max) = self.options.dom0_mem.max {
-            domain.pages.set_max(max.pages(free));
-        }
         let layout = Layout::new(&kernel, source.initrd.map_or(0, |i| i.len() as u64), pages)?;
-        if layout.needed > pages {
-            return Err(BuildError::TooLittleMemory { needed: layout.needed, available: pages });
+        let available = pages.min(memory::dom0_pages(option, self.frames.free_count()));
+        if layout.needed > available {
+            return Err(BuildError::TooLittleMemory { needed: layout.needed, available });
         }
-        let memory = Memory::allocate(self, &domain, pages)?;
+        let mut memory = Memory::new(self);
+        memory.grow(&domain, layout.needed)?;
         load(&memory, &kernel, &layout, source);
+        let entry = kernel.entry;
+        drop(kernel);
+        drop(file);
+        let available = memory::dom0_pages(option, self.frames.free_count() + memory.pages());
+        memory.grow(&domain, pages.min(available))?;
         memory.write_p2m(layout.p2m.clone());
         start::write_start_info(&memory, &layout, &domain, source)?;
         let root = tables::build(&memory, &layout)?;
         self.load_root(&domain, root)?;
         start::write_shared_info(self.platform.frame_words(domain.shared_info));
         self.publish_wallclock(&domain);
-        start::set_first_context(&domain, &domain.vcpus[0], &layout, kernel.entry);
+        start::set_first_context(&domain, &domain.vcpus[0], &layout, entry);
         *domain.lifecycle.lock() = Lifecycle::Running;
         self.domains.insert(domain.clone())?;
         Ok(domain)
@@ -106,6 +117,9 @@ impl<P: Platform> Hypervisor<P> {
             max_pages: u64::from(u32::MAX),
         };
         let domain = Arc::new(Domain::new(&self.platform, &config, shared_info)?);
+        if let Some(max) = self.options.dom0_mem.max {
+            domain.pages.set_max(max.pages(self.frames.free_count()));
+        }
         self.share_xen_page(&domain, shared_info);
         *domain.permissions.write() = Permissions::all();
         Ok(domain)

@@ -140,6 +140,8 @@ pub struct Options {
     pub log_level: LogThreshold,
     /// `guest_loglvl=`: messages that guests cause.
     pub guest_log_level: LogThreshold,
+    /// What follows ` -- `: belongs to the first domain's command line.
+    pub dom0_extra: String,
     /// `dom0_mem=`: how much memory the first domain gets.
     pub dom0_mem: Dom0Memory,
     /// `dom0_max_vcpus=`: least and most vCPUs of the first domain; it gets one per CPU within these.
@@ -180,6 +182,7 @@ impl Default for Options {
             console_input_to_hypervisor: false,
             log_level: warnings,
             guest_log_level: LogThreshold { always: LogLevel::None, limited: LogLevel::Warning },
+            dom0_extra: String::new(),
             dom0_mem: Dom0Memory::default(),
             dom0_max_vcpus: (1, u32::MAX),
             dom0_vcpus_pin: false,
@@ -220,7 +223,9 @@ impl Options {
     pub fn parse(line: &str) -> (Options, Vec<OptionError>) {
         let mut options = Options { command_line: line.into(), ..Options::default() };
         let mut errors = Vec::new();
-        for word in line.split_ascii_whitespace() {
+        let (own, extra) = line.split_once(" -- ").unwrap_or((line, ""));
+        options.dom0_extra = extra.trim().into();
+        for word in own.split_ascii_whitespace() {
             match options.apply(word) {
                 Some(true) => {}
                 Some(false) => errors.push(OptionError::BadValue(word.into())),
@@ -345,7 +350,8 @@ fn parse_range(value: &str) -> Option<(u32, u32)> {
 fn parse_consoles(value: &str) -> Option<Consoles> {
     let mut consoles = Consoles::default();
     for name in value.split(',') {
-        match name {
+        // A `H` or `L` behind a port's name would share it with a debugger by the bytes' top bit.
+        match name.strip_suffix(['H', 'L']).unwrap_or(name) {
             "vga" => consoles.vga = true,
             "com1" => consoles.com1 = true,
             "com2" => consoles.com2 = true,

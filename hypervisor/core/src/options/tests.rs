@@ -76,14 +76,21 @@ fn memory_amounts() {
 
 #[test]
 fn what_is_unknown_is_named() {
-    let (options, errors) = Options::parse("frobnicate=1 console=com3 --  noreboot");
+    let (options, errors) = Options::parse("frobnicate=1 console=com3 --x noreboot");
     let expected = vec![
         OptionError::Unknown("frobnicate=1".into()),
         OptionError::BadValue("console=com3".into()),
-        OptionError::Unknown("--".into()),
+        OptionError::Unknown("--x".into()),
     ];
     assert_eq!(errors, expected);
     assert!(options.noreboot);
+}
+
+#[test]
+fn the_first_domains_part() {
+    let o = parse("noreboot --  root=/dev/sda1 quiet ");
+    assert!(o.noreboot);
+    assert_eq!(o.dom0_extra, "root=/dev/sda1 quiet");
 }
 
 #[test]

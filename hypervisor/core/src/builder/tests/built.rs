@@ -152,7 +152,7 @@ impl Built {
     fn check_records(&self) {
         assert_eq!(&self.info.magic[..15], b"xen-3.0-x86_64\0");
         assert_eq!(self.info.flags & 3, SIF_PRIVILEGED | SIF_INITDOMAIN);
-        assert_eq!(&self.info.cmd_line[..21], b"root=/dev/ram0 quiet\0");
+        assert!(self.info.cmd_line.starts_with(b"root=/dev/ram0 quiet"));
         assert_eq!(self.info.shared_info, self.domain.shared_info.addr().0);
         assert_eq!(self.info.console_dom0().info_size, 0);
         let shared = page_bytes(&self.hv, self.domain.shared_info);
@@ -167,9 +167,10 @@ impl Built {
 fn linux_with_everything_elsewhere() {
     let image = Image::linux();
     let initrd = pattern(0x5432, 9);
-    let built = Built::new(machine(32, "dom0_mem=24M"), &image, Some(&initrd));
+    let built = Built::new(machine(32, "dom0_mem=24M -- nosmp"), &image, Some(&initrd));
     built.check(BASE);
     assert_eq!(built.info.nr_pages, 24 * 256);
+    assert!(built.info.cmd_line.starts_with(b"root=/dev/ram0 quiet nosmp\0"));
     assert_eq!(built.read(BASE + LOAD, 0x1000), image.parts[0].data[..0x1000]);
     assert_eq!(built.read(BASE + LOAD + 0x1000, 0x1000), hypercall_page());
     assert_eq!(built.read(BASE + LOAD + 0x2000, 0x1123), image.parts[0].data[0x2000..]);

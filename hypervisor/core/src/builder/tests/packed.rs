@@ -87,7 +87,8 @@ fn kernel() -> Vec<u8> {
 }
 
 /// The packers by name.
-const PACKERS: [(&str, fn(&[u8]) -> Vec<u8>); 6] =
+type Packer = (&'static str, fn(&[u8]) -> Vec<u8>);
+const PACKERS: [Packer; 6] =
     [("gzip", gzip), ("xz", xz), ("lzma", lzma), ("lz4", lz4), ("zstd", zstd), ("none", <[u8]>::to_vec)];
 
 #[test]
@@ -157,7 +158,7 @@ fn headers_that_lie() {
     let with = |at: usize, bytes: &[u8]| {
         let mut file = good.clone();
         file[at..at + bytes.len()].copy_from_slice(bytes);
-        elf_file(&file).err().expect("a refusal")
+        elf_file(&file).expect_err("a refusal")
     };
     assert!(matches!(with(0x206, &[7, 2]), BuildError::BadBzImage(_)));
     assert!(matches!(with(0x248, &[0xff; 4]), BuildError::BadBzImage(_)));
@@ -166,7 +167,7 @@ fn headers_that_lie() {
     assert_eq!(with(0x1fe, &[0; 2]), BuildError::NotAKernel);
     assert!(matches!(with(0x1f1, &[9]), BuildError::UnknownCompression(_) | BuildError::BadBzImage(_)));
     assert!(matches!(elf_file(&good[..0x24a]), Err(BuildError::BadBzImage(_))));
-    let payload = |bytes: &[u8]| elf_file(&bzimage(bytes)).err().expect("a refusal");
+    let payload = |bytes: &[u8]| elf_file(&bzimage(bytes)).expect_err("a refusal");
     assert_eq!(payload(b"BZh9xxxx"), BuildError::UnsupportedCompression("bzip2"));
     assert_eq!(payload(b"whatever"), BuildError::UnknownCompression(*b"what"));
     assert!(matches!(payload(&gzip(b"not a kernel")), BuildError::BadPayload(_)));

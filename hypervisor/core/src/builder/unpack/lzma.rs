@@ -275,7 +275,7 @@ impl Decoder {
         self.position_mask = (1 << pb) - 1;
         self.literals.clear();
         self.literals.try_reserve_exact(1 << (lc + lp)).map_err(|_| BuildError::OutOfMemory)?;
-        self.literals.resize_with(1 << (lc + lp), || even());
+        self.literals.resize_with(1 << (lc + lp), even);
         self.reset();
         Ok(())
     }
@@ -285,7 +285,7 @@ impl Decoder {
         self.state = 0;
         self.reps = [0; 4];
         *self.probs = Probs::new();
-        self.literals.fill_with(|| even());
+        self.literals.fill_with(even);
     }
 
     /// Decodes one range-coded stream into `output` from `start` on, until it is full; what is before `start` is the
