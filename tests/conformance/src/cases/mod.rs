@@ -13,6 +13,7 @@ mod pin;
 mod privileged;
 mod sched;
 mod traps;
+mod user_mode;
 mod va_mapping;
 mod vcpu;
 mod version;

@@ -7,6 +7,8 @@ use guest_pv_lib::println;
 use guest_pv_lib::sched::{Shutdown, shutdown};
 use guest_pv_lib::traps::{Frame, Vector, set_handler};
 
+use super::user;
+
 /// What an exception said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -36,6 +38,8 @@ pub mod page_fault {
     pub const PRESENT: u64 = 1;
     /// A write.
     pub const WRITE: u64 = 2;
+    /// From user mode. (A PV kernel runs in ring 3 as well, but is shown its own faults without this bit.)
+    pub const USER: u64 = 4;
 }
 
 /// Where to go on after an exception; zero: none is expected.
@@ -53,6 +57,8 @@ pub fn init() {
 }
 
 fn handle(frame: &mut Frame) {
+    let address = if frame.vector() == 14 { frame.fault_address() } else { 0 };
+    user::trapped(frame, Fault { vector: frame.vector(), error: frame.error_code(), address });
     let resume = RESUME.swap(0, Relaxed);
     if resume == 0 {
         println!("Bail out! CRASH: unexpected exception\n# {frame:?}");
@@ -60,7 +66,7 @@ fn handle(frame: &mut Frame) {
     }
     VECTOR.store(frame.vector() + 1, Relaxed);
     ERROR.store(frame.error_code(), Relaxed);
-    ADDRESS.store(if frame.vector() == 14 { frame.fault_address() } else { 0 }, Relaxed);
+    ADDRESS.store(address, Relaxed);
     // SAFETY: the label behind the instruction that `probe!` guards, which expects any register contents that the
     // instruction leaves behind whether it completes or not.
     unsafe { frame.set_instruction_pointer(resume) };

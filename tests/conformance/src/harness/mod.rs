@@ -12,6 +12,7 @@
 pub mod fault;
 pub mod pool;
 mod run;
+pub mod user;
 
 use core::fmt::Debug;
 
