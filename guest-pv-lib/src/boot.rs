@@ -56,6 +56,21 @@ impl BootContext {
         self.command_line.split(u8::is_ascii_whitespace).any(|found| found == word.as_bytes())
     }
 
+    /// The module (initial RAM disk) that was loaded with the kernel.
+    #[doc(alias("mod_start", "mod_len"))]
+    #[must_use]
+    pub fn module(&self) -> Option<&'static [u8]> {
+        // The kernel's notes do not ask for a module outside the initial mapping; where it is outside all the same,
+        // `mod_start` is a frame number and there is nothing to read.
+        if self.info.mod_len == 0 || self.info.flags & xen::SIF_MOD_START_PFN != 0 {
+            return None;
+        }
+        let start = ptr::with_exposed_provenance::<u8>(self.info.mod_start as usize);
+        // SAFETY: the domain builder mapped the module there before the kernel ran; the frames are within `used`,
+        // which a kernel that hands out free memory leaves alone.
+        Some(unsafe { core::slice::from_raw_parts(start, self.info.mod_len as usize) })
+    }
+
     /// Number of pages given to the domain: its pseudo-physical memory is the frames `0..pages`.
     #[doc(alias = "nr_pages")]
     #[must_use]

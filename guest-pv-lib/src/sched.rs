@@ -1,9 +1,11 @@
 //! `sched_op`: giving up the CPU, and the domain.
 
+use xen_abi::GuestHandle;
 use xen_abi::hypercall::nr;
-use xen_abi::sched::{self as abi, SchedShutdown};
+use xen_abi::sched::{self as abi, SchedPoll, SchedShutdown};
 
-use crate::hypercall::raw;
+use crate::events::Port;
+use crate::hypercall::{Errno, check, raw};
 
 /// Why a domain ends; what the toolstack does next depends on it.
 #[doc(alias = "enum sched_shutdown_reason")]
@@ -51,6 +53,23 @@ pub fn yield_now() {
 #[doc(alias = "SCHEDOP_block")]
 pub fn block() {
     let _ = op(abi::SCHEDOP_BLOCK, 0);
+}
+
+/// Sleeps until one of `ports` is pending or system time reaches `until` (none: no limit). Upcalls stay as they are, so
+/// the ports may be masked: the caller looks at them itself ([`events::take`](crate::events::take)).
+///
+/// # Errors
+///
+/// `EINVAL` for more than 128 ports, or for one that does not exist.
+#[doc(alias = "SCHEDOP_poll")]
+pub fn poll(ports: &[Port], until: Option<u64>) -> Result<(), Errno> {
+    let arg = SchedPoll {
+        ports: GuestHandle::from(ports.as_ptr() as u64),
+        nr_ports: u32::try_from(ports.len()).map_err(|_| Errno::EINVAL)?,
+        timeout: until.unwrap_or(0),
+        ..SchedPoll::default()
+    };
+    check(op(abi::SCHEDOP_POLL, &raw const arg as u64)).map(drop)
 }
 
 /// Ends the domain.

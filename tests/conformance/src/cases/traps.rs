@@ -75,7 +75,9 @@ case! {
     fn divide_error(env) {
         let _ = env;
         // SAFETY: as above.
-        let fault = unsafe { probe!("div {zero:r}", zero = in(reg) 0u64, inout("rax") 1u64 => _, inout("rdx") 0u64 => _) };
+        let fault = unsafe {
+            probe!("div {zero:r}", zero = in(reg) 0u64, inout("rax") 1u64 => _, inout("rdx") 0u64 => _)
+        };
         same("div", fault, Err(Fault::of(Vector::DIVIDE_ERROR, 0)))
     }
 }
