@@ -55,6 +55,8 @@ pub struct Session {
     /// Everything before this has been looked at by [`Session::wait_for`].
     seen: usize,
     log: PathBuf,
+    /// QEMU has ended, and without an error of its own.
+    succeeded: bool,
 }
 
 impl Session {
@@ -87,7 +89,7 @@ impl Session {
         let shared = Arc::new((Mutex::new(Line::default()), Condvar::new()));
         collect(child.stdout.take().expect("stdout is piped"), Arc::clone(&shared), true);
         collect(child.stderr.take().expect("stderr is piped"), Arc::clone(&shared), false);
-        Ok(Self { child, input, shared, seen: 0, log })
+        Ok(Self { child, input, shared, seen: 0, log, succeeded: false })
     }
 
     /// The whole serial output so far, without carriage returns.
@@ -136,12 +138,16 @@ impl Session {
     /// Time is up; the error shows the output's end.
     pub fn wait_end(&mut self, limit: Duration) -> Result<Ending> {
         let deadline = Instant::now() + limit;
-        while self.child.try_wait()?.is_none() {
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
             if Instant::now() >= deadline {
                 bail!("the machine did not end:\n{}", tail(&self.output()));
             }
             thread::sleep(Duration::from_millis(20));
-        }
+        };
+        self.succeeded = status.success();
         let (lock, changed) = &*self.shared;
         let line = lock.lock().expect("the reader does not panic");
         let _ = changed.wait_timeout_while(line, Duration::from_secs(5), |line| !line.closed);
@@ -164,16 +170,15 @@ impl Session {
 
     fn ending(&self) -> Ending {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        // QEMU's ShutdownCause: 6 is guest-shutdown, 7 is guest-reset.
-        let caused_by = |reason: u32| log.contains(&format!("qemu_system_shutdown_request reason={reason}"));
         if log.contains("Triple fault") {
-            Ending::TripleFault
-        } else if caused_by(7) {
-            Ending::Reset
-        } else if caused_by(6) {
-            Ending::PowerOff
-        } else {
-            Ending::Other
+            return Ending::TripleFault;
+        }
+        // QEMU's ShutdownCause: 6 is guest-shutdown. A reset under -no-reboot ends QEMU without a request.
+        match log.split_once("qemu_system_shutdown_request reason=") {
+            Some((_, reason)) if reason.starts_with('6') => Ending::PowerOff,
+            Some(_) => Ending::Other,
+            None if self.succeeded => Ending::Reset,
+            None => Ending::Other,
         }
     }
 }
