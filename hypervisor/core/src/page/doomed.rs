@@ -5,7 +5,8 @@
 //! [`Reservation`](crate::mem::Reservation)); hypercalls empty the list before they end, and stop and continue when
 //! the CPU has other work. L1 tables are short enough to be given up at once.
 //!
-//! A table on the list is busy, so nobody can use it; whoever wants its frame is told to come again.
+//! A table on the list is busy, so nobody can use it; whoever wants its frame is told to come again. So it is while a CPU has
+//! it off the list and gives it up: another CPU that wants the frame for something else has to wait, not to fail.
 
 use super::info::{FrameInfo, Type};
 use super::{PageError, pte};
@@ -55,7 +56,7 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Takes the first table off the list; it stays busy.
+    /// Takes the first table off the list; it stays busy, and doomed for whoever looks.
     fn pop_doomed(&self, domain: &Domain<P>) -> Option<(Mfn, Type)> {
         let mut head = domain.pages.doomed.lock();
         if *head == 0 {
@@ -66,7 +67,7 @@ impl<P: Platform> Hypervisor<P> {
         let info = self.known_frame(mfn);
         let word = info.type_word();
         *head = (word.0 & Type::COUNT) as u32;
-        info.set_type(Type::busy(word.page_type(), word.entries(), 0));
+        info.set_type(Type::busy(word.page_type(), word.entries(), Type::DOOMED));
         Some((mfn, word))
     }
 

@@ -181,7 +181,7 @@ impl<P: Platform> Hypervisor<P> {
                     }
                 }
                 PageType::L1 => {
-                    if info.swap_type(word, Type::busy(t, super::pte::ENTRIES, 0)) {
+                    if info.swap_type(word, Type::busy(t, super::pte::ENTRIES, Type::DOOMED)) {
                         self.give_up_l1(info.count().owner(), mfn, super::pte::ENTRIES);
                         info.set_type(Type::idle(t, self.frames.tlb().stamp()));
                         return self.put_page(mfn);

@@ -107,6 +107,8 @@ fn count_table(platform: &MockPlatform, mfn: usize, counted: &mut [Counted], sca
         }
         match platform.frame_table().get(named as usize) {
             Some(info) if !info.is_io() => {
+                let owner = platform.frame_table()[mfn].count().owner();
+                assert_eq!(info.count().owner(), owner, "{mfn:#x} maps somebody else's {named:#x}");
                 if entry & pte::RW != 0 {
                     scan.writable.insert(named);
                     add(counted, named, PageType::Writable);
