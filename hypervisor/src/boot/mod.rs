@@ -13,7 +13,7 @@ mod memory;
 mod multiboot;
 mod pvh;
 
-use crate::cpu::percpu::{PERCPU_SIZE, percpu_address, this_cpu};
+use crate::cpu::percpu::{PERCPU_SIZE, stack_top, this_cpu};
 use crate::cpu::{self, apic, smp};
 use crate::dev::acpi::AcpiInfo;
 use crate::dev::{acpi, clock, ioapic, irq, power, serial};
@@ -81,9 +81,9 @@ fn early_start(boot: BootInfo) -> ! {
         fail(format_args!("no memory for the boot CPU's tables"));
     }
     BOOT.call_once(|| (boot, tables));
-    // SAFETY: the new stack is the same memory by its other address, from its very top; nothing of this one is needed.
+    // SAFETY: the new stack is the same memory by its other address, from its top; nothing of this one is needed.
     unsafe {
-        asm!("mov rsp, {}", "xor ebp, ebp", "call {}", "ud2", in(reg) percpu_address(CpuId(0)), sym main, options(noreturn))
+        asm!("mov rsp, {}", "xor ebp, ebp", "call {}", "ud2", in(reg) stack_top(CpuId(0)), sym main, options(noreturn))
     }
 }
 

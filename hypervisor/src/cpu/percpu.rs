@@ -73,6 +73,11 @@ pub fn percpu_address(cpu: CpuId) -> u64 {
     CPU_AREAS + u64::from(cpu.0) * CPU_AREA + PERCPU_OFFSET
 }
 
+/// Where the stack of a CPU starts that has no guest's registers on it yet: it leaves their place free.
+pub fn stack_top(cpu: CpuId) -> u64 {
+    percpu_address(cpu) - size_of::<Regs>() as u64
+}
+
 /// This CPU's data.
 #[inline(always)]
 pub fn this_cpu() -> &'static PerCpu {

@@ -4,7 +4,7 @@
 //! `flush_done` to the count it saw before. While waiting, a CPU serves requests made to itself, so two CPUs that
 //! flush each other with interrupts off do not wait for ever. No lock is involved.
 
-use super::percpu::{self, GUARD_PAGES, PerCpu, cpu, percpu_address, this_cpu};
+use super::percpu::{self, GUARD_PAGES, PerCpu, cpu, this_cpu};
 use super::{apic, descriptors, features, flush_tlb_global, fpu, init_control_registers, msr, stub};
 use crate::dev::clock;
 use crate::mm::layout::{CPU_AREA, CPU_AREAS, DIRECT_MAP};
@@ -121,7 +121,7 @@ fn wait_us(us: u64, until: impl Fn() -> bool) -> bool {
 
 fn start(id: CpuId, apic_id: u32) -> bool {
     STARTING.store(id.0, Ordering::SeqCst);
-    ap_stack.store(percpu_address(id), Ordering::SeqCst);
+    ap_stack.store(percpu::stack_top(id), Ordering::SeqCst);
     let here = || cpu(id).online.load(Ordering::SeqCst) != 0;
     apic::send_init(apic_id);
     wait_us(200, || false);

@@ -15,8 +15,10 @@ pub struct Reservation {
     max: AtomicU64,
     /// First of the tables that wait to be given up (an mfn), 0 for none: see `page::doomed`.
     pub(crate) doomed: Mutex<u32>,
-    /// Whether `doomed` is not empty, to be read without the lock.
+    /// Whether tables are on `doomed` or being given up, to be read without a lock.
     pub(crate) any_doomed: AtomicBool,
+    /// Held by the CPU that gives tables up.
+    pub(crate) giving_up: Mutex<()>,
     /// Descriptor-page references of the vCPUs' LDTs.
     pub(crate) ldts: Mutex<BTreeMap<VcpuId, [Mfn; LDT_FRAMES]>>,
     /// The memory map that a toolstack set; empty: none.
@@ -33,6 +35,7 @@ impl Reservation {
             max: AtomicU64::new(max),
             doomed: Mutex::new(0),
             any_doomed: AtomicBool::new(false),
+            giving_up: Mutex::new(()),
             ldts: Mutex::new(BTreeMap::new()),
             memory_map: Mutex::new(Vec::new()),
             teardown: Mutex::new(Teardown::new()),

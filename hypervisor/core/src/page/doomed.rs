@@ -5,6 +5,10 @@
 //! [`Reservation`](crate::mem::Reservation)); hypercalls empty the list before they end, and stop and continue when
 //! the CPU has other work. L1 tables are short enough to be given up at once.
 //!
+//! One CPU at a time works on a domain's list, and the others wait for it: a hypercall that drops a table ends only when
+//! everything below that table is free again, whoever did the work. Guests rely on it: they unpin an address space and make
+//! its pages writable in the next call.
+//!
 //! A table on the list is busy, so nobody can use it; whoever wants its frame is told to come again. So it is while a CPU has
 //! it off the list and gives it up: another CPU that wants the frame for something else has to wait, not to fail.
 
@@ -50,6 +54,7 @@ impl<P: Platform> Hypervisor<P> {
     #[cold]
     #[inline(never)]
     fn work_off(&self, domain: &Domain<P>, preemptible: bool) -> Result<(), PageError> {
+        let _turn = domain.pages.giving_up.lock();
         while let Some((mfn, word)) = self.pop_doomed(domain) {
             self.give_up_table(domain, mfn, word, preemptible)?;
         }

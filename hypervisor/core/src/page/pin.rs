@@ -14,6 +14,7 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// [`PageError::BadEntry`] when it is pinned already, what the table is refused for, [`PageError::Restart`].
     pub fn pin_table(&self, domain: &Domain<P>, mfn: Mfn, t: PageType) -> Result<(), PageError> {
+        self.work_off_doomed(domain)?;
         self.get_typed(domain, mfn, t)?;
         let info = self.known_frame(mfn);
         if info.type_.fetch_or(Type::PINNED, AcqRel) & Type::PINNED != 0 {
@@ -46,6 +47,7 @@ impl<P: Platform> Hypervisor<P> {
     pub fn new_baseptr(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, mfn: Mfn) -> Result<(), PageError> {
         let old = vcpu.pv.guest_table.load(Relaxed);
         if old != mfn.0 {
+            self.work_off_doomed(domain)?;
             self.get_typed(domain, mfn, PageType::L4)?;
             vcpu.pv.guest_table.store(mfn.0, Relaxed);
         }
@@ -72,6 +74,7 @@ impl<P: Platform> Hypervisor<P> {
             return Ok(());
         }
         if mfn.0 != 0 {
+            self.work_off_doomed(domain)?;
             self.get_typed(domain, mfn, PageType::L4)?;
         }
         vcpu.pv.guest_table_user.store(mfn.0, Relaxed);
@@ -86,6 +89,7 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// As [`Hypervisor::new_baseptr`]; [`PageError::BadEntry`] when it has one.
     pub fn set_first_baseptr(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, mfn: Mfn) -> Result<(), PageError> {
+        self.work_off_doomed(domain)?;
         self.get_typed(domain, mfn, PageType::L4)?;
         if vcpu.pv.guest_table.compare_exchange(0, mfn.0, AcqRel, Relaxed).is_err() {
             self.put_table(domain, mfn);

@@ -146,6 +146,10 @@ impl<P: Platform> Hypervisor<P> {
     /// Any [`PageError`], except that [`PageError::Restart`] is only answered for tables of level 2 and up: ask again after
     /// the work that waits for this CPU.
     pub fn get_page_and_type(&self, domain: &Domain<P>, mfn: Mfn, t: PageType) -> Result<(), PageError> {
+        if t.level().is_some_and(|level| level > 1) {
+            // Whoever is told to come again finds less in the way the next time.
+            self.work_off_doomed(domain)?;
+        }
         loop {
             match self.get_typed(domain, mfn, t) {
                 Err(PageError::Restart) if t.level().is_none_or(|level| level == 1) => {
