@@ -9,8 +9,8 @@
 //!   hands level-triggered interrupts over masked; the last acknowledgement unmasks.
 //! - The table's lock is the innermost one of the event channels; no event is sent while it is held.
 
-use super::slot::Binding;
-use super::{DomainEvents, EventError};
+use super::EventError;
+use super::slot::{Binding, MAX_NUMBER};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{DomId, Mfn, Pirq, Port};
@@ -125,7 +125,7 @@ impl<P: Platform> PirqTable<P> {
 
     /// One more than the highest pirq that a domain may have.
     pub fn limit(platform: &P) -> u32 {
-        platform.gsi_count().saturating_add(MSI_PIRQS)
+        platform.gsi_count().saturating_add(MSI_PIRQS).min(MAX_NUMBER)
     }
 
     /// The port that a domain bound to its pirq.
@@ -363,16 +363,6 @@ impl<P: Platform> Hypervisor<P> {
         drop(state);
         if let Some(map) = map {
             self.put_page_and_type(map.page);
-        }
-    }
-}
-
-impl DomainEvents {
-    /// The port's pirq, if it is bound to one.
-    pub fn pirq(&self, port: Port) -> Option<u32> {
-        match self.binding(port)? {
-            Binding::Pirq(pirq) => Some(pirq),
-            _ => None,
         }
     }
 }
