@@ -4,8 +4,8 @@ use super::vcpu_init::initialise;
 use super::{Cx, Outcome, low32};
 use crate::domain::{VcpuFlags, VcpuRef};
 use crate::guest_ptr::GuestPtr;
-use crate::ids::{DomId, MachineAddr, Mfn, Nanos, PAGE_SIZE, VcpuId};
-use crate::page::PageType;
+use crate::ids::{DomId, GuestVirt, MachineAddr, Mfn, Nanos, PAGE_SIZE, VcpuId};
+use crate::page::{PageType, is_hypervisors};
 use crate::platform::Platform;
 use crate::regs::Regs;
 use crate::time::publish::Through;
@@ -134,10 +134,9 @@ fn register_time<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, arg: u64) -> R
 
 /// `EFAULT` for an object that touches the hypervisor's part of the address space or the hole in the middle.
 fn check_guest_range<T>(handle: GuestHandle<T>) -> Result<(), Errno> {
-    use crate::ids::GuestVirt;
     let first = GuestVirt(handle.addr());
     let last = GuestPtr::<u8>::new(first.0).at(size_of::<T>() as u64 - 1)?.address();
-    let allowed = |va: GuestVirt| va.is_canonical() && !crate::page::is_hypervisors(va);
+    let allowed = |va: GuestVirt| va.is_canonical() && !is_hypervisors(va);
     if allowed(first) && allowed(last) { Ok(()) } else { Err(Errno::EFAULT) }
 }
 

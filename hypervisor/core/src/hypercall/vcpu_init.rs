@@ -12,8 +12,8 @@ use super::version::VALID_ASSISTS;
 use super::{Cx, Outcome};
 use crate::domain::{PvState, VcpuFlags, VcpuRef};
 use crate::guest_ptr::GuestPtr;
-use crate::ids::{GuestVirt, Mfn, VcpuId};
-use crate::page::PageError;
+use crate::ids::{GuestVirt, Mfn, PAGE_SIZE, VcpuId};
+use crate::page::{PageError, is_hypervisors};
 use crate::platform::Platform;
 use crate::regs::Regs;
 use alloc::vec;
@@ -135,9 +135,8 @@ fn check(id: VcpuId, context: &VcpuGuestContext) -> Result<(), Errno> {
     let handlers = context.trap_ctxt.iter().map(|trap| trap.address);
     let canonical = addresses.into_iter().chain(handlers).all(|address| GuestVirt(address).is_canonical());
     let ldt = GuestVirt(context.ldt_base);
-    let ldt_ok = !crate::page::is_hypervisors(ldt)
-        && ldt.0.is_multiple_of(crate::ids::PAGE_SIZE as u64)
-        && context.ldt_ents <= LDT_ENTRIES;
+    let ldt_ok =
+        !is_hypervisors(ldt) && ldt.0.is_multiple_of(PAGE_SIZE as u64) && context.ldt_ents <= LDT_ENTRIES;
     let assists_ok = id != VcpuId(0) || context.vm_assist & !VALID_ASSISTS == 0;
     let gdt_ok = context.gdt_ents.div_ceil(GDT_PER_FRAME) <= GDT_FRAMES;
     let mode_ok = context.flags & VGCF_IN_KERNEL != 0 || context.ctrlreg[1] != 0;

@@ -4,6 +4,7 @@ use super::{ANY_PORT, PAUSE, Reasons, VcpuSched};
 use crate::Hypervisor;
 use crate::cpumask::CpuMask;
 use crate::domain::{Domain, Vcpu, VcpuRef};
+use crate::guest_ptr::GuestPtr;
 use crate::hypercall::Cx;
 use crate::ids::{CpuId, Nanos, Port};
 use crate::platform::{Platform, Work};
@@ -16,6 +17,14 @@ use xen_abi::errno::Errno;
 
 /// Most ports that one `SCHEDOP_poll` may name.
 const POLL_PORTS: u32 = 128;
+
+/// What a look at the ports of a poll led to.
+enum Look {
+    /// There is something to do.
+    Stay,
+    /// There is not; this port was looked at last.
+    Sleep(Port),
+}
 
 impl<P: Platform> Hypervisor<P> {
     /// Chooses what this CPU runs from now on; `None`: nothing, it idles. To be called when [`Work::RESCHEDULE`] was raised,
@@ -144,34 +153,43 @@ impl<P: Platform> Hypervisor<P> {
         sched.poll_port.store(ANY_PORT, Ordering::SeqCst);
         self.sched.pollers.fetch_add(1, Ordering::SeqCst);
         sched.add(Reasons::BLOCKED | Reasons::POLLING);
-        let looked = self.look_at_ports(cx, ports, count);
-        if !matches!(looked, Ok(None)) {
-            self.wake_self(sched);
-            return looked.map(|_| ());
+        match self.look_at_ports(cx, GuestPtr::from(ports), count) {
+            Ok(Look::Sleep(last)) => self.sleep_polling(cx, (count == 1).then_some(last), timeout),
+            Ok(Look::Stay) => self.wake_self(sched),
+            Err(errno) => {
+                self.wake_self(sched);
+                return Err(errno);
+            }
         }
-        if let (1, Ok(only)) = (count, crate::guest_ptr::GuestPtr::from(ports).read(self)) {
-            sched.poll_port.store(only, Ordering::SeqCst);
-        }
-        if timeout != 0 {
-            self.arm_poll_timer(cx, Nanos(timeout));
-        }
-        // A wake in between is seen by the scheduler.
-        self.platform.raise_work(self.platform.this_cpu(), Work::RESCHEDULE);
         Ok(())
     }
 
-    /// A port among those that already has an event, or another reason not to sleep.
-    fn look_at_ports(&self, cx: Cx<'_, P>, ports: GuestHandle<u32>, count: u32) -> Result<Option<()>, Errno> {
+    /// Whether there is a reason not to sleep: an upcall, or one of the ports.
+    fn look_at_ports(&self, cx: Cx<'_, P>, ports: GuestPtr<u32>, count: u32) -> Result<Look, Errno> {
         if self.upcall_flags(cx.vcpu).deliverable() {
-            return Ok(Some(()));
+            return Ok(Look::Stay);
         }
+        let mut last = Port(0);
         for index in 0..count {
-            let port = crate::guest_ptr::GuestPtr::from(ports).read_at(self, u64::from(index))?;
-            if self.event_is_pending(cx.domain, Port(port))? {
-                return Ok(Some(()));
+            last = Port(ports.read_at(self, u64::from(index))?);
+            if self.event_is_pending(cx.domain, last)? {
+                return Ok(Look::Stay);
             }
         }
-        Ok(None)
+        Ok(Look::Sleep(last))
+    }
+
+    /// The vCPU polls from now on; if somebody woke it already, the scheduler sees that.
+    fn sleep_polling(&self, cx: Cx<'_, P>, only: Option<Port>, timeout: u64) {
+        if let Some(port) = only {
+            cx.vcpu.sched.poll_port.store(port.0, Ordering::SeqCst);
+        }
+        match timeout {
+            // One from an earlier poll may still be armed.
+            0 => self.stop_poll_timer(cx.vcpu),
+            deadline => self.arm_poll_timer(cx, Nanos(deadline)),
+        }
+        self.platform.raise_work(self.platform.this_cpu(), Work::RESCHEDULE);
     }
 
     fn sleep_unless_pending(&self, vcpu: &Vcpu<P>, flags: &UpcallFlags<'_>) {

@@ -1,7 +1,7 @@
 //! The upcall flags of a vCPU, as the decision to sleep needs them.
 
 use crate::Hypervisor;
-use crate::domain::{Vcpu, VcpuFlags};
+use crate::domain::{PvState, Vcpu, VcpuFlags};
 use crate::ids::MachineAddr;
 use crate::platform::Platform;
 use core::mem::offset_of;
@@ -13,10 +13,11 @@ const PENDING: u64 = 0xff << (8 * offset_of!(VcpuInfo, evtchn_upcall_pending));
 /// All bits of `evtchn_upcall_mask`, as it lies in the first word of a `vcpu_info`.
 const MASK: u64 = 0xff << (8 * offset_of!(VcpuInfo, evtchn_upcall_mask));
 
-/// The first word of a `vcpu_info` (none while the vCPU has no such thing), and whether an NMI waits.
+/// What says whether a vCPU has something to take: the first word of its `vcpu_info` (none while it has no such thing), and
+/// its NMI flags. Both are looked at when asked, not before.
 pub(super) struct UpcallFlags<'a> {
     word: Option<&'a AtomicU64>,
-    nmi: bool,
+    pv: &'a PvState,
 }
 
 impl UpcallFlags<'_> {
@@ -33,18 +34,15 @@ impl UpcallFlags<'_> {
             let flags = word.load(Ordering::SeqCst);
             flags & PENDING != 0 && flags & MASK == 0
         });
-        event || self.nmi
+        event || self.pv.has_flags(VcpuFlags::NMI_PENDING) && !self.pv.has_flags(VcpuFlags::NMI_ACTIVE)
     }
 }
 
 impl<P: Platform> Hypervisor<P> {
     /// The upcall flags of a vCPU.
-    pub(super) fn upcall_flags(&self, vcpu: &Vcpu<P>) -> UpcallFlags<'_> {
+    pub(super) fn upcall_flags<'a>(&'a self, vcpu: &'a Vcpu<P>) -> UpcallFlags<'a> {
         let addr = MachineAddr(vcpu.pv.vcpu_info.load(Ordering::Acquire));
         let words = (addr.0 != 0).then(|| self.platform.frame_words(addr.mfn()));
-        UpcallFlags {
-            word: words.and_then(|words| words.get(addr.page_offset() / 8)),
-            nmi: vcpu.pv.has_flags(VcpuFlags::NMI_PENDING) && !vcpu.pv.has_flags(VcpuFlags::NMI_ACTIVE),
-        }
+        UpcallFlags { word: words.and_then(|words| words.get(addr.page_offset() / 8)), pv: &vcpu.pv }
     }
 }

@@ -190,6 +190,11 @@ impl<P: Platform> Hypervisor<P> {
         self.arm_here(&cx.vcpu_ref(), TimerKind::Poll, deadline);
     }
 
+    /// Stops the timer that would end a poll.
+    pub(crate) fn stop_poll_timer(&self, vcpu: &Vcpu<P>) {
+        self.timers.stop(&vcpu.time, TimerKind::Poll);
+    }
+
     /// Stops a vCPU's one-shot timer.
     pub fn stop_singleshot(&self, vcpu: &Vcpu<P>) {
         self.timers.stop(&vcpu.time, TimerKind::Singleshot);

@@ -1,8 +1,10 @@
 //! Registers, console, platform operations and machine checks.
 
 use super::*;
+use xen_abi::domctl::{XEN_DOMCTL_INTERFACE_VERSION, XenDomctl};
 use xen_abi::mca::*;
 use xen_abi::platform::*;
+use xen_abi::sysctl::{XEN_SYSCTL_INTERFACE_VERSION, XenSysctl};
 use zerocopy::FromBytes;
 
 /// Stack, task switched, segment bases.
@@ -205,8 +207,17 @@ fn machine_checks() {
 #[test]
 fn unsupported() {
     let caller = Caller::new();
-    assert_eq!(caller.call(nr::DOMCTL, &[FLAT_BASE]), Err(Errno::ENOSYS));
-    assert_eq!(Caller::with_id(1).call(nr::SYSCTL, &[FLAT_BASE]), Err(Errno::EPERM));
+    let domctl = |version| XenDomctl { interface_version: version, ..XenDomctl::default() };
+    let sysctl = XenSysctl { interface_version: XEN_SYSCTL_INTERFACE_VERSION, ..XenSysctl::default() };
+    assert_eq!(caller.call(nr::DOMCTL, &[1 << 46]), Err(Errno::EFAULT));
+    assert_eq!(caller.call(nr::DOMCTL, &[caller.put(&domctl(1))]), Err(Errno::EACCES));
+    assert_eq!(
+        caller.call(nr::DOMCTL, &[caller.put(&domctl(XEN_DOMCTL_INTERFACE_VERSION))]),
+        Err(Errno::ENOSYS)
+    );
+    assert_eq!(caller.call(nr::SYSCTL, &[caller.put(&sysctl)]), Err(Errno::ENOSYS));
+    let unprivileged = Caller::with_id(1);
+    assert_eq!(unprivileged.call(nr::SYSCTL, &[unprivileged.put(&sysctl)]), Err(Errno::EPERM));
     assert_eq!(caller.call(nr::XENPMU_OP, &[0, 0]), Err(Errno::EOPNOTSUPP));
     assert_eq!(caller.call(nr::HVM_OP, &[0, 0]), Err(Errno::ENOSYS));
     assert_eq!(caller.call(nr::KEXEC_OP, &[0, 0]), Err(Errno::ENOSYS));
