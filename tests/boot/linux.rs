@@ -1,7 +1,6 @@
 //! Debian's unmodified Linux as first domain: its self-test, a shell driven over the serial line, disks, and how the
 //! machine ends.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,7 +12,7 @@ use xtask::qemu::{Bus, CONSOLE_ARGS, Hypervisor, Machine};
 use xtask::session::{Ending, Session, tail};
 use xtask::{debian, initramfs, project, run};
 
-use crate::support::{LONG, trial};
+use crate::support::{LONG, Verdicts, trial, verdicts};
 
 /// What the shell shows when it waits for a command.
 const PROMPT: &str = "/root # ";
@@ -25,7 +24,7 @@ const DISK_END: &[u8] = b"paravane disk end";
 /// What one self-test boot left behind.
 struct Boot {
     /// Verdict and details by name of the check.
-    checks: BTreeMap<String, Result<(), String>>,
+    checks: Verdicts,
     ending: Ending,
     output: String,
 }
@@ -67,34 +66,6 @@ fn self_test(hypervisor: Hypervisor, bus: Bus, more_args: &str) -> Result<Boot> 
     let ending = session.wait_end(LONG)?;
     let output = session.output();
     Ok(Boot { checks: verdicts(&output), ending, output })
-}
-
-/// Reads the TAP lines.
-fn verdicts(output: &str) -> BTreeMap<String, Result<(), String>> {
-    let mut checks: BTreeMap<String, Result<(), String>> = BTreeMap::new();
-    let mut failed: Option<String> = None;
-    for line in output.lines() {
-        if let Some(name) = tap_name(line, "ok ") {
-            checks.insert(name, Ok(()));
-            failed = None;
-        } else if let Some(name) = tap_name(line, "not ok ") {
-            checks.insert(name.clone(), Err(String::new()));
-            failed = Some(name);
-        } else if let (Some(name), Some(text)) = (&failed, line.strip_prefix("# "))
-            && let Some(Err(details)) = checks.get_mut(name)
-        {
-            details.push_str(text);
-            details.push('\n');
-        }
-    }
-    checks
-}
-
-/// The name in a line such as `ok 3 - name # SKIP why`.
-fn tap_name(line: &str, verdict: &str) -> Option<String> {
-    let (number, rest) = line.strip_prefix(verdict)?.split_once(" - ")?;
-    number.parse::<u32>().ok()?;
-    rest.split_whitespace().next().map(str::to_owned)
 }
 
 fn boot() -> Result<&'static Boot> {

@@ -1,5 +1,6 @@
 //! What all boot tests share: time limits and the form of a test.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -30,4 +31,36 @@ pub fn guest_lines(output: &str, first: &str, last: &str) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Verdict by name, with the reason of a failure.
+pub type Verdicts = BTreeMap<String, Result<(), String>>;
+
+/// Reads the lines of the Test Anything Protocol in a guest's output.
+pub fn verdicts(output: &str) -> Verdicts {
+    let mut checks = Verdicts::new();
+    let mut failed: Option<String> = None;
+    for line in output.lines() {
+        if let Some(name) = tap_name(line, "ok ") {
+            checks.insert(name, Ok(()));
+            failed = None;
+        } else if let Some(name) = tap_name(line, "not ok ") {
+            let reason = line.split_once(" # ").map_or("", |(_, reason)| reason);
+            checks.insert(name.clone(), Err(format!("{reason}\n")));
+            failed = Some(name);
+        } else if let (Some(name), Some(text)) = (&failed, line.strip_prefix("# "))
+            && let Some(Err(details)) = checks.get_mut(name)
+        {
+            details.push_str(text);
+            details.push('\n');
+        }
+    }
+    checks
+}
+
+/// The name in a line such as `ok 3 - name # SKIP why`.
+fn tap_name(line: &str, verdict: &str) -> Option<String> {
+    let (number, rest) = line.strip_prefix(verdict)?.split_once(" - ")?;
+    number.parse::<u32>().ok()?;
+    rest.split_whitespace().next().map(str::to_owned)
 }

@@ -14,6 +14,9 @@ const HYPERVISOR: (&str, &str) = ("hypervisor", "paravane");
 /// The package whose examples are the guests.
 const GUESTS: &str = "guest-pv-lib";
 
+/// The package of the kernel that checks the hypercall ABI, and the name of its binary.
+const CONFORMANCE: &str = "conformance";
+
 /// Builds everything that boots.
 ///
 /// # Errors
@@ -43,25 +46,24 @@ pub fn hypervisor() -> Result<()> {
 /// As [`all`].
 pub fn guests() -> Result<()> {
     let names = guest_names()?;
-    if names.is_empty() {
-        return Ok(());
-    }
     let toolchain = toolchain::ensure()?;
     cargo_build(&toolchain, &["--package", GUESTS, "--examples"], "the guests")?;
+    cargo_build(&toolchain, &["--package", CONFORMANCE], "the conformance kernel")?;
     fs::create_dir_all(project::dist())?;
     for name in names {
-        install(&release_dir().join("examples").join(&name), &project::guest_elf(&name))?;
+        let built = if name == CONFORMANCE { name.clone() } else { format!("examples/{name}") };
+        install(&release_dir().join(built), &project::guest_elf(&name))?;
     }
     Ok(())
 }
 
-/// The guests by name: one for each example of the guest library.
+/// The guests by name: one for each example of the guest library, and the conformance kernel.
 ///
 /// # Errors
 /// The folder cannot be read.
 pub fn guest_names() -> Result<Vec<String>> {
     let folder = project::root().join(GUESTS).join("examples");
-    let mut names = Vec::new();
+    let mut names = vec![CONFORMANCE.to_owned()];
     for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
         let path = entry?.path();
         let is_example = path.extension().is_some_and(|ext| ext == "rs") || path.join("main.rs").is_file();
