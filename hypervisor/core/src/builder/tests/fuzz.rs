@@ -1,5 +1,6 @@
 //! No bytes make the builder panic.
 
+use super::packed::PACKERS;
 use super::*;
 use crate::builder::image::elf_file;
 use crate::builder::unpack;
@@ -59,6 +60,26 @@ proptest! {
     #[test]
     fn any_payload(magic in magic(), rest in prop::collection::vec(any::<u8>(), 0..400), size in 0u32..100_000) {
         let payload = [magic, rest, size.to_le_bytes().into()].concat();
+        let _ = unpack::payload(&payload);
+    }
+
+    #[test]
+    fn mutated_payloads(
+        packer in 0..PACKERS.len(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in any::<Option<prop::sample::Index>>(),
+    ) {
+        let mut payload = PACKERS[packer].1(&Image::linux().build());
+        for (at, value) in changes {
+            // Headers come first, and the size is last: it may be wrong, but not so large that it takes time.
+            let at = at.index(payload.len() - 4);
+            payload[at] = value;
+        }
+        if let Some(cut) = cut {
+            let size = payload.split_off(payload.len() - 4);
+            payload.truncate(cut.index(payload.len()));
+            payload.extend(size);
+        }
         let _ = unpack::payload(&payload);
     }
 

@@ -87,8 +87,8 @@ fn kernel() -> Vec<u8> {
 }
 
 /// The packers by name.
-type Packer = (&'static str, fn(&[u8]) -> Vec<u8>);
-const PACKERS: [Packer; 6] =
+pub(super) type Packer = (&'static str, fn(&[u8]) -> Vec<u8>);
+pub(super) const PACKERS: [Packer; 6] =
     [("gzip", gzip), ("xz", xz), ("lzma", lzma), ("lz4", lz4), ("zstd", zstd), ("none", <[u8]>::to_vec)];
 
 #[test]
