@@ -74,9 +74,18 @@ impl<T: FromBytes + IntoBytes> GuestPtr<T> {
     /// [`GuestFault`] when not all of it is readable.
     pub fn read<P: Platform>(self, hv: &Hypervisor<P>) -> Result<T, GuestFault> {
         let mut value = T::new_zeroed();
-        self.check_span(size_of::<T>())?;
-        hv.platform.copy_from_guest(value.as_mut_bytes(), self.address)?;
+        self.read_into(hv, &mut value)?;
         Ok(value)
+    }
+
+    /// Copies the value to where another was.
+    ///
+    /// # Errors
+    /// [`GuestFault`] when not all of it is readable; `value` may be partly changed then.
+    #[inline]
+    pub fn read_into<P: Platform>(self, hv: &Hypervisor<P>, value: &mut T) -> Result<(), GuestFault> {
+        self.check_span(size_of::<T>())?;
+        hv.platform.copy_from_guest(value.as_mut_bytes(), self.address)
     }
 
     /// Copies element `index` in.

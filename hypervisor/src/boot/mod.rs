@@ -109,7 +109,7 @@ extern "sysv64" fn main() -> ! {
         fail(format_args!("no memory for page tables"));
     }
     tables::drop_identity_map();
-    start_first_domain(hv, boot)
+    start_first_domain(hv, &acpi, boot)
 }
 
 fn start_boot_cpu(options: &Options) {
@@ -208,7 +208,7 @@ fn module_bytes(module: &Module) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(direct(MachineAddr(start)) as *const u8, (end - start) as usize) }
 }
 
-fn start_first_domain(hv: &'static Hv, boot: &BootInfo) -> ! {
+fn start_first_domain(hv: &'static Hv, acpi: &AcpiInfo, boot: &BootInfo) -> ! {
     let [kernel, rest @ ..] = boot.modules() else { fail(format_args!("no boot module")) };
     let cmdline = loader_string(boot, kernel.string);
     let initrd = rest.first().map(module_bytes);
@@ -217,14 +217,14 @@ fn start_first_domain(hv: &'static Hv, boot: &BootInfo) -> ! {
         Err(why) => fail(format_args!("the first domain cannot be built: {why}")),
     };
     memory::release_modules(hv, boot);
-    deny_own_devices(hv, &domain);
+    deny_own_devices(hv, acpi, &domain);
     info!("{}: {} MiB, {} vCPUs", domain.id, domain.pages.current() >> 8, domain.vcpus.len());
     hv.bring_up(&VcpuRef { domain, id: VcpuId(0) });
     smp::run()
 }
 
 /// Takes what the hypervisor drives itself out of the first domain's hands.
-fn deny_own_devices(hv: &Hv, domain: &hypervisor_core::domain::Domain<Machine>) {
+fn deny_own_devices(hv: &Hv, acpi: &AcpiInfo, domain: &hypervisor_core::domain::Domain<Machine>) {
     let mut permissions = domain.permissions.write();
     let port = if hv.options.consoles.com2 && !hv.options.consoles.com1 { 1 } else { 0 };
     let uart = hv.options.com[port].map_or(Serial::pc(port).io_base, |serial| serial.io_base);
@@ -236,4 +236,6 @@ fn deny_own_devices(hv: &Hv, domain: &hypervisor_core::domain::Domain<Machine>) 
     let bits =
         cpu::cpuid().get_processor_capacity_feature_info().map_or(36, |info| info.physical_address_bits());
     permissions.iomem.remove(1 << (bits - 12), u64::MAX);
+    let controllers = acpi.ioapics.iter().map(|ioapic| ioapic.address).chain([apic::page_address()]);
+    controllers.for_each(|address| permissions.iomem.remove(address >> 12, address >> 12));
 }

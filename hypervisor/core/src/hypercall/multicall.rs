@@ -12,32 +12,38 @@ use core::mem::offset_of;
 use xen_abi::errno::Errno;
 use xen_abi::hypercall::nr;
 use xen_abi::xen::MulticallEntry;
+use zerocopy::FromZeros;
 
 /// # Errors
 /// `EFAULT` for an entry that cannot be read, or whose result cannot be written; the ones before it are done.
 pub fn multicall<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], regs: &mut Regs) -> Outcome {
-    let list = GuestPtr::<MulticallEntry>::new(args[0]);
-    let count = low32(args[1]);
-    for index in 0..count {
-        let again = |entry: GuestPtr<MulticallEntry>| {
-            let left = u64::from(count - index);
-            Outcome::Again([entry.address().0, left, args[2], args[3], args[4], args[5]])
-        };
-        let entry = match list.at(u64::from(index)) {
-            Ok(entry) => entry,
-            Err(fault) => return Errno::from(fault).into(),
-        };
-        if index != 0 && cx.hv.platform.work_pending() {
-            return again(entry);
-        }
-        match one(cx, entry, regs) {
+    let mut at = GuestPtr::<MulticallEntry>::new(args[0]);
+    let mut left = low32(args[1]);
+    // One place for all entries: they are many, and each is copied in whole.
+    let mut entry = MulticallEntry::new_zeroed();
+    while left != 0 {
+        match one(cx, at, &mut entry, regs) {
             Ok(Step::Next) => {}
             Ok(Step::Stop) => return Outcome::RegsReplaced,
-            Ok(Step::Again) => return again(entry),
+            Ok(Step::Again) => return again(at, left, args),
             Err(fault) => return Errno::from(fault).into(),
+        }
+        left -= 1;
+        at = match at.at(1) {
+            Ok(next) => next,
+            Err(_) if left == 0 => break,
+            Err(fault) => return Errno::from(fault).into(),
+        };
+        if left != 0 && cx.hv.platform.work_pending() {
+            return again(at, left, args);
         }
     }
     Outcome::Done(0)
+}
+
+/// The batch is made again from this entry on.
+fn again(at: GuestPtr<MulticallEntry>, left: u32, args: &[u64; 6]) -> Outcome {
+    Outcome::Again([at.address().0, left.into(), args[2], args[3], args[4], args[5]])
 }
 
 enum Step {
@@ -49,9 +55,10 @@ enum Step {
 fn one<P: Platform>(
     cx: Cx<'_, P>,
     at: GuestPtr<MulticallEntry>,
+    entry: &mut MulticallEntry,
     regs: &mut Regs,
 ) -> Result<Step, GuestFault> {
-    let mut entry = at.read(cx.hv)?;
+    at.read_into(cx.hv, entry)?;
     let outcome = match entry.op {
         nested if nested == u64::from(nr::MULTICALL) => Errno::EINVAL.into(),
         op => call(cx, op, &entry.args, regs),
@@ -63,7 +70,7 @@ fn one<P: Platform>(
         }
         Outcome::Again(args) => {
             entry.args = args;
-            at.write(cx.hv, &entry)?;
+            at.write(cx.hv, entry)?;
             Ok(Step::Again)
         }
         Outcome::RegsReplaced => Ok(Step::Stop),

@@ -1,12 +1,12 @@
 //! What keeps tables alive: pins, and the base pointers of vCPUs.
 
-use super::PageError;
 use super::info::{PageType, Type};
+use super::{PageError, pte};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::ids::Mfn;
 use crate::platform::Platform;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 
 impl<P: Platform> Hypervisor<P> {
     /// Checks a table as `t` and keeps its type until it is unpinned.
@@ -49,6 +49,7 @@ impl<P: Platform> Hypervisor<P> {
         if old != mfn.0 {
             self.work_off_doomed(domain)?;
             self.get_typed(domain, mfn, PageType::L4)?;
+            self.show_m2p(mfn);
             vcpu.pv.guest_table.store(mfn.0, Relaxed);
         }
         self.reload_page_tables(vcpu);
@@ -95,7 +96,14 @@ impl<P: Platform> Hypervisor<P> {
             self.put_table(domain, mfn);
             return Err(PageError::BadEntry);
         }
+        self.show_m2p(mfn);
         Ok(())
+    }
+
+    /// Lets the kernel that runs on this L4 table read the machine-to-physical table.
+    fn show_m2p(&self, l4: Mfn) {
+        let slot = self.platform.hypervisor_l4_slots()[0];
+        self.platform.frame_words(l4)[pte::M2P_SLOT].store(slot, Release);
     }
 
     /// Drops everything that a vCPU holds: address spaces and descriptor tables. It does not run any more.

@@ -54,6 +54,8 @@ pub(crate) const HARMLESS: u64 = NX | AVAIL_HIGH | AVAIL | GLOBAL | DIRTY | ACCE
 pub const ENTRIES: usize = 512;
 /// The hypervisor's own entries of an L4 table.
 pub const HYPERVISOR_SLOTS: core::ops::RangeInclusive<usize> = 256..=271;
+/// The one of them through which guest kernels read the machine-to-physical table.
+pub const M2P_SLOT: usize = 256;
 
 /// Whether entry `index` of a table of `level` is the hypervisor's own.
 #[inline]

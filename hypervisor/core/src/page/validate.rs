@@ -251,9 +251,11 @@ fn mark_linear(info: &FrameInfo, end: u64, other: u64) -> bool {
     info.type_.fetch_update(AcqRel, Acquire, mark).is_ok()
 }
 
-/// Writes the hypervisor's own entries into an L4 table.
+/// Writes the hypervisor's own entries into an L4 table. The machine-to-physical table, which ring 3 can read, stays out of it
+/// until the table is loaded for a kernel: user code has no business with machine addresses.
 fn install_hypervisor_slots(words: &FrameWords, slots: &[u64; 16]) {
-    for (word, slot) in words[pte::HYPERVISOR_SLOTS].iter().zip(slots) {
+    words[pte::M2P_SLOT].store(0, Relaxed);
+    for (word, slot) in words[pte::HYPERVISOR_SLOTS].iter().zip(slots).skip(1) {
         word.store(*slot, Relaxed);
     }
 }

@@ -42,7 +42,8 @@ fn a_pinned_chain_is_typed_and_adjusted() {
     assert_eq!(g.peek(l4, 0), entry(l3, RW | pte::USER | pte::ACCESSED));
     assert_eq!(g.peek(l3, 0), entry(l2, RW | pte::USER));
     assert_eq!(g.peek(l1, 0), entry(data, RW | pte::USER | pte::GUEST_KERNEL), "a kernel mapping");
-    for (slot, n) in pte::HYPERVISOR_SLOTS.zip(0..) {
+    assert_eq!(g.peek(l4, pte::M2P_SLOT), 0, "no kernel runs on it");
+    for (slot, n) in pte::HYPERVISOR_SLOTS.zip(0..).skip(1) {
         assert_eq!(g.peek(l4, slot), g.hv.platform.hypervisor_l4_slots()[n], "slot {slot}");
     }
     check(&g, &pins(&[l4]));
@@ -183,7 +184,9 @@ fn the_hypervisors_slots_are_not_the_guests() {
     g.poke(other, 256, entry(l4, RW));
     g.poke(other, 0, entry(l3, RW));
     assert_eq!(g.pin(4, other), 0, "what was in the slots does not matter");
-    assert_eq!(g.peek(other, 256), g.hv.platform.hypervisor_l4_slots()[0]);
+    assert_eq!(g.peek(other, 257), g.hv.platform.hypervisor_l4_slots()[1]);
+    assert_eq!(g.peek(other, pte::M2P_SLOT), 0, "user code must not read machine frame numbers");
+    assert_eq!(g.peek(l4, pte::M2P_SLOT), g.hv.platform.hypervisor_l4_slots()[0], "a kernel may");
     assert_eq!(g.map_va(0xffff_8000_0000_0000, 0, 0), errno(Errno::EINVAL));
     assert_eq!(g.map_va(1 << 47, 0, 0), errno(Errno::EINVAL), "not canonical");
     check(&g, &pins(&[l4, other]));

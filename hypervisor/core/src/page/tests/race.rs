@@ -6,11 +6,12 @@ use crate::guest_ptr::GuestPtr;
 use crate::hypercall::{Cx, Outcome, mmu};
 use crate::ids::Mfn;
 use crate::mock::{FLAT_BASE, MockPlatform};
-use crate::page::pte;
+use crate::page::{PageType, pte};
 use crate::platform::Platform;
 use crate::regs::Regs;
 use core::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeSet;
+use std::sync::Barrier;
 use std::vec::Vec;
 use std::{format, thread};
 use xen_abi::xen::*;
@@ -128,4 +129,45 @@ fn counts_survive_races() {
         let pins: BTreeSet<u64> = (0..table.len() as u64).filter(pinned).collect();
         check(&guest, &pins);
     }
+}
+
+/// Linux unpins an address space and makes its pages writable in the next hypercall, while other vCPUs do the same: none of
+/// them may find a page of its own still in the hands of another.
+#[test]
+fn what_an_unpinned_table_held_is_free_at_once() {
+    /// An L4 table, several L3 tables below it, and one L2 table that all their entries name.
+    const FRAMES: usize = 8;
+    let guest = Guest::new(64);
+    let tree = |_| core::array::from_fn::<Mfn, FRAMES, _>(|_| guest.page());
+    let trees: Vec<_> = (0..2).map(tree).collect();
+    let start = Barrier::new(trees.len());
+    let life = |number: u64, frames: &[Mfn; FRAMES]| {
+        let cpu = Cpu { guest: &guest, number, mix: Mix(number), frames };
+        let [l4, l3s @ .., l2] = frames;
+        // A thread that stopped here would leave the other waiting: mistakes are counted.
+        let mut mistakes = 0;
+        for _ in 0..100 {
+            for (slot, l3) in l3s.iter().enumerate() {
+                guest.poke(*l4, slot, entry(*l3, RW));
+                (0..pte::ENTRIES).for_each(|index| guest.poke(*l3, index, entry(*l2, RW)));
+            }
+            start.wait();
+            mistakes += u32::from(cpu.ext(MMUEXT_PIN_L4_TABLE, l4.0) != 0);
+            mistakes += u32::from(cpu.ext(MMUEXT_UNPIN_TABLE, l4.0) != 0);
+            for mfn in frames.iter().rev() {
+                match guest.hv.get_page_and_type(&guest.domain, *mfn, PageType::Writable) {
+                    Ok(()) => guest.hv.put_page_and_type(*mfn),
+                    Err(_) => mistakes += 1,
+                }
+            }
+        }
+        mistakes
+    };
+    let mistakes: u32 = thread::scope(|scope| {
+        let life = &life;
+        let start = |(number, frames)| scope.spawn(move || life(number, frames));
+        let threads: Vec<_> = (0..).zip(&trees).map(start).collect();
+        threads.into_iter().map(|t| t.join().expect("no panic")).sum()
+    });
+    assert_eq!(mistakes, 0);
 }
