@@ -57,10 +57,17 @@ fn text<const N: usize>(text: &str) -> [u8; N] {
 /// # Errors
 /// `EFAULT`, `EINVAL`, `ENOSYS` for an unknown command, `EPERM` and `ENODATA` for the build identifier.
 pub fn xen_version<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    let arg = args[1];
+    match low32(args[0]) {
+        // Guests call this to have events delivered: it is the cheapest way into the hypervisor and out again.
+        XENVER_VERSION => Outcome::Done(VERSION),
+        cmd => describe(cx, cmd, args[1]).into(),
+    }
+}
+
+#[inline(never)]
+fn describe<P: Platform>(cx: Cx<'_, P>, cmd: u32, arg: u64) -> Result<i64, Errno> {
     let denied = !cx.domain.privileged;
-    let result = match low32(args[0]) {
-        XENVER_VERSION => Ok(VERSION),
+    match cmd {
         XENVER_EXTRAVERSION => put(cx, arg, &text::<XEN_EXTRAVERSION_LEN>(EXTRAVERSION)),
         XENVER_COMPILE_INFO => put(cx, arg, &compile_info()),
         XENVER_CAPABILITIES => put(cx, arg, &text::<XEN_CAPABILITIES_INFO_LEN>(CAPABILITIES)),
@@ -75,8 +82,7 @@ pub fn xen_version<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs
         XENVER_COMMANDLINE => put(cx, arg, &text::<XEN_COMMANDLINE_LEN>(&cx.hv.options.command_line)),
         XENVER_BUILD_ID => build_id(cx, arg, denied),
         _ => Err(Errno::ENOSYS),
-    };
-    result.into()
+    }
 }
 
 fn put<P: Platform, T: IntoBytes + Immutable>(cx: Cx<'_, P>, arg: u64, value: &T) -> Result<i64, Errno> {
