@@ -22,13 +22,15 @@ pub use error::BuildError;
 pub use start::hypercall_page;
 
 use crate::Hypervisor;
-use crate::domain::{Domain, DomainConfig, Lifecycle};
+use crate::cpumask::CpuMask;
+use crate::domain::{Domain, DomainConfig, Lifecycle, VcpuRef};
 use crate::ids::{DomId, Mfn};
 use crate::page::{PageError, PageType};
 use crate::permissions::Permissions;
 use crate::platform::Platform;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use kernel::Kernel;
 use layout::Layout;
 use memory::Memory;
@@ -100,6 +102,9 @@ impl<P: Platform> Hypervisor<P> {
         start::write_shared_info(self.platform.frame_words(domain.shared_info));
         self.publish_wallclock(&domain);
         start::set_first_context(&domain, &domain.vcpus[0], &layout, entry);
+        if self.options.dom0_vcpus_pin {
+            self.pin_vcpus(&domain)?;
+        }
         *domain.lifecycle.lock() = Lifecycle::Running;
         self.domains.insert(domain.clone())?;
         Ok(domain)
@@ -123,6 +128,16 @@ impl<P: Platform> Hypervisor<P> {
         self.share_xen_page(&domain, shared_info);
         *domain.permissions.write() = Permissions::all();
         Ok(domain)
+    }
+
+    /// Binds each vCPU to a CPU, one after the other.
+    fn pin_vcpus(&self, domain: &Arc<Domain<P>>) -> Result<(), BuildError> {
+        let cpus: Vec<_> = self.platform.online_cpus().iter().collect();
+        for (vcpu, cpu) in domain.vcpus.iter().zip(cpus.iter().cycle()) {
+            let vcpu = VcpuRef { domain: domain.clone(), id: vcpu.id };
+            self.set_affinity(&vcpu, &CpuMask::of(*cpu))?;
+        }
+        Ok(())
     }
 
     /// Has the page tables checked, pins them (the kernel unpins what it started on) and makes them vCPU 0's.

@@ -1,8 +1,8 @@
 //! The hypervisor's command line, in Xen's spelling (Xen's `docs/misc/xen-command-line`).
 //!
 //! Options are separated by blanks, each is `name`, `no-name` or `name=value`, and the last one of a name wins. What is
-//! not known, or has a value that makes no sense, is handed back to be named in the log; it never stops the boot. An
-//! option is listed here only when something in the hypervisor obeys it.
+//! not known, has a value that makes no sense, or changes nothing in this hypervisor, is handed back to be named in the
+//! log; it never stops the boot.
 
 mod memory;
 #[cfg(test)]
@@ -103,24 +103,6 @@ pub struct Consoles {
     pub com2: bool,
 }
 
-/// How the machine is reset (`reboot=`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RebootMethod {
-    /// Try them in order.
-    #[default]
-    Default,
-    /// ACPI reset register.
-    Acpi,
-    /// Keyboard controller.
-    Keyboard,
-    /// I/O port 0xcf9.
-    Cf9,
-    /// Triple fault.
-    TripleFault,
-    /// Never.
-    Never,
-}
-
 /// The options that the command line may set, with Xen's defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -130,12 +112,6 @@ pub struct Options {
     pub consoles: Consoles,
     /// `com1=` and `com2=`; `None` when not set up.
     pub com: [Option<Serial>; 2],
-    /// `sync_console`: output waits for the UART instead of being buffered.
-    pub sync_console: bool,
-    /// `conswitch=`: the letter that with Ctrl, three times, switches the input; `None` disables it.
-    pub console_switch: Option<u8>,
-    /// `conswitch=?x`: input stays with the hypervisor at boot.
-    pub console_input_to_hypervisor: bool,
     /// `loglvl=`: the hypervisor's own messages.
     pub log_level: LogThreshold,
     /// `guest_loglvl=`: messages that guests cause.
@@ -150,24 +126,14 @@ pub struct Options {
     pub dom0_vcpus_pin: bool,
     /// `maxcpus=`: most CPUs to bring up; `nosmp` makes it 1.
     pub max_cpus: u32,
-    /// `mem=`: highest byte of RAM that is used, plus one.
-    pub memory_limit: Option<u64>,
     /// `noreboot`: halt instead when the first domain crashes or the machine panics.
     pub noreboot: bool,
-    /// `reboot=`: how to reset.
-    pub reboot: RebootMethod,
-    /// `sched=`: name of the scheduler that was asked for. There is one policy; another name is worth a line in the log.
-    pub scheduler: Option<String>,
-    /// `sched_credit_tslice_ms=`: how long a vCPU runs while another waits.
-    pub time_slice_ms: u32,
     /// `smap`: use supervisor-mode access prevention where the CPU has it.
     pub smap: bool,
     /// `smep`: use supervisor-mode execution prevention where the CPU has it.
     pub smep: bool,
     /// `x2apic`: use the x2APIC where the CPU has it.
     pub x2apic: bool,
-    /// `watchdog`: the NMI watchdog.
-    pub watchdog: bool,
 }
 
 impl Default for Options {
@@ -177,9 +143,6 @@ impl Default for Options {
             command_line: String::new(),
             consoles: Consoles { vga: true, com1: true, com2: false },
             com: [None, None],
-            sync_console: false,
-            console_switch: Some(b'a'),
-            console_input_to_hypervisor: false,
             log_level: warnings,
             guest_log_level: LogThreshold { always: LogLevel::None, limited: LogLevel::Warning },
             dom0_extra: String::new(),
@@ -187,15 +150,10 @@ impl Default for Options {
             dom0_max_vcpus: (1, u32::MAX),
             dom0_vcpus_pin: false,
             max_cpus: u32::MAX,
-            memory_limit: None,
             noreboot: false,
-            reboot: RebootMethod::Default,
-            scheduler: None,
-            time_slice_ms: 30,
             smap: true,
             smep: true,
             x2apic: true,
-            watchdog: false,
         }
     }
 }
@@ -207,13 +165,21 @@ pub enum OptionError {
     Unknown(String),
     /// The option exists, its value makes no sense.
     BadValue(String),
+    /// Xen knows the option, but there is nothing here that it could change.
+    NoEffect(String),
 }
+
+/// Options of Xen that are met with just one way of doing it.
+const NO_EFFECT: [&str; 6] = ["conswitch", "mem", "reboot", "sched", "sched_credit_tslice_ms", "watchdog"];
+/// Options of Xen that ask for what is done anyway: console output always waits for the UART.
+const ALWAYS: [&str; 1] = ["sync_console"];
 
 impl fmt::Display for OptionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(word) => write!(f, "unknown option '{word}'"),
             Self::BadValue(word) => write!(f, "option '{word}' has a value that makes no sense"),
+            Self::NoEffect(word) => write!(f, "option '{word}' is one of Xen's that changes nothing here"),
         }
     }
 }
@@ -226,9 +192,13 @@ impl Options {
         let (own, extra) = line.split_once(" -- ").unwrap_or((line, ""));
         options.dom0_extra = extra.trim().into();
         for word in own.split_ascii_whitespace() {
+            let name = word.split('=').next().unwrap_or(word);
+            let name = name.strip_prefix("no-").unwrap_or(name);
             match options.apply(word) {
                 Some(true) => {}
                 Some(false) => errors.push(OptionError::BadValue(word.into())),
+                None if ALWAYS.contains(&name) => {}
+                None if NO_EFFECT.contains(&name) => errors.push(OptionError::NoEffect(word.into())),
                 None => errors.push(OptionError::Unknown(word.into())),
             }
         }
@@ -252,13 +222,11 @@ impl Options {
     /// The flag of this name.
     fn flag(&mut self, name: &str) -> Option<&mut bool> {
         Some(match name {
-            "sync_console" => &mut self.sync_console,
             "dom0_vcpus_pin" => &mut self.dom0_vcpus_pin,
             "noreboot" => &mut self.noreboot,
             "smap" => &mut self.smap,
             "smep" => &mut self.smep,
             "x2apic" => &mut self.x2apic,
-            "watchdog" => &mut self.watchdog,
             _ => return None,
         })
     }
@@ -269,7 +237,6 @@ impl Options {
             "console" => parse_consoles(value).map(|v| self.consoles = v),
             "com1" => parse_serial(value, 0).map(|v| self.com[0] = Some(v)),
             "com2" => parse_serial(value, 1).map(|v| self.com[1] = Some(v)),
-            "conswitch" => self.set_console_switch(value),
             "loglvl" => parse_threshold(value).map(|v| self.log_level = v),
             "guest_loglvl" => parse_threshold(value).map(|v| self.guest_log_level = v),
             "dom0_mem" => Dom0Memory::parse(value).map(|v| self.dom0_mem = v),
@@ -280,30 +247,8 @@ impl Options {
                     self.max_cpus = 1;
                 }
             }),
-            "mem" => memory::parse_size(value).map(|v| self.memory_limit = Some(v)),
-            "reboot" => parse_reboot(value).map(|v| self.reboot = v),
-            "sched" => (!value.is_empty()).then(|| self.scheduler = Some(value.into())),
-            "sched_credit_tslice_ms" => {
-                parse_u32(value).filter(|ms| (1..=1000).contains(ms)).map(|v| self.time_slice_ms = v)
-            }
             _ => return None,
         })
-    }
-
-    /// `conswitch=<letter>[x]`; a blank letter (or none) switches the switching off.
-    fn set_console_switch(&mut self, value: &str) -> Option<()> {
-        let (letter, stays) = match *value.as_bytes() {
-            [] => (None, false),
-            [letter] => (Some(letter), false),
-            [letter, b'x'] => (Some(letter), true),
-            _ => return None,
-        };
-        if letter.is_some_and(|l| !l.is_ascii_alphabetic()) {
-            return None;
-        }
-        self.console_switch = letter.map(|l| l.to_ascii_lowercase());
-        self.console_input_to_hypervisor = stays;
-        Some(())
     }
 }
 
@@ -377,17 +322,6 @@ fn parse_threshold(value: &str) -> Option<LogThreshold> {
     let (always, limited) = value.split_once('/').unwrap_or((value, value));
     let always = parse_level(always)?;
     Some(LogThreshold { always, limited: parse_level(limited)?.max(always) })
-}
-
-fn parse_reboot(value: &str) -> Option<RebootMethod> {
-    Some(match value.split(',').next_back()? {
-        "a" | "acpi" => RebootMethod::Acpi,
-        "k" | "kbd" => RebootMethod::Keyboard,
-        "p" | "pci" => RebootMethod::Cf9,
-        "t" | "triple" => RebootMethod::TripleFault,
-        "n" | "no" => RebootMethod::Never,
-        _ => return None,
-    })
 }
 
 /// See [`Serial`]; parts that are left empty keep the PC's usual setting.

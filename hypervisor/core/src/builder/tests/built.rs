@@ -1,7 +1,7 @@
 //! What a built domain looks like: every mapping, every reference, every record.
 
 use super::*;
-use crate::ids::Mfn;
+use crate::ids::{CpuId, Mfn};
 use crate::page::{PageType, pte};
 use core::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeMap;
@@ -276,6 +276,15 @@ fn vcpus_by_the_options() {
         assert_eq!(domain.vcpus.len(), expected, "{line}");
         assert!(domain.vcpus.iter().all(|v| !v.sched.is_up()));
     }
+}
+
+#[test]
+fn pinned_vcpus() {
+    let hv = machine(16, "dom0_max_vcpus=4 dom0_vcpus_pin");
+    hv.platform.cpus.store(3, Relaxed);
+    let domain = hv.build_dom0(&Image::small().build(), None, "").expect("a domain");
+    let cpus: Vec<_> = domain.vcpus.iter().map(|v| v.sched.affinity().iter().collect::<Vec<_>>()).collect();
+    assert_eq!(cpus, [0, 1, 2, 0].map(|n| vec![CpuId(n)]));
 }
 
 #[test]
