@@ -9,9 +9,17 @@
 //! entry code reads at the offsets of this very type.
 //!
 //! Lock order, outermost first; a lock is never taken while one further down is held:
-//! 1. `DomainTable` (read side only for lookups), 2. `Domain::lifecycle`, 3. `Domain::grants`, 4. `Domain::events`,
-//! 5. a page-table frame's lock bit, 6. `Domain::pages` (reservation), 7. scheduler and timer queues, 8. frame
-//! allocator, 9. console. Two domains' locks of the same kind: the lower [`DomId`] first.
+//! 1. `DomainTable` (read side only for lookups),
+//! 2. `Domain::lifecycle`,
+//! 3. `Domain::grants`,
+//! 4. `Domain::events`,
+//! 5. the turn to give tables up, then a page-table frame's lock bit,
+//! 6. `Domain::pages` (reservation),
+//! 7. scheduler and timer queues,
+//! 8. frame allocator,
+//! 9. console.
+//!
+//! Two domains' locks of the same kind: the lower [`DomId`] first.
 
 mod pv;
 mod table;

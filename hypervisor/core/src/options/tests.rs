@@ -1,3 +1,5 @@
+//! The command line, against what Xen's own documentation promises of it.
+
 use super::*;
 use alloc::vec;
 
