@@ -18,6 +18,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 const PAGE: u64 = 4096;
 /// Without `dom0_mem=` a sixteenth of the free memory stays with the hypervisor, but no more than this.
 const MOST_RESERVED: u64 = (128 << 20) / PAGE;
+/// Whatever `dom0_mem=` says, the hypervisor keeps this for its own tables, or a sixteenth where that is less.
+const LEAST_RESERVED: u64 = (8 << 20) / PAGE;
 
 /// How many pages the first domain gets of `free` ones.
 pub(super) fn dom0_pages(option: &Dom0Memory, free: u64) -> u64 {
@@ -29,7 +31,7 @@ pub(super) fn dom0_pages(option: &Dom0Memory, free: u64) -> u64 {
     if let Some(max) = option.max {
         pages = pages.min(max.pages(free));
     }
-    pages.min(free)
+    pages.min(free - (free / 16).min(LEAST_RESERVED))
 }
 
 /// Consecutive pages of the domain in consecutive frames.

@@ -211,6 +211,24 @@ fn small_with_everything_in_the_region() {
 }
 
 #[test]
+fn memory_by_the_options() {
+    for (line, mib) in [
+        ("dom0_mem=20M", 20),
+        ("dom0_mem=min:28M,12M", 28),
+        ("dom0_mem=max:10M", 10),
+        ("dom0_mem=50%,max:8M", 8),
+        ("dom0_mem=-10M", 21),
+        ("dom0_mem=1T", 29),
+    ] {
+        let hv = machine(32, line);
+        let domain = hv.build_dom0(&Image::small().build(), None, "").expect("a domain");
+        assert_eq!(domain.pages.current() >> 8, mib, "{line}");
+        let max = if line.contains("max") { mib << 8 } else { u64::from(u32::MAX) };
+        assert_eq!(domain.pages.max(), max, "{line}");
+    }
+}
+
+#[test]
 fn memory_in_many_pieces() {
     let hv = machine(32, "dom0_mem=20M");
     // Keep every 37th page of the upper half, so that there is no large block.
