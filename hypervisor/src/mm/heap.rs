@@ -1,35 +1,84 @@
 //! The hypervisor's heap: `talc` over frames of the frame allocator, growing for as long as there are frames.
+//!
+//! What is larger than [`LARGE`] gets frames of its own and gives them back when it is freed: an unpacked kernel must not stay the
+//! heap's for ever.
 
 use super::direct;
 use super::early::EARLY;
+use super::layout::DIRECT_MAP;
 use super::tables::direct_map_limit;
-use core::alloc::Layout;
-use hypervisor_core::ids::Mfn;
+use crate::machine::{Hv, try_hv};
+use core::alloc::{GlobalAlloc, Layout};
+use hypervisor_core::ids::{MachineAddr, Mfn, PAGE_SIZE};
 use talc::{OomHandler, Span, Talc, Talck};
 
 /// Frames that the heap takes at a time, log2, unless one allocation needs more.
 const GROW_ORDER: u32 = 6;
+/// Bytes from which on an allocation is not `talc`'s.
+const LARGE: usize = 1 << 20;
 
 /// Gets the heap more frames when it is full.
-pub struct Grow;
+struct Grow;
 
 impl OomHandler for Grow {
     fn handle_oom(talc: &mut Talc<Self>, layout: Layout) -> Result<(), ()> {
-        let pages = (layout.size() + layout.align()).div_ceil(4096) as u64 + 1;
+        let pages = (layout.size() + layout.align()).div_ceil(PAGE_SIZE) as u64 + 1;
         let order = pages.next_power_of_two().ilog2().max(GROW_ORDER);
-        let first = frames(order).ok_or(())?;
-        let start = direct(first.addr()) as *mut u8;
+        let first = match try_hv() {
+            Some(hv) => hv.frames.alloc(order),
+            None => EARLY.lock().alloc(1 << order, 1, direct_map_limit()),
+        };
+        let start = direct(first.ok_or(())?.addr()) as *mut u8;
         // SAFETY: the frames were just allocated for this, are mapped for ever, and never given back.
-        unsafe { talc.claim(Span::from_base_size(start, 4096 << order)) }.map(|_| ())
+        unsafe { talc.claim(Span::from_base_size(start, PAGE_SIZE << order)) }.map(|_| ())
     }
 }
 
-fn frames(order: u32) -> Option<Mfn> {
-    match crate::machine::try_hv() {
-        Some(hv) => hv.frames.alloc(order),
-        None => EARLY.lock().alloc(1 << order, 1, direct_map_limit()),
-    }
+struct Heap {
+    small: Talck<spin::Mutex<()>, Grow>,
 }
 
 #[global_allocator]
-static HEAP: Talck<spin::Mutex<()>, Grow> = Talc::new(Grow).lock();
+static HEAP: Heap = Heap { small: Talc::new(Grow).lock() };
+
+/// Frames of an allocation that gets its own, or `None` for one that `talc` serves. The answer is the same at its end as at its
+/// beginning: before there is a hypervisor, nothing that large is allocated.
+fn own_frames(layout: Layout) -> Option<(&'static Hv, u64)> {
+    let large = layout.size() >= LARGE && layout.align() <= PAGE_SIZE;
+    try_hv().filter(|_| large).map(|hv| (hv, layout.size().div_ceil(PAGE_SIZE) as u64))
+}
+
+/// Gives back `start..end` in the blocks that it is made of.
+fn give_back(hv: &Hv, start: u64, end: u64) {
+    let mut at = start;
+    while at < end {
+        let order = at.trailing_zeros().min((end - at).ilog2());
+        hv.frames.free(Mfn(at), order);
+        at += 1 << order;
+    }
+}
+
+// SAFETY: small layouts are `talc`'s; large ones get frames that nobody else has, mapped for ever, which come back once.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let Some((hv, pages)) = own_frames(layout) else {
+            // SAFETY: as the caller promises.
+            return unsafe { self.small.alloc(layout) };
+        };
+        let order = pages.next_power_of_two().ilog2();
+        let Some(first) = hv.frames.alloc(order) else { return core::ptr::null_mut() };
+        give_back(hv, first.0 + pages, first.0 + (1 << order));
+        direct(first.addr()) as *mut u8
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        match own_frames(layout) {
+            Some((hv, pages)) => {
+                let first = MachineAddr(at as u64 - DIRECT_MAP).mfn();
+                give_back(hv, first.0, first.0 + pages);
+            }
+            // SAFETY: as the caller promises.
+            None => unsafe { self.small.dealloc(at, layout) },
+        }
+    }
+}

@@ -129,7 +129,7 @@ fn a_control_block_must_be_the_domains_and_aligned() {
     hv.fifo_init_control(&d0, VcpuId(0), page, 4096 - 72).unwrap();
     assert_eq!(hv.fifo_init_control(&d0, VcpuId(0), page, 0), Err(EventError::Invalid), "it has one");
     assert_eq!(hv.fifo_expand_array(&d0, foreign), Err(EventError::Invalid));
-    assert_eq!(hv.get_page_and_type(&d0, page, PageType::L1).is_ok(), false, "the page stays writable");
+    assert!(hv.get_page_and_type(&d0, page, PageType::L1).is_err(), "the page stays writable");
 }
 
 #[test]

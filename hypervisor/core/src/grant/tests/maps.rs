@@ -66,7 +66,7 @@ fn entries_and_flags_are_checked() {
         let answer = w.map(11, PTE, w.slot(0)).map(|mapped| mapped.handle);
         assert!(expected.is_none_or(|e| e == answer), "{frame:?}: {answer:?}");
     }
-    for place in [w.slot(0) + 4, page(&w.hv, &w.d0).addr().0, page(&w.hv, &w.d1).addr().0, u64::MAX & !7] {
+    for place in [w.slot(0) + 4, page(&w.hv, &w.d0).addr().0, page(&w.hv, &w.d1).addr().0, !7] {
         assert_eq!(w.map(9, PTE, place), Err(GrantError::General), "no entry of a table of domain 0's");
     }
     assert_eq!((w.in_use(9), w.counts(mfn)), (0, (1, 0)));
