@@ -107,6 +107,8 @@ pub enum MachineEnd {
     PowerOff,
     /// Reset (ACPI reset register, keyboard controller, triple fault: in this order).
     Reboot,
+    /// Stop and keep what is on the console: somebody is to read it.
+    Halt,
 }
 
 /// The machine, as the core needs it.

@@ -22,6 +22,8 @@ const CONSOLE: u32 = 1 << 30;
 
 /// By vector: interrupt number plus one and flags; 0 for a vector that nobody has.
 static OWNERS: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
+/// The line of the console, which no domain can have.
+static CONSOLE_GSI: AtomicU32 = AtomicU32::new(u32::MAX);
 /// Vectors that came and were not taken yet.
 static ARRIVED: [AtomicU32; 8] = [const { AtomicU32::new(0) }; 8];
 
@@ -64,6 +66,7 @@ fn boot_apic_id() -> u32 {
 pub fn route_console(gsi: u32, line: Line) {
     if let Ok(vector) = claim_vector(CONSOLE) {
         if ioapic::route(gsi, line, vector, boot_apic_id()) {
+            CONSOLE_GSI.store(gsi, Ordering::Relaxed);
             ioapic::set_masked(gsi, false);
         }
     }
@@ -100,10 +103,13 @@ pub fn take() -> Option<Pirq> {
     None
 }
 
-/// Routes a GSI, masked; again with another trigger if the guest changes its mind.
+/// Routes a GSI, masked; again with another trigger if the guest changes its mind. Fails with `EBUSY` for the console's.
 pub fn route_gsi(gsi: u32, line: Line) -> Result<(), Errno> {
     if gsi >= ioapic::gsi_count() {
         return Err(Errno::EINVAL);
+    }
+    if gsi == CONSOLE_GSI.load(Ordering::Relaxed) {
+        return Err(Errno::EBUSY);
     }
     let mut irqs = IRQS.lock();
     let owner = gsi + 1 | if line.level { LEVEL } else { 0 };

@@ -15,13 +15,14 @@ pub fn init(registers: PowerRegisters) {
     REGISTERS.call_once(|| registers);
 }
 
-/// Powers off or resets. Where nothing works the CPU stops.
+/// Powers off, resets or halts. Where nothing works the CPU stops.
 pub fn end(how: MachineEnd) -> ! {
     interrupts::disable();
     let registers = REGISTERS.get().copied().unwrap_or_default();
     match how {
         MachineEnd::PowerOff => power_off(&registers),
         MachineEnd::Reboot => reset(&registers),
+        MachineEnd::Halt => {}
     }
     halt()
 }

@@ -156,6 +156,8 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>) {
     let Some(next) = this.current() else { return };
     next.vcpu().arch.loaded_on.store(this.id().0, Ordering::Relaxed);
     this.running.store(1, Ordering::Relaxed);
+    // Before its entries can be in the TLB: whoever flushes must not miss this CPU.
+    next.domain.dirty_cpus.insert(this.id());
     load_page_tables(&next.vcpu().pv);
     load_vcpu_info(this, next.vcpu());
     if !kept {

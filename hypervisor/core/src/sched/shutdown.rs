@@ -75,7 +75,7 @@ impl<P: Platform> Hypervisor<P> {
     fn end_after_failure(&self, what: core::fmt::Arguments<'_>) -> MachineEnd {
         if self.options.noreboot {
             self.log(format_args!("{what}: 'noreboot' set - not rebooting.\n"));
-            MachineEnd::PowerOff
+            MachineEnd::Halt
         } else {
             self.log(format_args!("{what}: rebooting machine.\n"));
             MachineEnd::Reboot
