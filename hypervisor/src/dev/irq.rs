@@ -64,11 +64,10 @@ fn boot_apic_id() -> u32 {
 
 /// Routes the console's interrupt to the hypervisor itself.
 pub fn route_console(gsi: u32, line: Line) {
-    if let Ok(vector) = claim_vector(CONSOLE) {
-        if ioapic::route(gsi, line, vector, boot_apic_id()) {
-            CONSOLE_GSI.store(gsi, Ordering::Relaxed);
-            ioapic::set_masked(gsi, false);
-        }
+    let Ok(vector) = claim_vector(CONSOLE) else { return };
+    if ioapic::route(gsi, line, vector, boot_apic_id()) {
+        CONSOLE_GSI.store(gsi, Ordering::Relaxed);
+        ioapic::set_masked(gsi, false);
     }
 }
 
@@ -112,7 +111,7 @@ pub fn route_gsi(gsi: u32, line: Line) -> Result<(), Errno> {
         return Err(Errno::EBUSY);
     }
     let mut irqs = IRQS.lock();
-    let owner = gsi + 1 | if line.level { LEVEL } else { 0 };
+    let owner = (gsi + 1) | if line.level { LEVEL } else { 0 };
     let vector = match irqs.get(&gsi) {
         Some(irq) if matches!(irq.source, Source::Gsi(old) if old == line) => return Ok(()),
         Some(irq) => irq.vector,

@@ -57,7 +57,8 @@ pub fn init(serial: &Serial) {
         Parity::Mark => 5,
         Parity::Space => 7,
     };
-    let format = serial.data_bits.clamp(5, 8) - 5 | (serial.stop_bits.clamp(1, 2) - 1) << 2 | parity << 3;
+    let format =
+        (serial.data_bits.clamp(5, 8) - 5) | ((serial.stop_bits.clamp(1, 2) - 1) << 2) | (parity << 3);
     uart.out(1, 0);
     if let Some(baud) = serial.baud {
         let divisor = (serial.clock_hz.unwrap_or(1_843_200) / 16 / baud.max(1)).clamp(1, 0xffff);

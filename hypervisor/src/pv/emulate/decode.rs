@@ -32,7 +32,7 @@ pub fn privileged(guest: &Guest<'_>, regs: &mut Regs, bytes: &[u8], kernel: bool
         Mnemonic::Smsw => finish(regs, length, |regs| system::smsw(guest, regs, &i)),
         Mnemonic::Wbinvd | Mnemonic::Invd => finish(regs, length, |_| system::wbinvd(guest)),
         Mnemonic::Xsetbv => finish(regs, length, |regs| system::xsetbv(regs)),
-        Mnemonic::Rdtsc => finish(regs, length, |regs| system::rdtsc(regs)),
+        Mnemonic::Rdtsc => finish(regs, length, system::rdtsc),
         _ => Emulated::No,
     }
 }

@@ -149,7 +149,7 @@ fn exchange(
 /// Flags of a logical operation (SDM Vol. 1, 7.3.4): CF and OF clear, ZF, SF and PF by the result.
 fn set_logic_flags(regs: &mut Regs, result: u64, size: u32) {
     let sign = result >> (size * 8 - 1) & 1;
-    let parity = u64::from((result & 0xff).count_ones() % 2 == 0);
+    let parity = u64::from((result & 0xff).count_ones().is_multiple_of(2));
     let zero = u64::from(result == 0);
     regs.rflags =
         regs.rflags & !(1 | 1 << 2 | 1 << 6 | 1 << 7 | 1 << 11) | parity << 2 | zero << 6 | sign << 7;
