@@ -55,18 +55,23 @@ pub fn do_work(hv: &Hv) {
         if work.is_empty() {
             return;
         }
-        if work.contains(Work::IRQ) {
-            hv.deliver_pirqs();
-        }
-        if work.contains(Work::CONSOLE) {
-            hv.console_input();
-        }
-        if work.contains(Work::TIMER) {
-            hv.run_timers();
-        }
+        serve(hv, work);
         if work.contains(Work::RESCHEDULE) {
             reschedule(hv);
         }
+    }
+}
+
+/// Does all raised work but the choice of a vCPU.
+fn serve(hv: &Hv, work: Work) {
+    if work.contains(Work::IRQ) {
+        hv.deliver_pirqs();
+    }
+    if work.contains(Work::CONSOLE) {
+        hv.console_input();
+    }
+    if work.contains(Work::TIMER) {
+        hv.run_timers();
     }
 }
 
@@ -101,15 +106,7 @@ fn idle(hv: &Hv) {
             continue;
         }
         interrupts::enable();
-        if work.contains(Work::IRQ) {
-            hv.deliver_pirqs();
-        }
-        if work.contains(Work::CONSOLE) {
-            hv.console_input();
-        }
-        if work.contains(Work::TIMER) {
-            hv.run_timers();
-        }
+        serve(hv, work);
         if work.contains(Work::RESCHEDULE) {
             return;
         }
