@@ -16,6 +16,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hypervisor_core::cpumask::{AtomicCpuMask, CpuMask, MAX_CPUS};
 use hypervisor_core::ids::CpuId;
 use hypervisor_core::platform::Work;
+use x86_64::instructions::interrupts::without_interrupts;
 
 /// CPUs that take part in everything.
 pub static ONLINE: AtomicCpuMask = AtomicCpuMask::new();
@@ -168,11 +169,14 @@ pub fn raise_work(id: CpuId, work: Work) {
 
 /// Does what others asked this CPU to flush.
 pub fn serve_flushes(this: &PerCpu) {
-    let requested = this.flush_requested.load(Ordering::SeqCst);
-    if requested != this.flush_done.load(Ordering::Relaxed) {
-        flush_tlb_global();
-        this.flush_done.store(requested, Ordering::SeqCst);
-    }
+    // An interrupt between the load and the store would serve a later request, and the store would take that back.
+    without_interrupts(|| {
+        let requested = this.flush_requested.load(Ordering::SeqCst);
+        if requested != this.flush_done.load(Ordering::Relaxed) {
+            flush_tlb_global();
+            this.flush_done.store(requested, Ordering::SeqCst);
+        }
+    });
 }
 
 /// Flushes the TLBs of other CPUs, and returns when they have done so.

@@ -77,8 +77,11 @@ fn serve(hv: &Hv, work: Work) {
 
 /// Chooses the vCPU to run, and waits for one while there is none.
 fn reschedule(hv: &Hv) {
+    let this = this_cpu();
     loop {
-        let next = hv.schedule(this_cpu().current());
+        // What an idle CPU keeps loaded may run elsewhere by now: it is not this CPU's to go on with.
+        let running = this.current().filter(|_| this.running.load(Ordering::Relaxed) != 0);
+        let next = hv.schedule(running);
         if let Some(next) = next {
             switch_to(hv, next);
             return;
@@ -118,6 +121,10 @@ fn park(hv: &Hv) {
     let this = this_cpu();
     let Some(current) = this.current().filter(|_| this.running.load(Ordering::Relaxed) != 0) else { return };
     save(current.vcpu());
+    if !current.vcpu().sched.is_up() {
+        // It comes up again from registers that another vCPU gives it.
+        current.vcpu().arch.loaded_on.store(u32::MAX, Ordering::Relaxed);
+    }
     this.running.store(0, Ordering::Relaxed);
     hv.vcpu_switched(Some(current), None);
     // SAFETY: the hypervisor's own root.
@@ -132,6 +139,8 @@ fn save(vcpu: &Vcpu) {
     *vcpu.saved.lock() = unsafe { guest_regs().read() };
     segments::save(vcpu);
     vcpu.arch.xcr0.store(fpu::xcr0(), Ordering::Relaxed);
+    // With CR0.TS set, saving would fault.
+    fpu::set_task_switched(false);
     vcpu.arch.fpu.lock().save();
 }
 
@@ -160,6 +169,9 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>) {
     if !kept {
         load(&next.domain, next.vcpu());
     }
+    // SAFETY: the guest's value passed the checks of `xsetbv`.
+    unsafe { fpu::set_xcr0(next.vcpu().arch.xcr0.load(Ordering::Relaxed)) };
+    fpu::set_task_switched(next.vcpu().pv.has_flags(VcpuFlags::TASK_SWITCHED));
     hv.vcpu_switched(prev.as_ref().filter(|_| running), Some(next));
     if let Some(prev) = prev.filter(|prev| prev.domain.id != next.domain.id) {
         prev.domain.dirty_cpus.remove(this.id());
@@ -173,8 +185,5 @@ fn load(domain: &Domain<Machine>, vcpu: &Vcpu) {
     descriptors::load(domain, vcpu);
     segments::restore(vcpu);
     vcpu.arch.fpu.lock().restore();
-    // SAFETY: the guest's value passed the checks of `xsetbv`.
-    unsafe { fpu::set_xcr0(vcpu.arch.xcr0.load(Ordering::Relaxed)) };
-    fpu::set_task_switched(vcpu.pv.has_flags(VcpuFlags::TASK_SWITCHED));
     debug::load_all(vcpu);
 }
