@@ -1,11 +1,12 @@
 //! The `hello` guest: every step passes, and its lines are the same on our hypervisor and on real Xen.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use xtask::project;
 use xtask::qemu::{Hypervisor, Machine};
 use xtask::session::Session;
 
+use crate::files;
 use crate::support::{SHORT, guest_lines, trial};
 
 const FIRST_LINE: &str = "hello from a paravirtual guest";
@@ -17,6 +18,8 @@ pub fn trials() -> Vec<Trial> {
         trial("hello::passes_on_xen", || lines_on(Hypervisor::Xen).map(drop)),
         trial("hello::same_lines_on_both", same_lines),
         trial("hello::passes_with_four_cpus", four_cpus),
+        trial("hello::passes_when_booted_by_pvh", by_pvh),
+        trial("hello::passes_on_plain_cpus", plain_cpus),
     ]
 }
 
@@ -48,4 +51,23 @@ fn four_cpus() -> Result<()> {
     let mut machine = machine(Hypervisor::Paravane);
     machine.cpus = 4;
     lines(&machine).map(drop)
+}
+
+/// QEMU prefers multiboot; without that header's magic it takes the PVH note.
+fn by_pvh() -> Result<()> {
+    const MULTIBOOT_MAGIC: [u8; 4] = 0x1bad_b002_u32.to_le_bytes();
+    let mut elf = std::fs::read(project::hypervisor_elf())?;
+    let header = elf.windows(4).position(|word| word == MULTIBOOT_MAGIC).context("no multiboot header")?;
+    elf[header] = 0;
+    lines_on(Hypervisor::File(files::save("paravane-pvh", &elf)?)).map(drop)
+}
+
+/// Nothing of what newer CPUs have is needed, and nothing that a CPU lacks is used.
+fn plain_cpus() -> Result<()> {
+    for cpu in ["qemu64", "Haswell", "EPYC", "max,-xsave,-fsgsbase,-rdtscp"] {
+        let mut machine = machine(Hypervisor::Paravane);
+        machine.cpu = Some(cpu.into());
+        lines(&machine).with_context(|| format!("on -cpu {cpu}"))?;
+    }
+    Ok(())
 }

@@ -41,6 +41,7 @@ pub fn trials() -> Vec<Trial> {
         trial("linux::shell_answers", shell_answers),
         trial("linux::boots_by_the_plain_command_line", plain_command_line),
         trial("linux::ide_disk_and_reboot", ide_disk_and_reboot),
+        trial("linux::four_cpus_share_the_load", four_cpus),
         trial("linux::poweroff_ends_the_machine", || ended(Ending::PowerOff)),
     ];
     trials.extend(initramfs::CHECKS.iter().map(|name| trial(format!("linux::{name}"), move || check(name))));
@@ -116,6 +117,22 @@ fn ide_disk_and_reboot() -> Result<()> {
     all_passed(&boot)?;
     ensure!(boot.ending == Ending::Reset, "reboot ended by {:?}:\n{}", boot.ending, tail(&boot.output));
     Ok(())
+}
+
+/// Processes that move between vCPUs, and vCPUs that move between CPUs: a vCPU that two CPUs run at once, or an address space
+/// that is given up while another CPU uses it, crashes Linux within seconds.
+fn four_cpus() -> Result<()> {
+    let mut machine = linux_on(Hypervisor::Paravane)?;
+    machine.cpus = 4;
+    let only = "paravane.only=fork_exec_pipe,processes_are_isolated,kernel_log_is_clean";
+    machine.kernel_args = format!("{} paravane.test {only} paravane.end=poweroff", machine.kernel_args);
+    let mut session = Session::start(&machine)?;
+    session.wait_for("# self-test done", LONG)?;
+    let ending = session.wait_end(LONG)?;
+    let output = session.output();
+    let boot = Boot { checks: verdicts(&output), ending, output };
+    ensure!(boot.checks.len() == 3, "some check gave no verdict:\n{}", tail(&boot.output));
+    all_passed(&boot)
 }
 
 /// Types at the shell as a person does.
