@@ -39,6 +39,8 @@ const MODULES: &[&str] = &[
 ];
 
 const INIT: &str = include_str!("initramfs/init.sh");
+const INITTAB: &str = include_str!("initramfs/inittab");
+const SESSION: &str = include_str!("initramfs/session.sh");
 const SELFTEST: &str = include_str!("initramfs/selftest.sh");
 /// Builds the archive and returns its path. Equal input gives an equal file.
 ///
@@ -46,13 +48,15 @@ const SELFTEST: &str = include_str!("initramfs/selftest.sh");
 /// The Debian files are not unpacked, or no C compiler assembles the probe.
 pub fn build() -> Result<PathBuf> {
     let mut archive = Archive::default();
-    for dir in ["bin", "dev", "lib", "lib/modules", "root"] {
+    for dir in ["bin", "dev", "etc", "lib", "lib/modules", "root"] {
         archive.dir(dir);
     }
     archive.char_device("dev/console", 5, 1);
     let busybox = fs::read(debian::busybox()).context("busybox is not unpacked: run `cargo xtask setup`")?;
     archive.file("bin/busybox", 0o755, &busybox);
     archive.file("init", 0o755, INIT.as_bytes());
+    archive.file("etc/inittab", 0o644, INITTAB.as_bytes());
+    archive.file("lib/session.sh", 0o755, SESSION.as_bytes());
     archive.file("lib/selftest.sh", 0o644, SELFTEST.as_bytes());
     archive.file("lib/checks", 0o644, CHECKS.join("\n").as_bytes());
     archive.file("bin/tsc", 0o755, &fs::read(probe::build(Probe::Userspace)?)?);

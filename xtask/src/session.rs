@@ -235,11 +235,12 @@ pub fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
 }
 
-/// Removes logs that a killed run left behind.
+/// Removes logs that killed runs left behind; those of runs that go on are theirs.
 pub fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("qemu-") && name.ends_with(".log") {
+        let owner = name.strip_prefix("qemu-").and_then(|rest| rest.split_once('-'));
+        if owner.is_some_and(|(pid, _)| !Path::new("/proc").join(pid).exists()) {
             let _ = fs::remove_file(entry.path());
         }
     }

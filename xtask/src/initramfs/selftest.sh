@@ -98,4 +98,5 @@ for name in $checks; do
     fi
 done
 echo "# self-test done"
-case "$(setting end)" in reboot) end reboot ;; *) end poweroff ;; esac
+sync
+case "$(setting end)" in reboot) busybox reboot -f ;; *) busybox poweroff -f ;; esac
