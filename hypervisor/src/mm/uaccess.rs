@@ -81,6 +81,15 @@ pub fn copy_to_guest(dst: GuestVirt, src: &[u8]) -> Result<(), GuestFault> {
     }
 }
 
+/// Closes the gate that the guest's own AC flag left open: exceptions and interrupts, unlike `syscall`, keep that flag.
+#[inline(always)]
+pub fn close_gate() {
+    if SMAP.load(Ordering::Relaxed) != 0 {
+        // SAFETY: CR4.SMAP is set, so the CPU has the instruction; it changes nothing but AC.
+        unsafe { asm!("clac", options(nomem, nostack)) };
+    }
+}
+
 /// Lets this CPU's supervisor code touch user pages only inside [`guest_copy`].
 ///
 /// # Safety

@@ -7,6 +7,7 @@ pub mod fixup;
 use crate::cpu::percpu::{guest_regs, this_cpu};
 use crate::cpu::{apic, smp};
 use crate::dev::irq;
+use crate::mm::uaccess::close_gate;
 use crate::pv::{self, Guest};
 use core::sync::atomic::Ordering;
 use hypervisor_core::platform::Work;
@@ -21,6 +22,7 @@ const PAGE_FAULT: u64 = 14;
 /// An exception or interrupt while a guest ran. Interrupts are off.
 #[unsafe(no_mangle)]
 extern "sysv64" fn trap_from_guest(regs: &mut Regs) {
+    close_gate();
     if regs.vector < EXCEPTIONS {
         let vector = regs.vector as u8;
         // The frame goes back by `iretq` unless the entry that is made says otherwise.
