@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use hypervisor_core::platform::Line;
 use spin::{Mutex, Once};
 use x86_64::instructions::interrupts::without_interrupts;
+use x86_64::instructions::port::Port;
 
 const VERSION: u32 = 1;
 const REDIRECTION: u32 = 0x10;
@@ -38,8 +39,28 @@ impl IoApic {
     }
 }
 
-/// Maps the IOAPICs and masks all their lines.
+/// Moves the PC's old interrupt controllers (8259A) to vectors that are no exceptions', where a spurious interrupt of theirs does no
+/// harm, and masks all their lines.
+fn retire_pics() {
+    const COMMAND: [u16; 2] = [0x20, 0xa0];
+    const FIRST_VECTOR: [u8; 2] = [0x20, 0x28];
+    const CASCADE: [u8; 2] = [1 << 2, 2];
+    for n in 0..2 {
+        let mut data = Port::<u8>::new(COMMAND[n] + 1);
+        // SAFETY: the controllers' own initialisation sequence (8259A datasheet, ICW1 to ICW4), then the mask.
+        unsafe {
+            Port::<u8>::new(COMMAND[n]).write(0x11);
+            data.write(FIRST_VECTOR[n]);
+            data.write(CASCADE[n]);
+            data.write(0x01);
+            data.write(0xff);
+        }
+    }
+}
+
+/// Maps the IOAPICs and masks all their lines, and those of the older controllers.
 pub fn init(infos: &[IoApicInfo]) {
+    retire_pics();
     IOAPICS.call_once(|| {
         let mut all = Vec::new();
         for info in infos {
