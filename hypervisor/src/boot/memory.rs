@@ -3,7 +3,7 @@
 use super::info::BootInfo;
 use crate::machine::{Hv, MAX_FRAMES};
 use crate::mm::direct;
-use crate::mm::early::EARLY;
+use crate::mm::early::{EARLY, MAX_RANGES};
 use crate::mm::layout::{FRAME_TABLE, IMAGE_BASE, M2P};
 use crate::mm::tables::{self, DATA, NoTable, Pte};
 use core::sync::atomic::AtomicU64;
@@ -154,7 +154,7 @@ pub fn hand_over(hv: &Hv, boot: &BootInfo) {
     let frames = hypervisor_core::platform::Platform::frame_table(&hv.platform);
     let mut free_up_to = 0;
     let mut early = EARLY.lock();
-    let mut regions: [(u64, u64); 256] = [(0, 0); 256];
+    let mut regions = [(0, 0); MAX_RANGES];
     let mut count = 0;
     early.take_rest(|start, end| {
         if count < regions.len() {

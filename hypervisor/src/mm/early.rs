@@ -6,8 +6,8 @@ use super::{clear_frame, tables};
 use hypervisor_core::ids::Mfn;
 use spin::Mutex;
 
-/// Most separate ranges of RAM that are kept; firmware maps have a handful.
-const MAX_RANGES: usize = 128;
+/// Most separate ranges of RAM that are kept: those of the largest memory map, each cut once or twice.
+pub const MAX_RANGES: usize = 512;
 
 /// Free ranges of frames, `start..end`.
 pub struct EarlyFrames {
