@@ -5,5 +5,6 @@ pub mod clock;
 pub mod ioapic;
 pub mod irq;
 pub mod pci;
+pub mod port;
 pub mod power;
 pub mod serial;

@@ -3,6 +3,7 @@
 //! The hypervisor programs MSI and MSI-X entries itself (PCI Local Bus 3.0, 6.8): a domain that could write a message could raise
 //! any vector on any CPU. Only segment 0 and the first 256 bytes are reached, where these capabilities are.
 
+use super::port;
 use crate::mm::tables::map_device;
 use hypervisor_core::platform::{MsiRequest, PciAddress};
 use spin::Mutex;
@@ -10,6 +11,8 @@ use x86_64::instructions::interrupts::without_interrupts;
 use x86_64::instructions::port::Port;
 use xen_abi::errno::Errno;
 
+/// Data port: the word that port 0xcf8 addresses.
+const DATA: u16 = 0xcfc;
 const CAP_MSI: u8 = 0x05;
 const CAP_MSIX: u8 = 0x11;
 const MSI_64BIT: u32 = 1 << 23;
@@ -50,7 +53,7 @@ fn with_word<R>(address: u32, f: impl FnOnce(Port<u32>) -> R) -> R {
         let _guard = PORTS.lock();
         // SAFETY: addresses a configuration word; what is done with it is the caller's.
         unsafe { Port::<u32>::new(0xcf8).write(address) };
-        f(Port::new(0xcfc))
+        f(Port::new(DATA))
     })
 }
 
@@ -68,32 +71,14 @@ fn write(device: PciAddress, offset: u8, value: u32) {
 
 /// A domain's access to configuration data: `size` bytes at byte `byte` of the word at `address`.
 pub fn guest_read(address: u32, byte: u16, size: u8) -> u32 {
-    with_word(address, |_| {
-        let port = 0xcfc + byte;
-        // SAFETY: the domain is privileged to read configuration space.
-        unsafe {
-            match size {
-                1 => u32::from(Port::<u8>::new(port).read()),
-                2 => u32::from(Port::<u16>::new(port).read()),
-                _ => Port::<u32>::new(port).read(),
-            }
-        }
-    })
+    // SAFETY: the domain is privileged to read configuration space.
+    with_word(address, |_| unsafe { port::read(DATA + byte, size) })
 }
 
 /// See [`guest_read`].
 pub fn guest_write(address: u32, byte: u16, size: u8, value: u32) {
-    with_word(address, |_| {
-        let port = 0xcfc + byte;
-        // SAFETY: the domain is privileged to write configuration space.
-        unsafe {
-            match size {
-                1 => Port::<u8>::new(port).write(value as u8),
-                2 => Port::<u16>::new(port).write(value as u16),
-                _ => Port::<u32>::new(port).write(value),
-            }
-        }
-    });
+    // SAFETY: the domain is privileged to write configuration space.
+    with_word(address, |_| unsafe { port::write(DATA + byte, size, value) });
 }
 
 /// Whether a function answers.

@@ -23,6 +23,8 @@ const ENTRY_CLEARS: u64 = 1 << 8 | 1 << 16 | 1 << 14 | 1 << 17 | 1 << 18;
 
 /// Byte 1 of the first word of `vcpu_info`: upcalls are masked.
 pub const UPCALL_MASK: u64 = 0xff00;
+/// The value 1 in that byte: what masking writes.
+pub const UPCALL_MASK_SET: u64 = 1 << 8;
 /// Byte 0: an upcall is pending.
 pub const UPCALL_PENDING: u64 = 0xff;
 
@@ -86,7 +88,7 @@ pub fn enter(domain: &Arc<Domain<Machine>>, vcpu: &Vcpu, info: &AtomicU64, regs:
         return;
     }
     if entry.mask_events && !masked {
-        info.fetch_or(1 << 8, Ordering::Relaxed);
+        info.fetch_or(UPCALL_MASK_SET, Ordering::Relaxed);
     }
     regs.rsp = rsp;
     regs.ss = u64::from(GUEST_SS);

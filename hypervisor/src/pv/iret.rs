@@ -1,6 +1,6 @@
 //! `HYPERVISOR_iret`: how a guest kernel returns from an entry (xen-x86_64.h, `struct iret_context`).
 
-use super::bounce::UPCALL_MASK;
+use super::bounce::{UPCALL_MASK, UPCALL_MASK_SET};
 use super::switch::toggle_mode;
 use super::{Guest, crash};
 use crate::cpu::descriptors::{GUEST_CS64, GUEST_SS};
@@ -52,7 +52,7 @@ pub fn iret(guest: &Guest<'_>, regs: &mut Regs) {
     if rflags & RFLAGS_IF != 0 {
         guest.info.fetch_and(!UPCALL_MASK, Ordering::SeqCst);
     } else if guest.info.load(Ordering::Relaxed) & UPCALL_MASK == 0 {
-        guest.info.fetch_or(1 << 8, Ordering::SeqCst);
+        guest.info.fetch_or(UPCALL_MASK_SET, Ordering::SeqCst);
     }
     pv.set_flags(VcpuFlags::NMI_ACTIVE, false);
 }

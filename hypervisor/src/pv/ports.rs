@@ -6,11 +6,10 @@
 //! do not disturb each other.
 
 use super::Guest;
-use crate::dev::pci;
+use crate::dev::{pci, port};
 use crate::mm::uaccess::copy_from_guest;
 use core::sync::atomic::{AtomicU32, Ordering};
 use hypervisor_core::ids::GuestVirt;
-use x86_64::instructions::port::Port;
 
 const PCI_ADDRESS: u16 = 0xcf8;
 const PCI_DATA: core::ops::RangeInclusive<u16> = 0xcfc..=0xcff;
@@ -44,49 +43,37 @@ fn all_ones(size: u8) -> u32 {
 }
 
 /// Reads `size` bytes (1, 2 or 4) from a port.
-pub fn read(guest: &Guest<'_>, port: u16, size: u8) -> u32 {
-    if guest.domain.privileged && PCI_DATA.contains(&port) {
+pub fn read(guest: &Guest<'_>, number: u16, size: u8) -> u32 {
+    if guest.domain.privileged && PCI_DATA.contains(&number) {
         let address = PCI_ADDRESS_LATCH.load(Ordering::Relaxed);
-        return if address >> 31 == 0 { all_ones(size) } else { pci::guest_read(address, port & 3, size) };
+        return if address >> 31 == 0 { all_ones(size) } else { pci::guest_read(address, number & 3, size) };
     }
-    if guest.domain.privileged && port == PCI_ADDRESS && size == 4 {
+    if guest.domain.privileged && number == PCI_ADDRESS && size == 4 {
         return PCI_ADDRESS_LATCH.load(Ordering::Relaxed);
     }
-    if !guest.domain.permissions.read().allows_port(port, u16::from(size)) {
+    if !guest.domain.permissions.read().allows_port(number, u16::from(size)) {
         return all_ones(size);
     }
     // SAFETY: the domain was given this port.
-    unsafe {
-        match size {
-            1 => u32::from(Port::<u8>::new(port).read()),
-            2 => u32::from(Port::<u16>::new(port).read()),
-            _ => Port::<u32>::new(port).read(),
-        }
-    }
+    unsafe { port::read(number, size) }
 }
 
 /// Writes `size` bytes (1, 2 or 4) to a port.
-pub fn write(guest: &Guest<'_>, port: u16, size: u8, value: u32) {
-    if guest.domain.privileged && PCI_DATA.contains(&port) {
+pub fn write(guest: &Guest<'_>, number: u16, size: u8, value: u32) {
+    if guest.domain.privileged && PCI_DATA.contains(&number) {
         let address = PCI_ADDRESS_LATCH.load(Ordering::Relaxed);
         if address >> 31 != 0 {
-            pci::guest_write(address, port & 3, size, value);
+            pci::guest_write(address, number & 3, size, value);
         }
         return;
     }
-    if guest.domain.privileged && port == PCI_ADDRESS && size == 4 {
+    if guest.domain.privileged && number == PCI_ADDRESS && size == 4 {
         PCI_ADDRESS_LATCH.store(value, Ordering::Relaxed);
         return;
     }
-    if !guest.domain.permissions.read().allows_port(port, u16::from(size)) {
+    if !guest.domain.permissions.read().allows_port(number, u16::from(size)) {
         return;
     }
     // SAFETY: the domain was given this port.
-    unsafe {
-        match size {
-            1 => Port::<u8>::new(port).write(value as u8),
-            2 => Port::<u16>::new(port).write(value as u16),
-            _ => Port::<u32>::new(port).write(value),
-        }
-    }
+    unsafe { port::write(number, size, value) };
 }

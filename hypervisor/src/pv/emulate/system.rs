@@ -2,6 +2,7 @@
 
 use super::decode::{get, set};
 use crate::cpu::{features, fpu};
+use crate::pv::bounce::{UPCALL_MASK, UPCALL_MASK_SET};
 use crate::pv::{Guest, debug};
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -147,9 +148,9 @@ pub fn rdtsc(regs: &mut Regs) -> bool {
 /// `cli` and `sti` with enough IOPL: the guest's event mask.
 pub fn set_events(guest: &Guest<'_>, masked: bool) -> bool {
     if masked {
-        guest.info.fetch_or(1 << 8, Ordering::SeqCst);
+        guest.info.fetch_or(UPCALL_MASK_SET, Ordering::SeqCst);
     } else {
-        guest.info.fetch_and(!crate::pv::bounce::UPCALL_MASK, Ordering::SeqCst);
+        guest.info.fetch_and(!UPCALL_MASK, Ordering::SeqCst);
     }
     true
 }
