@@ -4,11 +4,14 @@
 //! A case is a function with a sentence on the clause or the flaw it checks, collected by the linker into one table
 //! (see [`harness`]). What a case expects is what Debian's Xen 4.17 does; the same ELF runs there and on Paravane.
 //!
-//! Words on the kernel's command line: `case=GLOB` runs the cases whose name matches (`*` stands for anything),
-//! `list` prints the names and clauses only.
+//! Words on the kernel's command line: `case=GLOB,...` runs the cases whose name matches (`*` stands for anything; a
+//! case that takes a boot of its own only runs where its whole name is given), `after=NAME` those behind it in the
+//! alphabet, `list` prints the names and clauses only.
+//!
+//! Built for the host, the program prints the table: `cargo run -p conformance`.
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
-// On a hosted target the table has no linker script behind it, so nothing looks used.
+// On a host the cases lie in the table and nothing calls them.
 #![cfg_attr(not(target_os = "none"), allow(dead_code))]
 
 #[macro_use]
@@ -16,4 +19,10 @@ mod harness;
 mod call;
 mod cases;
 
+#[cfg(target_os = "none")]
 guest_pv_lib::entry!(harness::main, name = "conformance", version = "1");
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    harness::list::print();
+}

@@ -6,7 +6,7 @@ use xen_abi::hypercall::nr;
 use xen_abi::sched::*;
 
 use crate::call::{FAULTS, Ret, all_fault, hc2, op};
-use crate::harness::{check, need, same};
+use crate::harness::{Outcome, check, need, same};
 
 fn sched(command: u32, at: u64) -> Ret {
     hc2(nr::SCHED_OP, u64::from(command), at)
@@ -65,4 +65,35 @@ case! {
         same("stop", watchdog(id as u32, 0), Ok(0))?;
         same("stop again", watchdog(id as u32, 0), Err(Errno::EINVAL))
     }
+}
+
+case! {
+    /// A first domain that says it crashed ends, and the machine says so.
+    #[ends(crash)]
+    fn shutdown_crash(env) {
+        let _ = env;
+        end(SHUTDOWN_CRASH)
+    }
+}
+
+case! {
+    /// A first domain that asks to be switched off ends in good order.
+    #[ends(poweroff)]
+    fn shutdown_poweroff(env) {
+        let _ = env;
+        end(SHUTDOWN_POWEROFF)
+    }
+}
+
+case! {
+    /// A first domain that asks to be started anew resets the machine.
+    #[ends(reboot)]
+    fn shutdown_reboot(env) {
+        let _ = env;
+        end(SHUTDOWN_REBOOT)
+    }
+}
+
+fn end(reason: u32) -> Outcome {
+    same("shutdown", op(nr::SCHED_OP, SCHEDOP_SHUTDOWN, &mut SchedShutdown { reason }), Ok(0))
 }

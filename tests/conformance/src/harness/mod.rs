@@ -2,14 +2,30 @@
 //!
 //! - [`case!`] defines one case, [`returns!`] several that compare one result each. Both leave a [`Case`] in the
 //!   section `.pv_table`, which the linker script delimits.
+//! - Above the function stand the clause and what the case needs of its boot, as attributes: see [`attribute`].
 //! - A case gets an [`Env`]: the boot context and a [pool](pool) of pages that are its own while it runs. The harness
 //!   clears the pool before each case and takes it back afterwards.
 //! - The verdict is one of five, the worst wins: SUCCESS, SKIP (cannot be judged here), ERROR (the case itself could
 //!   not do its work), FAILURE (the hypervisor answered wrongly), CRASH (it never came to an end; the host concludes
 //!   that from silence, or from the report of an unexpected exception).
+//! - Cases run in the alphabet's order in one boot and leave the domain as they found it. One that cannot is `alone`
+//!   and only runs where it is asked for by its whole name.
+//!
+//! ```text
+//! case! {
+//!     /// XSA-0: what must not happen any more.
+//!     #[alone]
+//!     #[vcpus(2)]
+//!     fn no_such_thing(env) { check("nothing happened", true) }
+//! }
+//! ```
 
 #[macro_use]
+pub mod attribute;
+#[macro_use]
 pub mod fault;
+#[cfg(not(target_os = "none"))]
+pub mod list;
 pub mod pool;
 mod run;
 pub mod user;
@@ -18,6 +34,8 @@ use core::fmt::Debug;
 
 use guest_pv_lib::{BootContext, println};
 
+pub use attribute::{Attribute, End};
+#[cfg(target_os = "none")]
 pub use run::main;
 
 /// What a case has to work with.
@@ -43,12 +61,40 @@ pub type Outcome = Result<(), Verdict>;
 /// One case, as it lies in the table.
 #[repr(C)]
 pub struct Case {
-    /// Module and function.
+    /// The path of the function.
     pub name: &'static str,
-    /// What it checks.
-    pub clause: &'static str,
+    /// What it checks, and what it needs.
+    pub attributes: &'static [Attribute],
     /// The code.
     pub run: fn(&Env) -> Outcome,
+}
+
+impl Case {
+    /// Module and function, without the crate and the folder.
+    pub fn name(&self) -> &'static str {
+        self.name.split_once("::cases::").map_or(self.name, |(_, name)| name)
+    }
+
+    /// Whether it gets a boot of its own.
+    pub fn is_alone(&self) -> bool {
+        self.end().is_some() || self.attributes.contains(&Attribute::Alone)
+    }
+
+    /// How it must end the domain.
+    pub fn end(&self) -> Option<End> {
+        self.attributes.iter().find_map(|attribute| match attribute {
+            Attribute::Ends(end) => Some(*end),
+            _ => None,
+        })
+    }
+
+    /// The lines of its clause.
+    pub fn clause(&self) -> impl Iterator<Item = &'static str> {
+        self.attributes.iter().filter_map(|attribute| match attribute {
+            Attribute::Clause(line) => Some(line.trim()),
+            _ => None,
+        })
+    }
 }
 
 /// Fails where `got` is not `want`, and says both.
@@ -73,30 +119,30 @@ pub fn need<T, E: Debug>(what: &'static str, result: Result<T, E>) -> Result<T, 
     })
 }
 
-/// Defines a case: a function that gets the [`Env`] and returns an [`Outcome`]. Its comment is the clause.
+/// Defines a case: a function that gets the [`Env`] and returns an [`Outcome`], under its [attributes](attribute).
 macro_rules! case {
-    ($(#[doc = $clause:literal])+ fn $name:ident($env:ident) $body:block) => {
-        $(#[doc = $clause])+
+    ($(#[$($attribute:tt)+])+ fn $name:ident($env:ident) $body:block) => {
         fn $name($env: &$crate::harness::Env) -> $crate::harness::Outcome $body
 
-        #[cfg(target_os = "none")]
         const _: () = {
+            // A hosted linker names the ends of a section by itself where its name is an identifier.
             #[used]
-            #[unsafe(link_section = ".pv_table.case")]
+            #[cfg_attr(target_os = "none", unsafe(link_section = ".pv_table.case"))]
+            #[cfg_attr(not(target_os = "none"), unsafe(link_section = "pv_table"))]
             static CASE: $crate::harness::Case = $crate::harness::Case {
                 name: concat!(module_path!(), "::", stringify!($name)),
-                clause: concat!($($clause),+),
+                attributes: &[$(attribute!($($attribute)+)),+],
                 run: $name,
             };
         };
     };
 }
 
-/// Defines cases of one comparison each: `/// clause` `name: expression => what it must be;`
+/// Defines cases of one comparison each: `/// clause` `name(env): expression => what it must be;`
 macro_rules! returns {
-    ($($(#[doc = $clause:literal])+ $name:ident($env:ident): $call:expr => $want:expr;)*) => {
+    ($($(#[$($attribute:tt)+])+ $name:ident($env:ident): $call:expr => $want:expr;)*) => {
         $(case! {
-            $(#[doc = $clause])+
+            $(#[$($attribute)+])+
             fn $name($env) {
                 let _ = $env;
                 $crate::harness::same(stringify!($name), $call, $want)
