@@ -400,6 +400,9 @@ pub fn domain(
     let domain = Arc::new(Domain::new(&hv.platform, &config, shared_info).expect("a domain"));
     hv.domains.insert(domain.clone()).expect("an unused identifier");
     domain.dirty_cpus.insert(CpuId(0));
+    if domain.uses_console_io() {
+        hv.console_appeared(&domain);
+    }
     domain
 }
 

@@ -105,11 +105,12 @@ pub fn read(buffer: &mut [u8]) -> usize {
 /// # Safety
 /// No other CPU will write any more.
 pub unsafe fn break_lock() {
+    ALONE.store(true, Ordering::Relaxed);
     // SAFETY: as the caller promises.
     unsafe { UART.force_unlock() }
 }
 
-/// A line of at most 256 bytes on its way out, so that lines of several CPUs do not mix.
+/// A line on its way out while there is no hypervisor yet, or none any more, whose console orders the lines of all CPUs.
 struct Line {
     bytes: [u8; 256],
     len: usize,
@@ -144,6 +145,9 @@ impl Line {
 
 static THRESHOLD: core::sync::atomic::AtomicU8 = core::sync::atomic::AtomicU8::new(LogLevel::Info as u8);
 
+/// Whether the log is all that may still be written: a CPU panics, and may have had the console's locks.
+static ALONE: AtomicBool = AtomicBool::new(false);
+
 /// Sets which messages are printed: those at least as grave as `level`.
 pub fn set_level(level: LogLevel) {
     THRESHOLD.store(level as u8, Ordering::Relaxed);
@@ -152,6 +156,10 @@ pub fn set_level(level: LogLevel) {
 /// Prints one line of the log if its level is wanted.
 pub fn log(level: LogLevel, args: fmt::Arguments<'_>) {
     if level as u8 > THRESHOLD.load(Ordering::Relaxed) {
+        return;
+    }
+    if let Some(hv) = crate::machine::try_hv().filter(|_| !ALONE.load(Ordering::Relaxed)) {
+        hv.log(format_args!("{args}\n"));
         return;
     }
     let mut line = Line { bytes: [0; 256], len: 0 };

@@ -68,7 +68,7 @@ fn serve(hv: &Hv, work: Work) {
         hv.deliver_pirqs();
     }
     if work.contains(Work::CONSOLE) {
-        hv.console_input();
+        hv.console_work();
     }
     if work.contains(Work::TIMER) {
         hv.run_timers();

@@ -107,6 +107,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         *domain.lifecycle.lock() = Lifecycle::Running;
         self.domains.insert(domain.clone())?;
+        self.console_appeared(&domain);
         Ok(domain)
     }
 

@@ -181,6 +181,11 @@ impl<P: Platform> Domain<P> {
         })
     }
 
+    /// Whether it may use the machine's console by `console_io`.
+    pub fn uses_console_io(&self) -> bool {
+        self.privileged
+    }
+
     /// The vCPU with this number, if the domain has it.
     pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu<P>> {
         self.vcpus.get(usize::try_from(id.0).ok()?)

@@ -99,6 +99,17 @@ impl<P: Platform> Hypervisor<P> {
         Ok(port)
     }
 
+    /// Makes the port by which a domain and the hypervisor tell each other of the domain's console ring.
+    ///
+    /// # Errors
+    /// [`EventError::NoPort`], [`EventError::NoMemory`].
+    pub(crate) fn bind_console(&self, domain: &Domain<P>) -> Result<Port, EventError> {
+        let mut changes = domain.events.changes.lock();
+        let port = self.free_port(domain, &mut changes)?;
+        self.take_port(domain, &mut changes, port)?.set_binding(Binding::Console);
+        Ok(port)
+    }
+
     /// Binds a physical interrupt that the domain has mapped to a new port (`EVTCHNOP_bind_pirq`).
     ///
     /// # Errors

@@ -42,6 +42,10 @@ impl<P: Platform> Hypervisor<P> {
             }
             Binding::Ipi => self.set_pending(domain, port, source.slot()),
             Binding::Unbound(_) => {}
+            Binding::Console => {
+                drop(source);
+                self.serve_console(domain);
+            }
             _ => return Err(EventError::Invalid),
         }
         Ok(())
@@ -52,6 +56,11 @@ impl<P: Platform> Hypervisor<P> {
         let at = if virq_is_global(virq) { VcpuId(0) } else { vcpu };
         let Some(port) = domain.events.virq_port(at, virq) else { return };
         self.send_bound(domain, port, Binding::Virq(virq));
+    }
+
+    /// Raises the event of a domain's console ring.
+    pub(crate) fn notify_console(&self, domain: &Arc<Domain<P>>, port: Port) {
+        self.send_bound(domain, port, Binding::Console);
     }
 
     /// Raises the event of a port if it is still bound as the caller last saw it.

@@ -172,6 +172,14 @@ impl DomainEvents {
         self.slots.get(port).map(|slot| slot.load().binding())
     }
 
+    /// All bound ports, and what each is bound to.
+    pub fn bindings(&self) -> impl Iterator<Item = (Port, Binding)> {
+        let ports = (1..self.slots.valid()).map(Port);
+        ports
+            .filter_map(|port| Some((port, self.binding(port)?)))
+            .filter(|(_, binding)| *binding != Binding::Free)
+    }
+
     /// Number of bound ports.
     pub fn active_ports(&self) -> u32 {
         self.changes.lock().active

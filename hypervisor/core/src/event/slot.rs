@@ -30,6 +30,8 @@ pub enum Binding {
     Virq(u32),
     /// The domain's own vCPUs.
     Ipi,
+    /// The hypervisor, which serves the domain's console ring.
+    Console,
 }
 
 /// Everything about a port, decoded.
@@ -79,6 +81,7 @@ impl Word {
             3 => Binding::Pirq(self.number()),
             4 => Binding::Virq(self.number()),
             5 => Binding::Ipi,
+            6 => Binding::Console,
             _ => Binding::Free,
         }
     }
@@ -93,6 +96,7 @@ impl Word {
             Binding::Pirq(n) => 3 | number(n),
             Binding::Virq(n) => 4 | number(n),
             Binding::Ipi => 5,
+            Binding::Console => 6,
         }
     }
 

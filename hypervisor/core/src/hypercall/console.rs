@@ -1,4 +1,4 @@
-//! `console_io(cmd, count, buffer)`: the machine's console, for the domain that controls it.
+//! `console_io(cmd, count, buffer)`: the machine's console, for domains that may use it themselves.
 
 use super::{Cx, Outcome, low32};
 use crate::guest_ptr::GuestPtr;
@@ -13,9 +13,9 @@ const CHUNK: usize = 256;
 const MAX_READ: u32 = i32::MAX as u32;
 
 /// # Errors
-/// `EPERM` for an unprivileged domain, `EFAULT`, `E2BIG` for a count above 2^31 - 1, `ENOSYS` for an unknown command.
+/// `EPERM` for a domain that may not, `EFAULT`, `E2BIG` for a count above 2^31 - 1, `ENOSYS` for an unknown command.
 pub fn console_io<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    if !cx.domain.privileged {
+    if !cx.domain.uses_console_io() {
         return Errno::EPERM.into();
     }
     match low32(args[0]) {
@@ -42,7 +42,7 @@ fn write<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6]) -> Outcome {
             Ok(next) => buffer = next,
             Err(fault) => return Errno::from(fault).into(),
         }
-        cx.hv.platform.console_write(chunk);
+        cx.hv.console_output(cx.domain.id, chunk);
         left -= count;
     }
     Outcome::Done(0)
@@ -58,12 +58,12 @@ fn read<P: Platform>(cx: Cx<'_, P>, count: u32, buffer: u64) -> Result<i64, Errn
     let mut bytes = [0; CHUNK];
     while done < count {
         let room = (count - done).min(CHUNK as u32) as usize;
-        let got = cx.hv.console.peek(&mut bytes[..room]);
+        let got = cx.hv.peek_console(cx.domain.id, &mut bytes[..room]);
         if got == 0 {
             break;
         }
         buffer.at(done.into())?.write_slice(cx.hv, &bytes[..got])?;
-        cx.hv.console.consume(got);
+        cx.hv.consume_console(cx.domain.id, got);
         done += u32::try_from(got).map_err(|_| Errno::E2BIG)?;
     }
     Ok(done.into())

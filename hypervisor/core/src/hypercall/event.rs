@@ -10,6 +10,7 @@ use crate::regs::Regs;
 use core::mem::offset_of;
 use xen_abi::errno::Errno;
 use xen_abi::event_channel::*;
+use xen_abi::xen::DOMID_XEN;
 use zerocopy::IntoBytes;
 
 /// Goes on with an interrupted `EVTCHNOP_reset`; not in the public header for guests.
@@ -154,6 +155,12 @@ fn status<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnStatus>) -> Result<(),
             EVTCHNSTAT_VIRQ
         }
         Binding::Ipi => EVTCHNSTAT_IPI,
+        // The other end has no port.
+        Binding::Console => {
+            let end = EvtchnStatusInterdomain { dom: DOMID_XEN, ..Default::default() };
+            status.u.copy_from_slice(end.as_bytes());
+            EVTCHNSTAT_INTERDOMAIN
+        }
     };
     Ok(arg.write(cx.hv, &status)?)
 }

@@ -72,6 +72,8 @@ pub struct Serial {
     pub irq: u8,
 }
 
+/// Ctrl-A.
+const DEFAULT_SWITCH: u8 = 1;
 /// I/O ports of the PC's first two serial ports.
 const COM_BASE: [u64; 2] = [0x3f8, 0x2f8];
 /// Interrupt lines of the PC's first two serial ports.
@@ -116,6 +118,8 @@ pub struct Options {
     pub log_level: LogThreshold,
     /// `guest_loglvl=`: messages that guests cause.
     pub guest_log_level: LogThreshold,
+    /// `conswitch=`: the control character that hands console input on when typed three times; `None` for none.
+    pub console_switch: Option<u8>,
     /// What follows ` -- `: belongs to the first domain's command line.
     pub dom0_extra: String,
     /// `dom0_mem=`: how much memory the first domain gets.
@@ -145,6 +149,7 @@ impl Default for Options {
             com: [None, None],
             log_level: warnings,
             guest_log_level: LogThreshold { always: LogLevel::None, limited: LogLevel::Warning },
+            console_switch: Some(DEFAULT_SWITCH),
             dom0_extra: String::new(),
             dom0_mem: Dom0Memory::default(),
             dom0_max_vcpus: (1, u32::MAX),
@@ -170,7 +175,7 @@ pub enum OptionError {
 }
 
 /// Options of Xen that are met with just one way of doing it.
-const NO_EFFECT: [&str; 6] = ["conswitch", "mem", "reboot", "sched", "sched_credit_tslice_ms", "watchdog"];
+const NO_EFFECT: [&str; 5] = ["mem", "reboot", "sched", "sched_credit_tslice_ms", "watchdog"];
 /// Options of Xen that ask for what is done anyway: console output always waits for the UART.
 const ALWAYS: [&str; 1] = ["sync_console"];
 
@@ -239,6 +244,7 @@ impl Options {
             "com2" => parse_serial(value, 1).map(|v| self.com[1] = Some(v)),
             "loglvl" => parse_threshold(value).map(|v| self.log_level = v),
             "guest_loglvl" => parse_threshold(value).map(|v| self.guest_log_level = v),
+            "conswitch" => parse_switch(value).map(|v| self.console_switch = v),
             "dom0_mem" => Dom0Memory::parse(value).map(|v| self.dom0_mem = v),
             "dom0_max_vcpus" => parse_range(value).map(|v| self.dom0_max_vcpus = v),
             "maxcpus" => parse_u32(value).map(|v| self.max_cpus = v.max(1)),
@@ -305,6 +311,16 @@ fn parse_consoles(value: &str) -> Option<Consoles> {
         }
     }
     Some(consoles)
+}
+
+/// `<letter>`, or nothing for no switching at all. Xen's second letter, for starting with the input at the hypervisor,
+/// is not for machines whose domains start at once.
+fn parse_switch(value: &str) -> Option<Option<u8>> {
+    match value.as_bytes() {
+        [] => Some(None),
+        [letter] if letter.is_ascii_alphabetic() => Some(Some(letter & 0x1f)),
+        _ => None,
+    }
 }
 
 fn parse_level(value: &str) -> Option<LogLevel> {

@@ -58,7 +58,7 @@ fn debug_registers() {
 fn console() {
     let caller = Caller::new();
     caller.hv.platform.console_input.lock().unwrap().extend(b"typed");
-    caller.hv.console_input();
+    caller.hv.console_work();
     let read = |count, buffer| caller.call(nr::CONSOLE_IO, &[1, count, buffer]);
     assert_eq!(read(3, 0x10), Err(Errno::EFAULT));
     assert_eq!(read(3, FLAT_BASE), Ok(3));
@@ -70,9 +70,9 @@ fn console() {
     assert_eq!(caller.call(nr::CONSOLE_IO, &[2, 0, 0]), Err(Errno::ENOSYS));
     assert_eq!(Caller::with_id(2).call(nr::CONSOLE_IO, &[0, 0, 0]), Err(Errno::EPERM));
     // More than fits is lost, what came first is kept.
-    let flood: Vec<u8> = (0..10_000u32).map(|n| n as u8).collect();
+    let flood: Vec<u8> = (0..10_000u32).map(|n| (n % 251) as u8 | 0x80).collect();
     caller.hv.platform.console_input.lock().unwrap().extend(&flood);
-    caller.hv.console_input();
+    caller.hv.console_work();
     assert_eq!(read(10_000, FLAT_BASE), Ok(4096));
     assert_eq!(caller.bytes::<4096>(FLAT_BASE)[..], flood[..4096]);
 }

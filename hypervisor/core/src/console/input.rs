@@ -1,0 +1,220 @@
+//! Whom typed bytes go to.
+//!
+//! Each third switch character in a row hands the input on: from domain to domain by number, then to the hypervisor, then
+//! to the first domain again. Fewer than three in a row are ordinary input, late by one byte.
+
+use super::keys::Pending;
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::ids::{DomId, VcpuId};
+use crate::platform::Platform;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use xen_abi::xen::VIRQ_CONSOLE;
+
+/// Input that waits at most for a domain that reads by `console_io`; what comes when this is full is lost, as on any line
+/// without flow control.
+const CAPACITY: usize = 4096;
+/// Switch characters in a row that hand the input on.
+const SWITCH_COUNT: u8 = 3;
+
+/// Who has the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// Nobody: the first domain that can use it will.
+    Nobody,
+    /// The hypervisor itself.
+    Hypervisor,
+    /// A domain, and with the input the screen.
+    Domain(DomId),
+}
+
+/// Typed bytes on their way.
+pub(super) struct Input {
+    /// Who they are for.
+    owner: Owner,
+    /// Switch characters that came in a row.
+    switching: u8,
+    /// Input that waits for domains without a ring.
+    waiting: BTreeMap<DomId, VecDeque<u8>>,
+    /// What the hypervisor was asked for and not yet told completely.
+    pub(super) key: Pending,
+}
+
+/// What typed bytes are for.
+enum Typed {
+    /// The one who has the input.
+    Bytes(Vec<u8>),
+    /// Hand the input on.
+    Switch,
+}
+
+impl Input {
+    pub(super) const fn new() -> Self {
+        Self { owner: Owner::Nobody, switching: 0, waiting: BTreeMap::new(), key: Pending::None }
+    }
+
+    /// Adds input of a domain; answers whether any of it found room.
+    fn add(&mut self, domain: DomId, bytes: &[u8]) -> bool {
+        let waiting = self.waiting.entry(domain).or_default();
+        let room = CAPACITY.saturating_sub(waiting.len()).min(bytes.len());
+        waiting.extend(&bytes[..room]);
+        room != 0
+    }
+
+    /// Parts what was typed at the switches.
+    fn sort(&mut self, bytes: &[u8], switch: Option<u8>) -> Vec<Typed> {
+        let mut sorted = Vec::new();
+        let mut plain = Vec::new();
+        for &byte in bytes {
+            if Some(byte) == switch {
+                self.switching += 1;
+                if self.switching == SWITCH_COUNT {
+                    self.switching = 0;
+                    sorted.push(Typed::Bytes(core::mem::take(&mut plain)));
+                    sorted.push(Typed::Switch);
+                }
+                continue;
+            }
+            plain.extend((0..self.switching).filter_map(|_| switch));
+            self.switching = 0;
+            plain.push(byte);
+        }
+        sorted.push(Typed::Bytes(plain));
+        sorted
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Copies the oldest input that waits for a domain without taking it; answers how many bytes.
+    pub fn peek_console(&self, domain: DomId, bytes: &mut [u8]) -> usize {
+        let input = self.console.input.lock();
+        let Some(waiting) = input.waiting.get(&domain) else { return 0 };
+        let mut copied = 0;
+        for (byte, slot) in waiting.iter().zip(bytes) {
+            *slot = *byte;
+            copied += 1;
+        }
+        copied
+    }
+
+    /// Takes the oldest `count` bytes of a domain's input.
+    pub fn consume_console(&self, domain: DomId, count: usize) {
+        if let Some(waiting) = self.console.input.lock().waiting.get_mut(&domain) {
+            let count = count.min(waiting.len());
+            waiting.drain(..count);
+        }
+    }
+
+    /// Takes all input from the platform to whom it is for.
+    pub(super) fn console_input(&self) {
+        let mut bytes = [0; 64];
+        loop {
+            let count = self.platform.console_read(&mut bytes).min(bytes.len());
+            if count == 0 {
+                return;
+            }
+            let typed = self.console.input.lock().sort(&bytes[..count], self.options.console_switch);
+            for part in typed {
+                match part {
+                    Typed::Switch => self.switch_console(),
+                    Typed::Bytes(bytes) if bytes.is_empty() => {}
+                    Typed::Bytes(bytes) => self.route_input(&bytes),
+                }
+            }
+        }
+    }
+
+    fn route_input(&self, bytes: &[u8]) {
+        let id = match self.console_owner() {
+            Owner::Nobody => return,
+            Owner::Hypervisor => return bytes.iter().for_each(|key| self.console_key(*key)),
+            Owner::Domain(id) => id,
+        };
+        let Some(domain) = self.domains.get(id) else { return };
+        let Some(ring) = self.console.ring(id) else {
+            if self.console.input.lock().add(id, bytes) {
+                self.send_virq(&domain, VcpuId(0), VIRQ_CONSOLE);
+            }
+            return;
+        };
+        let mut end = ring.end.lock();
+        end.add_input(bytes);
+        let moved = end.give_input(self.platform.frame_words(ring.mfn));
+        drop(end);
+        if moved {
+            self.notify_console(&domain, ring.port);
+        }
+    }
+
+    pub(super) fn console_owner(&self) -> Owner {
+        self.console.input.lock().owner
+    }
+
+    /// Hands the input to the next who can use it.
+    fn switch_console(&self) {
+        let next = match self.console_owner() {
+            Owner::Domain(now) => self.next_console_user(|id| id > now),
+            _ => self.next_console_user(|_| true),
+        };
+        self.give_console(next.map_or(Owner::Hypervisor, Owner::Domain));
+    }
+
+    fn next_console_user(&self, wanted: impl Fn(DomId) -> bool) -> Option<DomId> {
+        let uses =
+            |domain: &Arc<Domain<P>>| domain.uses_console_io() || self.console.ring(domain.id).is_some();
+        self.domains.all().iter().find(|domain| wanted(domain.id) && uses(domain)).map(|domain| domain.id)
+    }
+
+    /// Gives input and screen to somebody, and says so.
+    fn give_console(&self, owner: Owner) {
+        let hint = SwitchHint(self.options.console_switch);
+        match owner {
+            Owner::Nobody => self.log(format_args!("*** No domain takes serial input\n")),
+            Owner::Hypervisor => {
+                self.log(format_args!("*** Serial input to the hypervisor: h for help{hint}\n"));
+            }
+            Owner::Domain(id) => self.log(format_args!("*** Serial input to domain {}{hint}\n", id.0)),
+        }
+        self.set_console_owner(owner);
+    }
+
+    fn set_console_owner(&self, owner: Owner) {
+        let mut input = self.console.input.lock();
+        input.owner = owner;
+        let focus = match owner {
+            Owner::Domain(id) => Some(id),
+            _ => None,
+        };
+        self.console.screen.lock().set_focus(focus, &mut |bytes| self.platform.console_write(bytes));
+    }
+
+    /// A domain that can use the console is there: it gets the input when nobody has it.
+    pub(crate) fn console_appeared(&self, domain: &Domain<P>) {
+        if self.console_owner() == Owner::Nobody {
+            self.set_console_owner(Owner::Domain(domain.id));
+        }
+    }
+
+    /// A domain is gone: its input is dropped, and the next one gets what it had.
+    pub(super) fn console_vanished(&self, gone: DomId) {
+        self.console.input.lock().waiting.remove(&gone);
+        if self.console_owner() == Owner::Domain(gone) {
+            let next = self.next_console_user(|id| id != gone);
+            self.give_console(next.map_or(Owner::Nobody, Owner::Domain));
+        }
+    }
+}
+
+/// How to hand the input on.
+struct SwitchHint(Option<u8>);
+
+impl core::fmt::Display for SwitchHint {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            None => Ok(()),
+            Some(code) => write!(f, " (CTRL-{} three times to switch)", char::from(code | 0x60)),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The hypervisor's end of a domain's console ring (`io/console.h`), for domains that no other domain serves.
+//!
+//! The ring is one page of the domain, on which the hypervisor holds a reference as writable memory, so that it can
+//! neither change its owner nor its type while the ring is in use. The indexes that this end writes are kept here: what
+//! stands in the page is only ever told to the guest. A guest that makes nonsense of its own indexes loses text, and
+//! nothing else.
+
+use crate::ids::{Mfn, Port};
+use crate::platform::FrameWords;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use core::sync::atomic::Ordering;
+use spin::Mutex;
+use xen_abi::io::console::{XENCONS_IN_SIZE, XENCONS_OUT_SIZE, XenconsInterface, mask_xencons_idx};
+
+/// The word of the guest's index of `in` (low half) and ours (high half).
+const IN_INDEXES: usize = offset_of!(XenconsInterface, in_cons) / 8;
+/// The word of our index of `out` (low half) and the guest's (high half).
+const OUT_INDEXES: usize = offset_of!(XenconsInterface, out_cons) / 8;
+const OUT_BYTES: usize = offset_of!(XenconsInterface, out);
+
+/// Input that waits at most for a guest that does not read.
+const BACKLOG: usize = 4096;
+
+/// A console ring that the hypervisor serves.
+pub(super) struct Ring {
+    /// The page.
+    pub(super) mfn: Mfn,
+    /// The guest's port.
+    pub(super) port: Port,
+    /// This end.
+    pub(super) end: Mutex<RingEnd>,
+}
+
+/// What this end knows of the ring.
+#[derive(Default)]
+pub(super) struct RingEnd {
+    out_cons: u32,
+    in_prod: u32,
+    backlog: VecDeque<u8>,
+}
+
+impl RingEnd {
+    /// Takes at most `most` bytes of output.
+    pub(super) fn take_output(&mut self, page: &FrameWords, most: usize) -> Vec<u8> {
+        let indexes = page[OUT_INDEXES].load(Ordering::Acquire);
+        let produced = (indexes >> 32) as u32;
+        let waiting = produced.wrapping_sub(self.out_cons);
+        if waiting > XENCONS_OUT_SIZE {
+            self.advance_out(page, waiting);
+            return Vec::new();
+        }
+        let count = waiting.min(u32::try_from(most).unwrap_or(u32::MAX));
+        let bytes = (0..count)
+            .map(|n| {
+                let at = OUT_BYTES + mask_xencons_idx(self.out_cons.wrapping_add(n), XENCONS_OUT_SIZE);
+                page[at / 8].load(Ordering::Relaxed).to_le_bytes()[at % 8]
+            })
+            .collect();
+        self.advance_out(page, count);
+        bytes
+    }
+
+    /// Whether the guest wrote more than was taken.
+    pub(super) fn has_output(&self, page: &FrameWords) -> bool {
+        (page[OUT_INDEXES].load(Ordering::Acquire) >> 32) as u32 != self.out_cons
+    }
+
+    /// Moves our index on. One addition to the word that also has the guest's index, which a plain store would undo.
+    fn advance_out(&mut self, page: &FrameWords, count: u32) {
+        let next = self.out_cons.wrapping_add(count);
+        let carry = u64::from(next < self.out_cons) << 32;
+        page[OUT_INDEXES].fetch_add(u64::from(count).wrapping_sub(carry), Ordering::AcqRel);
+        self.out_cons = next;
+    }
+
+    /// Adds input; what finds no room in the backlog is lost, as on any line without flow control.
+    pub(super) fn add_input(&mut self, bytes: &[u8]) {
+        let room = BACKLOG.saturating_sub(self.backlog.len()).min(bytes.len());
+        self.backlog.extend(&bytes[..room]);
+    }
+
+    /// Moves input into the ring as far as there is room; answers whether there was any to move.
+    pub(super) fn give_input(&mut self, page: &FrameWords) -> bool {
+        let consumed = (page[IN_INDEXES].load(Ordering::Acquire) & 0xffff_ffff) as u32;
+        let used = self.in_prod.wrapping_sub(consumed);
+        let room = XENCONS_IN_SIZE.saturating_sub(used) as usize;
+        let count = room.min(self.backlog.len());
+        for byte in self.backlog.drain(..count) {
+            let at = mask_xencons_idx(self.in_prod, XENCONS_IN_SIZE);
+            put_byte(page, at, byte);
+            self.in_prod = self.in_prod.wrapping_add(1);
+        }
+        page[IN_INDEXES].fetch_add((count as u64) << 32, Ordering::AcqRel);
+        count != 0
+    }
+}
+
+/// Writes one byte of a ring that only this end writes.
+fn put_byte(page: &FrameWords, at: usize, byte: u8) {
+    let shift = at % 8 * 8;
+    let old = page[at / 8].load(Ordering::Relaxed);
+    page[at / 8].store(old & !(0xff << shift) | u64::from(byte) << shift, Ordering::Relaxed);
+}

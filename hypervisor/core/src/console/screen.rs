@@ -1,0 +1,142 @@
+//! One serial line for many writers.
+//!
+//! The domain that has the input writes to the line as it pleases, byte by byte, for it may be an editor or a shell. All
+//! others, and the hypervisor itself, write whole lines, each with its writer's name in front. A line that somebody
+//! else interrupts is ended first, so that no line on the screen has two writers.
+
+use crate::ids::DomId;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+/// Bytes of an unfinished line that are kept; a longer one is broken.
+const LINE: usize = 256;
+/// Bytes of the log that `XEN_SYSCTL_readconsole` can still read.
+const LOG: usize = 16 * 1024;
+
+/// Who wrote to the screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Writer {
+    /// The hypervisor.
+    Hypervisor,
+    /// A domain.
+    Domain(DomId),
+}
+
+/// Where a stretch of the log begins that a reader gets, and the stretch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogPart {
+    /// Number of bytes that were logged before it.
+    pub start: u32,
+    /// The text; lines end in `\n`.
+    pub text: Vec<u8>,
+}
+
+/// What is on the line, and what will be.
+pub(super) struct Screen {
+    /// The domain whose bytes go out as they are.
+    focus: Option<DomId>,
+    /// Whose unfinished line is on the screen.
+    open: Option<Writer>,
+    /// Lines that the other writers have not finished.
+    unfinished: BTreeMap<Writer, Vec<u8>>,
+    /// Whole lines of all writers without focus, oldest first.
+    log: VecDeque<u8>,
+    /// Bytes that ever entered the log, modulo 2^32.
+    logged: u32,
+}
+
+impl Screen {
+    pub(super) const fn new() -> Self {
+        Self { focus: None, open: None, unfinished: BTreeMap::new(), log: VecDeque::new(), logged: 0 }
+    }
+
+    /// Gives the screen to a domain, and shows what it has begun to write (the prompt of a shell).
+    pub(super) fn set_focus(&mut self, focus: Option<DomId>, out: &mut impl FnMut(&[u8])) {
+        self.focus = focus;
+        let Some(begun) = focus.and_then(|domain| self.unfinished.remove(&Writer::Domain(domain))) else {
+            return;
+        };
+        self.raw(Writer::Domain(focus.unwrap_or(DomId(0))), &begun, out);
+    }
+
+    /// Text of a writer.
+    pub(super) fn write(&mut self, writer: Writer, bytes: &[u8], out: &mut impl FnMut(&[u8])) {
+        if self.focus.is_some_and(|domain| writer == Writer::Domain(domain)) {
+            self.raw(writer, bytes, out);
+            return;
+        }
+        for &byte in bytes {
+            if byte == b'\n' {
+                let line = self.unfinished.remove(&writer).unwrap_or_default();
+                self.line(writer, &line, out);
+            } else if is_text(byte) {
+                let line = self.unfinished.entry(writer).or_default();
+                line.push(byte);
+                if line.len() == LINE {
+                    let line = core::mem::take(line);
+                    self.line(writer, &line, out);
+                }
+            }
+        }
+    }
+
+    /// Writes what a writer has not finished, for nothing more of it will come.
+    pub(super) fn finish(&mut self, writer: Writer, out: &mut impl FnMut(&[u8])) {
+        if let Some(line) = self.unfinished.remove(&writer).filter(|line| !line.is_empty()) {
+            self.line(writer, &line, out);
+        }
+    }
+
+    fn raw(&mut self, writer: Writer, bytes: &[u8], out: &mut impl FnMut(&[u8])) {
+        let Some(last) = bytes.last() else { return };
+        if self.open.is_some_and(|open| open != writer) {
+            out(b"\r\n");
+        }
+        out(bytes);
+        self.open = (*last != b'\n').then_some(writer);
+    }
+
+    fn line(&mut self, writer: Writer, text: &[u8], out: &mut impl FnMut(&[u8])) {
+        let mut line = Vec::with_capacity(text.len() + 16);
+        match writer {
+            Writer::Hypervisor => line.extend_from_slice(b"(HV) "),
+            Writer::Domain(id) => line.extend_from_slice(alloc::format!("(d{}) ", id.0).as_bytes()),
+        }
+        line.extend_from_slice(text);
+        if self.open.take().is_some() {
+            out(b"\r\n");
+        }
+        out(&line);
+        out(b"\r\n");
+        line.push(b'\n');
+        self.keep(&line);
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.log.extend(bytes);
+        let excess = self.log.len().saturating_sub(LOG);
+        self.log.drain(..excess);
+        // A counter that wraps, as the ABI's index does.
+        self.logged = self.logged.wrapping_add((bytes.len() & 0xffff_ffff) as u32);
+    }
+
+    /// At most `most` bytes of the log from byte `from` on, or from the oldest there is when `from` is older or `None`.
+    pub(super) fn log_part(&self, from: Option<u32>, most: usize) -> LogPart {
+        let kept = self.log.len() as u32;
+        let oldest = self.logged.wrapping_sub(kept);
+        let skip = from.map_or(0, |from| from.wrapping_sub(oldest));
+        let skip = if skip > kept { 0 } else { skip };
+        let text = self.log.iter().skip(skip as usize).take(most).copied().collect();
+        LogPart { start: oldest.wrapping_add(skip), text }
+    }
+
+    /// Forgets the log.
+    pub(super) fn clear_log(&mut self) {
+        self.log.clear();
+    }
+}
+
+/// Whether a byte may stand in a line of somebody who does not have the screen: nothing that moves the cursor.
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (b' '..0x7f).contains(&byte) || byte >= 0x80
+}

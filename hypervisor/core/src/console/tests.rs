@@ -1,0 +1,291 @@
+//! Who writes, who reads, and what a hostile ring can do.
+
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::ids::{DomId, Mfn, Port};
+use crate::mock::{self, MockPlatform};
+use crate::platform::{FrameWords, Work};
+use alloc::sync::Arc;
+use core::mem::offset_of;
+use core::sync::atomic::Ordering::SeqCst;
+use proptest::prelude::*;
+use std::string::String;
+use std::vec::Vec;
+use xen_abi::errno::Errno;
+use xen_abi::io::console::XenconsInterface;
+
+struct Guest {
+    domain: Arc<Domain<MockPlatform>>,
+    page: Mfn,
+    port: Port,
+}
+
+fn word32(page: &FrameWords, at: usize) -> u32 {
+    (page[at / 8].load(SeqCst) >> (at % 8 * 8)) as u32
+}
+
+fn set_word32(page: &FrameWords, at: usize, value: u32) {
+    let shift = at % 8 * 8;
+    let old = page[at / 8].load(SeqCst);
+    page[at / 8].store(old & !(0xffff_ffff << shift) | u64::from(value) << shift, SeqCst);
+}
+
+fn byte(page: &FrameWords, at: usize) -> u8 {
+    page[at / 8].load(SeqCst).to_le_bytes()[at % 8]
+}
+
+impl Guest {
+    /// A domain with a ring.
+    fn new(hv: &Hypervisor<MockPlatform>, id: u16) -> Self {
+        let domain = mock::domain(hv, id, 1, 64);
+        let page = hv.alloc_domain_page(&domain, 0).expect("a page");
+        let port = hv.attach_console(&domain, page).expect("a console");
+        Self { domain, page, port }
+    }
+
+    /// Puts text into the ring, as far as there is room, and sends the event.
+    fn print(&self, hv: &Hypervisor<MockPlatform>, text: &str) {
+        let page = hv.ring_words(self.page);
+        let mut at = word32(page, offset_of!(XenconsInterface, out_prod));
+        for byte in text.bytes() {
+            let index = offset_of!(XenconsInterface, out) + at as usize % 2048;
+            let shift = index % 8 * 8;
+            let old = page[index / 8].load(SeqCst);
+            page[index / 8].store(old & !(0xff << shift) | u64::from(byte) << shift, SeqCst);
+            at = at.wrapping_add(1);
+        }
+        set_word32(page, offset_of!(XenconsInterface, out_prod), at);
+        hv.send_event(&self.domain, self.port).expect("an event");
+        hv.console_work();
+    }
+
+    /// Takes what is in the ring.
+    fn read(&self, hv: &Hypervisor<MockPlatform>) -> Vec<u8> {
+        let page = hv.ring_words(self.page);
+        let first = word32(page, offset_of!(XenconsInterface, in_cons));
+        let count = word32(page, offset_of!(XenconsInterface, in_prod)).wrapping_sub(first);
+        let bytes = (0..count).map(|n| byte(page, first.wrapping_add(n) as usize % 1024)).collect();
+        set_word32(page, offset_of!(XenconsInterface, in_cons), first.wrapping_add(count));
+        bytes
+    }
+}
+
+impl Hypervisor<MockPlatform> {
+    fn ring_words(&self, mfn: Mfn) -> &FrameWords {
+        crate::platform::Platform::frame_words(&self.platform, mfn)
+    }
+
+    fn type_keys(&self, keys: &[u8]) {
+        self.platform.console_input.lock().unwrap().extend(keys);
+        self.console_work();
+    }
+
+    /// What was written since the last call.
+    fn screen(&self) -> String {
+        let bytes = core::mem::take(&mut self.platform.record.lock().unwrap().console);
+        String::from_utf8_lossy(&bytes).replace("\r\n", "\n")
+    }
+}
+
+/// The owner of the input writes as it pleases, others whole lines with their number; nobody's line is torn.
+#[test]
+fn one_line_for_many_writers() {
+    let (hv, dom0) = mock::machine_with_domain(64);
+    let guest = Guest::new(&hv, 1);
+    hv.console_output(dom0.id, b"login: ");
+    guest.print(&hv, "half a ");
+    assert_eq!(hv.screen(), "login: ");
+    guest.print(&hv, "line\r\nand \x1b[1mmore");
+    assert_eq!(hv.screen(), "login: \n(d1) half a line\n".strip_prefix("login: ").unwrap());
+    hv.console_output(dom0.id, b"root\r\n");
+    hv.log(format_args!("one {}\n", "message"));
+    assert_eq!(hv.screen(), "root\n(HV) one message\n");
+    // The other one's unfinished line is shown when it gets the screen.
+    hv.type_keys(&[1, 1, 1]);
+    assert_eq!(hv.screen(), "(HV) *** Serial input to domain 1 (CTRL-a three times to switch)\nand [1mmore");
+    hv.console_output(dom0.id, b"dom0 goes on\n");
+    assert_eq!(hv.screen(), "\n(d0) dom0 goes on\n");
+    guest.print(&hv, "\x1b[2J");
+    assert_eq!(hv.screen(), "\x1b[2J");
+}
+
+/// Input goes to whom it was switched to: dom0, the domains in their order, the hypervisor, and round again.
+#[test]
+fn input_is_switched() {
+    let (hv, dom0) = mock::machine_with_domain(64);
+    let guests = [Guest::new(&hv, 1), Guest::new(&hv, 7)];
+    hv.type_keys(b"zero");
+    hv.type_keys(&[1, 1, 1, b'o', b'n', b'e']);
+    hv.type_keys(&[b'!', 1, 1, 1, b's']);
+    hv.type_keys(&[1, 1]);
+    hv.type_keys(b"x");
+    let mut bytes = [0; 16];
+    let count = hv.peek_console(dom0.id, &mut bytes);
+    assert_eq!(&bytes[..count], b"zero");
+    assert_eq!(guests[0].read(&hv), b"one!");
+    // Two switch characters are input.
+    assert_eq!(guests[1].read(&hv), [b's', 1, 1, b'x']);
+    hv.screen();
+    hv.type_keys(&[1, 1, 1, b'm', 1, 1, 1]);
+    let screen = hv.screen();
+    assert!(
+        screen.contains("Serial input to the hypervisor") && screen.contains("frames are free"),
+        "{screen}"
+    );
+    assert!(screen.ends_with("Serial input to domain 0 (CTRL-a three times to switch)\n"), "{screen}");
+}
+
+/// Without a switch character there is no switching.
+#[test]
+fn switching_can_be_turned_off() {
+    let (mut hv, dom0) = mock::machine_with_domain(64);
+    let guest = Guest::new(&hv, 1);
+    hv.options.console_switch = None;
+    hv.type_keys(&[1, 1, 1, 2]);
+    assert!(guest.read(&hv).is_empty());
+    assert_eq!(hv.peek_console(dom0.id, &mut [0; 8]), 4);
+}
+
+/// Input for a guest that does not read waits, and arrives in order when there is room and the guest says so.
+#[test]
+fn a_full_ring_delays_input() {
+    let hv = mock::hypervisor(64);
+    let guest = Guest::new(&hv, 1);
+    let sent: Vec<u8> = (0..3000u32).map(|n| (n % 251) as u8 + 2).collect();
+    hv.type_keys(&sent);
+    let mut got = guest.read(&hv);
+    assert_eq!(got.len(), 1024);
+    for _ in 0..4 {
+        guest.print(&hv, "");
+        got.extend(guest.read(&hv));
+    }
+    assert!(got == sent);
+    // What nobody takes does not grow for ever.
+    for _ in 0..10 {
+        hv.type_keys(&sent);
+    }
+    let mut rest = 0;
+    for _ in 0..10 {
+        rest += guest.read(&hv).len();
+        guest.print(&hv, "");
+    }
+    assert_eq!(rest, 1024 + 4096);
+}
+
+/// Long output is written in bursts, between which other work is done, and completely.
+#[test]
+fn long_output_comes_in_bursts() {
+    let hv = mock::hypervisor(64);
+    let guest = Guest::new(&hv, 1);
+    let text: String = (0..2000u32).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
+    hv.platform.record.lock().unwrap().raised.clear();
+    guest.print(&hv, &text);
+    assert!(hv.platform.record.lock().unwrap().raised.iter().any(|(_, work)| work.contains(Work::CONSOLE)));
+    for _ in 0..8 {
+        hv.console_work();
+    }
+    assert_eq!(hv.screen(), text);
+    let page = hv.ring_words(guest.page);
+    assert_eq!(word32(page, offset_of!(XenconsInterface, out_cons)), 2000);
+    assert_eq!(word32(page, offset_of!(XenconsInterface, out_prod)), 2000);
+}
+
+/// The ring's page can become neither a page table nor somebody else's; detaching gives it back and shows the last text.
+#[test]
+fn the_page_is_held() {
+    let (hv, _) = mock::machine_with_domain(64);
+    let guest = Guest::new(&hv, 1);
+    assert_eq!(hv.attach_console(&guest.domain, guest.page), Err(Errno::EEXIST));
+    assert!(hv.get_page_and_type(&guest.domain, guest.page, crate::page::PageType::L1).is_err());
+    guest.print(&hv, "last words");
+    hv.screen();
+    hv.detach_console(&guest.domain);
+    assert_eq!(hv.screen(), "(d1) last words\n");
+    assert!(hv.get_page_and_type(&guest.domain, guest.page, crate::page::PageType::L1).is_ok());
+    hv.put_page_and_type(guest.page);
+    // Its port goes nowhere, and harms nobody.
+    assert_eq!(hv.send_event(&guest.domain, guest.port), Ok(()));
+    hv.type_keys(&[1, 1, 1]);
+    assert!(hv.screen().contains("to the hypervisor"));
+}
+
+/// The owner of the input ends: the next domain gets it.
+#[test]
+fn input_survives_its_owner() {
+    let hv = mock::hypervisor(64);
+    let guests = [Guest::new(&hv, 3), Guest::new(&hv, 4)];
+    hv.domains.remove(DomId(3));
+    hv.detach_console(&guests[0].domain);
+    hv.type_keys(b"next");
+    assert_eq!(guests[1].read(&hv), b"next");
+    hv.domains.remove(DomId(4));
+    hv.detach_console(&guests[1].domain);
+    hv.type_keys(b"nobody");
+    assert!(hv.screen().contains("No domain takes serial input"));
+}
+
+/// `K`, a number and Enter end a domain; anything else, and dom0, are refused.
+#[test]
+fn a_key_ends_a_domain() {
+    let (hv, _) = mock::machine_with_domain(64);
+    let guest = Guest::new(&hv, 1);
+    hv.type_keys(&[1, 1, 1, 1, 1, 1]);
+    for (keys, answer) in [
+        (&b"K0\r"[..], "no such domain"),
+        (b"K9\r", "no such domain"),
+        (b"K\r", "no such domain"),
+        (b"Kq", "Not a domain's number"),
+        (b"K99999\r", "Not a domain's number"),
+    ] {
+        hv.screen();
+        hv.type_keys(keys);
+        assert!(hv.screen().contains(answer), "{}", String::from_utf8_lossy(keys));
+        assert!(!guest.domain.stopped.load(SeqCst));
+    }
+    hv.type_keys(b"K1\r");
+    assert!(guest.domain.stopped.load(SeqCst));
+    for key in b"hdegmq" {
+        hv.screen();
+        hv.type_keys(&[*key]);
+        assert!(!hv.screen().is_empty(), "{}", char::from(*key));
+    }
+}
+
+/// The log keeps whole lines, and a reader that comes back gets what is new.
+#[test]
+fn the_log_is_read_in_parts() {
+    let hv = mock::hypervisor(64);
+    hv.log(format_args!("first\n"));
+    let part = hv.console.log_part(None, 100);
+    assert_eq!((part.start, &part.text[..]), (0, &b"(HV) first\n"[..]));
+    hv.log(format_args!("second\n"));
+    let part = hv.console.log_part(Some(11), 6);
+    assert_eq!((part.start, &part.text[..]), (11, &b"(HV) s"[..]));
+    (0..2000).for_each(|n| hv.log(format_args!("line {n}\n")));
+    let part = hv.console.log_part(Some(0), 100_000);
+    assert_eq!(part.text.len(), 16 * 1024);
+    assert!(part.text.ends_with(b"line 1999\n"));
+    hv.console.clear_log();
+    assert!(hv.console.log_part(None, 100).text.is_empty());
+}
+
+proptest! {
+    /// Whatever a guest does to its page, the hypervisor writes no more than the ring holds, and its own index never
+    /// goes another way than its count.
+    #[test]
+    fn hostile_rings(steps in prop::collection::vec((0usize..4, any::<u32>(), any::<bool>()), 1..60)) {
+        let hv = mock::hypervisor(64);
+        let guest = Guest::new(&hv, 1);
+        let page = hv.ring_words(guest.page);
+        for (index, value, event) in steps {
+            set_word32(page, offset_of!(XenconsInterface, in_cons) + 4 * index, value);
+            hv.type_keys(b"typed");
+            if event {
+                hv.screen();
+                hv.send_event(&guest.domain, guest.port).unwrap();
+                (0..9).for_each(|_| hv.console_work());
+                prop_assert!(hv.platform.record.lock().unwrap().console.len() <= 2048);
+            }
+        }
+    }
+}
