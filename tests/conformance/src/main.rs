@@ -18,6 +18,7 @@
 mod harness;
 mod call;
 mod cases;
+mod peer;
 
 #[cfg(target_os = "none")]
 guest_pv_lib::entry!(harness::main, name = "conformance", version = "1");

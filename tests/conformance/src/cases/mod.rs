@@ -3,12 +3,17 @@
 mod abi;
 mod console;
 mod descriptors;
+mod domctl;
 mod event;
 mod grant;
 mod memory;
 mod mmu_update;
 mod mmuext;
 mod multicall;
+mod peer;
+mod peer_event;
+mod peer_grant;
+mod peer_rights;
 mod pin;
 mod privileged;
 mod sched;
