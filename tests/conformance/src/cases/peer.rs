@@ -10,6 +10,7 @@ use crate::peer::{FREE, with_peer};
 
 case! {
     /// A domain is created, built, started, answers, and is destroyed without a trace.
+    #[peer]
     fn comes_and_goes(env) {
         with_peer(env, |peer| {
             same("xen_version", peer.call(nr::XEN_VERSION, &[0]), Ok(4 << 16 | 17))?;

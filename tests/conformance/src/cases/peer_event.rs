@@ -66,6 +66,7 @@ fn with_channel(peer: &Peer<'_>, body: impl FnOnce(u32, u32) -> Outcome) -> Outc
 
 case! {
     /// A channel carries events both ways, each to the other end only.
+    #[peer]
     fn both_ways(env) {
         with_peer(env, |peer| with_channel(peer, |local, remote| {
             same("status", status(DOMID_SELF, local), Ok(EVTCHNSTAT_INTERDOMAIN))?;
@@ -80,6 +81,7 @@ case! {
 
 case! {
     /// An end that the peer closes leaves the other unbound, to which the peer may connect anew.
+    #[peer]
     fn closed_by_the_peer(env) {
         with_peer(env, |peer| with_channel(peer, |local, remote| {
             same("the peer closes", peer_close(peer, remote), Ok(0))?;
@@ -93,6 +95,7 @@ case! {
 
 case! {
     /// A port is offered to one domain: nobody else connects to it, and nobody connects twice.
+    #[peer]
     fn offered_to_one(env) {
         with_peer(env, |peer| {
             let own = need("alloc_unbound", offer(DOMID_SELF))?;
@@ -106,6 +109,7 @@ case! {
 
 case! {
     /// A domain that ends leaves the ends of its channels unbound.
+    #[peer]
     fn left_by_the_dead(env) {
         let mut port = 0;
         with_peer(env, |peer| {
@@ -120,6 +124,7 @@ case! {
 
 case! {
     /// The first domain sees the state of the peer's ports; the peer not that of the first domain's.
+    #[peer]
     fn status_of_others(env) {
         with_peer(env, |peer| with_channel(peer, |local, remote| {
             same("the peer's", status(peer.id(), remote), Ok(EVTCHNSTAT_INTERDOMAIN))?;
@@ -132,6 +137,7 @@ case! {
 
 case! {
     /// An ordinary domain offers its own ports only.
+    #[peer]
     fn offer_for_others(env) {
         with_peer(env, |peer| {
             let mut arg = EvtchnAllocUnbound { dom: 0, remote_dom: DOMID_SELF, port: 0 };
@@ -142,6 +148,7 @@ case! {
 
 case! {
     /// Anybody may bind any virtual interrupt, once; those of the machine are not raised for an ordinary domain.
+    #[peer]
     fn virqs_of_the_peer(env) {
         with_peer(env, |peer| {
             need("timer", virq(peer, VIRQ_TIMER))?;
@@ -157,6 +164,7 @@ case! {
 
 case! {
     /// A domain's last port is the one that its creation named.
+    #[peer]
     fn no_port_beyond_the_limit(env) {
         with_peer(env, |peer| {
             let beyond = peer.op(nr::EVENT_CHANNEL_OP, EVTCHNOP_SEND, &mut EvtchnSend { port: 1024 });
@@ -167,6 +175,7 @@ case! {
 
 case! {
     /// The first domain is told of a domain's end.
+    #[peer]
     fn end_of_a_domain(env) {
         let mut arg = EvtchnBindVirq { virq: VIRQ_DOM_EXC, vcpu: 0, port: 0 };
         need("bind_virq", event(EVTCHNOP_BIND_VIRQ, &mut arg))?;

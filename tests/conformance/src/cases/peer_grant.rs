@@ -60,6 +60,7 @@ fn peer_unmap(peer: &Peer<'_>, page: usize, handle: u32) -> Result<i16, Verdict>
 
 case! {
     /// The peer maps a granted page over one of its own, both see each other's writes, and unmapping tells the granter.
+    #[peer]
     fn mapped_by_the_peer(env) {
         with_peer(env, |peer| {
             let (table, data) = (table(env)?, env.page(0));

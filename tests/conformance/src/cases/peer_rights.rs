@@ -39,6 +39,7 @@ fn platform(peer: &Peer<'_>, cmd: u32, interface_version: u32) -> Ret {
 
 case! {
     /// `domctl` on any domain, itself included; only whether a domain exists is said to anybody.
+    #[peer]
     fn domctl_of_a_guest(env) {
         with_peer(env, |peer| {
             for cmd in [
@@ -59,6 +60,7 @@ case! {
 
 case! {
     /// `sysctl`, whatever the command.
+    #[peer]
     fn sysctl_of_a_guest(env) {
         with_peer(env, |peer| {
             for cmd in [
@@ -75,6 +77,7 @@ case! {
 
 case! {
     /// `platform_op`, whatever the command.
+    #[peer]
     fn platform_of_a_guest(env) {
         with_peer(env, |peer| {
             for cmd in [XENPF_SETTIME64, XENPF_ENTER_ACPI_SLEEP, XENPF_GETIDLETIME, XENPF_RESOURCE_OP, 999] {
@@ -87,6 +90,7 @@ case! {
 
 case! {
     /// `memory_op` on another domain, and the machine's own map.
+    #[peer]
     fn memory_of_others(env) {
         with_peer(env, |peer| {
             let mut of = XenMemoryReservation { domid: 0, ..XenMemoryReservation::default() };
@@ -107,6 +111,7 @@ case! {
 
 case! {
     /// Another domain's shutdown, the machine's power, I/O privilege and devices.
+    #[peer]
     fn machine_of_a_guest(env) {
         with_peer(env, |peer| {
             let mut shutdown = SchedRemoteShutdown { domain_id: 0, ..SchedRemoteShutdown::default() };
@@ -125,6 +130,7 @@ case! {
 
 case! {
     /// Frames of another domain are nothing to map, and nothing to make page tables of.
+    #[peer]
     fn foreign_frames(env) {
         with_peer(env, |peer| {
             let own = env.page(0).mfn();
@@ -150,6 +156,7 @@ case! {
 case! {
     /// The hypervisor's console is written by ordinary domains where the hypervisor is built or told to allow it; it is
     /// never read by them.
+    #[peer]
     fn console_of_a_guest(env) {
         with_peer(env, |peer| {
             let at = peer.put(b"x");
