@@ -79,6 +79,10 @@ impl Platform for Machine {
         mfn.0 == apic::page_address() >> 12 || ioapic::owns_frame(mfn.0)
     }
 
+    fn heap_frames(&self) -> u64 {
+        mm::heap::frames()
+    }
+
     fn hypervisor_l4_slots(&self) -> &[u64; 16] {
         tables::slots()
     }
@@ -105,6 +109,14 @@ impl Platform for Machine {
 
     fn work_pending(&self) -> bool {
         this_cpu().work.load(Ordering::Relaxed) != 0
+    }
+
+    fn begin_grace(&self) -> u64 {
+        smp::begin_grace()
+    }
+
+    fn grace_is_over(&self, grace: u64) -> bool {
+        smp::grace_is_over(grace)
     }
 
     fn flush_tlb(&self, cpus: &CpuMask, what: Flush) {

@@ -85,6 +85,8 @@ pub struct MockPlatform {
     /// `work_pending` says yes at every n-th question; 0: never.
     pub preempt_every: AtomicU32,
     questions: AtomicU32,
+    /// How often a grace period is not over yet when asked for.
+    pub grace_rounds: AtomicU32,
     /// What the core asked for.
     pub record: Mutex<Record>,
     /// Bytes that wait to be read from the console.
@@ -114,6 +116,7 @@ impl MockPlatform {
             time: AtomicU64::new(1_000_000),
             preempt_every: AtomicU32::new(0),
             questions: AtomicU32::new(0),
+            grace_rounds: AtomicU32::new(0),
             record: Mutex::new(Record::default()),
             console_input: Mutex::new(VecDeque::new()),
             irqs: Mutex::new(VecDeque::new()),
@@ -186,6 +189,10 @@ impl Platform for MockPlatform {
         self.reserved_mmio.lock().unwrap().contains(&mfn)
     }
 
+    fn heap_frames(&self) -> u64 {
+        0
+    }
+
     fn hypervisor_l4_slots(&self) -> &[u64; 16] {
         &self.slots
     }
@@ -231,6 +238,15 @@ impl Platform for MockPlatform {
     fn work_pending(&self) -> bool {
         let every = self.preempt_every.load(Ordering::Relaxed);
         every != 0 && (self.questions.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(every)
+    }
+
+    fn begin_grace(&self) -> u64 {
+        u64::from(self.grace_rounds.load(Ordering::Relaxed))
+    }
+
+    fn grace_is_over(&self, _grace: u64) -> bool {
+        let less = |rounds: u32| rounds.checked_sub(1);
+        self.grace_rounds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err()
     }
 
     fn flush_tlb(&self, cpus: &CpuMask, what: Flush) {
@@ -395,10 +411,10 @@ pub fn domain(
     vcpus: u32,
     max_pages: u64,
 ) -> Arc<Domain<MockPlatform>> {
-    let shared_info = hv.frames.alloc(0).expect("a free frame for shared_info");
-    let config = DomainConfig { id: DomId(id), privileged: id == 0, max_vcpus: vcpus, max_pages };
-    let domain = Arc::new(Domain::new(&hv.platform, &config, shared_info).expect("a domain"));
-    hv.domains.insert(domain.clone()).expect("an unused identifier");
+    let config =
+        DomainConfig { privileged: id == 0, max_vcpus: vcpus, max_pages, ..DomainConfig::new(DomId(id)) };
+    let domain = hv.create_domain(&config).expect("a domain");
+    hv.unpause_domain(&domain).expect("a paused domain");
     domain.dirty_cpus.insert(CpuId(0));
     if domain.uses_console_io() {
         hv.console_appeared(&domain);

@@ -50,6 +50,8 @@ bitflags! {
         const IRQ = 1 << 2;
         /// Bytes arrived on the console.
         const CONSOLE = 1 << 3;
+        /// Another CPU waits for this one to have nothing in progress: see [`Platform::begin_grace`].
+        const QUIESCE = 1 << 4;
     }
 }
 
@@ -130,6 +132,8 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn m2p(&self) -> &[AtomicU64];
     /// Whether a privileged domain must not map this non-RAM frame (local APIC, IOAPIC, HPET, MSI-X tables).
     fn mmio_reserved(&self, mfn: Mfn) -> bool;
+    /// How many frames the hypervisor's heap has taken from the frame allocator and keeps.
+    fn heap_frames(&self) -> u64;
     /// L4 entries 256..=271, the hypervisor's own part of every address space.
     fn hypervisor_l4_slots(&self) -> &[u64; 16];
 
@@ -150,6 +154,12 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn raise_work(&self, cpu: CpuId, work: Work);
     /// Whether this CPU has work raised: long operations stop here and continue later.
     fn work_pending(&self) -> bool;
+    /// Begins a grace period: asks every CPU, this one included, to come to a point where it holds nothing that it looked up
+    /// before ([`Work::QUIESCE`]), and where, if it idles, it lets go of what it keeps loaded of a dying domain: page tables,
+    /// descriptor tables, FPU state. Answers what to ask [`Platform::grace_is_over`] for.
+    fn begin_grace(&self) -> u64;
+    /// Whether every CPU has come to that point since.
+    fn grace_is_over(&self, grace: u64) -> bool;
     /// Flushes TLBs and returns when all of `cpus` have done so.
     fn flush_tlb(&self, cpus: &CpuMask, what: Flush);
     /// Loads CR3 anew from the current vCPU's `pv.guest_table` or `pv.guest_table_user` (by `pv.kernel_mode`) and

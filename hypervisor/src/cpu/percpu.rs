@@ -41,6 +41,8 @@ pub struct PerCpu {
     pub flush_requested: AtomicU32,
     /// See [`PerCpu::flush_requested`].
     pub flush_done: AtomicU32,
+    /// The last grace period during which this CPU was quiescent (`cpu::smp`).
+    pub quiescent: AtomicU64,
     /// 1 while the loaded vCPU is this CPU's to run, 0 while the CPU idles.
     pub running: AtomicU32,
     /// 1 once the CPU takes part in everything.

@@ -25,6 +25,9 @@ const TRAMPOLINE_PAGE: u8 = 0x08;
 /// How long a CPU may take from its start-up interrupt to its first words.
 const START_TIMEOUT_US: u64 = 200_000;
 
+/// Number of the grace period that began last.
+static GRACE: AtomicU64 = AtomicU64::new(0);
+
 /// Top of the stack for the CPU that is being started.
 #[unsafe(no_mangle)]
 static ap_stack: AtomicU64 = AtomicU64::new(0);
@@ -165,6 +168,25 @@ pub fn raise_work(id: CpuId, work: Work) {
     let target = cpu(id);
     target.work.fetch_or(work.bits(), Ordering::SeqCst);
     apic::send(target.apic_id.load(Ordering::Relaxed), apic::KICK_VECTOR);
+}
+
+/// Begins a grace period (see `Platform::begin_grace`) and answers its number.
+pub fn begin_grace() -> u64 {
+    let grace = GRACE.fetch_add(1, Ordering::SeqCst) + 1;
+    ONLINE.load().iter().for_each(|id| raise_work(id, Work::QUIESCE));
+    grace
+}
+
+/// Whether all CPUs were quiescent since this grace period began.
+pub fn grace_is_over(grace: u64) -> bool {
+    ONLINE.load().iter().all(|id| cpu(id).quiescent.load(Ordering::SeqCst) >= grace)
+}
+
+/// This CPU has nothing in progress that began before `work`: `let_go` takes away what it merely keeps.
+pub fn quiesce(this: &PerCpu, let_go: impl FnOnce()) {
+    let grace = GRACE.load(Ordering::SeqCst);
+    let_go();
+    this.quiescent.store(grace, Ordering::SeqCst);
 }
 
 /// Does what others asked this CPU to flush.

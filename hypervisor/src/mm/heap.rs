@@ -9,6 +9,7 @@ use super::layout::DIRECT_MAP;
 use super::tables::direct_map_limit;
 use crate::machine::{Hv, try_hv};
 use core::alloc::{GlobalAlloc, Layout};
+use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::ids::{MachineAddr, Mfn, PAGE_SIZE};
 use talc::{OomHandler, Span, Talc, Talck};
 
@@ -16,6 +17,14 @@ use talc::{OomHandler, Span, Talc, Talck};
 const GROW_ORDER: u32 = 6;
 /// Bytes from which on an allocation is not `talc`'s.
 const LARGE: usize = 1 << 20;
+
+/// Frames that the heap took.
+static FRAMES: AtomicU64 = AtomicU64::new(0);
+
+/// Frames that the heap took from the frame allocator and keeps; those of large allocations come back and do not count.
+pub fn frames() -> u64 {
+    FRAMES.load(Ordering::Relaxed)
+}
 
 /// Gets the heap more frames when it is full.
 struct Grow;
@@ -25,7 +34,9 @@ impl OomHandler for Grow {
         let pages = (layout.size() + layout.align()).div_ceil(PAGE_SIZE) as u64 + 1;
         let order = pages.next_power_of_two().ilog2().max(GROW_ORDER);
         let first = match try_hv() {
-            Some(hv) => hv.frames.alloc(order),
+            Some(hv) => hv.frames.alloc(order).inspect(|_| {
+                FRAMES.fetch_add(1 << order, Ordering::Relaxed);
+            }),
             None => EARLY.lock().alloc(1 << order, 1, direct_map_limit()),
         };
         let start = direct(first.ok_or(())?.addr()) as *mut u8;

@@ -12,6 +12,7 @@ use core::arch::asm;
 use core::sync::atomic::Ordering;
 use hypervisor_core::domain::Domain;
 use hypervisor_core::ids::{GuestVirt, Mfn, PAGE_SIZE};
+use hypervisor_core::page::LDT_FRAMES;
 
 const LDT_WINDOW: u64 = 16 * PAGE_SIZE as u64;
 const LDT_ACCESS: u64 = 0x82;
@@ -36,6 +37,16 @@ pub fn load(domain: &Domain<Machine>, vcpu: &Vcpu) {
         set_window(ldt + (n * PAGE_SIZE) as u64, frame.0);
     }
     load_ldtr(gdt, ldt, vcpu.pv.ldt_entries.load(Ordering::Relaxed));
+}
+
+/// Empties the windows of this CPU, which runs no vCPU.
+pub fn unload() {
+    let cpu = this_cpu().id();
+    let (gdt, ldt) = (gdt_window(cpu), ldt_window(cpu));
+    let pages = (0..RESERVED_GDT_PAGE).map(|n| gdt + (n * PAGE_SIZE) as u64);
+    let pages = pages.chain((0..LDT_FRAMES).map(|n| ldt + (n * PAGE_SIZE) as u64));
+    pages.for_each(|va| set_window(va, 0));
+    load_ldtr(gdt, ldt, 0);
 }
 
 fn load_ldtr(gdt: u64, ldt: u64, entries: u32) {

@@ -6,7 +6,7 @@
 
 use super::{NO_VCPU_INFO, debug, descriptors, segments};
 use crate::cpu::percpu::{PerCpu, guest_regs, this_cpu};
-use crate::cpu::{self, fpu};
+use crate::cpu::{self, fpu, smp};
 use crate::machine::{Hv, Machine, Vcpu, hv};
 use crate::mm::{direct, tables};
 use core::sync::atomic::Ordering;
@@ -64,6 +64,9 @@ pub fn do_work(hv: &Hv) {
 
 /// Does all raised work but the choice of a vCPU.
 fn serve(hv: &Hv, work: Work) {
+    if work.contains(Work::QUIESCE) {
+        smp::quiesce(this_cpu(), let_go_of_dying);
+    }
     if work.contains(Work::IRQ) {
         hv.deliver_pirqs();
     }
@@ -131,6 +134,19 @@ fn park(hv: &Hv) {
     unsafe { cpu::write_cr3(tables::root().addr().0) };
     cpu::flush_tlb_global();
     current.domain.dirty_cpus.remove(this.id());
+}
+
+/// Gives up what an idle CPU keeps loaded of a vCPU that never runs again. Its page tables went when it was parked.
+fn let_go_of_dying() {
+    let this = this_cpu();
+    let parked = this.running.load(Ordering::Relaxed) == 0;
+    if !parked || !this.current().is_some_and(|current| current.domain.is_dying()) {
+        return;
+    }
+    this.vcpu_info.store(NO_VCPU_INFO.as_ptr_mut(), Ordering::Relaxed);
+    descriptors::unload();
+    // SAFETY: this CPU's own, and the reference above is not used any more.
+    drop(unsafe { this.set_current(None) });
 }
 
 /// Puts what the CPU has of this vCPU where another CPU can load it from.

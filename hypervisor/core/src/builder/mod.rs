@@ -23,7 +23,7 @@ pub use start::hypercall_page;
 
 use crate::Hypervisor;
 use crate::cpumask::CpuMask;
-use crate::domain::{Domain, DomainConfig, Lifecycle, VcpuRef};
+use crate::domain::{Domain, DomainConfig, Lifecycle, VcpuRef, write_shared_info};
 use crate::ids::{DomId, Mfn};
 use crate::page::{PageError, PageType};
 use crate::permissions::Permissions;
@@ -99,9 +99,9 @@ impl<P: Platform> Hypervisor<P> {
         start::write_start_info(&memory, &layout, &domain, source)?;
         let root = tables::build(&memory, &layout)?;
         self.load_root(&domain, root)?;
-        start::write_shared_info(self.platform.frame_words(domain.shared_info));
+        write_shared_info(self.platform.frame_words(domain.shared_info));
         self.publish_wallclock(&domain);
-        start::set_first_context(&domain, &domain.vcpus[0], &layout, entry);
+        start::set_first_context(&domain.vcpus[0], &layout, entry);
         if self.options.dom0_vcpus_pin {
             self.pin_vcpus(&domain)?;
         }
@@ -121,6 +121,7 @@ impl<P: Platform> Hypervisor<P> {
             privileged: true,
             max_vcpus: u32::try_from(cpus).unwrap_or(u32::MAX).clamp(least, most).min(MAX_DOM0_VCPUS),
             max_pages: u64::from(u32::MAX),
+            ..DomainConfig::new(DomId(0))
         };
         let domain = Arc::new(Domain::new(&self.platform, &config, shared_info)?);
         if let Some(max) = self.options.dom0_mem.max {

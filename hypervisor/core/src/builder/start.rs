@@ -5,11 +5,10 @@ use super::memory::Memory;
 use super::{BuildError, Dom0Source};
 use crate::domain::{Domain, Vcpu, VcpuFlags};
 use crate::ids::PAGE_SIZE;
-use crate::platform::{FrameWords, Platform};
+use crate::platform::Platform;
 use crate::regs::Regs;
-use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
-use xen_abi::arch_x86::{FLAT_KERNEL_CS, FLAT_KERNEL_SS, XEN_LEGACY_MAX_VCPUS};
+use xen_abi::arch_x86::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
 use xen_abi::hypercall::nr;
 use xen_abi::xen::*;
 use zerocopy::{FromZeros, IntoBytes};
@@ -60,22 +59,8 @@ pub(super) fn write_start_info<P: Platform>(
     Ok(())
 }
 
-/// Sets `shared_info` to what a domain starts with: all vCPUs have upcalls masked.
-pub(super) fn write_shared_info(words: &FrameWords) {
-    words.iter().for_each(|word| word.store(0, Relaxed));
-    let masked = 1 << (8 * offset_of!(VcpuInfo, evtchn_upcall_mask));
-    for n in 0..XEN_LEGACY_MAX_VCPUS {
-        words[n * size_of::<VcpuInfo>() / 8].store(masked, Relaxed);
-    }
-}
-
 /// Gives a vCPU its first context; its address space is set already.
-pub(super) fn set_first_context<P: Platform>(
-    domain: &Domain<P>,
-    vcpu: &Vcpu<P>,
-    layout: &Layout,
-    entry: u64,
-) {
+pub(super) fn set_first_context<P: Platform>(vcpu: &Vcpu<P>, layout: &Layout, entry: u64) {
     *vcpu.saved.lock() = Regs {
         rip: entry,
         cs: u64::from(FLAT_KERNEL_CS),
@@ -86,7 +71,6 @@ pub(super) fn set_first_context<P: Platform>(
         ..Regs::default()
     };
     vcpu.pv.kernel_mode.store(1, Relaxed);
-    vcpu.pv.vcpu_info.store(domain.shared_info.addr().0, Relaxed);
     vcpu.pv.set_flags(VcpuFlags::INITIALISED, true);
 }
 

@@ -21,31 +21,40 @@
 //!
 //! Two domains' locks of the same kind: the lower [`DomId`] first.
 
+mod lifecycle;
 mod pv;
 mod table;
+#[cfg(test)]
+mod tests;
 
+pub(crate) use lifecycle::write_shared_info;
+pub use lifecycle::{Accounts, MAX_VCPUS, Restart};
 pub use pv::{PvState, TrapSlot, VcpuFlags};
 pub use table::DomainTable;
 
 use crate::cpumask::AtomicCpuMask;
 use crate::event::DomainEvents;
-use crate::grant::DomainGrants;
-use crate::ids::{DomId, Mfn, VcpuId};
+use crate::grant::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_MAPTRACK_FRAMES, DomainGrants};
+use crate::ids::{DomId, Mfn, Port, VcpuId};
 use crate::mem::Reservation;
 use crate::permissions::Permissions;
 use crate::platform::Platform;
 use crate::regs::Regs;
 use crate::sched::VcpuSched;
 use crate::time::VcpuTime;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use lifecycle::Stage;
 use spin::{Mutex, RwLock};
+use xen_abi::arch_x86::XEN_LEGACY_MAX_VCPUS;
 use xen_abi::errno::Errno;
+use xen_abi::xen::VcpuInfo;
 
 /// What a domain is made with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DomainConfig {
     /// Its identifier.
     pub id: DomId,
@@ -55,6 +64,36 @@ pub struct DomainConfig {
     pub max_vcpus: u32,
     /// Most pages it may ever own.
     pub max_pages: u64,
+    /// How messages call it.
+    pub name: String,
+    /// What a toolstack knows it by (`xen_domain_handle_t`).
+    pub handle: [u8; 16],
+    /// Whether it may use `console_io` although it is not privileged.
+    pub console_io: bool,
+    /// Highest event channel port it may allocate; `None`: as many as its ABI has.
+    pub max_evtchn_port: Option<u32>,
+    /// Most frames of its grant table.
+    pub max_grant_frames: u32,
+    /// Most pages of grant handles.
+    pub max_maptrack_frames: u32,
+}
+
+impl DomainConfig {
+    /// An unprivileged domain with one vCPU and Xen's default limits that may not own any page.
+    pub fn new(id: DomId) -> Self {
+        Self {
+            id,
+            privileged: false,
+            max_vcpus: 1,
+            max_pages: 0,
+            name: alloc::format!("Domain-{}", id.0),
+            handle: [0; 16],
+            console_io: false,
+            max_evtchn_port: None,
+            max_grant_frames: DEFAULT_MAX_FRAMES,
+            max_maptrack_frames: DEFAULT_MAX_MAPTRACK_FRAMES,
+        }
+    }
 }
 
 /// A domain.
@@ -63,6 +102,12 @@ pub struct Domain<P: Platform> {
     pub id: DomId,
     /// Whether it controls the machine.
     pub privileged: bool,
+    /// How messages call it.
+    pub name: String,
+    /// What a toolstack knows it by (`xen_domain_handle_t`).
+    pub handle: Mutex<[u8; 16]>,
+    /// Whether it may use `console_io` although it is not privileged.
+    pub console_io: bool,
     /// Its vCPUs by number.
     pub vcpus: Vec<Vcpu<P>>,
     /// The frame of its `shared_info`.
@@ -83,6 +128,14 @@ pub struct Domain<P: Platform> {
     pub lifecycle: Mutex<Lifecycle>,
     /// Mirrors `lifecycle`: nothing of this domain may run any more.
     pub stopped: AtomicBool,
+    /// Mirrors `lifecycle`: [`Lifecycle::Dying`] or [`Lifecycle::Dead`].
+    dying: AtomicBool,
+    /// Mirrors `lifecycle`: [`Lifecycle::Dead`].
+    dead: AtomicBool,
+    /// Pauses by its controller; changes with `lifecycle` locked.
+    controller_pauses: AtomicU32,
+    /// How far the teardown got.
+    teardown: Mutex<Stage>,
 }
 
 /// Where a domain is in its life.
@@ -96,6 +149,8 @@ pub enum Lifecycle {
     Shutdown(u32),
     /// Being torn down.
     Dying,
+    /// Torn down; others may still map frames of it.
+    Dead,
 }
 
 /// A virtual CPU.
@@ -154,9 +209,14 @@ impl<P: Platform> Domain<P> {
         }
         let vcpus = (0..config.max_vcpus)
             .map(|n| {
+                let pv = PvState::new();
+                if (n as usize) < XEN_LEGACY_MAX_VCPUS {
+                    let at = shared_info.addr().0 + u64::from(n) * size_of::<VcpuInfo>() as u64;
+                    pv.vcpu_info.store(at, Ordering::Relaxed);
+                }
                 Ok(Vcpu {
                     id: VcpuId(n),
-                    pv: PvState::new(),
+                    pv,
                     saved: Mutex::new(Regs::default()),
                     sched: VcpuSched::new(),
                     time: VcpuTime::new(),
@@ -165,19 +225,28 @@ impl<P: Platform> Domain<P> {
                 })
             })
             .collect::<Result<Vec<_>, Errno>>()?;
+        let events = DomainEvents::new(config.max_vcpus);
+        config.max_evtchn_port.into_iter().for_each(|port| events.set_max_port(Port(port)));
         Ok(Self {
             id: config.id,
             privileged: config.privileged,
+            name: config.name.clone(),
+            handle: Mutex::new(config.handle),
+            console_io: config.console_io,
             vcpus,
             shared_info,
             pages: Reservation::new(config.max_pages),
-            events: DomainEvents::new(config.max_vcpus),
-            grants: DomainGrants::new(),
+            events,
+            grants: DomainGrants::with_limits(config.max_grant_frames, config.max_maptrack_frames),
             permissions: RwLock::new(Permissions::none()),
             dirty_cpus: AtomicCpuMask::new(),
             vm_assist: AtomicU64::new(0),
             lifecycle: Mutex::new(Lifecycle::Building),
             stopped: AtomicBool::new(false),
+            dying: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+            controller_pauses: AtomicU32::new(0),
+            teardown: Mutex::new(Stage::Alive),
         })
     }
 

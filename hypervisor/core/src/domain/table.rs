@@ -1,4 +1,4 @@
-//! All domains by identifier.
+//! All domains by identifier: those that live, and those that are gone and still own frames.
 
 use super::Domain;
 use crate::ids::DomId;
@@ -6,41 +6,97 @@ use crate::platform::Platform;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU16, Ordering, fence};
 use spin::RwLock;
 use xen_abi::errno::Errno;
+use xen_abi::xen::DOMID_FIRST_RESERVED;
 
-/// Finds a domain by its identifier. A domain is in here from its making until its teardown begins.
-pub struct DomainTable<P: Platform>(RwLock<BTreeMap<DomId, Arc<Domain<P>>>>);
+type Map<P> = RwLock<BTreeMap<DomId, Arc<Domain<P>>>>;
+
+/// Finds a domain by its identifier. A domain is in here from its making until its teardown begins, and among the dying from
+/// then on until its last frame is free. No identifier is in both, and a lock of one map is never taken with the other's held,
+/// except by [`DomainTable::begin_dying`] and [`DomainTable::insert`], in this order.
+pub struct DomainTable<P: Platform> {
+    alive: Map<P>,
+    dying: Map<P>,
+    /// Identifier that was given out last.
+    last: AtomicU16,
+}
 
 impl<P: Platform> DomainTable<P> {
     /// An empty table.
     pub const fn new() -> Self {
-        Self(RwLock::new(BTreeMap::new()))
+        Self {
+            alive: RwLock::new(BTreeMap::new()),
+            dying: RwLock::new(BTreeMap::new()),
+            last: AtomicU16::new(0),
+        }
     }
 
     /// The domain, kept alive by the answer.
     pub fn get(&self, id: DomId) -> Option<Arc<Domain<P>>> {
-        self.0.read().get(&id).cloned()
+        self.alive.read().get(&id).cloned()
     }
 
     /// Adds a domain. Fails with `EEXIST` when its identifier is taken.
     pub fn insert(&self, domain: Arc<Domain<P>>) -> Result<(), Errno> {
-        let mut table = self.0.write();
-        if table.contains_key(&domain.id) {
+        let mut table = self.alive.write();
+        if table.contains_key(&domain.id) || self.dying.read().contains_key(&domain.id) {
             return Err(Errno::EEXIST);
         }
+        self.last.store(domain.id.0, Ordering::Relaxed);
         table.insert(domain.id, domain);
         Ok(())
     }
 
-    /// Takes a domain out.
-    pub fn remove(&self, id: DomId) -> Option<Arc<Domain<P>>> {
-        self.0.write().remove(&id)
-    }
-
     /// All domains there are now.
     pub fn all(&self) -> Vec<Arc<Domain<P>>> {
-        self.0.read().values().cloned().collect()
+        self.alive.read().values().cloned().collect()
+    }
+
+    /// The domains whose teardown began and that still own frames.
+    pub fn dying(&self) -> Vec<Arc<Domain<P>>> {
+        self.dying.read().values().cloned().collect()
+    }
+
+    /// Whether a domain, alive or not, has this identifier.
+    pub fn is_taken(&self, id: DomId) -> bool {
+        self.alive.read().contains_key(&id) || self.dying.read().contains_key(&id)
+    }
+
+    /// The first identifier after the one given out last that no domain has.
+    pub(super) fn free_id(&self) -> Option<DomId> {
+        let last = self.last.load(Ordering::Relaxed);
+        let after = (last.saturating_add(1)..DOMID_FIRST_RESERVED).chain(1..=last);
+        after.map(DomId).find(|id| !self.is_taken(*id))
+    }
+
+    /// Moves a domain to the dying, if this very domain is in the table.
+    pub(crate) fn begin_dying(&self, domain: &Arc<Domain<P>>) {
+        let mut table = self.alive.write();
+        if table.get(&domain.id).is_some_and(|found| Arc::ptr_eq(found, domain)) {
+            self.dying.write().insert(domain.id, domain.clone());
+            table.remove(&domain.id);
+        }
+    }
+
+    /// The dying domain that owns a frame.
+    pub(crate) fn get_dying(&self, id: DomId) -> Option<Arc<Domain<P>>> {
+        self.dying.read().get(&id).cloned()
+    }
+
+    /// Forgets a dying domain if its teardown is over and it owns nothing. To be called after either became true.
+    pub(crate) fn bury(&self, domain: &Arc<Domain<P>>) {
+        // Either this sees what became true at the same time elsewhere, or the other side sees this.
+        fence(Ordering::SeqCst);
+        if !domain.is_dead() || domain.pages.current() != 0 {
+            return;
+        }
+        let mut dying = self.dying.write();
+        let found = dying.get(&domain.id).is_some_and(|found| Arc::ptr_eq(found, domain));
+        let buried = if found { dying.remove(&domain.id) } else { None };
+        drop(dying);
+        drop(buried);
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Table {
     /// As many as version 1 has entries: the larger number.
     active: Vec<Active>,
     max_frames: u32,
+    /// The domain is gone: the table has no frames and gets none.
+    closed: bool,
 }
 
 /// The answer of `GNTTABOP_query_size`.
@@ -42,7 +44,14 @@ pub struct TableSize {
 
 impl Table {
     pub const fn new(max_frames: u32) -> Self {
-        Self { version: 1, frames: Vec::new(), status: Vec::new(), active: Vec::new(), max_frames }
+        Self {
+            version: 1,
+            frames: Vec::new(),
+            status: Vec::new(),
+            active: Vec::new(),
+            max_frames,
+            closed: false,
+        }
     }
 
     /// Number of references there are.
@@ -250,7 +259,7 @@ impl DomainGrants {
     /// The table, locked. It has a frame from its first use on, if there is memory.
     pub(super) fn lock<P: Platform>(&self, hv: &Hypervisor<P>, domain: &Domain<P>) -> MutexGuard<'_, Table> {
         let mut table = self.table.lock();
-        if table.frames.is_empty() {
+        if table.frames.is_empty() && !table.closed {
             // Without a frame there are no references, and every one is refused.
             let _ = table.grow(hv, domain, 1, 1);
         }
@@ -389,11 +398,14 @@ impl<P: Platform> Hypervisor<P> {
         if table.active.iter().any(used) { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
-    /// Gives back the frames of a domain's table in teardown, after its page tables are gone.
+    /// Gives back the frames of a domain's table in teardown, after its page tables are gone. What others map of them goes when
+    /// they let go.
     pub fn release_grant_frames(&self, domain: &Domain<P>) {
         let mut table = domain.grants.table.lock();
-        give_back(self, &mut table.frames);
-        give_back(self, &mut table.status);
+        table.closed = true;
+        let Table { frames, status, active, .. } = &mut *table;
+        frames.drain(..).chain(status.drain(..)).for_each(|mfn| self.surrender_xen_page(domain, mfn));
+        *active = Vec::new();
     }
 }
 

@@ -65,6 +65,11 @@ impl Reservation {
         self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()
     }
 
+    /// Books `pages` more, whatever the limit.
+    pub(crate) fn grow(&self, pages: u64) {
+        self.current.fetch_add(pages, Ordering::Relaxed);
+    }
+
     /// Books `pages` less.
     pub fn shrink(&self, pages: u64) {
         self.current.fetch_sub(pages, Ordering::Relaxed);
@@ -74,10 +79,5 @@ impl Reservation {
     #[inline]
     pub(crate) fn has_doomed(&self) -> bool {
         self.any_doomed.load(Ordering::Acquire)
-    }
-
-    /// Sets what the domain owns, once its teardown has counted it.
-    pub(crate) fn set_current(&self, pages: u64) {
-        self.current.store(pages, Ordering::Relaxed);
     }
 }

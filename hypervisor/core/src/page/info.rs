@@ -251,6 +251,11 @@ impl FrameInfo {
         self.count.store(Count::new(DOMID_XEN, Count::XENHEAP, 1).0, Ordering::Relaxed);
     }
 
+    /// Makes a frame that the hypervisor shared with a domain one of the domain's, held by its type reference only.
+    pub(crate) fn clear_shared(&self) {
+        self.count.fetch_and(!(Count::XENHEAP | Count::ALLOCATED), Ordering::AcqRel);
+    }
+
     /// Whether the frame is not RAM.
     pub fn is_io(&self) -> bool {
         self.count().owner() == DOMID_IO

@@ -3,7 +3,7 @@
 //! There is no list of a domain's frames: 16 bytes a frame leave no room for links. The teardown looks through the whole
 //! frame table instead, three times, and remembers where it is when it has to stop: first it takes all pins away, then it
 //! dooms tables that were left partly checked, then it gives up the domain's own reference to each frame. Frames that
-//! another domain still maps stay until that one lets go of them.
+//! another domain still maps stay, and stay in the reservation's count, until that one lets go of them.
 
 use super::PageError;
 use super::info::{Count, FrameInfo, Type};
@@ -12,8 +12,8 @@ use crate::domain::Domain;
 use crate::ids::Mfn;
 use crate::platform::Platform;
 
-/// Frames looked at between two questions whether other work is pending.
-const BURST: u64 = 1024;
+/// Frames looked at between two questions whether other work is pending: each of them may have to be cleared.
+const BURST: u64 = 256;
 
 /// How far a teardown got.
 #[derive(Clone, Copy, Debug)]
@@ -22,49 +22,46 @@ pub(crate) struct Teardown {
     stage: u8,
     /// The next frame to look at.
     next: u64,
-    /// Frames that others keep.
-    kept: u64,
 }
 
 impl Teardown {
     /// Not begun.
     pub(crate) const fn new() -> Self {
-        Self { stage: 0, next: 0, kept: 0 }
+        Self { stage: 0, next: 0 }
     }
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Takes all frames away from `domain`, whose vCPUs have stopped for good and which is no longer in the domain table. What
-    /// its reservation counts afterwards are the frames that others still keep.
+    /// Takes all frames away from `domain`, whose vCPUs have stopped for good and which is among the dying of the domain table.
+    /// What its reservation counts afterwards are the frames that others still keep.
     ///
     /// # Errors
     /// [`PageError::Restart`] when this CPU has other work first: call again.
     pub fn release_domain_pages(&self, domain: &Domain<P>) -> Result<(), PageError> {
         let mut progress = domain.pages.teardown.lock();
-        let Teardown { mut stage, mut next, mut kept } = *progress;
+        let Teardown { mut stage, mut next } = *progress;
         if stage == 0 {
             domain.vcpus.iter().for_each(|vcpu| self.drop_vcpu_tables(domain, vcpu));
             stage = 1;
         }
         while stage <= 3 {
-            *progress = Teardown { stage, next, kept };
+            *progress = Teardown { stage, next };
             self.work_off_doomed(domain)?;
             let end = next.saturating_add(BURST).min(self.platform.frame_table().len() as u64);
             for mfn in (next..end).map(Mfn) {
                 let info = self.known_frame(mfn);
                 if info.count().refs() != 0 && info.count().owner() == domain.id {
                     self.release_frame(domain, mfn, info, stage);
-                    kept += u64::from(stage == 3 && info.count().refs() != 0 && !info.count().is_xenheap());
                 }
             }
             (stage, next) = if end - next < BURST { (stage + 1, 0) } else { (stage, end) };
-            *progress = Teardown { stage, next, kept };
+            *progress = Teardown { stage, next };
             if stage <= 3 && self.platform.work_pending() {
                 return Err(PageError::Restart);
             }
         }
-        domain.pages.set_current(kept);
-        Ok(())
+        // What the last frames left.
+        self.work_off_doomed(domain)
     }
 
     fn release_frame(&self, domain: &Domain<P>, mfn: Mfn, info: &FrameInfo, stage: u8) {

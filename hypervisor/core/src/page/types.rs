@@ -5,7 +5,7 @@ use super::{PageError, segment};
 use crate::Hypervisor;
 use crate::cpumask::CpuMask;
 use crate::domain::Domain;
-use crate::ids::Mfn;
+use crate::ids::{DomId, Mfn};
 use crate::platform::{Flush, Platform};
 use core::hint::spin_loop;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
@@ -219,9 +219,19 @@ impl<P: Platform> Hypervisor<P> {
         match self.domains.get(count.owner()) {
             Some(owner) => owner.pages.shrink(1),
             // Its domain is going: what it left in its memory is nobody's business.
-            None => self.platform.frame_words(mfn).iter().for_each(|w| w.store(0, Relaxed)),
+            None => return self.free_frame_of_dying(mfn, info, count.owner()),
         }
         self.release_frame_words(mfn, info);
+    }
+
+    fn free_frame_of_dying(&self, mfn: Mfn, info: &FrameInfo, owner: DomId) {
+        self.platform.frame_words(mfn).iter().for_each(|w| w.store(0, Relaxed));
+        // Freed first: with its last frame the identifier may be given out again.
+        self.release_frame_words(mfn, info);
+        if let Some(owner) = self.domains.get_dying(owner) {
+            owner.pages.shrink(1);
+            self.domains.bury(&owner);
+        }
     }
 
     /// Hands a frame without references over to the allocator.

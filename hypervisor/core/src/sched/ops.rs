@@ -61,6 +61,10 @@ impl<P: Platform> Hypervisor<P> {
         }
         if let Some(next) = next {
             next.domain.dirty_cpus.insert(cpu);
+            // Whoever stopped it while it was being chosen took it for one that is on no CPU.
+            if !next.vcpu().sched.runnable() {
+                self.platform.raise_work(cpu, Work::RESCHEDULE);
+            }
             next.vcpu().time.change_runstate(RunState::Running, now);
             self.vcpu_time_started(next);
         }
@@ -221,9 +225,14 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Adds reasons and makes the CPU that runs the vCPU notice.
-    pub(super) fn suspend(&self, vcpu: &Vcpu<P>, reasons: Reasons) {
+    pub(crate) fn suspend(&self, vcpu: &Vcpu<P>, reasons: Reasons) {
         vcpu.sched.add(reasons);
         self.interrupt(vcpu);
+    }
+
+    /// Ends the poll of a vCPU that will not run again.
+    pub(crate) fn stop_polling(&self, vcpu: &Vcpu<P>) {
+        self.take_reasons(&vcpu.sched, Reasons::BLOCKED);
     }
 
     fn enqueue_woken(&self, vcpu: &VcpuRef<P>) {

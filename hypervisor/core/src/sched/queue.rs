@@ -442,6 +442,25 @@ impl<P: Platform> Scheduler<P> {
         self.enqueue(platform, now, vcpu, false);
     }
 
+    /// Takes a vCPU that has a reason not to run out of its queue. Answers whether it is on no CPU either, nor being put there.
+    pub(crate) fn retire(&self, vcpu: &Vcpu<P>, now: Nanos) -> bool {
+        loop {
+            let cpu = home(vcpu);
+            let queue = self.queue(cpu);
+            let mut waiting = queue.waiting.lock();
+            if home(vcpu) != cpu {
+                continue;
+            }
+            if let Some(index) = waiting.iter().position(|other| core::ptr::eq(other.vcpu(), vcpu)) {
+                waiting.remove(index);
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                queue.publish_head(&waiting);
+                self.set_place(&vcpu.sched, Place::Off, now);
+            }
+            return vcpu.sched.place() == Place::Off;
+        }
+    }
+
     /// A CPU stopped running this vCPU and saved its registers: it belongs to nobody now. Answers whether it is runnable.
     pub(super) fn saved(&self, vcpu: &Vcpu<P>, now: Nanos) -> bool {
         let _queue = self.queue(home(vcpu)).waiting.lock();

@@ -191,7 +191,7 @@ fn a_domain_in_teardown_lets_its_peers_go() {
     let near = hv.bind_interdomain(&d0, DomId(1), far).unwrap();
     let far2 = hv.alloc_unbound(&d1, SELF, DomId(0)).unwrap();
     let near2 = hv.bind_interdomain(&d0, DomId(1), far2).unwrap();
-    hv.domains.remove(DomId(1));
+    hv.domains.begin_dying(&d1);
     assert_eq!(hv.send_event(&d0, near), Ok(()));
     assert_eq!(hv.close_event(&d0, near2), Ok(()), "the far end dangles until the teardown gets there");
     assert_eq!(hv.destroy_events(&d1), Progress::Finished);

@@ -172,7 +172,7 @@ fn a_domain_in_teardown_gives_its_mappings_up() {
     assert_eq!((w.in_use(9), w.in_use(10), w.d0.grants.mappings()), (0, 0, 0));
     assert_eq!(w.counts(b), (1, 0));
     assert_eq!(w.counts(a).1, 1, "the page-table entry's own");
-    w.hv.domains.remove(DomId(1));
+    w.hv.domains.begin_dying(&w.d1);
     let free = w.hv.frames.free_count();
     w.hv.release_grant_frames(&w.d1);
     assert_eq!(w.hv.frames.free_count(), free + 1);
@@ -183,7 +183,7 @@ fn a_granter_that_is_gone_keeps_nobody_from_unmapping() {
     let w = world();
     let mfn = w.granted(9, 0);
     let mapped = w.map(9, PTE, w.slot(0)).unwrap();
-    w.hv.domains.remove(DomId(1));
+    w.hv.domains.begin_dying(&w.d1);
     assert_eq!(w.unmap(mapped.handle, w.slot(0), 0), Ok(()));
     assert_eq!(w.counts(mfn), (1, 0));
 }

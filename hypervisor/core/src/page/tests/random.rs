@@ -299,7 +299,7 @@ proptest! {
 /// After the teardown everything is free.
 fn tear_down(world: World) {
     let Guest { hv, domain } = world.guest;
-    hv.domains.remove(domain.id);
+    hv.domains.begin_dying(&domain);
     let mut patience = super::PATIENCE;
     while hv.release_domain_pages(&domain).is_err() {
         patience -= 1;

@@ -1,0 +1,294 @@
+//! Making, pausing and ending domains.
+//!
+//! # The end of a domain
+//! Nothing tells by itself who still uses a domain, so the teardown first makes sure that nobody does, and only then takes
+//! things away. Each step depends on the ones before it:
+//!
+//! 1. It is [`Lifecycle::Dying`]: no vCPU becomes runnable, no page can be allocated, and the domain table does not name it any
+//!    more, so no new operation on it begins.
+//! 2. Its vCPUs leave their CPUs and queues.
+//! 3. A grace period passes (see [`Platform::begin_grace`]): operations of other CPUs that had looked it up before are over, and
+//!    no CPU has its page tables, descriptor tables or FPU state loaded any more, not even an idle one.
+//! 4. Timers, watchdogs and event channels go; its peers' ends wait for a domain of its number again, as in Xen.
+//! 5. The grants that it mapped are unpinned; the references go with its page tables.
+//! 6. Its frames are given up: `vcpu_info` pages, page tables, memory, grant table, `shared_info`.
+//!
+//! A frame that another domain still maps stays, accounted to the dead domain, until that domain lets go of it. Until then the
+//! identifier is not given to a new domain: the page accounting tells owners apart by nothing else.
+
+use super::{Domain, DomainConfig, Lifecycle, VcpuRef};
+use crate::Hypervisor;
+use crate::event::Progress;
+use crate::ids::{DomId, MachineAddr, Mfn, VcpuId};
+use crate::page::PageError;
+use crate::platform::{FrameWords, Platform};
+use crate::sched::Reasons;
+use alloc::sync::Arc;
+use core::fmt;
+use core::mem::offset_of;
+use core::sync::atomic::Ordering;
+use xen_abi::arch_x86::XEN_LEGACY_MAX_VCPUS;
+use xen_abi::errno::Errno;
+use xen_abi::xen::{DOMID_FIRST_RESERVED, VIRQ_DOM_EXC, VcpuInfo};
+
+/// Most pauses of a domain by its controller at a time, as in Xen.
+const MAX_PAUSES: u32 = 255;
+/// Most vCPUs of a domain, as in Xen (`MAX_VIRT_CPUS`).
+pub const MAX_VCPUS: u32 = 8192;
+
+/// The CPU has other work first, or waits for other CPUs: call again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart;
+
+/// How far the teardown of a domain got: see the head of the module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Stage {
+    #[default]
+    Alive,
+    Leaving,
+    Grace(u64),
+    Events,
+    Mappings,
+    Pages,
+    Done,
+}
+
+/// What the hypervisor has given out, as one number for each kind. What a domain had is back when the numbers are those from before
+/// it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// Frames that are free.
+    pub free_frames: u64,
+    /// Frames of the hypervisor's own heap, which grows and does not shrink: free for new domains, in a way.
+    pub heap_frames: u64,
+    /// Frames that domains own, dead ones too.
+    pub domain_frames: u64,
+    /// Domains in the table.
+    pub domains: u64,
+    /// Domains that were taken out of the table and still own frames.
+    pub dying_domains: u64,
+    /// Bound ports of all domains.
+    pub event_channels: u64,
+    /// Grants that are mapped.
+    pub grant_maps: u64,
+}
+
+impl Accounts {
+    /// Whether everything that was free at `before` is free again.
+    pub fn same_as(&self, before: &Accounts) -> bool {
+        let frames = |a: &Accounts| a.free_frames + a.heap_frames;
+        let rest = |a: &Accounts| Accounts { free_frames: 0, heap_frames: 0, ..*a };
+        frames(self) == frames(before) && rest(self) == rest(before)
+    }
+}
+
+impl fmt::Display for Accounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { free_frames, heap_frames, domain_frames, domains, dying_domains, .. } = self;
+        write!(f, "{free_frames} frames free, {heap_frames} in the heap, {domain_frames} of domains; ")?;
+        write!(f, "{domains} domains, {dying_domains} dying; ")?;
+        write!(f, "{} event channels, {} grants mapped", self.event_channels, self.grant_maps)
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Makes a domain without memory: in the domain table, [`Lifecycle::Building`], its vCPUs down, paused once by its
+    /// controller.
+    ///
+    /// # Errors
+    /// `EINVAL` for an identifier that is reserved or a number of vCPUs that no domain has; `EEXIST` for an identifier that
+    /// is in use; `ENOMEM`.
+    pub fn create_domain(&self, config: &DomainConfig) -> Result<Arc<Domain<P>>, Errno> {
+        if config.id.0 >= DOMID_FIRST_RESERVED || config.max_vcpus == 0 || config.max_vcpus > MAX_VCPUS {
+            return Err(Errno::EINVAL);
+        }
+        if self.domains.is_taken(config.id) {
+            return Err(Errno::EEXIST);
+        }
+        let shared_info = self.take_frames(0, 0).ok_or(Errno::ENOMEM)?;
+        let words = self.platform.frame_words(shared_info);
+        write_shared_info(words);
+        let made = Domain::new(&self.platform, config, shared_info).map(Arc::new);
+        let entered = made.and_then(|domain| {
+            self.share_xen_page(&domain, shared_info);
+            domain.controller_pauses.store(1, Ordering::Relaxed);
+            domain.vcpus.iter().for_each(|vcpu| self.pause(vcpu));
+            self.domains.insert(domain.clone()).map(|()| domain)
+        });
+        if entered.is_err() {
+            self.known_frame(shared_info).set_xen();
+            self.frames.free(shared_info, 0);
+        }
+        entered
+    }
+
+    /// An identifier that no domain has, the one after the last given out if possible.
+    pub fn free_domid(&self) -> Option<DomId> {
+        self.domains.free_id()
+    }
+
+    /// Keeps all vCPUs of a domain from running until [`Hypervisor::unpause_domain`]; pauses nest. A vCPU may still run for a
+    /// moment on another CPU: see [`Hypervisor::domain_is_still`].
+    ///
+    /// # Errors
+    /// `EOVERFLOW` for more than 255 pauses.
+    pub fn pause_domain(&self, domain: &Arc<Domain<P>>) -> Result<(), Errno> {
+        let _lifecycle = domain.lifecycle.lock();
+        let pauses = domain.controller_pauses.load(Ordering::Relaxed);
+        if pauses == MAX_PAUSES {
+            return Err(Errno::EOVERFLOW);
+        }
+        domain.controller_pauses.store(pauses + 1, Ordering::Relaxed);
+        if pauses == 0 {
+            domain.vcpus.iter().for_each(|vcpu| self.pause(vcpu));
+        }
+        Ok(())
+    }
+
+    /// Undoes one [`Hypervisor::pause_domain`]. The first time that nothing pauses a domain, it is made: it runs.
+    ///
+    /// # Errors
+    /// `EINVAL` for a domain that is not paused.
+    pub fn unpause_domain(&self, domain: &Arc<Domain<P>>) -> Result<(), Errno> {
+        let mut lifecycle = domain.lifecycle.lock();
+        let pauses = domain.controller_pauses.load(Ordering::Relaxed).checked_sub(1).ok_or(Errno::EINVAL)?;
+        domain.controller_pauses.store(pauses, Ordering::Relaxed);
+        if pauses == 0 {
+            if *lifecycle == Lifecycle::Building {
+                *lifecycle = Lifecycle::Running;
+            }
+            domain.vcpu_refs().for_each(|vcpu| self.unpause(&vcpu));
+        }
+        Ok(())
+    }
+
+    /// Whether none of a domain's vCPUs is on a CPU.
+    pub fn domain_is_still(&self, domain: &Domain<P>) -> bool {
+        !domain.vcpus.iter().any(|vcpu| self.sched.is_on_cpu(vcpu))
+    }
+
+    /// Takes everything away from a domain, in the order that the head of the module gives. What the caller and others hold of it is
+    /// an empty shell afterwards. Not for a vCPU of the domain itself, which would wait for itself.
+    ///
+    /// # Errors
+    /// [`Restart`] when this CPU has other work first or has to wait for another CPU: call again, from a point where
+    /// raised work was done.
+    pub fn destroy_domain(&self, domain: &Arc<Domain<P>>) -> Result<(), Restart> {
+        // Whoever else is at it goes on.
+        let mut stage = domain.teardown.try_lock().ok_or(Restart)?;
+        loop {
+            *stage = match *stage {
+                Stage::Alive => self.begin_end(domain),
+                Stage::Leaving => self.leave_cpus(domain)?,
+                Stage::Grace(grace) if !self.platform.grace_is_over(grace) => return Err(Restart),
+                Stage::Grace(_) => self.stop_everything(domain),
+                Stage::Events => finished(self.destroy_events(domain), Stage::Mappings)?,
+                Stage::Mappings => finished(self.release_grant_mappings(domain), Stage::Pages)?,
+                Stage::Pages => self.release_memory(domain)?,
+                Stage::Done => return Ok(()),
+            };
+        }
+    }
+
+    fn begin_end(&self, domain: &Arc<Domain<P>>) -> Stage {
+        *domain.lifecycle.lock() = Lifecycle::Dying;
+        domain.stopped.store(true, Ordering::SeqCst);
+        domain.dying.store(true, Ordering::SeqCst);
+        domain.pages.set_max(0);
+        self.domains.begin_dying(domain);
+        domain.vcpus.iter().for_each(|vcpu| self.suspend(vcpu, Reasons::STOPPED));
+        Stage::Leaving
+    }
+
+    fn leave_cpus(&self, domain: &Domain<P>) -> Result<Stage, Restart> {
+        let now = self.platform.now();
+        let running = domain.vcpus.iter().filter(|vcpu| !self.sched.retire(vcpu, now));
+        // One that was being chosen while it was told to stop has not noticed.
+        let told = running.map(|vcpu| self.suspend(vcpu, Reasons::STOPPED)).count();
+        if told == 0 { Ok(Stage::Grace(self.platform.begin_grace())) } else { Err(Restart) }
+    }
+
+    fn stop_everything(&self, domain: &Domain<P>) -> Stage {
+        for vcpu in &domain.vcpus {
+            self.stop_timers(vcpu);
+            self.stop_polling(vcpu);
+        }
+        self.forget_watchdogs(domain.id);
+        Stage::Events
+    }
+
+    fn release_memory(&self, domain: &Arc<Domain<P>>) -> Result<Stage, Restart> {
+        for vcpu in &domain.vcpus {
+            let info = MachineAddr(vcpu.pv.vcpu_info.swap(0, Ordering::AcqRel));
+            if info.0 != 0 && info.mfn() != domain.shared_info {
+                self.put_page_and_type(info.mfn());
+            }
+        }
+        self.release_domain_pages(domain).map_err(|_: PageError| Restart)?;
+        self.release_grant_frames(domain);
+        self.surrender_xen_page(domain, domain.shared_info);
+        *domain.lifecycle.lock() = Lifecycle::Dead;
+        domain.dead.store(true, Ordering::SeqCst);
+        self.domains.bury(domain);
+        if let Some(control) = self.domains.get(DomId(0)) {
+            self.send_virq(&control, VcpuId(0), VIRQ_DOM_EXC);
+        }
+        Ok(Stage::Done)
+    }
+
+    /// Gives a frame of the hypervisor's, shared with a domain in teardown, to the domain for good and drops the hypervisor's
+    /// reference: whoever maps it last frees it.
+    pub(crate) fn surrender_xen_page(&self, domain: &Domain<P>, mfn: Mfn) {
+        domain.pages.grow(1);
+        self.known_frame(mfn).clear_shared();
+        self.put_page_and_type(mfn);
+    }
+
+    /// What is given out now. Other CPUs may change it while it is counted.
+    pub fn accounts(&self) -> Accounts {
+        let (alive, dying) = (self.domains.all(), self.domains.dying());
+        let each = || alive.iter().chain(&dying);
+        Accounts {
+            free_frames: self.frames.free_count(),
+            heap_frames: self.platform.heap_frames(),
+            domain_frames: each().map(|domain| domain.pages.current()).sum(),
+            domains: alive.len() as u64,
+            dying_domains: dying.len() as u64,
+            event_channels: each().map(|domain| u64::from(domain.events.active_ports())).sum(),
+            grant_maps: each().map(|domain| domain.grants.mappings() as u64).sum(),
+        }
+    }
+}
+
+fn finished(progress: Progress, next: Stage) -> Result<Stage, Restart> {
+    match progress {
+        Progress::Finished => Ok(next),
+        Progress::Preempted => Err(Restart),
+    }
+}
+
+impl<P: Platform> Domain<P> {
+    /// Its vCPUs, as something that may be kept.
+    pub fn vcpu_refs(self: &Arc<Self>) -> impl Iterator<Item = VcpuRef<P>> + '_ {
+        self.vcpus.iter().map(|vcpu| VcpuRef { domain: self.clone(), id: vcpu.id })
+    }
+
+    /// Whether its teardown began.
+    pub fn is_dying(&self) -> bool {
+        self.dying.load(Ordering::SeqCst)
+    }
+
+    /// Whether its teardown is over.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+}
+
+/// Sets `shared_info` to what a domain starts with: all vCPUs have upcalls masked.
+pub(crate) fn write_shared_info(words: &FrameWords) {
+    words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    let masked = 1 << (8 * offset_of!(VcpuInfo, evtchn_upcall_mask));
+    for n in 0..XEN_LEGACY_MAX_VCPUS {
+        words[n * size_of::<VcpuInfo>() / 8].store(masked, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,225 @@
+//! Making and ending domains: whatever a domain had, in whatever state, all of it is back when it is gone.
+
+use super::*;
+use crate::Hypervisor;
+use crate::grant::MapRequest;
+use crate::hypercall::Cx;
+use crate::ids::{CpuId, GrantRef, Nanos};
+use crate::mock::{self, MockPlatform};
+use crate::page::{PageType, pte};
+use crate::platform::Work;
+use crate::sched::Scheduler;
+use core::sync::atomic::Ordering::SeqCst;
+use xen_abi::grant_table::*;
+use xen_abi::xen::{DOMID_SELF, VIRQ_DOM_EXC, VIRQ_TIMER};
+
+type Mock = Hypervisor<MockPlatform>;
+type MockDomain = Arc<Domain<MockPlatform>>;
+
+const SELF: DomId = DomId(DOMID_SELF);
+
+/// Two CPUs and a control domain.
+fn machine() -> (Mock, MockDomain) {
+    let mut hv = mock::hypervisor(2000);
+    hv.sched = Scheduler::new(2);
+    hv.timers = crate::time::TimerQueues::new(2);
+    hv.platform.cpus.store(2, SeqCst);
+    let dom0 = mock::domain(&hv, 0, 1, 600);
+    // Its grant table has a frame from its first use on.
+    hv.setup_grant_table(&dom0, SELF, 1).expect("a table");
+    (hv, dom0)
+}
+
+fn config(id: u16) -> DomainConfig {
+    DomainConfig { max_vcpus: 2, max_pages: 400, ..DomainConfig::new(DomId(id)) }
+}
+
+fn destroy(hv: &Mock, domain: &MockDomain) -> u32 {
+    for rounds in 0..10_000 {
+        if hv.destroy_domain(domain).is_ok() {
+            return rounds;
+        }
+    }
+    panic!("the teardown never ends");
+}
+
+fn page(hv: &Mock, domain: &MockDomain) -> Mfn {
+    let mfn = hv.alloc_domain_page(domain, 0).expect("a page");
+    hv.platform.frame_words(mfn).iter().for_each(|word| word.store(0, SeqCst));
+    mfn
+}
+
+/// A chain of four tables that map `page` writable at 0; pinned, and the base of vCPU 0.
+fn tables(hv: &Mock, domain: &MockDomain, page_: Mfn) -> [Mfn; 4] {
+    let tables: [Mfn; 4] = core::array::from_fn(|_| page(hv, domain));
+    for (i, next) in [tables[1], tables[2], tables[3], page_].into_iter().enumerate() {
+        hv.platform.frame_words(tables[i])[0].store(next.addr().0 | pte::PRESENT | pte::RW, SeqCst);
+    }
+    hv.set_first_baseptr(domain, &domain.vcpus[0], tables[0]).expect("tables");
+    hv.pin_table(domain, tables[0], PageType::L4).expect("a pin");
+    tables
+}
+
+/// A reference in a version 1 grant table of `domain`.
+fn grant(hv: &Mock, domain: &MockDomain, to: DomId, mfn: Mfn) -> GrantRef {
+    let table = hv.setup_grant_table(domain, SELF, 1).expect("a grant table")[0];
+    let word = u64::from(GTF_PERMIT_ACCESS) | u64::from(to.0) << 16 | mfn.0 << 32;
+    hv.platform.frame_words(table)[9].store(word, SeqCst);
+    GrantRef(9)
+}
+
+/// A domain with some of everything.
+fn busy_domain(hv: &Mock, dom0: &MockDomain, id: u16) -> MockDomain {
+    let domain = hv.create_domain(&config(id)).expect("a domain");
+    let data = page(hv, &domain);
+    tables(hv, &domain, data);
+    // A table that is partly checked, another vCPU's vcpu_info, a descriptor page.
+    let info = page(hv, &domain);
+    hv.get_page_and_type(&domain, info, PageType::Writable).expect("a page");
+    domain.vcpus[1].pv.vcpu_info.store(info.addr().0 + 64, SeqCst);
+    hv.set_gdt(&domain, &domain.vcpus[1], &[page(hv, &domain)], 8).expect("a descriptor table");
+    let vcpu = VcpuRef { domain: domain.clone(), id: VcpuId(0) };
+    let cx = Cx { hv, domain: &domain, vcpu: vcpu.vcpu() };
+    hv.arm_singleshot(cx, Nanos(u64::MAX - 1));
+    hv.watchdog(&domain, 0, 30).expect("a watchdog");
+    hv.bind_virq(&domain, VcpuId(0), VIRQ_TIMER).expect("a port");
+    let far = hv.alloc_unbound(dom0, SELF, domain.id).expect("a port");
+    hv.bind_interdomain(&domain, DomId(0), far).expect("a channel");
+    let reference = grant(hv, dom0, domain.id, page(hv, dom0));
+    let map = MapRequest { host_addr: 0, flags: GNTMAP_DEVICE_MAP, granter: DomId(0), reference };
+    hv.map_grant(&domain, vcpu.vcpu(), &map).expect("a mapping");
+    hv.setup_grant_table(&domain, SELF, 3).expect("frames");
+    hv.bring_up(&vcpu);
+    hv.unpause_domain(&domain).expect("a pause");
+    domain
+}
+
+#[test]
+fn everything_comes_back() {
+    let (hv, dom0) = machine();
+    for (every, grace) in [(0, 0), (1, 3), (2, 0)] {
+        let kept = page(&hv, &dom0);
+        let before = hv.accounts();
+        let domain = busy_domain(&hv, &dom0, 7);
+        assert_ne!(hv.accounts(), before);
+        // What the domain's end leaves with others is not the domain's: its granted page and its peer's port.
+        let (pages, ports) = (dom0.pages.current(), dom0.events.active_ports());
+        hv.platform.preempt_every.store(every, SeqCst);
+        hv.platform.grace_rounds.store(grace, SeqCst);
+        destroy(&hv, &domain);
+        hv.platform.preempt_every.store(0, SeqCst);
+        assert_eq!((dom0.pages.current(), dom0.events.active_ports()), (pages, ports));
+        assert_eq!(*domain.lifecycle.lock(), Lifecycle::Dead);
+        let mut after = hv.accounts();
+        assert_eq!(after.event_channels, before.event_channels + 1, "the peer's end waits");
+        assert_eq!(after.domain_frames, before.domain_frames + 1, "the control domain's granted page");
+        (after.event_channels, after.domain_frames) = (before.event_channels, before.domain_frames);
+        after.free_frames += 1;
+        assert_eq!(after, before);
+        assert_eq!(Arc::strong_count(&domain), 1, "nobody holds the shell");
+        assert!(hv.domains.get(DomId(7)).is_none());
+        hv.remove_domain_page(&dom0, kept).expect("its own page");
+    }
+}
+
+#[test]
+fn the_teardown_waits_for_vcpus_and_for_the_grace_period() {
+    let (hv, dom0) = machine();
+    let domain = busy_domain(&hv, &dom0, 3);
+    let running = hv.schedule(None).expect("a vCPU to run");
+    hv.vcpu_switched(None, Some(&running));
+    hv.platform.record.lock().unwrap().raised.clear();
+    hv.platform.grace_rounds.store(2, SeqCst);
+    assert_eq!(hv.destroy_domain(&domain), Err(Restart));
+    assert!(domain.is_dying() && hv.domains.get(DomId(3)).is_none(), "nobody finds it any more");
+    assert_eq!(hv.alloc_domain_page(&domain, 0), Err(Errno::ENOMEM));
+    let raised = hv.platform.record.lock().unwrap().raised.clone();
+    assert!(raised.contains(&(CpuId(0), Work::RESCHEDULE)), "its CPU is told");
+    let pages = domain.pages.current();
+    assert_eq!(hv.destroy_domain(&domain), Err(Restart));
+    assert_eq!(domain.pages.current(), pages, "nothing is taken away from under a running vCPU");
+    assert!(hv.schedule(Some(&running)).is_none(), "it is not chosen again");
+    hv.vcpu_switched(Some(&running), None);
+    drop(running);
+    assert_eq!(hv.destroy_domain(&domain), Err(Restart), "the grace period");
+    assert_eq!(domain.pages.current(), pages);
+    destroy(&hv, &domain);
+    assert_eq!(domain.pages.current(), 0);
+    assert_eq!(hv.schedule(None).map(|v| v.domain.id), None);
+}
+
+#[test]
+fn frames_that_others_map_keep_the_identifier() {
+    let (hv, dom0) = machine();
+    let domain = hv.create_domain(&config(5)).expect("a domain");
+    let (granted, own) = (page(&hv, &domain), page(&hv, &domain));
+    hv.platform.frame_words(granted)[1].store(42, SeqCst);
+    hv.platform.frame_words(own)[1].store(42, SeqCst);
+    let reference = grant(&hv, &domain, DomId(0), granted);
+    let map = MapRequest { host_addr: 0, flags: GNTMAP_DEVICE_MAP, granter: domain.id, reference };
+    let mapped = hv.map_grant(&dom0, &dom0.vcpus[0], &map).expect("a mapping");
+    // A frame of its grant table as well.
+    let table = hv.setup_grant_table(&domain, SELF, 1).expect("a table")[0];
+    hv.get_page(domain.id, table).expect("a frame");
+    destroy(&hv, &domain);
+    assert_eq!(hv.accounts().dying_domains, 1);
+    assert_eq!(domain.pages.current(), 2);
+    assert_eq!(hv.platform.frame_words(own)[1].load(SeqCst), 0, "what it left is nobody's business");
+    assert_eq!(hv.create_domain(&config(5)).err(), Some(Errno::EEXIST));
+    assert_ne!(hv.free_domid(), Some(DomId(5)));
+    let mut batch = crate::grant::UnmapBatch::default();
+    let request = crate::grant::UnmapRequest {
+        host_addr: 0,
+        device_addr: granted.addr().0,
+        new_addr: 0,
+        handle: mapped.handle,
+    };
+    hv.unmap_grant(&dom0, &dom0.vcpus[0], &request, &mut batch).expect("its mapping");
+    hv.finish_unmaps(&dom0, &mut batch);
+    assert_eq!((domain.pages.current(), hv.accounts().dying_domains), (1, 1));
+    hv.put_page(table);
+    assert_eq!((domain.pages.current(), hv.accounts().dying_domains), (0, 0));
+    assert!(hv.create_domain(&config(5)).is_ok());
+}
+
+#[test]
+fn the_control_domain_hears_of_an_end() {
+    let (hv, dom0) = machine();
+    let port = hv.bind_virq(&dom0, VcpuId(0), VIRQ_DOM_EXC).expect("a port");
+    let domain = hv.create_domain(&config(1)).expect("a domain");
+    destroy(&hv, &domain);
+    assert_eq!(hv.event_is_pending(&dom0, port), Ok(true));
+    assert_eq!(hv.destroy_domain(&domain), Ok(()), "once more is no mistake");
+}
+
+#[test]
+fn a_controller_pauses_and_unpauses() {
+    let (hv, _dom0) = machine();
+    let domain = hv.create_domain(&config(1)).expect("a domain");
+    let vcpu = VcpuRef { domain: domain.clone(), id: VcpuId(0) };
+    assert_eq!(*domain.lifecycle.lock(), Lifecycle::Building);
+    hv.bring_up(&vcpu);
+    assert!(!vcpu.vcpu().sched.runnable(), "paused since its making");
+    assert_eq!(hv.pause_domain(&domain), Ok(()));
+    assert_eq!(hv.unpause_domain(&domain), Ok(()));
+    assert!(!vcpu.vcpu().sched.runnable());
+    assert_eq!(hv.unpause_domain(&domain), Ok(()));
+    assert!(vcpu.vcpu().sched.runnable() && *domain.lifecycle.lock() == Lifecycle::Running);
+    assert_eq!(hv.unpause_domain(&domain), Err(Errno::EINVAL));
+    (0..255).for_each(|_| assert_eq!(hv.pause_domain(&domain), Ok(())));
+    assert_eq!(hv.pause_domain(&domain), Err(Errno::EOVERFLOW));
+}
+
+#[test]
+fn what_no_domain_can_be_is_refused() {
+    let (hv, _dom0) = machine();
+    let free = hv.accounts();
+    assert_eq!(hv.create_domain(&config(0x7ff0)).err(), Some(Errno::EINVAL));
+    assert_eq!(hv.create_domain(&config(0)).err(), Some(Errno::EEXIST));
+    for vcpus in [0, MAX_VCPUS + 1] {
+        let wrong = DomainConfig { max_vcpus: vcpus, ..config(1) };
+        assert_eq!(hv.create_domain(&wrong).err(), Some(Errno::EINVAL));
+    }
+    assert_eq!(hv.accounts(), free);
+    assert_eq!(hv.free_domid(), Some(DomId(1)));
+}
