@@ -14,6 +14,7 @@ extern crate alloc;
 #[cfg(any(test, feature = "mock"))]
 extern crate std;
 
+pub mod acpi;
 pub mod builder;
 pub mod console;
 pub mod cpumask;

@@ -15,7 +15,6 @@ mod pvh;
 
 use crate::cpu::percpu::{PERCPU_SIZE, stack_top, this_cpu};
 use crate::cpu::{self, apic, smp};
-use crate::dev::acpi::AcpiInfo;
 use crate::dev::{acpi, clock, ioapic, irq, power, serial};
 use crate::machine::{self, Hv, Machine};
 use crate::mm::layout::{DIRECT_MAP, IMAGE_BASE};
@@ -25,6 +24,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::Ordering;
+use hypervisor_core::acpi::AcpiInfo;
 use hypervisor_core::cpumask::MAX_CPUS;
 use hypervisor_core::domain::VcpuRef;
 use hypervisor_core::ids::{CpuId, MachineAddr, VcpuId};

@@ -5,10 +5,10 @@
 //! the PM timer or the PIT: whichever is there first in this order. A reading of a reference clock is bracketed by two
 //! TSC reads and the narrowest of several is kept, so a window of [`WINDOW_US`] gives tens of ppm.
 
-use super::acpi::{AcpiInfo, Register};
 use crate::mm::tables::map_device;
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicU64, Ordering};
+use hypervisor_core::acpi::{AcpiInfo, Register};
 use hypervisor_core::ids::Nanos;
 use hypervisor_core::platform::TimeRecord;
 use raw_cpuid::CpuId;

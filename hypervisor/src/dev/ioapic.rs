@@ -1,8 +1,8 @@
 //! IOAPICs (82093AA datasheet, and the MADT for where they are).
 
-use super::acpi::IoApicInfo;
 use crate::mm::tables::map_device;
 use alloc::vec::Vec;
+use hypervisor_core::acpi::IoApicInfo;
 use hypervisor_core::platform::Line;
 use spin::{Mutex, Once};
 use x86_64::instructions::interrupts::without_interrupts;

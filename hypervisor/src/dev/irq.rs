@@ -4,12 +4,12 @@
 //! by one ([`take`]) on the way back to a guest, where it may hold locks. A level-triggered line is masked by the handler and
 //! stays so until the guest says that it served the device. All vectors go to the boot CPU.
 
-use super::acpi::Override;
 use super::{ioapic, pci};
 use crate::cpu::apic;
 use crate::cpu::percpu::{cpu, this_cpu};
 use alloc::collections::BTreeMap;
 use core::sync::atomic::{AtomicU32, Ordering};
+use hypervisor_core::acpi::Override;
 use hypervisor_core::ids::{CpuId, Pirq};
 use hypervisor_core::platform::{Line, MsiRequest, PciAddress, Work};
 use spin::Mutex;

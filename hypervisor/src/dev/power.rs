@@ -1,8 +1,8 @@
 //! Ends the machine's life: ACPI S5 and reset, else the PC's older ways.
 
-use super::acpi::{PowerRegisters, Register};
 use crate::mm::tables::map_device;
 use core::arch::asm;
+use hypervisor_core::acpi::{PowerRegisters, Register};
 use hypervisor_core::platform::MachineEnd;
 use spin::Once;
 use x86_64::instructions::port::Port;
