@@ -214,11 +214,11 @@ fn the_page_is_held() {
 fn input_survives_its_owner() {
     let hv = mock::hypervisor(64);
     let guests = [Guest::new(&hv, 3), Guest::new(&hv, 4)];
-    hv.domains.remove(DomId(3));
+    hv.domains.begin_dying(&guests[0].domain);
     hv.detach_console(&guests[0].domain);
     hv.type_keys(b"next");
     assert_eq!(guests[1].read(&hv), b"next");
-    hv.domains.remove(DomId(4));
+    hv.domains.begin_dying(&guests[1].domain);
     hv.detach_console(&guests[1].domain);
     hv.type_keys(b"nobody");
     assert!(hv.screen().contains("No domain takes serial input"));

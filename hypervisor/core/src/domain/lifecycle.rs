@@ -9,7 +9,7 @@
 //! 2. Its vCPUs leave their CPUs and queues.
 //! 3. A grace period passes (see [`Platform::begin_grace`]): operations of other CPUs that had looked it up before are over, and
 //!    no CPU has its page tables, descriptor tables or FPU state loaded any more, not even an idle one.
-//! 4. Timers, watchdogs and event channels go; its peers' ends wait for a domain of its number again, as in Xen.
+//! 4. Timers, watchdogs, the console's ring and event channels go; its peers' ends wait for a domain of its number again, as in Xen.
 //! 5. The grants that it mapped are unpinned; the references go with its page tables.
 //! 6. Its frames are given up: `vcpu_info` pages, page tables, memory, grant table, `shared_info`.
 //!
@@ -208,12 +208,13 @@ impl<P: Platform> Hypervisor<P> {
         if told == 0 { Ok(Stage::Grace(self.platform.begin_grace())) } else { Err(Restart) }
     }
 
-    fn stop_everything(&self, domain: &Domain<P>) -> Stage {
+    fn stop_everything(&self, domain: &Arc<Domain<P>>) -> Stage {
         for vcpu in &domain.vcpus {
             self.stop_timers(vcpu);
             self.stop_polling(vcpu);
         }
         self.forget_watchdogs(domain.id);
+        self.detach_console(domain);
         Stage::Events
     }
 
