@@ -138,12 +138,16 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Unmasks a port and delivers what became pending meanwhile (`EVTCHNOP_unmask`).
+    /// Unmasks a port and delivers what became pending meanwhile (`EVTCHNOP_unmask`). Nothing happens to one that is not
+    /// bound.
     ///
     /// # Errors
     /// [`EventError::Invalid`] for a port that is not valid.
     pub fn unmask_event(&self, domain: &Arc<Domain<P>>, port: Port) -> Result<(), EventError> {
         let guard = domain.events.slot(port)?.lock();
+        if guard.load().binding() == Binding::Free {
+            return Ok(());
+        }
         let vcpu = guard.load().vcpu();
         match domain.events.fifo() {
             None => self.two_level_unmask(domain, vcpu, port),

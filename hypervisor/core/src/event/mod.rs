@@ -84,6 +84,8 @@ pub enum EventError {
     NotFifo,
     /// The domain's ABI has no priorities.
     NoPriorities,
+    /// The port is not bound.
+    NotBound,
     /// The machine refused the interrupt.
     Platform(Errno),
 }
@@ -102,6 +104,7 @@ impl From<EventError> for Errno {
             EventError::ResetIncomplete => Errno::EAGAIN,
             EventError::NotFifo => Errno::EOPNOTSUPP,
             EventError::NoPriorities => Errno::ENOSYS,
+            EventError::NotBound => Errno::EACCES,
             EventError::Platform(errno) => errno,
         }
     }

@@ -57,7 +57,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Sets the queue of a port's future events (`EVTCHNOP_set_priority`).
     ///
     /// # Errors
-    /// [`EventError::Invalid`] for a port that is not valid or a priority beyond the last;
+    /// [`EventError::Invalid`] for a port that is not valid or a priority beyond the last; [`EventError::NotBound`];
     /// [`EventError::NoPriorities`] with the two-level ABI.
     pub fn set_event_priority(
         &self,
@@ -66,6 +66,9 @@ impl<P: Platform> Hypervisor<P> {
         priority: u32,
     ) -> Result<(), EventError> {
         let slot = domain.events.slot(port)?;
+        if slot.load().binding() == Binding::Free {
+            return Err(EventError::NotBound);
+        }
         if domain.events.fifo().is_none() {
             return Err(EventError::NoPriorities);
         }

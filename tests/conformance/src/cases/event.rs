@@ -9,39 +9,39 @@ use xen_abi::xen::{DOMID_SELF, VIRQ_CONSOLE, VIRQ_DEBUG, VIRQ_DOM_EXC, VIRQ_TIME
 use crate::call::{FAULTS, NO_DOMAIN, Ret, all_fault, hc2, op};
 use crate::harness::{Outcome, check, need, same};
 
-fn event<T>(command: u32, arg: &mut T) -> Ret {
+pub(super) fn event<T>(command: u32, arg: &mut T) -> Ret {
     op(nr::EVENT_CHANNEL_OP, command, arg)
 }
 
-fn close(port: u32) -> Ret {
+pub(super) fn close(port: u32) -> Ret {
     event(EVTCHNOP_CLOSE, &mut EvtchnClose { port })
 }
 
-fn send(port: u32) -> Ret {
+pub(super) fn send(port: u32) -> Ret {
     event(EVTCHNOP_SEND, &mut EvtchnSend { port })
 }
 
-fn bind_virq(virq: u32, vcpu: u32) -> Result<u32, Errno> {
+pub(super) fn bind_virq(virq: u32, vcpu: u32) -> Result<u32, Errno> {
     let mut arg = EvtchnBindVirq { virq, vcpu, port: 0 };
     event(EVTCHNOP_BIND_VIRQ, &mut arg).map(|_| arg.port)
 }
 
-fn bind_ipi(vcpu: u32) -> Result<u32, Errno> {
+pub(super) fn bind_ipi(vcpu: u32) -> Result<u32, Errno> {
     let mut arg = EvtchnBindIpi { vcpu, port: 0 };
     event(EVTCHNOP_BIND_IPI, &mut arg).map(|_| arg.port)
 }
 
-fn alloc_unbound(dom: u16, remote_dom: u16) -> Result<u32, Errno> {
+pub(super) fn alloc_unbound(dom: u16, remote_dom: u16) -> Result<u32, Errno> {
     let mut arg = EvtchnAllocUnbound { dom, remote_dom, port: 0 };
     event(EVTCHNOP_ALLOC_UNBOUND, &mut arg).map(|_| arg.port)
 }
 
-fn bind_interdomain(remote_dom: u16, remote_port: u32) -> Result<u32, Errno> {
+pub(super) fn bind_interdomain(remote_dom: u16, remote_port: u32) -> Result<u32, Errno> {
     let mut arg = EvtchnBindInterdomain { remote_dom, remote_port, ..EvtchnBindInterdomain::default() };
     event(EVTCHNOP_BIND_INTERDOMAIN, &mut arg).map(|_| arg.local_port)
 }
 
-fn status(port: u32) -> Result<EvtchnStatus, Errno> {
+pub(super) fn status(port: u32) -> Result<EvtchnStatus, Errno> {
     let mut arg = EvtchnStatus { dom: DOMID_SELF, port, ..EvtchnStatus::default() };
     event(EVTCHNOP_STATUS, &mut arg).map(|_| arg)
 }
@@ -51,7 +51,7 @@ fn at(command: u32) -> impl Fn(u64) -> Ret {
 }
 
 /// No port of any layout has this number.
-const NO_PORT: u32 = 1 << 20;
+pub(super) const NO_PORT: u32 = 1 << 20;
 
 returns! {
     /// A command that does not exist.
@@ -119,7 +119,7 @@ returns! {
 }
 
 /// Runs `body` with a port and closes it, whatever the body found.
-fn with_port(port: Result<u32, Errno>, body: impl FnOnce(u32) -> Outcome) -> Outcome {
+pub(super) fn with_port(port: Result<u32, Errno>, body: impl FnOnce(u32) -> Outcome) -> Outcome {
     let port = need("opening a port", port)?;
     events::mask(Port(port));
     let outcome = body(port);

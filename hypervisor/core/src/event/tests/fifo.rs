@@ -114,7 +114,9 @@ fn a_control_block_must_be_the_domains_and_aligned() {
     let page = hv.alloc_domain_page(&d0, 0).unwrap();
     let foreign = hv.alloc_domain_page(&d1, 0).unwrap();
     assert_eq!(hv.fifo_expand_array(&d0, page), Err(EventError::NotFifo));
-    assert_eq!(hv.set_event_priority(&d0, Port(1), 3), Err(EventError::NoPriorities));
+    assert_eq!(hv.set_event_priority(&d0, Port(1), 3), Err(EventError::NotBound));
+    let port = hv.bind_ipi(&d0, VcpuId(0)).unwrap();
+    assert_eq!(hv.set_event_priority(&d0, port, 3), Err(EventError::NoPriorities));
     for (vcpu, frame, offset, error) in [
         (2, page, 0, EventError::NoSuchVcpu),
         (0, page, 4, EventError::Invalid),

@@ -158,7 +158,8 @@ fn apply(model: &mut [ModelDomain; 2], me: usize, op: Op) -> Result<Option<Port>
             Ok(None)
         }
         Op::Unmask { port } => {
-            let was = model[me].masked.remove(&port).is_some();
+            let bound = model[me].ports.contains_key(&port);
+            let was = bound && model[me].masked.remove(&port).is_some();
             if was && model[me].pending.contains_key(&port) {
                 model[me].tell(port);
             }
