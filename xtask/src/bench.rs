@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: what a boot costs, on ours and on real Xen, counted the same way in one run.
+//! `cargo xtask bench`: what a boot costs, on ours and on real Xen, counted the same way in one run; `bench micro` counts
+//! what each primitive costs a guest.
 //!
 //! QEMU runs with `-icount shift=0,sleep=off`: the time-stamp counter advances by one for each instruction, and by one
 //! for each virtual nanosecond while the CPU is halted. Two runs give the same figures on any host. Firmware and loader
@@ -19,6 +20,7 @@ use crate::setup::Need;
 use crate::{build, debian, initramfs, project, setup};
 
 mod chart;
+mod micro;
 
 /// Counting instructions is slow: Linux takes some minutes.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -27,12 +29,34 @@ const XEN_FRAME_BYTES: u64 = 32;
 
 /// The choices of `cargo xtask bench`.
 #[derive(clap::Args, Debug, Clone)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    choices: Choices,
+}
+
+#[derive(clap::Subcommand, Debug, Clone)]
+enum What {
+    /// Count what each primitive costs a guest
+    Micro(Choices),
+}
+
+/// Which rows, and how they are shown.
+#[derive(clap::Args, Debug, Clone)]
+struct Choices {
     /// Only rows whose name contains this
-    pub filter: Option<String>,
+    filter: Option<String>,
     /// Print JSON instead of the table
     #[arg(long)]
-    pub json: bool,
+    json: bool,
+}
+
+impl Choices {
+    fn wants(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
+    }
 }
 
 /// One measured thing.
@@ -56,34 +80,60 @@ impl Row {
     pub fn ratio(&self) -> f64 {
         self.paravane as f64 / self.xen as f64
     }
+
+    /// Whether the ratio is no higher than the goal.
+    #[must_use]
+    pub fn meets_goal(&self) -> bool {
+        self.ratio() <= self.goal
+    }
 }
 
-/// Measures, prints, and writes `target/bench/boot.json` and `boot.svg`.
+/// Measures, prints, and writes `target/bench/boot.json` and `boot.svg`, or `micro.*`.
 ///
 /// # Errors
-/// Something does not build or boot.
+/// Something does not build or boot; for `micro`, also when a row misses its goal.
 pub fn run(options: &Options) -> Result<()> {
     setup::ensure(&[Need::Compiler, Need::Emulator, Need::GuestFiles])?;
     build::all()?;
-    let wanted = |name: &str| options.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
+    match &options.what {
+        None => boot(&options.choices),
+        Some(What::Micro(choices)) => micro::run(choices),
+    }
+}
+
+fn boot(choices: &Choices) -> Result<()> {
     let mut rows = Vec::new();
     for (name, unit, goal, measure) in measurements() {
-        if wanted(name) {
+        if choices.wants(name) {
             let paravane = measure(&Hypervisor::Paravane)?;
             rows.push(Row { name, unit, paravane, xen: measure(&Hypervisor::Xen)?, goal });
         }
     }
-    let folder = project::target().join("bench");
-    fs::create_dir_all(&folder)?;
     let report = report(&rows);
-    fs::write(folder.join("boot.json"), format!("{report:#}\n"))?;
-    chart::draw(&rows, &folder.join("boot.svg"))?;
-    if options.json {
+    write_report(&rows, &report, "boot")?;
+    if choices.json {
         println!("{report:#}")
     } else {
-        print_table(&rows)
+        print_table(&rows);
+        println!(
+            "ticks: instructions, and nanoseconds while halted; from the hypervisor's first instruction"
+        );
+        println!("files: {}", display(&["boot.json", "boot.svg"]));
     }
     Ok(())
+}
+
+/// Writes `target/bench/<name>.json` and `<name>.svg`.
+fn write_report(rows: &[Row], report: &Value, name: &str) -> Result<()> {
+    let folder = folder()?;
+    fs::write(folder.join(name).with_extension("json"), format!("{report:#}\n"))?;
+    chart::draw(rows, &folder.join(name).with_extension("svg"))
+}
+
+fn folder() -> Result<PathBuf> {
+    let folder = project::target().join("bench");
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
 }
 
 type Measure = fn(&Hypervisor) -> Result<u64>;
@@ -179,11 +229,11 @@ fn report(rows: &[Row]) -> Value {
 }
 
 fn print_table(rows: &[Row]) {
-    println!("{:<24} {:>5} {:>15} {:>15} {:>7} {:>7}", "", "unit", "Paravane", "Xen 4.17", "ratio", "goal");
+    println!("{:<40} {:>5} {:>15} {:>15} {:>7} {:>7}", "", "unit", "Paravane", "Xen 4.17", "ratio", "goal");
     for row in rows {
-        let verdict = if row.ratio() <= row.goal { "" } else { "  missed" };
+        let verdict = if row.meets_goal() { "" } else { "  missed" };
         println!(
-            "{:<24} {:>5} {:>15} {:>15} {:>7.3} {:>7}{verdict}",
+            "{:<40} {:>5} {:>15} {:>15} {:>7.3} {:>7}{verdict}",
             row.name,
             row.unit,
             grouped(row.paravane),
@@ -192,8 +242,6 @@ fn print_table(rows: &[Row]) {
             format!("<={}", row.goal)
         );
     }
-    println!("ticks: instructions, and nanoseconds while halted; from the hypervisor's first instruction");
-    println!("files: {}", display(&["boot.json", "boot.svg"]));
 }
 
 fn display(names: &[&str]) -> String {

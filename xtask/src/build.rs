@@ -14,8 +14,9 @@ const HYPERVISOR: (&str, &str) = ("hypervisor", "paravane");
 /// The package whose examples are the guests.
 const GUESTS: &str = "guest-pv-lib";
 
-/// The package of the kernel that checks the hypercall ABI, and the name of its binary.
-const CONFORMANCE: &str = "conformance";
+/// The packages of `tests` that are kernels, and the names of their binaries: one checks the hypercall ABI, one counts what
+/// hypercalls cost.
+const KERNELS: [&str; 2] = ["conformance", "micro"];
 
 /// Builds everything that boots.
 ///
@@ -48,22 +49,23 @@ pub fn guests() -> Result<()> {
     let names = guest_names()?;
     let toolchain = toolchain::ensure()?;
     cargo_build(&toolchain, &["--package", GUESTS, "--examples"], "the guests")?;
-    cargo_build(&toolchain, &["--package", CONFORMANCE], "the conformance kernel")?;
+    let kernels = KERNELS.map(|name| ["--package", name]);
+    cargo_build(&toolchain, kernels.as_flattened(), "the test kernels")?;
     fs::create_dir_all(project::dist())?;
     for name in names {
-        let built = if name == CONFORMANCE { name.clone() } else { format!("examples/{name}") };
+        let built = if KERNELS.contains(&name.as_str()) { name.clone() } else { format!("examples/{name}") };
         install(&release_dir().join(built), &project::guest_elf(&name))?;
     }
     Ok(())
 }
 
-/// The guests by name: one for each example of the guest library, and the conformance kernel.
+/// The guests by name: one for each example of the guest library, and the kernels of `tests`.
 ///
 /// # Errors
 /// The folder cannot be read.
 pub fn guest_names() -> Result<Vec<String>> {
     let folder = project::root().join(GUESTS).join("examples");
-    let mut names = vec![CONFORMANCE.to_owned()];
+    let mut names = KERNELS.map(str::to_owned).to_vec();
     for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
         let path = entry?.path();
         let is_example = path.extension().is_some_and(|ext| ext == "rs") || path.join("main.rs").is_file();

@@ -36,8 +36,6 @@ impl Sim {
         hv.platform.cpus.store(cpus, SeqCst);
         let domain = mock::domain(&hv, 1, vcpus, 16);
         for vcpu in &domain.vcpus {
-            let info = domain.shared_info.addr().0 + 64 * u64::from(vcpu.id.0);
-            vcpu.pv.vcpu_info.store(info, SeqCst);
             vcpu.time.disable_periodic();
         }
         Self { hv, domain, current: vec![None; cpus as usize], ran: vec![0; vcpus as usize] }

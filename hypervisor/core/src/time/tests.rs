@@ -82,8 +82,6 @@ impl Bench {
         let domain = mock::domain(&hv, 0, 2, 32);
         let mut ports = vec![];
         for vcpu in &domain.vcpus {
-            let info = domain.shared_info.addr().0 + 64 * u64::from(vcpu.id.0);
-            vcpu.pv.vcpu_info.store(info, SeqCst);
             vcpu.time.disable_periodic();
             ports.push(hv.bind_virq(&domain, vcpu.id, VIRQ_TIMER).unwrap().0);
         }

@@ -21,14 +21,7 @@ type MockDomain = Arc<Domain<MockPlatform>>;
 /// A machine with domains 0 and 1 of `vcpus` vCPUs, each vCPU with the `vcpu_info` that `shared_info` has for it.
 fn machine(vcpus: u32) -> (Mock, [MockDomain; 2]) {
     let hv = mock::hypervisor(600);
-    let domains = [0, 1].map(|id| {
-        let domain = mock::domain(&hv, id, vcpus, 200);
-        for vcpu in &domain.vcpus {
-            let at = domain.shared_info.addr().0 + 64 * u64::from(vcpu.id.0);
-            vcpu.pv.vcpu_info.store(at, Ordering::Relaxed);
-        }
-        domain
-    });
+    let domains = [0, 1].map(|id| mock::domain(&hv, id, vcpus, 200));
     (hv, domains)
 }
 

@@ -34,8 +34,6 @@ impl Caller {
         hv.machine.acpi_ids = vec![20, 21];
         let domain = mock::domain(&hv, id, 2, 64);
         for vcpu in &domain.vcpus {
-            let info = domain.shared_info.addr().0 + 64 * u64::from(vcpu.id.0);
-            vcpu.pv.vcpu_info.store(info, SeqCst);
             vcpu.time.disable_periodic();
         }
         domain.vcpus[0].pv.set_flags(VcpuFlags::INITIALISED, true);
