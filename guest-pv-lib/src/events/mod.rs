@@ -19,7 +19,7 @@ pub use bind::{Virq, bind_interdomain, bind_ipi, bind_virq, close, notify};
 #[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
 pub use two_level::PORTS;
 #[cfg(target_os = "none")]
-pub(crate) use upcall::init;
+pub(crate) use upcall::{init, register_failsafe};
 
 use crate::shared::{self, this_vcpu};
 

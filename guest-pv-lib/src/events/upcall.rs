@@ -16,7 +16,11 @@ pub(crate) fn init() {
         word.store(u64::MAX, core::sync::atomic::Ordering::Relaxed);
     }
     register(CALLBACKTYPE_EVENT, 0, stubs::event_address());
-    // Entered where the hypervisor cannot load the kernel's segments: nothing to repair, the stub says so.
+    register_failsafe();
+}
+
+/// Registers what is entered where the hypervisor cannot load the kernel's segments: nothing to repair, the stub says so.
+pub(crate) fn register_failsafe() {
     register(CALLBACKTYPE_FAILSAFE, CALLBACKF_MASK_EVENTS, stubs::failsafe_address());
 }
 

@@ -125,6 +125,18 @@ fn unhandled(frame: &mut Frame) -> ! {
     crate::sched::shutdown(crate::sched::Shutdown::Crash)
 }
 
+/// Registers the stubs and the failsafe callback again, for a kernel that had others in their place meanwhile.
+///
+/// # Errors
+///
+/// What the hypervisor says.
+#[cfg(target_os = "none")]
+pub fn reinstall() -> Result<(), crate::Errno> {
+    stubs::register()?;
+    crate::events::register_failsafe();
+    Ok(())
+}
+
 /// Registers the stubs.
 #[cfg(target_os = "none")]
 pub(crate) fn init() {

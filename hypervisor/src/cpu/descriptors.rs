@@ -53,6 +53,9 @@ pub struct Tss {
     iomap_base: u16,
 }
 
+/// Vector of `int 0x80`, which enters guests without a look at its DPL in their trap table.
+pub const INT80_VECTOR: usize = 0x80;
+
 /// IST number of the double fault, NMI, machine check and debug exception.
 const IST_OF: [(usize, u8); 4] = [(8, 1), (2, 2), (18, 3), (1, 4)];
 
@@ -116,9 +119,9 @@ fn build_idt() -> Idt {
         // SAFETY: only the address of a label is taken.
         let handler = unsafe { &raw const trap_stubs[vector] } as u64;
         let ist = IST_OF.iter().find(|(v, _)| *v == vector).map_or(0, |(_, ist)| u64::from(*ist));
-        // Guests may raise breakpoint and overflow by instruction; every other `int n` is decoded after #GP, so that the
-        // guest's own trap table decides about its privilege.
-        let dpl = if vector == 3 || vector == 4 { 3 } else { 0 };
+        // Guests may raise breakpoint, overflow and the old system call by instruction; every other `int n` is decoded after #GP,
+        // so that the guest's own trap table decides about its privilege.
+        let dpl = if matches!(vector, 3 | 4 | INT80_VECTOR) { 3 } else { 0 };
         gate.low = (handler & 0xffff)
             | u64::from(HV_CS) << 16
             | ist << 32

@@ -6,6 +6,7 @@
 
 use super::{ioapic, pci};
 use crate::cpu::apic;
+use crate::cpu::descriptors::INT80_VECTOR;
 use crate::cpu::percpu::{cpu, this_cpu};
 use alloc::collections::BTreeMap;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -52,6 +53,7 @@ pub fn isa_route(overrides: &[Override], irq: u8) -> (u32, Line) {
 fn claim_vector(owner: u32) -> Result<u8, Errno> {
     VECTORS
         .into_iter()
+        .filter(|v| usize::from(*v) != INT80_VECTOR)
         .find(|v| {
             OWNERS[usize::from(*v)].compare_exchange(0, owner, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         })

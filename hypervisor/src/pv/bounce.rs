@@ -5,6 +5,7 @@
 //! selectors have RPL 0 and `rflags.IF` is the inverse of the upcall mask. A frame that cannot be written ends the
 //! domain: its kernel has no stack.
 
+use super::Guest;
 use super::switch::toggle_mode;
 use crate::cpu::descriptors::{GUEST_CS64, GUEST_SS};
 use crate::machine::{Machine, Vcpu};
@@ -17,6 +18,7 @@ use hypervisor_core::regs::{Regs, VECTOR_SYSCALL};
 use xen_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL;
 
 const RFLAGS_IF: u64 = 1 << 9;
+const RFLAGS_DF: u64 = 1 << 10;
 const RFLAGS_IOPL: u64 = 3 << 12;
 /// TF, RF, NT, VM, AC: an entry starts with none of them (SDM Vol. 3, 6.12.1.3; AC because the kernel may use it).
 const ENTRY_CLEARS: u64 = 1 << 8 | 1 << 16 | 1 << 14 | 1 << 17 | 1 << 18;
@@ -28,12 +30,10 @@ pub const UPCALL_MASK_SET: u64 = 1 << 8;
 /// Byte 0: an upcall is pending.
 pub const UPCALL_PENDING: u64 = 0xff;
 
-/// Where an entry goes.
+/// Where an entry goes: always to flat 64-bit code, whatever selector the guest registered.
 pub struct Entry {
-    /// Address in the guest kernel.
+    /// Address in the guest kernel; zero if it registered none, which ends it.
     pub rip: u64,
-    /// Its selector.
-    pub cs: u16,
     /// Pushed above `r11`, for exceptions that have one.
     pub error_code: Option<u32>,
     /// Whether upcalls are masked from here on.
@@ -43,7 +43,7 @@ pub struct Entry {
 impl Entry {
     /// An entry in 64-bit code.
     pub fn flat(rip: u64, mask_events: bool) -> Self {
-        Self { rip, cs: GUEST_CS64, error_code: None, mask_events }
+        Self { rip, error_code: None, mask_events }
     }
 }
 
@@ -60,6 +60,10 @@ pub fn guest_rflags(domain: &Domain<Machine>, pv: &PvState, rflags: u64, masked:
 /// Enters the guest kernel. `info` is the first word of the vCPU's `vcpu_info`.
 pub fn enter(domain: &Arc<Domain<Machine>>, vcpu: &Vcpu, info: &AtomicU64, regs: &mut Regs, entry: &Entry) {
     let pv = &vcpu.pv;
+    if entry.rip == 0 {
+        super::crash(domain, regs, "it has no handler for what happened");
+        return;
+    }
     let from_kernel = pv.kernel_mode.load(Ordering::Relaxed) != 0;
     let masked = info.load(Ordering::Relaxed) & UPCALL_MASK != 0;
     if !from_kernel {
@@ -93,10 +97,16 @@ pub fn enter(domain: &Arc<Domain<Machine>>, vcpu: &Vcpu, info: &AtomicU64, regs:
     regs.rsp = rsp;
     regs.ss = u64::from(GUEST_SS);
     regs.rip = entry.rip;
-    regs.cs = u64::from(entry.cs | 3);
+    regs.cs = u64::from(GUEST_CS64);
     regs.rflags &= !ENTRY_CLEARS;
     // rcx and r11 are on the guest's stack, so the quick way back, which spoils them, is open.
-    regs.vector = if regs.cs == u64::from(GUEST_CS64) { VECTOR_SYSCALL } else { 0 };
+    regs.vector = VECTOR_SYSCALL;
+}
+
+/// `syscall` from user code: the entry also starts with DF clear, as if the guest had set its IA32_FMASK so.
+pub fn syscall(domain: &Arc<Domain<Machine>>, vcpu: &Vcpu, info: &AtomicU64, regs: &mut Regs, entry: &Entry) {
+    enter(domain, vcpu, info, regs, entry);
+    regs.rflags &= !RFLAGS_DF;
 }
 
 /// Gives the guest an exception through its trap table. A guest without a handler for it ends.
@@ -109,42 +119,30 @@ pub fn exception(
     error_code: Option<u32>,
 ) {
     let slot = &vcpu.pv.traps[usize::from(vector)];
-    let cs = slot.selector();
-    if cs & !3 == 0 {
-        crate::error!(
-            "{}{}: no handler for exception {vector}, error code {error_code:?}",
-            domain.id,
-            vcpu.id
-        );
-        super::crash(domain, regs, "it has no handler for an exception");
-        return;
+    let rip = slot.address.load(Ordering::Relaxed);
+    if rip == 0 {
+        crate::error!("{}{}: exception {vector}, error code {error_code:x?}", domain.id, vcpu.id);
     }
     let mask_events = slot.meta.load(Ordering::Relaxed) & hypervisor_core::domain::TrapSlot::MASK_EVENTS != 0;
-    let entry = Entry { rip: slot.address.load(Ordering::Relaxed), cs, error_code, mask_events };
-    enter(domain, vcpu, info, regs, &entry);
+    enter(domain, vcpu, info, regs, &Entry { rip, error_code, mask_events });
 }
 
-/// Enters the failsafe callback: a segment register could not be loaded on the way back to the guest. Beside the frame it finds
-/// DS, ES, FS and GS.
-pub fn failsafe(domain: &Arc<Domain<Machine>>, vcpu: &Vcpu, info: &AtomicU64, regs: &mut Regs) {
-    let rip = vcpu.pv.failsafe_callback.load(Ordering::Relaxed);
-    if rip == 0 {
-        super::crash(domain, regs, "its return to a bad selector or address has no failsafe callback");
+/// Enters the failsafe callback: selectors of the vCPU that comes to this CPU cannot be loaded any more. Beside the frame the
+/// guest finds what DS, ES, FS and GS were.
+pub fn failsafe(guest: &Guest<'_>, regs: &mut Regs, selectors: [u16; 4]) {
+    let pv = &guest.vcpu.pv;
+    let mask_events = pv.has_flags(VcpuFlags::FAILSAFE_MASKS_EVENTS);
+    let rip = pv.failsafe_callback.load(Ordering::Relaxed);
+    enter(guest.domain, guest.vcpu, guest.info, regs, &Entry::flat(rip, mask_events));
+    if guest.domain.stopped.load(Ordering::Relaxed) {
         return;
     }
-    let mask = vcpu.pv.has_flags(VcpuFlags::FAILSAFE_MASKS_EVENTS);
-    let saved = (regs.rcx, regs.r11);
-    enter(domain, vcpu, info, regs, &Entry::flat(rip, mask));
-    if domain.stopped.load(Ordering::Relaxed) {
-        return;
-    }
-    super::segments::save(vcpu);
-    let selectors = vcpu.arch.selectors.each_ref().map(|s| u64::from(s.load(Ordering::Relaxed)));
     // From the lowest address: rcx, r11, ds, es, fs, gs, then what every entry pushes above r11.
-    let frame = [saved.0, saved.1, selectors[0], selectors[1], selectors[2], selectors[3]];
+    let [ds, es, fs, gs] = selectors.map(u64::from);
+    let frame = [regs.rcx, regs.r11, ds, es, fs, gs];
     let rsp = regs.rsp.wrapping_sub(32);
     if copy_to_guest(GuestVirt(rsp), zerocopy::IntoBytes::as_bytes(&frame[..])).is_err() {
-        super::crash(domain, regs, "its kernel stack cannot be written");
+        super::crash(guest.domain, regs, "its kernel stack cannot be written");
         return;
     }
     regs.rsp = rsp;

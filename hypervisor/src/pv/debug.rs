@@ -101,12 +101,20 @@ pub fn get(vcpu: &Vcpu, reg: u64) -> Result<u64, Errno> {
     Ok(vcpu.arch.debug[alias(vcpu, reg)?].load(Ordering::Relaxed))
 }
 
-/// Takes DR6 after a #DB: what it reports goes into the guest's.
-pub fn take_status(vcpu: &Vcpu) -> u64 {
+/// Takes DR6 after a #DB of the guest: what it reports goes into the guest's.
+pub fn take_status(vcpu: &Vcpu) {
+    let dr6 = discard_status();
+    let status = &vcpu.arch.debug[6];
+    let old = status.load(Ordering::Relaxed);
+    // Bits that are usually one report by being zero.
+    status.store((old | dr6 & !DR6_DEFAULT) & (dr6 | !DR6_DEFAULT), Ordering::Relaxed);
+}
+
+/// Reads and resets DR6.
+pub fn discard_status() -> u64 {
     let dr6: u64;
-    // SAFETY: reads and resets the status.
+    // SAFETY: reads the status.
     unsafe { asm!("mov {}, dr6", out(reg) dr6, options(nostack, preserves_flags)) };
     load(6, DR6_DEFAULT);
-    vcpu.arch.debug[6].fetch_or(dr6, Ordering::Relaxed);
     dr6
 }

@@ -26,6 +26,8 @@ const PF_PRESENT: u32 = 1 << 0;
 const PF_WRITE: u32 = 1 << 1;
 const PF_USER: u32 = 1 << 2;
 const PF_RESERVED: u32 = 1 << 3;
+/// The error code of a selector: it is one of the LDT.
+const SELECTOR_LDT: u32 = 1 << 2;
 /// The error code of #GP names an entry of the IDT.
 const GP_IDT: u32 = 1 << 1;
 
@@ -51,21 +53,30 @@ pub fn exception(vector: u8, regs: &mut Regs) {
     }
 }
 
+/// `int 0x80`, which stands in front of `rip`.
+pub fn int80(regs: &mut Regs) {
+    const VECTOR: u8 = 0x80;
+    let guest = Guest::current(this_cpu());
+    if guest.vcpu.pv.traps[usize::from(VECTOR)].address.load(Ordering::Relaxed) == 0 {
+        regs.rip = regs.rip.wrapping_sub(2);
+        guest.exception(regs, GENERAL_PROTECTION, Some(u32::from(VECTOR) << 3 | GP_IDT));
+        return;
+    }
+    guest.exception(regs, VECTOR, None);
+}
+
 fn page_fault(guest: &Guest<'_>, regs: &mut Regs, code: u32) {
     let mut address: u64;
     // SAFETY: reads a register, before anything else can fault.
     unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
     interrupts::enable();
     if (HYPERVISOR_START..HYPERVISOR_END).contains(&address) {
-        if descriptors::in_ldt_window(address) {
-            match descriptors::ldt_fault(guest, address) {
-                Ok(()) => return,
-                Err(own) => address = own.0,
+        // The CPU reads descriptors with its own privilege; an access of the guest's own is none of them.
+        if code & (PF_USER | PF_RESERVED) == 0 {
+            match descriptor_fault(guest, regs, address) {
+                Some(own) => address = own,
+                None => return,
             }
-        } else if let Some(offset) = gdt_offset(address) {
-            // A selector whose descriptor the guest has no frame for: beyond the limit of its table, as it sees it.
-            guest.exception(regs, GENERAL_PROTECTION, Some(offset & 0xfff8));
-            return;
         }
     } else if code & (PF_PRESENT | PF_WRITE | PF_RESERVED) == PF_PRESENT | PF_WRITE
         && guest.in_kernel()
@@ -74,6 +85,26 @@ fn page_fault(guest: &Guest<'_>, regs: &mut Regs, code: u32) {
         return;
     }
     deliver_page_fault(guest, regs, address, code);
+}
+
+/// The CPU did not find a descriptor. Answers the address that the guest is to see as missing; `None`: it is there now, or the
+/// guest has been given another fault.
+fn descriptor_fault(guest: &Guest<'_>, regs: &mut Regs, address: u64) -> Option<u64> {
+    let error_code = if descriptors::in_ldt_window(address) {
+        let own = descriptors::ldt_fault(guest, address).err()?;
+        if own.is_canonical() {
+            return Some(own.0);
+        }
+        let offset = own.0.wrapping_sub(guest.vcpu.pv.ldt_base.load(Ordering::Relaxed));
+        (offset & 0xfff8) as u32 | SELECTOR_LDT
+    } else if let Some(offset) = gdt_offset(address) {
+        // A selector whose descriptor the guest has no frame for: beyond the limit of its table, as it sees it.
+        offset & 0xfff8
+    } else {
+        return Some(address);
+    };
+    guest.exception(regs, GENERAL_PROTECTION, Some(error_code));
+    None
 }
 
 /// Gives the guest a page fault, with the privilege in the error code that the guest believes in.

@@ -3,7 +3,7 @@
 use super::bounce::{UPCALL_MASK, UPCALL_MASK_SET};
 use super::switch::toggle_mode;
 use super::{Guest, crash};
-use crate::cpu::descriptors::{GUEST_CS64, GUEST_SS};
+use crate::cpu::descriptors::{GUEST_CS32, GUEST_CS64, GUEST_SS};
 use crate::mm::uaccess::copy_from_guest;
 use core::sync::atomic::Ordering;
 use hypervisor_core::domain::VcpuFlags;
@@ -43,11 +43,18 @@ pub fn iret(guest: &Guest<'_>, regs: &mut Regs) {
     regs.rflags = rflags & !RFLAGS_FORBIDDEN | RFLAGS_IF | 2;
     regs.rsp = rsp;
     regs.ss = ss & 0xffff | 3;
-    let flat = regs.cs == u64::from(GUEST_CS64) && regs.ss == u64::from(GUEST_SS);
-    regs.vector = if flags & IN_SYSCALL != 0 && flat { VECTOR_SYSCALL } else { 0 };
     if flags & IN_SYSCALL == 0 {
+        regs.vector = 0;
         regs.r11 = r11;
         regs.rcx = rcx;
+    } else if regs.cs == u64::from(GUEST_CS32) {
+        regs.vector = 0;
+        regs.ss = u64::from(GUEST_SS);
+    } else {
+        // `sysret`, which loads flat segments whatever the frame says.
+        regs.vector = VECTOR_SYSCALL;
+        regs.cs = u64::from(GUEST_CS64);
+        regs.ss = u64::from(GUEST_SS);
     }
     if rflags & RFLAGS_IF != 0 {
         guest.info.fetch_and(!UPCALL_MASK, Ordering::SeqCst);

@@ -111,48 +111,42 @@ extern "sysv64" fn hypercall_from_guest(regs: &mut Regs) {
 #[unsafe(no_mangle)]
 extern "sysv64" fn syscall_from_user(regs: &mut Regs) {
     let guest = Guest::current(this_cpu());
-    let pv = &guest.vcpu.pv;
-    let callback = pv.syscall_callback.load(Ordering::Relaxed);
-    if callback == 0 {
-        switch::toggle_mode(pv);
-        crash(guest.domain, regs, "its user code made a system call and it has no callback for that");
-        return;
-    }
-    let mask = pv.has_flags(VcpuFlags::SYSCALL_MASKS_EVENTS);
-    bounce::enter(guest.domain, guest.vcpu, guest.info, regs, &Entry::flat(callback, mask));
+    system_call(&guest, regs, guest.vcpu.pv.syscall_callback.load(Ordering::Relaxed));
 }
 
-/// `syscall` from 32-bit code (only where the CPU has it: AMD).
+/// `syscall` from 32-bit code (only where the CPU has it: AMD), of user or kernel.
 #[unsafe(no_mangle)]
 extern "sysv64" fn syscall32_from_guest(regs: &mut Regs) {
     let guest = Guest::current(this_cpu());
-    let pv = &guest.vcpu.pv;
-    let rip = pv.syscall32_callback.load(Ordering::Relaxed);
-    let cs = pv.syscall32_cs.load(Ordering::Relaxed);
-    compat_entry(&guest, regs, rip, cs, VcpuFlags::SYSCALL32_MASKS_EVENTS, 2);
+    system_call(&guest, regs, guest.vcpu.pv.syscall32_callback.load(Ordering::Relaxed));
 }
 
-/// `sysenter`.
-#[unsafe(no_mangle)]
-extern "sysv64" fn sysenter_from_guest(regs: &mut Regs) {
-    let guest = Guest::current(this_cpu());
-    let pv = &guest.vcpu.pv;
-    let rip = pv.sysenter_callback.load(Ordering::Relaxed);
-    let cs = pv.sysenter_cs.load(Ordering::Relaxed);
-    compat_entry(&guest, regs, rip, cs, VcpuFlags::SYSENTER_MASKS_EVENTS, 0);
-}
-
-/// An entry that the guest may not have registered: then the instruction, of `length` bytes, does not exist for it.
-fn compat_entry(guest: &Guest<'_>, regs: &mut Regs, rip: u64, cs: u32, mask: VcpuFlags, length: u64) {
-    const GP: u8 = 13;
-    if rip == 0 || guest.in_kernel() {
-        regs.rip = regs.rip.wrapping_sub(length);
-        guest.exception(regs, GP, Some(0));
+/// Enters the callback; a 64-bit kernel's one flag about masking events is for both. Without a callback the instruction, of two
+/// bytes, does not exist.
+fn system_call(guest: &Guest<'_>, regs: &mut Regs, callback: u64) {
+    const INVALID_OPCODE: u8 = 6;
+    if callback == 0 {
+        regs.rip = regs.rip.wrapping_sub(2);
+        guest.exception(regs, INVALID_OPCODE, None);
         return;
     }
-    let cs = if cs == 0 { crate::cpu::descriptors::GUEST_CS64 } else { (cs & 0xffff) as u16 };
-    let entry = Entry { rip, cs, error_code: None, mask_events: guest.vcpu.pv.has_flags(mask) };
-    bounce::enter(guest.domain, guest.vcpu, guest.info, regs, &entry);
+    let mask = guest.vcpu.pv.has_flags(VcpuFlags::SYSCALL_MASKS_EVENTS);
+    bounce::syscall(guest.domain, guest.vcpu, guest.info, regs, &Entry::flat(callback, mask));
+}
+
+/// `sysenter`, from user or kernel. Without a callback it is a general protection fault, at the address zero that the instruction
+/// leaves.
+#[unsafe(no_mangle)]
+extern "sysv64" fn sysenter_from_guest(regs: &mut Regs) {
+    const GENERAL_PROTECTION: u8 = 13;
+    let guest = Guest::current(this_cpu());
+    let callback = guest.vcpu.pv.sysenter_callback.load(Ordering::Relaxed);
+    if callback == 0 {
+        guest.exception(regs, GENERAL_PROTECTION, Some(0));
+        return;
+    }
+    let mask = guest.vcpu.pv.has_flags(VcpuFlags::SYSENTER_MASKS_EVENTS);
+    bounce::enter(guest.domain, guest.vcpu, guest.info, regs, &Entry::flat(callback, mask));
 }
 
 /// On the way to the guest, with interrupts off: does raised work, then delivers an NMI or an event. Answers whether
@@ -173,7 +167,7 @@ extern "sysv64" fn exit_work(regs: &mut Regs) -> bool {
 fn deliver_upcall(guest: &Guest<'_>, regs: &mut Regs) -> bool {
     let flags = guest.info.load(Ordering::Relaxed);
     let callback = guest.vcpu.pv.event_callback.load(Ordering::Relaxed);
-    if flags & UPCALL_PENDING == 0 || flags & UPCALL_MASK != 0 || callback == 0 {
+    if flags & UPCALL_PENDING == 0 || flags & UPCALL_MASK != 0 {
         return false;
     }
     bounce::enter(guest.domain, guest.vcpu, guest.info, regs, &Entry::flat(callback, true));
@@ -187,7 +181,7 @@ fn deliver_nmi(guest: &Guest<'_>, regs: &mut Regs) -> bool {
         return false;
     }
     pv.set_flags(VcpuFlags::NMI_PENDING, false);
-    if pv.traps[usize::from(NMI)].selector() & !3 == 0 {
+    if pv.traps[usize::from(NMI)].address.load(Ordering::Relaxed) == 0 {
         return true;
     }
     pv.set_flags(VcpuFlags::NMI_ACTIVE, true);

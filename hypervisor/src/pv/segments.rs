@@ -96,12 +96,12 @@ pub fn set_base(vcpu: &Vcpu, which: u64, base: u64) -> Result<(), Errno> {
             let selector = u32::try_from(base & 0xffff).map_err(|_| Errno::EINVAL)?;
             // The selector's base belongs to user mode: load it while user's GS is the active one.
             swap_gs();
+            // A selector that cannot be loaded becomes null and is no error: Xen never answered one.
             // SAFETY: a fault is fixed up; rings 0 to 2 are refused by forcing ring 3.
-            let fault = unsafe { load_gs(if selector == 0 { 0 } else { selector | 3 }) };
+            unsafe { load_gs(if selector > 3 { selector | 3 } else { selector }) };
+            let base = read_base(msr::GS_BASE, false);
             swap_gs();
-            if fault != 0 {
-                return Err(Errno::EINVAL);
-            }
+            vcpu.pv.gs_base_user.store(base, Ordering::Relaxed);
         }
         _ => return Err(Errno::EINVAL),
     }
@@ -130,16 +130,13 @@ pub fn save(vcpu: &Vcpu) {
 }
 
 /// Loads those of the vCPU that comes to this CPU; its GDT and LDT are loaded. A selector that cannot be loaded any more
-/// becomes null, as if the guest had loaded it so.
-pub fn restore(vcpu: &Vcpu) {
-    let [ds, es, fs, gs] = vcpu.arch.selectors.each_ref().map(|s| u32::from(s.load(Ordering::Relaxed)));
+/// becomes null; then answers what the selectors were, for the guest's failsafe callback.
+#[must_use]
+pub fn restore(vcpu: &Vcpu) -> Option<[u16; 4]> {
+    let selectors = vcpu.arch.selectors.each_ref().map(|s| s.load(Ordering::Relaxed));
+    let [ds, es, fs, gs] = selectors.map(u32::from);
     // SAFETY: faults are fixed up.
-    unsafe {
-        load_ds(ds);
-        load_es(es);
-        load_fs(fs);
-        load_gs(gs);
-    }
+    let failed = unsafe { load_ds(ds) | load_es(es) | load_fs(fs) | load_gs(gs) };
     let kernel = vcpu.pv.gs_base_kernel.load(Ordering::Relaxed);
     let user = vcpu.pv.gs_base_user.load(Ordering::Relaxed);
     let kernel_mode = vcpu.pv.kernel_mode.load(Ordering::Relaxed) != 0;
@@ -147,6 +144,7 @@ pub fn restore(vcpu: &Vcpu) {
     write_base(msr::FS_BASE, vcpu.pv.fs_base.load(Ordering::Relaxed));
     write_base(msr::GS_BASE, active);
     write_base(msr::KERNEL_GS_BASE, other);
+    (failed != 0).then_some(selectors)
 }
 
 /// FS or GS base of the code that runs now.

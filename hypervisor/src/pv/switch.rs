@@ -199,7 +199,11 @@ fn load(domain: &Domain<Machine>, vcpu: &Vcpu) {
     // SAFETY: the frame below PerCpu is this CPU's own; no guest's registers are in use there now.
     unsafe { guest_regs().write(*vcpu.saved.lock()) };
     descriptors::load(domain, vcpu);
-    segments::restore(vcpu);
+    let lost = segments::restore(vcpu);
     vcpu.arch.fpu.lock().restore();
     debug::load_all(vcpu);
+    if let Some(selectors) = lost {
+        // SAFETY: as above.
+        super::bounce::failsafe(&super::Guest::current(this_cpu()), unsafe { &mut *guest_regs() }, selectors);
+    }
 }

@@ -194,8 +194,8 @@ enter_guest:
     jmp exit_to_guest
 .size enter_guest, . - enter_guest
 
-# `syscall` from 32-bit code (AMD), and `sysenter`, which tells neither where it came from nor the flags: the guest's
-# convention keeps what it needs in registers, and the guest kernel is told a frame of zeros, as Xen does.
+# `syscall` from 32-bit code (AMD), and `sysenter`, which tells neither where it came from nor where the stack was: the guest's
+# convention keeps what it needs in registers, and the guest kernel is told zeros, as Xen does.
 .type syscall32_entry, @function
 .global syscall32_entry
 syscall32_entry:
@@ -219,13 +219,19 @@ syscall32_entry:
 sysenter_entry:
     pushq ${guest_ss}
     pushq $0
-    pushq $0x202
+    # `sysenter` clears IF and nothing else: the guest's TF has been stepping since the first instruction (`trap_on_own_stack`
+    # lets it be saved and then clears it), its NT would make `iretq` fault, its AC would open the SMAP gate.
+    pushfq
+.global sysenter_flags_saved
+sysenter_flags_saved:
+    pushq $2
+    popfq
+    orq $0x200, (%rsp)
     pushq $3
     pushq $0
     pushq $0
     pushq ${vector_sysenter}
     SAVE_REGS
-    cld
     movq %rsp, %rdi
     xorl %ebp, %ebp
     call sysenter_from_guest

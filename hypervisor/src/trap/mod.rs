@@ -4,11 +4,12 @@ pub mod dump;
 pub mod entry;
 pub mod fixup;
 
+use crate::cpu::descriptors::INT80_VECTOR;
 use crate::cpu::percpu::{guest_regs, this_cpu};
 use crate::cpu::{apic, smp};
 use crate::dev::irq;
 use crate::mm::uaccess::close_gate;
-use crate::pv::{self, Guest};
+use crate::pv;
 use core::sync::atomic::Ordering;
 use hypervisor_core::platform::Work;
 use hypervisor_core::regs::Regs;
@@ -18,19 +19,20 @@ const EXCEPTIONS: u64 = 32;
 const NMI: u64 = 2;
 const DEBUG: u64 = 1;
 const PAGE_FAULT: u64 = 14;
+/// The software interrupt that has a gate of its own.
+const INT80: u64 = INT80_VECTOR as u64;
 
 /// An exception or interrupt while a guest ran. Interrupts are off.
 #[unsafe(no_mangle)]
 extern "sysv64" fn trap_from_guest(regs: &mut Regs) {
     close_gate();
-    if regs.vector < EXCEPTIONS {
-        let vector = regs.vector as u8;
-        // The frame goes back by `iretq` unless the entry that is made says otherwise.
-        regs.vector = 0;
-        pv::fault::exception(vector, regs);
-    } else {
-        interrupt(regs.vector as u8);
-        regs.vector = 0;
+    let vector = regs.vector as u8;
+    // The frame goes back by `iretq` unless the entry that is made says otherwise.
+    regs.vector = 0;
+    match u64::from(vector) {
+        0..EXCEPTIONS => pv::fault::exception(vector, regs),
+        INT80 => pv::fault::int80(regs),
+        _ => interrupt(vector),
     }
 }
 
@@ -54,10 +56,12 @@ fn interrupt(vector: u8) {
 
 /// An exception or interrupt in the hypervisor itself.
 #[unsafe(no_mangle)]
-extern "sysv64" fn trap_from_hypervisor(regs: &mut Regs) {
+extern "sysv64" fn trap_from_hypervisor(at: *mut Regs) {
     unsafe extern "C" {
         fn guest_iret();
     }
+    // SAFETY: the entry code passes the frame that it made, which nobody else looks at until this returns.
+    let regs = unsafe { &mut *at };
     if regs.vector >= EXCEPTIONS {
         interrupt(regs.vector as u8);
         return;
@@ -67,23 +71,24 @@ extern "sysv64" fn trap_from_hypervisor(regs: &mut Regs) {
         return;
     }
     if regs.rip == guest_iret as *const () as u64 {
-        iret_failed(regs);
+        iret_failed(at);
     }
     die(regs);
 }
 
-/// The `iretq` to the guest faulted: the guest's frame has selectors or an address that cannot be loaded. Puts the guest's
-/// registers together again and enters its failsafe callback.
-fn iret_failed(regs: &Regs) -> ! {
+/// The `iretq` to the guest faulted: its frame has selectors, a stack or an address that cannot be loaded. Puts the guest's
+/// registers together again, and the fault is one of the guest's, at the address where it was to go on.
+fn iret_failed(at: *const Regs) -> ! {
+    // SAFETY: the frame of the exception. It lies where the guest's frame goes now, so only this copy is good.
+    let at = unsafe { at.read() };
     // SAFETY: `iretq` reads five words at the hypervisor's stack pointer, which is right below PerCpu.
-    let [rip, cs, rflags, rsp, ss] = unsafe { (regs.rsp as *const [u64; 5]).read() };
-    let mut guest_frame = Regs { rip, cs, rflags, rsp, ss, vector: 0, error_code: 0, ..*regs };
-    let guest = Guest::current(this_cpu());
-    pv::bounce::failsafe(guest.domain, guest.vcpu, guest.info, &mut guest_frame);
-    // SAFETY: nothing below PerCpu is used any more but this copy; the exit path starts anew from there.
+    let [rip, cs, rflags, rsp, ss] = unsafe { (at.rsp as *const [u64; 5]).read() };
+    let frame = guest_regs();
+    // SAFETY: nothing below PerCpu is used any more but this copy, and the exit path starts anew from there.
     unsafe {
-        guest_regs().write(guest_frame);
-        entry::enter_guest(guest_regs())
+        frame.write(Regs { rip, cs, rflags, rsp, ss, vector: 0, ..at });
+        pv::fault::exception(at.vector as u8, &mut *frame);
+        entry::enter_guest(frame)
     }
 }
 
@@ -93,13 +98,25 @@ extern "sysv64" fn trap_on_own_stack(regs: &mut Regs) {
     match regs.vector {
         // An NMI has no source that the hypervisor uses: it is the platform's, and worth a line.
         NMI => crate::error!("NMI on {} at {:#x}", this_cpu().id(), regs.rip),
-        // A guest's watchpoint that its own `syscall` carried into the hypervisor (`mov ss` delays it): not ours.
-        DEBUG => {
-            if let Some(current) = this_cpu().current() {
-                pv::debug::take_status(current.vcpu());
-            }
-        }
+        DEBUG => debug_in_hypervisor(regs),
         _ => die(regs),
+    }
+}
+
+/// #DB in the hypervisor is a guest's doing, and none of its business: a watchpoint that its own `syscall` carried here (`mov
+/// ss` delays it), or a single step over `sysenter`, which does not clear TF.
+fn debug_in_hypervisor(regs: &mut Regs) {
+    const TF: u64 = 1 << 8;
+    unsafe extern "C" {
+        fn sysenter_entry();
+        fn sysenter_flags_saved();
+    }
+    pv::debug::discard_status();
+    // The entry saves the guest's flags first: only then may TF go.
+    let start = sysenter_entry as *const () as u64;
+    let saved = sysenter_flags_saved as *const () as u64;
+    if !(start..saved).contains(&regs.rip) {
+        regs.rflags &= !TF;
     }
 }
 

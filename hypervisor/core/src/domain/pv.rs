@@ -16,7 +16,7 @@ bitflags! {
         const FAILSAFE_MASKS_EVENTS = 1 << 0;
         /// The 64-bit syscall callback runs with events masked.
         const SYSCALL_MASKS_EVENTS = 1 << 1;
-        /// The 32-bit syscall callback runs with events masked.
+        /// The 32-bit syscall callback was registered to mask events: only a 32-bit kernel's would.
         const SYSCALL32_MASKS_EVENTS = 1 << 2;
         /// The sysenter callback runs with events masked.
         const SYSENTER_MASKS_EVENTS = 1 << 3;
@@ -84,12 +84,8 @@ pub struct PvState {
     pub failsafe_callback: AtomicU64,
     /// Entry of `syscall` from 64-bit user code.
     pub syscall_callback: AtomicU64,
-    /// Entry of `syscall` from 32-bit user code, and its selector.
+    /// Entry of `syscall` from 32-bit user code.
     pub syscall32_callback: AtomicU64,
-    /// Selector of [`PvState::syscall32_callback`].
-    pub syscall32_cs: AtomicU32,
-    /// Selector of [`PvState::sysenter_callback`].
-    pub sysenter_cs: AtomicU32,
     /// Entry of `sysenter` from user code.
     pub sysenter_callback: AtomicU64,
     /// L4 frame (mfn) of the kernel's address space; the vCPU holds a type reference to it.
@@ -138,8 +134,6 @@ impl PvState {
             failsafe_callback: AtomicU64::new(0),
             syscall_callback: AtomicU64::new(0),
             syscall32_callback: AtomicU64::new(0),
-            syscall32_cs: AtomicU32::new(0),
-            sysenter_cs: AtomicU32::new(0),
             sysenter_callback: AtomicU64::new(0),
             guest_table: AtomicU64::new(0),
             guest_table_user: AtomicU64::new(0),

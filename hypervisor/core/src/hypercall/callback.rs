@@ -123,12 +123,10 @@ fn register<P: Platform>(cx: Cx<'_, P>, callback: &CallbackRegister) -> Result<(
         }
         CALLBACKTYPE_SYSCALL32 => {
             pv.syscall32_callback.store(address, Ordering::Relaxed);
-            pv.syscall32_cs.store(u32::from(FLAT_KERNEL_CS), Ordering::Relaxed);
             pv.set_flags(VcpuFlags::SYSCALL32_MASKS_EVENTS, masks);
         }
         CALLBACKTYPE_SYSENTER => {
             pv.sysenter_callback.store(address, Ordering::Relaxed);
-            pv.sysenter_cs.store(u32::from(FLAT_KERNEL_CS), Ordering::Relaxed);
             pv.set_flags(VcpuFlags::SYSENTER_MASKS_EVENTS, masks);
         }
         CALLBACKTYPE_NMI => register_nmi(cx, address),

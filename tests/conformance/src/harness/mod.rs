@@ -27,6 +27,7 @@ pub mod fault;
 #[cfg(not(target_os = "none"))]
 pub mod list;
 pub mod pool;
+pub mod raw;
 mod run;
 pub mod user;
 

@@ -71,12 +71,12 @@ unsafe impl Sync for Left {}
 static LEFT: Left = Left(Cell::new(None));
 
 /// Five pages that make up user mode: four tables and the two pages they show.
-struct Space<'a> {
+pub(super) struct Space<'a> {
     root: Page<'a>,
 }
 
 impl<'a> Space<'a> {
-    fn build(env: &'a Env, code: &[u8], data: &[u64]) -> Result<Self, Verdict> {
+    pub(super) fn build(env: &'a Env, code: &[u8], data: &[u64]) -> Result<Self, Verdict> {
         let [l1, l2, l3, l4, text, stack] = [0, 1, 2, 3, 4, 5].map(|at| env.page(at));
         // An earlier run of the same case left the tables read-only.
         for table in [l1, l2, l3, l4] {
@@ -103,7 +103,7 @@ impl<'a> Space<'a> {
         Ok(Self { root: l4 })
     }
 
-    fn tear_down(&self) -> Result<(), Verdict> {
+    pub(super) fn tear_down(&self) -> Result<(), Verdict> {
         need("no user root", mmuext(MMUEXT_NEW_USER_BASEPTR, 0, 0))?;
         need("unpin", mmuext(MMUEXT_UNPIN_TABLE, self.root.mfn().0, 0)).map(drop)
     }
