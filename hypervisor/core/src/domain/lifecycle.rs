@@ -16,7 +16,7 @@
 //! A frame that another domain still maps stays, accounted to the dead domain, until that domain lets go of it. Until then the
 //! identifier is not given to a new domain: the page accounting tells owners apart by nothing else.
 
-use super::{Domain, DomainConfig, Lifecycle, VcpuRef};
+use super::{Domain, DomainConfig, Lifecycle, Vcpu, VcpuRef};
 use crate::Hypervisor;
 use crate::event::Progress;
 use crate::ids::{DomId, MachineAddr, Mfn, VcpuId};
@@ -33,6 +33,8 @@ use xen_abi::xen::{DOMID_FIRST_RESERVED, VIRQ_DOM_EXC, VcpuInfo};
 
 /// Most pauses of a domain by its controller at a time, as in Xen.
 const MAX_PAUSES: u32 = 255;
+/// How often to look whether a vCPU has left its CPU: some microseconds, in which an interrupt is taken.
+const PATIENCE: u32 = 10_000;
 /// Most vCPUs of a domain, as in Xen (`MAX_VIRT_CPUS`).
 pub const MAX_VCPUS: u32 = 8192;
 
@@ -162,6 +164,19 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
+    /// Waits a moment for the vCPUs of a paused domain to leave their CPUs; answers whether they have.
+    pub fn await_stillness(&self, domain: &Domain<P>) -> bool {
+        domain.vcpus.iter().all(|vcpu| self.await_off(vcpu))
+    }
+
+    /// Waits a moment for a vCPU that was told to stop to leave its CPU; answers whether it has.
+    pub fn await_off(&self, vcpu: &Vcpu<P>) -> bool {
+        (0..PATIENCE).any(|_| {
+            core::hint::spin_loop();
+            !self.sched.is_on_cpu(vcpu)
+        })
+    }
+
     /// Whether none of a domain's vCPUs is on a CPU.
     pub fn domain_is_still(&self, domain: &Domain<P>) -> bool {
         !domain.vcpus.iter().any(|vcpu| self.sched.is_on_cpu(vcpu))
@@ -272,6 +287,11 @@ impl<P: Platform> Domain<P> {
     /// Its vCPUs, as something that may be kept.
     pub fn vcpu_refs(self: &Arc<Self>) -> impl Iterator<Item = VcpuRef<P>> + '_ {
         self.vcpus.iter().map(|vcpu| VcpuRef { domain: self.clone(), id: vcpu.id })
+    }
+
+    /// Whether its controller pauses it.
+    pub fn is_paused(&self) -> bool {
+        self.controller_pauses.load(Ordering::Relaxed) != 0
     }
 
     /// Whether its teardown began.

@@ -46,7 +46,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use lifecycle::Stage;
 use spin::{Mutex, RwLock};
 use xen_abi::arch_x86::XEN_LEGACY_MAX_VCPUS;
@@ -124,6 +124,8 @@ pub struct Domain<P: Platform> {
     pub dirty_cpus: AtomicCpuMask,
     /// Bit `n`: `VMASST_TYPE_n` is enabled.
     pub vm_assist: AtomicU64,
+    /// Seconds that its wall clock is ahead of the machine's.
+    pub time_offset: AtomicI64,
     /// Shutdown, crash and teardown.
     pub lifecycle: Mutex<Lifecycle>,
     /// Mirrors `lifecycle`: nothing of this domain may run any more.
@@ -241,6 +243,7 @@ impl<P: Platform> Domain<P> {
             permissions: RwLock::new(Permissions::none()),
             dirty_cpus: AtomicCpuMask::new(),
             vm_assist: AtomicU64::new(0),
+            time_offset: AtomicI64::new(0),
             lifecycle: Mutex::new(Lifecycle::Building),
             stopped: AtomicBool::new(false),
             dying: AtomicBool::new(false),

@@ -58,6 +58,11 @@ impl TrapSlot {
         (self.meta.load(Ordering::Relaxed) & 0xffff) as u16
     }
 
+    /// Whether events are masked on delivery.
+    pub fn masks_events(&self) -> bool {
+        self.meta.load(Ordering::Relaxed) & Self::MASK_EVENTS != 0
+    }
+
     /// Least privileged ring that may raise this vector by `int n`.
     pub fn dpl(&self) -> u8 {
         (self.meta.load(Ordering::Relaxed) >> 16 & 3) as u8

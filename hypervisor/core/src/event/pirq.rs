@@ -128,6 +128,11 @@ impl<P: Platform> PirqTable<P> {
         platform.gsi_count().saturating_add(MSI_PIRQS).min(MAX_NUMBER)
     }
 
+    /// The machine's number of the interrupt that is mapped as a domain's pirq.
+    pub fn irq_of(&self, domain: DomId, pirq: u32) -> Option<Pirq> {
+        self.state.lock().mappings.get(&(domain, pirq))?.source.irq()
+    }
+
     /// The port that a domain bound to its pirq.
     pub(super) fn port(&self, domain: DomId, pirq: u32) -> Option<Port> {
         self.state.lock().mappings.get(&(domain, pirq))?.port

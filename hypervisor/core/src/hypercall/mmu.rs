@@ -345,6 +345,8 @@ pub fn update_va_mapping_otherdomain<P: Platform>(
     _regs: &mut Regs,
 ) -> Outcome {
     match Target::resolve(cx, (args[3] & 0xffff) as u16) {
+        // Unlike `mmu_update`, this takes the privilege for device memory, too.
+        Ok(Target::Io) if !cx.domain.privileged => Errno::EPERM.into(),
         Ok(target) => change_mapping(cx, args, &target.pages(cx)),
         Err(errno) => errno.into(),
     }

@@ -8,10 +8,12 @@
 //! A long operation stops when the CPU has other work to do and answers [`Outcome::Again`]: the guest re-executes the
 //! hypercall with arguments that continue where it stopped.
 
+mod bitmap;
 pub mod callback;
 pub mod console;
 pub mod cpu;
 pub mod descriptor;
+pub mod domctl;
 pub mod event;
 pub mod grant;
 pub mod mca;
@@ -21,6 +23,7 @@ pub mod multicall;
 pub mod physdev;
 pub mod platform;
 pub mod sched;
+pub mod sysctl;
 #[cfg(test)]
 mod tests;
 pub mod unsupported;
@@ -144,8 +147,8 @@ impl<P: Platform> Table<P> {
         table[nr::EVENT_CHANNEL_OP as usize] = event::event_channel_op;
         table[nr::PHYSDEV_OP as usize] = physdev::physdev_op;
         table[nr::HVM_OP as usize] = unsupported::hvm_op;
-        table[nr::SYSCTL as usize] = unsupported::sysctl;
-        table[nr::DOMCTL as usize] = unsupported::domctl;
+        table[nr::SYSCTL as usize] = sysctl::sysctl;
+        table[nr::DOMCTL as usize] = domctl::domctl;
         table[nr::XENPMU_OP as usize] = unsupported::xenpmu_op;
         table[nr::MCA as usize] = mca::mca;
         table

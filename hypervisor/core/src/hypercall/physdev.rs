@@ -142,6 +142,9 @@ fn map_pirq<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<PhysdevMapPirq>) -> Result
 fn try_map<P: Platform>(cx: Cx<'_, P>, map: &PhysdevMapPirq) -> Result<u32, Errno> {
     let dom = DomId(map.domid);
     let wanted = u32::try_from(map.pirq).map_or(WantedPirq::Any, WantedPirq::Exactly);
+    // Who may not map learns nothing about what could be mapped.
+    cx.hv.named_domain(cx.domain, dom).ok_or(Errno::ESRCH)?;
+    privileged(cx)?;
     match map.type_ {
         MAP_PIRQ_TYPE_GSI => Ok(cx.hv.map_gsi(cx.domain, dom, map.index, wanted)?),
         MAP_PIRQ_TYPE_MSI | MAP_PIRQ_TYPE_MSI_SEG | MAP_PIRQ_TYPE_MULTI_MSI => {
@@ -151,13 +154,7 @@ fn try_map<P: Platform>(cx: Cx<'_, P>, map: &PhysdevMapPirq) -> Result<u32, Errn
             }
             Ok(cx.hv.map_msi(cx.domain, dom, &msi_request(map)?, wanted)?)
         }
-        _ => {
-            let known = cx.hv.named_domain(cx.domain, dom).is_some();
-            if !known {
-                return Err(Errno::ESRCH);
-            }
-            privileged(cx).and(Err(Errno::EINVAL))
-        }
+        _ => Err(Errno::EINVAL),
     }
 }
 

@@ -67,8 +67,11 @@ pub(super) fn initialise<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, args: 
     }
 }
 
-enum Failure {
+/// Why a vCPU did not get a context.
+pub(super) enum Failure {
+    /// It was refused.
     Errno(Errno),
+    /// This CPU has other work first.
     Restart,
 }
 
@@ -87,8 +90,49 @@ impl From<PageError> for Failure {
     }
 }
 
-fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestContext) -> Result<(), Failure> {
+/// Gives a vCPU of any domain a context, the first or another one on the same tables (`XEN_DOMCTL_setvcpucontext`). It is up
+/// afterwards exactly if the context says so. The domain's vCPUs are on no CPU.
+pub(super) fn replace<P: Platform>(
+    cx: Cx<'_, P>,
+    target: &VcpuRef<P>,
+    context: &VcpuGuestContext,
+) -> Result<(), Failure> {
     let vcpu = target.vcpu();
+    if !vcpu.pv.has_flags(VcpuFlags::INITIALISED) {
+        return apply(cx, target, context);
+    }
+    check(target.id, context)?;
+    if !has_tables(&vcpu.pv, context) {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    *vcpu.saved.lock() = registers(&context.user_regs);
+    fill(cx, &vcpu.pv, context);
+    if context.flags & VGCF_ONLINE != 0 {
+        cx.hv.bring_up(target);
+    } else {
+        cx.hv.take_down(vcpu);
+    }
+    Ok(())
+}
+
+/// Whether a vCPU has the very tables that a context names.
+fn has_tables(pv: &PvState, context: &VcpuGuestContext) -> bool {
+    let user = pv.guest_table_user.load(Ordering::Relaxed);
+    let frames = pv.gdt_frames.iter().zip(&context.gdt_frames);
+    let used = usize::try_from(context.gdt_ents.div_ceil(GDT_PER_FRAME)).unwrap_or(usize::MAX);
+    let mut gdt = frames.take(used);
+    let ldt_entries = u64::from(pv.ldt_entries.load(Ordering::Relaxed));
+    context.ctrlreg[3] >> 12 == pv.guest_table.load(Ordering::Relaxed)
+        && context.ctrlreg[1] >> 12 == user
+        && (user != 0 || context.flags & VGCF_IN_KERNEL != 0)
+        && u64::from(pv.gdt_entries.load(Ordering::Relaxed)) == context.gdt_ents
+        && gdt.all(|(mine, named)| mine.load(Ordering::Relaxed) == *named)
+        && ldt_entries == context.ldt_ents
+        && (ldt_entries == 0 || pv.ldt_base.load(Ordering::Relaxed) == context.ldt_base)
+}
+
+fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestContext) -> Result<(), Failure> {
+    let (domain, vcpu) = (&target.domain, target.vcpu());
     // Two vCPUs may want to initialise the same one: the lock of its registers decides.
     let mut saved = vcpu.saved.lock();
     if vcpu.pv.has_flags(VcpuFlags::INITIALISED) {
@@ -97,19 +141,16 @@ fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestCon
     check(target.id, context)?;
     if let Err(error) = take_tables(cx, target, context) {
         if error != PageError::Restart {
-            cx.hv.drop_vcpu_tables(cx.domain, vcpu);
+            cx.hv.drop_vcpu_tables(domain, vcpu);
         }
         return Err(error.into());
     }
     *saved = registers(&context.user_regs);
     drop(saved);
-    fill(&vcpu.pv, context);
-    let callers_cr4 = cx.vcpu.pv.cr4.load(Ordering::Relaxed);
-    let cr4 = context.ctrlreg[4] & CR4_GUEST | callers_cr4 & !CR4_GUEST;
-    vcpu.pv.cr4.store(cr4, Ordering::Relaxed);
+    fill(cx, &vcpu.pv, context);
     if target.id == VcpuId(0) {
-        cx.domain.vm_assist.store(context.vm_assist, Ordering::Relaxed);
-        cx.hv.publish_wallclock(cx.domain);
+        domain.vm_assist.store(context.vm_assist, Ordering::Relaxed);
+        cx.hv.publish_wallclock(domain);
     }
     vcpu.pv.set_flags(VcpuFlags::INITIALISED, true);
     if context.flags & VGCF_ONLINE != 0 {
@@ -155,21 +196,24 @@ fn take_tables<P: Platform>(
     target: &VcpuRef<P>,
     context: &VcpuGuestContext,
 ) -> Result<(), PageError> {
-    let vcpu = target.vcpu();
+    let (domain, vcpu) = (&target.domain, target.vcpu());
     let frames = context.gdt_frames.map(Mfn);
     let used = usize::try_from(context.gdt_ents.div_ceil(GDT_PER_FRAME)).map_err(|_| PageError::BadEntry)?;
     let entries = u32::try_from(context.gdt_ents).map_err(|_| PageError::BadEntry)?;
-    cx.hv.set_gdt(cx.domain, vcpu, frames.get(..used).ok_or(PageError::BadEntry)?, entries)?;
+    cx.hv.set_gdt(domain, vcpu, frames.get(..used).ok_or(PageError::BadEntry)?, entries)?;
     let kernel = Mfn(context.ctrlreg[3] >> 12);
     if vcpu.pv.guest_table.load(Ordering::Relaxed) != kernel.0 {
-        cx.hv.set_first_baseptr(cx.domain, vcpu, kernel)?;
+        cx.hv.set_first_baseptr(domain, vcpu, kernel)?;
     }
-    cx.hv.new_user_baseptr(cx.domain, vcpu, Mfn(context.ctrlreg[1] >> 12))?;
+    cx.hv.new_user_baseptr(domain, vcpu, Mfn(context.ctrlreg[1] >> 12))?;
     let entries = u32::try_from(context.ldt_ents).map_err(|_| PageError::BadEntry)?;
-    cx.hv.set_ldt(cx.domain, vcpu, GuestVirt(context.ldt_base), entries)
+    cx.hv.set_ldt(domain, vcpu, GuestVirt(context.ldt_base), entries)
 }
 
-fn fill(pv: &PvState, context: &VcpuGuestContext) {
+fn fill<P: Platform>(cx: Cx<'_, P>, pv: &PvState, context: &VcpuGuestContext) {
+    let callers_cr4 = cx.vcpu.pv.cr4.load(Ordering::Relaxed);
+    let cr4 = context.ctrlreg[4] & CR4_GUEST | callers_cr4 & !CR4_GUEST;
+    pv.cr4.store(cr4, Ordering::Relaxed);
     for (slot, trap) in pv.traps.iter().zip(&context.trap_ctxt) {
         let masks = trap.flags & TRAP_MASKS_EVENTS != 0;
         slot.set(trap.address, guest_selector(trap.cs), trap.flags & TRAP_DPL, masks);

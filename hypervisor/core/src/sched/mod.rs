@@ -22,6 +22,7 @@
 //! Where nobody waits there is no slice timer and a decision is a handful of loads.
 
 mod clock;
+mod idle;
 mod ops;
 mod queue;
 mod shutdown;

@@ -51,6 +51,7 @@ impl<P: Platform> Hypervisor<P> {
     pub fn vcpu_switched(&self, prev: Option<&VcpuRef<P>>, next: Option<&VcpuRef<P>>) {
         let cpu = self.platform.this_cpu();
         let now = self.platform.now();
+        self.sched.account_idle(cpu, next.is_some(), now);
         if let Some(prev) = prev {
             let state = idle_state(&prev.vcpu().sched);
             prev.vcpu().time.change_runstate(state, now);

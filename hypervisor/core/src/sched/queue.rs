@@ -1,6 +1,7 @@
 //! Run queues, and the decision what a CPU runs next.
 
 use super::clock::VirtualClock;
+use super::idle::IdleAccount;
 use super::{Place, VcpuSched, Watchdogs};
 use crate::cpumask::CpuMask;
 use crate::domain::{Vcpu, VcpuRef};
@@ -34,6 +35,8 @@ pub struct Scheduler<P: Platform> {
     cpus: Box<[CpuQueue<P>]>,
     /// vCPUs in all queues.
     waiting: AtomicUsize,
+    /// How long each CPU had nothing to run.
+    idle: Box<[IdleAccount]>,
     /// Taken last, for a few instructions.
     clock: Mutex<VirtualClock>,
     /// vCPUs in `SCHEDOP_poll`.
@@ -107,6 +110,7 @@ impl<P: Platform> Scheduler<P> {
         Self {
             cpus: (0..cpus.max(1)).map(|_| CpuQueue::new()).collect(),
             waiting: AtomicUsize::new(0),
+            idle: (0..cpus.max(1)).map(|_| IdleAccount::new()).collect(),
             clock: Mutex::new(VirtualClock::new()),
             pollers: AtomicUsize::new(0),
             watchdogs: Watchdogs::new(),
@@ -118,6 +122,18 @@ impl<P: Platform> Scheduler<P> {
         match self.queue(cpu).slice_end.load(Ordering::SeqCst) {
             NEVER => None,
             end => Some(Nanos(end)),
+        }
+    }
+
+    /// Nanoseconds that a CPU had nothing to run until now; 0 for a number that no CPU has.
+    pub fn idle_time(&self, cpu: CpuId, now: Nanos) -> u64 {
+        self.idle.get(cpu.0 as usize).map_or(0, |idle| idle.read(now))
+    }
+
+    /// A CPU runs something from now on, or nothing.
+    pub(super) fn account_idle(&self, cpu: CpuId, busy: bool, now: Nanos) {
+        if let Some(idle) = self.idle.get(cpu.0 as usize) {
+            idle.switch(busy, now);
         }
     }
 

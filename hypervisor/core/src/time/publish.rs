@@ -126,7 +126,9 @@ impl<P: Platform> Hypervisor<P> {
     /// Writes the wall clock into a domain's `shared_info`.
     pub fn publish_wallclock(&self, domain: &Domain<P>) {
         let base = self.wallclock_base();
-        let (seconds, nanos) = (base / NANOS_PER_SECOND, base % NANOS_PER_SECOND);
+        let offset = domain.time_offset.load(Ordering::Relaxed);
+        let seconds = (base / NANOS_PER_SECOND).wrapping_add_signed(offset);
+        let nanos = base % NANOS_PER_SECOND;
         let words = self.platform.frame_words(domain.shared_info);
         let (first, second) = (&words[WALLCLOCK_WORD], &words[WALLCLOCK_WORD + 1]);
         let version = first.load(Ordering::Relaxed) & 0xffff_fffe;

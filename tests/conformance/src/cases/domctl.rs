@@ -4,9 +4,70 @@ use guest_pv_lib::Errno;
 use xen_abi::domctl::*;
 use xen_abi::hypercall::nr;
 
+use crate::call::{FAULTS, NO_DOMAIN, all_fault, hc1};
 use crate::harness::{check, need, same};
-use crate::peer::control::{Domain, domctl, free_pages, info};
+use crate::peer::control::{Domain, config, domctl, free_pages, info, plain};
 use crate::peer::{PAGES, with_peer};
+
+/// `createdomain` with a changed configuration, which must be refused.
+fn create(change: impl FnOnce(&mut XenDomctlCreatedomain)) -> Result<(), Errno> {
+    let mut config = config();
+    change(&mut config);
+    let (_, id) = domctl(XEN_DOMCTL_CREATEDOMAIN, 0, &mut config)?;
+    plain(XEN_DOMCTL_DESTROYDOMAIN, id).map(drop)
+}
+
+returns! {
+    /// Bad pointers.
+    fault(env): all_fault(|at| hc1(nr::DOMCTL, at)) => FAULTS;
+    /// Another interface version, whatever else is asked.
+    version(env): {
+        let mut whole = XenDomctl { cmd: XEN_DOMCTL_PAUSEDOMAIN, domain: NO_DOMAIN, ..XenDomctl::default() };
+        hc1(nr::DOMCTL, &raw mut whole as u64)
+    } => Err(Errno::EACCES);
+    /// A domain that does not exist.
+    pause_nobody(env): plain(XEN_DOMCTL_PAUSEDOMAIN, NO_DOMAIN) => Err(Errno::ESRCH);
+    /// A domain that does not exist.
+    destroy_nobody(env): plain(XEN_DOMCTL_DESTROYDOMAIN, NO_DOMAIN) => Err(Errno::ESRCH);
+    /// A domain that does not exist is looked for before the command is.
+    unknown_of_nobody(env): plain(999, NO_DOMAIN) => Err(Errno::ESRCH);
+    /// A command that does not exist.
+    unknown(env): plain(999, 0) => Err(Errno::ENOSYS);
+    /// The calling domain can neither pause itself ...
+    pause_self(env): plain(XEN_DOMCTL_PAUSEDOMAIN, 0) => Err(Errno::EINVAL);
+    /// ... nor end itself ...
+    destroy_self(env): plain(XEN_DOMCTL_DESTROYDOMAIN, 0) => Err(Errno::EINVAL);
+    /// ... nor be resumed by itself.
+    resume_self(env): plain(XEN_DOMCTL_RESUMEDOMAIN, 0) => Err(Errno::EINVAL);
+    /// A running domain has no pause to take back.
+    unpause_self(env): plain(XEN_DOMCTL_UNPAUSEDOMAIN, 0) => Err(Errno::EINVAL);
+    /// Its identifier is taken.
+    create_again(env): {
+        with_peer_id(|id| domctl(XEN_DOMCTL_CREATEDOMAIN, id, &mut config()).map(|_| ()))
+    } => Err(Errno::EEXIST);
+    /// A flag that does not exist.
+    create_unknown_flag(env): create(|config| config.flags = 0x8000_0000) => Err(Errno::EINVAL);
+    /// No vCPU at all.
+    create_without_vcpus(env): create(|config| config.max_vcpus = 0) => Err(Errno::EINVAL);
+    /// More vCPUs than any domain can have.
+    create_with_many_vcpus(env): create(|config| config.max_vcpus = 100_000) => Err(Errno::EINVAL);
+    /// Nested paging is for hardware guests.
+    create_pv_with_hap(env): create(|config| config.flags = XEN_DOMCTL_CDF_HAP) => Err(Errno::EINVAL);
+    /// Emulated devices are for hardware guests.
+    create_pv_with_devices(env): create(|config| config.arch.emulation_flags = 1) => Err(Errno::EOPNOTSUPP);
+    /// A version of grant tables that does not exist.
+    create_grant_version(env): create(|config| config.grant_opts = 3) => Err(Errno::EINVAL);
+    /// No version of grant tables at all.
+    create_grant_version_none(env): create(|config| config.grant_opts = 0) => Err(Errno::EINVAL);
+}
+
+/// Runs `body` with the identifier of an empty domain.
+fn with_peer_id<R>(body: impl FnOnce(u16) -> Result<R, Errno>) -> Result<R, Errno> {
+    let domain = Domain::create().map_err(|_| Errno::ENOSYS)?;
+    let result = body(domain.id());
+    domain.destroy()?;
+    result
+}
 
 case! {
     /// A new domain is described as what it is: paused, with one vCPU that is not up, and without a page.

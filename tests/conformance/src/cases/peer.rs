@@ -1,7 +1,5 @@
 //! The peer itself: a second domain by `domctl` (domctl.h), and what it may and may not do.
 
-use core::sync::atomic::Ordering::Relaxed;
-
 use guest_pv_lib::Errno;
 use xen_abi::hypercall::nr;
 
@@ -16,7 +14,7 @@ case! {
             same("xen_version", peer.call(nr::XEN_VERSION, &[0]), Ok(4 << 16 | 17))?;
             same("an unknown hypercall", peer.call(63, &[]), Err(Errno::ENOSYS))?;
             // mov rax, rdi; ret
-            peer.look(FREE, |page| page.0[0].store(0xc3f8_8948, Relaxed))?;
+            peer.load(FREE, &[0x48, 0x89, 0xf8, 0xc3])?;
             same("a function", peer.run(peer.virt(FREE), &[77]), Ok(77))
         })
     }

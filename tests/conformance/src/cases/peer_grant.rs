@@ -1,7 +1,5 @@
 //! Grants between two domains (grant_table.h).
 
-use core::sync::atomic::Ordering::Relaxed;
-
 use guest_pv_lib::mmu::{Mfn, Pte};
 use xen_abi::GuestHandle;
 use xen_abi::grant_table::*;
@@ -70,9 +68,7 @@ case! {
             same("map", status, GNTST_OKAY)?;
             same("in use", table.get(REF as usize) as u16 & (GTF_READING | GTF_WRITING), GTF_READING | GTF_WRITING)?;
             // mov rax, [rdi]; inc qword ptr [rdi]; ret
-            peer.look(FREE + 1, |page| {
-                page.0[0].store(0x07_ff48_078b48 | 0xc3 << 48, Relaxed);
-            })?;
+            peer.load(FREE + 1, &[0x48, 0x8b, 0x07, 0x48, 0xff, 0x07, 0xc3])?;
             same("the peer reads", peer.run(peer.virt(FREE + 1), &[peer.virt(FREE)]), Ok(4711))?;
             same("the peer wrote", data.get(0), 4712)?;
             same("unmap", peer_unmap(peer, FREE, handle)?, GNTST_OKAY)?;

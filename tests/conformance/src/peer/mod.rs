@@ -123,6 +123,11 @@ impl<'a> Peer<'a> {
         Window::new(self.env).with(self.id(), self.mfn(page), body)
     }
 
+    /// Puts code into one of its pages.
+    pub fn load(&self, page: usize, code: &[u8]) -> Outcome {
+        self.look(page, |words| space::fill(words, code))
+    }
+
     /// Has the peer make a hypercall.
     pub fn call(&self, nr: u32, args: &[u64]) -> Ret {
         self.request(program::HYPERCALL, u64::from(nr), args)

@@ -126,19 +126,22 @@ pub fn build(window: &Window<'_>, domain: u16, frames: &[u64; PAGES], shared_inf
         }
         table.0[PAGES].store(Pte::data(Mfn(shared_info)).0, Relaxed);
     })?;
-    window.with(domain, Mfn(frames[PROGRAM]), |page| {
-        for (at, bytes) in program::code().chunks(8).enumerate() {
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            page.0[at].store(u64::from_le_bytes(word), Relaxed);
-        }
-    })?;
+    window.with(domain, Mfn(frames[PROGRAM]), |page| fill(page, program::code()))?;
     // The program takes no upcalls.
     window.with(domain, Mfn(shared_info), |page| {
         let mask = core::mem::offset_of!(VcpuInfo, evtchn_upcall_mask);
         page.0[mask / 8].fetch_or(1 << (8 * (mask % 8)), Relaxed);
     })?;
     need("pinning the peer's tables", pin(domain, frames[ROOT])).map(drop)
+}
+
+/// Writes `bytes` to the beginning of a page.
+pub fn fill(page: &Words, bytes: &[u8]) {
+    for (word, bytes) in page.0.iter().zip(bytes.chunks(8)) {
+        let mut whole = [0; 8];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_le_bytes(whole), Relaxed);
+    }
 }
 
 fn pin(domain: u16, root: u64) -> Ret {

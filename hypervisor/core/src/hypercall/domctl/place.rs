@@ -1,0 +1,119 @@
+//! Where vCPUs run, and with which weight.
+
+use super::{Answer, Reply, Request, vcpu_of};
+use crate::cpumask::{CpuMask, MAX_CPUS};
+use crate::domain::Domain;
+use crate::hypercall::bitmap;
+use crate::ids::CpuId;
+use crate::platform::Platform;
+use alloc::sync::Arc;
+use xen_abi::domctl::*;
+use xen_abi::errno::Errno;
+use zerocopy::FromBytes;
+
+/// The scheduler that toolstacks are told: weights and caps mean what they mean there.
+pub(crate) const SCHEDULER: u32 = XEN_SCHEDULER_CREDIT2;
+/// All flags of an affinity.
+const AFFINITY_FLAGS: u32 = XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT | XEN_VCPUAFFINITY_FORCE;
+/// NUMA nodes of a bitmap: Xen's number.
+const NODES: usize = 64;
+
+/// `XEN_DOMCTL_setvcpuaffinity` and `XEN_DOMCTL_getvcpuaffinity`. Preferences (soft affinity) are not kept: each vCPU prefers
+/// all CPUs that it may use.
+///
+/// # Errors
+/// `EINVAL` for an unknown vCPU, flags that make no sense, and a set without a CPU that is up; `EFAULT`.
+pub(super) fn affinity<P: Platform>(request: &mut Request<'_, P>, domain: &Arc<Domain<P>>) -> Answer {
+    let payload = request.payload::<XenDomctlVcpuaffinity>()?;
+    let target = vcpu_of(domain, payload.vcpu, Errno::EINVAL)?;
+    let (hard, soft) =
+        (payload.flags & XEN_VCPUAFFINITY_HARD != 0, payload.flags & XEN_VCPUAFFINITY_SOFT != 0);
+    let no_buffer =
+        hard && payload.cpumap_hard.bitmap.is_null() || soft && payload.cpumap_soft.bitmap.is_null();
+    if payload.flags == 0 || payload.flags & !AFFINITY_FLAGS != 0 || no_buffer {
+        return Err(Errno::EINVAL);
+    }
+    let hv = request.cx.hv;
+    let sched = &target.vcpu().sched;
+    let mut shown = CpuMask::ALL;
+    if request.op.cmd == XEN_DOMCTL_SETVCPUAFFINITY {
+        if payload.flags & XEN_VCPUAFFINITY_FORCE != 0 {
+            // Where nothing overrides there is nothing to undo.
+            let _ = hv.pin_override(&target, None);
+        }
+        if hard {
+            hv.set_affinity(&target, &mask_of(&bitmap::read(hv, &payload.cpumap_hard, MAX_CPUS)?))?;
+        }
+        if soft {
+            let wanted = mask_of(&bitmap::read(hv, &payload.cpumap_soft, MAX_CPUS)?);
+            if wanted.is_empty() {
+                return Err(Errno::EINVAL);
+            }
+        }
+        shown = hv.platform.online_cpus();
+    }
+    let affinity = sched.affinity().intersect(&shown);
+    let bits = |mask: &CpuMask| bitmap::of(mask.iter().map(|cpu| cpu.0 as usize), MAX_CPUS);
+    if hard {
+        bitmap::write(hv, &payload.cpumap_hard, &bits(&affinity))?;
+    }
+    if soft {
+        bitmap::write(hv, &payload.cpumap_soft, &bits(&affinity))?;
+    }
+    Ok(Reply::Done)
+}
+
+fn mask_of(bytes: &[u8]) -> CpuMask {
+    let mut mask = CpuMask::EMPTY;
+    bitmap::members(bytes).filter_map(|cpu| u32::try_from(cpu).ok()).for_each(|cpu| mask.insert(CpuId(cpu)));
+    mask
+}
+
+/// `XEN_DOMCTL_setnodeaffinity` and `XEN_DOMCTL_getnodeaffinity`: there is one node.
+pub(super) fn nodes<P: Platform>(request: &Request<'_, P>) -> Answer {
+    let map = request.payload::<XenDomctlNodeaffinity>()?.nodemap;
+    let hv = request.cx.hv;
+    if request.op.cmd == XEN_DOMCTL_GETNODEAFFINITY {
+        return Ok(bitmap::write(hv, &map, &bitmap::of([0], NODES)).map(|()| Reply::Done)?);
+    }
+    let wanted = bitmap::read(hv, &map, NODES)?;
+    if wanted.first().is_some_and(|byte| byte & 1 != 0) { Ok(Reply::Done) } else { Err(Errno::EINVAL) }
+}
+
+/// `XEN_DOMCTL_scheduler_op`: the structure goes back even where the command is refused.
+pub(super) fn scheduler<P: Platform>(request: &mut Request<'_, P>, domain: &Domain<P>) -> Answer {
+    let result = adjust(request, domain);
+    request.at.write(request.cx.hv, &request.op)?;
+    result.map(|()| Reply::Done)
+}
+
+fn adjust<P: Platform>(request: &mut Request<'_, P>, domain: &Domain<P>) -> Result<(), Errno> {
+    let mut payload = request.payload::<XenDomctlSchedulerOp>()?;
+    if payload.sched_id != SCHEDULER {
+        return Err(Errno::EINVAL);
+    }
+    let (wanted, _) = XenDomctlSchedCredit2::read_from_prefix(&payload.u).map_err(|_| Errno::EINVAL)?;
+    match payload.cmd {
+        XEN_DOMCTL_SCHEDOP_PUTINFO => {
+            let most = domain.vcpus.len().saturating_mul(100);
+            if usize::from(wanted.cap) > most {
+                return Err(Errno::EINVAL);
+            }
+            for vcpu in &domain.vcpus {
+                if wanted.weight != 0 {
+                    vcpu.sched.set_weight(wanted.weight.into());
+                }
+            }
+            Ok(())
+        }
+        XEN_DOMCTL_SCHEDOP_GETINFO => {
+            let weight = domain.vcpus.first().map_or(0, |vcpu| vcpu.sched.weight());
+            let weight = u16::try_from(weight).unwrap_or(u16::MAX);
+            payload.u[..2].copy_from_slice(&weight.to_le_bytes());
+            payload.u[2..4].copy_from_slice(&0u16.to_le_bytes());
+            request.set(&payload);
+            Ok(())
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
