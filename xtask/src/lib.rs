@@ -8,6 +8,7 @@ pub mod build;
 pub mod cpio;
 pub mod debian;
 pub mod elf;
+pub mod fuzz;
 pub mod image;
 pub mod initramfs;
 pub mod lint;

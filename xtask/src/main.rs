@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::setup::Need;
-use xtask::{bench, build, image, lint, new_test, run, setup, test};
+use xtask::{bench, build, fuzz, image, lint, new_test, run, setup, test};
 
 /// Builds, runs, tests and measures Paravane. Every command installs what it lacks.
 #[derive(Parser)]
@@ -31,6 +31,8 @@ enum Task {
     Image(image::Options),
     /// Count instructions of boots, beside real Xen
     Bench(bench::Options),
+    /// Look for inputs that the core cannot take
+    Fuzz(fuzz::Options),
     /// Start a new boot test
     NewTest(new_test::Options),
 }
@@ -57,6 +59,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Lint => lint::run(),
         Task::Image(options) => image::run(options),
         Task::Bench(options) => bench::run(options),
+        Task::Fuzz(options) => fuzz::run(options),
         Task::NewTest(options) => new_test::run(options),
     }
 }

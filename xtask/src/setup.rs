@@ -21,11 +21,20 @@ pub enum Need {
     ImageTools,
     /// rustfmt and clippy.
     LintTools,
+    /// A C++ compiler, for libFuzzer.
+    Fuzzer,
 }
 
 /// Everything, for `cargo xtask setup`.
-pub const ALL: &[Need] =
-    &[Need::Compiler, Need::Emulator, Need::GuestFiles, Need::AbiWitness, Need::ImageTools, Need::LintTools];
+pub const ALL: &[Need] = &[
+    Need::Compiler,
+    Need::Emulator,
+    Need::GuestFiles,
+    Need::AbiWitness,
+    Need::ImageTools,
+    Need::LintTools,
+    Need::Fuzzer,
+];
 
 /// Provides the needs that are not met yet.
 ///
@@ -68,6 +77,9 @@ impl Need {
                 ("/usr/bin/xorriso", "xorriso"),
                 ("/usr/bin/mformat", "mtools"),
             ],
+            Self::Fuzzer => {
+                &[("/usr/bin/cc", "gcc"), ("/usr/bin/c++", "g++"), ("/usr/include/stdio.h", "libc6-dev")]
+            }
             Self::Compiler | Self::GuestFiles | Self::LintTools => &[],
         };
         rows.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect()

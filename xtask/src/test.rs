@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::progress::Step;
 use crate::setup::Need;
-use crate::{build, lint, process, session, setup};
+use crate::{build, fuzz, lint, process, session, setup};
 
 /// Packages whose tests run on the host; `hypervisor` runs nowhere but on the bare machine, `tests` boots it.
 const NOT_ON_HOST: &[&str] = &["hypervisor", "tests"];
@@ -31,6 +31,8 @@ pub enum Part {
     Host,
     /// The hypervisor and the guests for the bare machine
     Build,
+    /// A short run of each fuzz target
+    Fuzz,
     /// Boots in QEMU
     Boot,
 }
@@ -66,6 +68,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if runs(Part::Host) {
         total.add(host_part(options.filter.as_deref())?);
+    }
+    if runs(Part::Fuzz) && options.filter.is_none() {
+        total.add(fuzz_part()?);
     }
     let mut built = true;
     if runs(Part::Build) || runs(Part::Boot) {
@@ -105,6 +110,22 @@ fn host_part(filter: Option<&str>) -> Result<Count> {
         cargo.args(["--exclude", package]);
     }
     harness(cargo, filter)
+}
+
+/// Seconds for each fuzz target: enough to see that it works, and now and then to find something.
+const FUZZ_SECONDS: u32 = 3;
+
+fn fuzz_part() -> Result<Count> {
+    fuzz::build()?;
+    let mut count = Count::default();
+    for target in fuzz::targets()? {
+        let verdict = fuzz::fuzz(&target, FUZZ_SECONDS);
+        count.add(Count::one(verdict.is_ok()));
+        if let Err(error) = verdict {
+            eprintln!("{error:#}");
+        }
+    }
+    Ok(count)
 }
 
 fn build_part() -> Count {

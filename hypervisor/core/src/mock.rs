@@ -97,15 +97,32 @@ pub struct MockPlatform {
     pub reserved_mmio: Mutex<Vec<Mfn>>,
 }
 
+/// Frame tables of machines that are gone: a table lives for ever, so it is used again.
+static TABLES: Mutex<Vec<&'static [FrameInfo]>> = Mutex::new(Vec::new());
+
+/// A frame table for this many frames.
+fn frame_table(frames: usize) -> &'static [FrameInfo] {
+    let mut unused = TABLES.lock().unwrap();
+    let again = unused.iter().position(|table| table.len() == frames).map(|n| unused.swap_remove(n));
+    let table = again.unwrap_or_else(|| Box::leak((0..frames).map(|_| FrameInfo::new()).collect()));
+    table.iter().for_each(FrameInfo::reset);
+    table
+}
+
+impl Drop for MockPlatform {
+    fn drop(&mut self) {
+        TABLES.lock().unwrap().push(self.table);
+    }
+}
+
 /// Lines of the mock's IOAPIC.
 pub const GSI_COUNT: u32 = 24;
 
 impl MockPlatform {
     /// A machine of one CPU with `frames` frames of RAM, none of them free yet.
     pub fn new(frames: usize) -> Self {
-        let table: Vec<_> = (0..frames).map(|_| FrameInfo::new()).collect();
         Self {
-            table: Box::leak(table.into_boxed_slice()),
+            table: frame_table(frames),
             frames: (0..frames).map(|_| core::array::from_fn(|_| AtomicU64::new(0))).collect(),
             m2p: (0..frames).map(|_| AtomicU64::new(u64::MAX)).collect(),
             slots: core::array::from_fn(|n| 0x8000_0000_0000_0063 | (0xfff0 + n as u64) << 12),
@@ -318,7 +335,8 @@ impl Platform for MockPlatform {
     }
 
     fn end_machine(&self, end: MachineEnd) -> ! {
-        panic!("the machine ended: {end:?}")
+        // Not a mistake: the one who ends the machine is stopped, whoever runs it may catch this.
+        std::panic::resume_unwind(Box::new(std::format!("the machine ended: {end:?}")))
     }
 
     fn gsi_count(&self) -> u32 {
@@ -416,9 +434,6 @@ pub fn domain(
     let domain = hv.create_domain(&config).expect("a domain");
     hv.unpause_domain(&domain).expect("a paused domain");
     domain.dirty_cpus.insert(CpuId(0));
-    if domain.uses_console_io() {
-        hv.console_appeared(&domain);
-    }
     domain
 }
 

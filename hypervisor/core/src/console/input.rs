@@ -175,7 +175,10 @@ impl<P: Platform> Hypervisor<P> {
             Owner::Hypervisor => {
                 self.log(format_args!("*** Serial input to the hypervisor: h for help{hint}\n"));
             }
-            Owner::Domain(id) => self.log(format_args!("*** Serial input to domain {}{hint}\n", id.0)),
+            Owner::Domain(id) => {
+                let name = self.domains.get(id).map(|domain| domain.name.clone()).unwrap_or_default();
+                self.log(format_args!("*** Serial input to domain {}, {name}{hint}\n", id.0));
+            }
         }
         self.set_console_owner(owner);
     }

@@ -102,7 +102,10 @@ fn one_line_for_many_writers() {
     assert_eq!(hv.screen(), "root\n(HV) one message\n");
     // The other one's unfinished line is shown when it gets the screen.
     hv.type_keys(&[1, 1, 1]);
-    assert_eq!(hv.screen(), "(HV) *** Serial input to domain 1 (CTRL-a three times to switch)\nand [1mmore");
+    assert_eq!(
+        hv.screen(),
+        "(HV) *** Serial input to domain 1, Domain-1 (CTRL-a three times to switch)\nand [1mmore"
+    );
     hv.console_output(dom0.id, b"dom0 goes on\n");
     assert_eq!(hv.screen(), "\n(d0) dom0 goes on\n");
     guest.print(&hv, "\x1b[2J");
@@ -132,7 +135,10 @@ fn input_is_switched() {
         screen.contains("Serial input to the hypervisor") && screen.contains("frames are free"),
         "{screen}"
     );
-    assert!(screen.ends_with("Serial input to domain 0 (CTRL-a three times to switch)\n"), "{screen}");
+    assert!(
+        screen.ends_with("Serial input to domain 0, Domain-0 (CTRL-a three times to switch)\n"),
+        "{screen}"
+    );
 }
 
 /// Without a switch character there is no switching.

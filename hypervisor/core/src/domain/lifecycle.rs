@@ -117,6 +117,9 @@ impl<P: Platform> Hypervisor<P> {
             domain.vcpus.iter().for_each(|vcpu| self.pause(vcpu));
             self.domains.insert(domain.clone()).map(|()| domain)
         });
+        if let Some(domain) = entered.as_ref().ok().filter(|domain| domain.uses_console_io()) {
+            self.console_appeared(domain);
+        }
         if entered.is_err() {
             self.known_frame(shared_info).set_xen();
             self.frames.free(shared_info, 0);

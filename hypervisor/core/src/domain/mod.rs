@@ -255,7 +255,7 @@ impl<P: Platform> Domain<P> {
 
     /// Whether it may use the machine's console by `console_io`.
     pub fn uses_console_io(&self) -> bool {
-        self.privileged
+        self.privileged || self.console_io
     }
 
     /// The vCPU with this number, if the domain has it.

@@ -236,6 +236,13 @@ pub struct FrameInfo {
 const _: () = assert!(size_of::<FrameInfo>() == 16);
 
 impl FrameInfo {
+    /// Makes it as new.
+    #[cfg(any(test, feature = "mock"))]
+    pub(crate) fn reset(&self) {
+        self.count.store(0, Ordering::Relaxed);
+        self.type_.store(0, Ordering::Relaxed);
+    }
+
     /// A frame that is neither free nor in use: what zeroed memory says. The allocator's `add_region` makes it free.
     pub const fn new() -> Self {
         Self { count: AtomicU64::new(0), type_: AtomicU64::new(0) }

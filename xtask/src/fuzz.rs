@@ -1,0 +1,181 @@
+//! `cargo xtask fuzz`: libFuzzer on the targets of `hypervisor/core/fuzz`, with no more than the compiler that is there.
+//!
+//! The coverage that libFuzzer steers by comes from a pass of LLVM that any rustc has; the core has no unsafe code, so an
+//! address sanitizer, for which a nightly compiler would be needed, would find nothing more.
+//!
+//! New inputs collect under `target/fuzz/corpus`. `--keep` moves the few that reach new code to the kept ones, which an ordinary
+//! test runs (`hypervisor/core/fuzz/tests`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::progress::Step;
+use crate::setup::Need;
+use crate::{process, project, setup};
+
+/// The package with the targets.
+const PACKAGE: &str = "hypervisor-core-fuzz";
+/// The programs run on the host.
+const HOST: &str = "x86_64-unknown-linux-gnu";
+/// Longest input in bytes.
+const MAX_LENGTH: u32 = 2048;
+/// What a compiler is told so that libFuzzer sees which code an input reaches.
+const RUSTFLAGS: &[&str] = &[
+    "--cfg=fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Cdebug-assertions",
+];
+
+/// The choices of `cargo xtask fuzz`.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Options {
+    /// Only this target (all of them otherwise)
+    pub target: Option<String>,
+    /// Seconds for each target
+    #[arg(long, default_value_t = 30)]
+    pub seconds: u32,
+    /// Afterwards, add the inputs that reach new code to the kept ones
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Fuzzes.
+///
+/// # Errors
+/// A target found a mistake: the message names the input that shows it. Or there is no such target, or no compiler.
+pub fn run(options: &Options) -> Result<()> {
+    let targets = chosen(options.target.as_deref())?;
+    build()?;
+    for target in &targets {
+        fuzz(target, options.seconds)?;
+        if options.keep {
+            keep(target)?;
+        }
+    }
+    Ok(())
+}
+
+/// All targets: one for each program of the package.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn targets() -> Result<Vec<String>> {
+    let folder = folder().join("fuzz_targets");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry?.path();
+        names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn chosen(name: Option<&str>) -> Result<Vec<String>> {
+    let all = targets()?;
+    let Some(name) = name else { return Ok(all) };
+    ensure!(
+        all.iter().any(|target| target == name),
+        "there is no target {name}; there are: {}",
+        all.join(", ")
+    );
+    Ok(vec![name.to_owned()])
+}
+
+fn folder() -> PathBuf {
+    project::root().join("hypervisor/core/fuzz")
+}
+
+fn kept(target: &str) -> PathBuf {
+    folder().join("corpus").join(target)
+}
+
+fn collected(target: &str) -> PathBuf {
+    project::target().join("fuzz/corpus").join(target)
+}
+
+/// Builds the programs.
+///
+/// # Errors
+/// Code that does not compile, or no C++ compiler for libFuzzer itself.
+pub fn build() -> Result<()> {
+    setup::ensure(&[Need::Fuzzer])?;
+    let step = Step::start("building the fuzz targets");
+    let mut cargo = process::host_cargo();
+    cargo.args(["build", "--release", "--package", PACKAGE, "--features", "libfuzzer", "--bins"]);
+    cargo.args(["--target", HOST, "--target-dir"]).arg(project::target().join("fuzz"));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}")).env_remove("RUSTFLAGS");
+    // What the release of a kernel needs is not what finds mistakes.
+    cargo.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_PANIC", "unwind");
+    cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "2").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    cargo.env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true");
+    process::run_in_step(&mut cargo, &step)?;
+    step.done();
+    Ok(())
+}
+
+fn program(target: &str) -> Command {
+    Command::new(project::target().join("fuzz").join(HOST).join("release").join(target))
+}
+
+/// Runs one target for some seconds on the kept inputs and what it finds.
+///
+/// # Errors
+/// It found a mistake.
+pub fn fuzz(target: &str, seconds: u32) -> Result<()> {
+    let (collected, kept) = (collected(target), kept(target));
+    let found = project::target().join("fuzz/found");
+    for folder in [&collected, &kept, &found] {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    let step = Step::start(format!("fuzzing {target} for {seconds} s"));
+    let mut program = program(target);
+    program.arg(&collected).arg(&kept);
+    program.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={MAX_LENGTH}"));
+    program.arg("-timeout=20").arg(format!("-artifact_prefix={}/{target}-", found.display()));
+    if let Err(error) = process::run_in_step(&mut program, &step) {
+        bail!(
+            "{target} found a mistake; the input is in {}: mend it, then copy the input to {}\n{error:#}",
+            found.display(),
+            kept.display()
+        );
+    }
+    step.done();
+    Ok(())
+}
+
+/// Adds the collected inputs that reach code which no kept one reaches.
+fn keep(target: &str) -> Result<()> {
+    let (collected, kept) = (collected(target), kept(target));
+    let before = count(&kept)?;
+    let step = Step::start(format!("keeping inputs of {target}"));
+    let mut merge = program(target);
+    merge.arg("-merge=1").arg(format!("-max_len={MAX_LENGTH}")).arg(&kept).arg(&collected);
+    process::run_in_step(&mut merge, &step)?;
+    step.done();
+    println!("{target}: {} kept inputs, {before} before", count(&kept)?);
+    Ok(())
+}
+
+fn count(folder: &Path) -> Result<usize> {
+    Ok(fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?.count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_chosen_by_name() {
+        let all = targets().unwrap();
+        assert!(all.len() >= 10 && all.contains(&"acpi".to_owned()));
+        assert_eq!(chosen(Some("grants")).unwrap(), ["grants"]);
+        assert!(chosen(Some("nothing")).unwrap_err().to_string().contains("there are: acpi, "));
+    }
+}
