@@ -2,7 +2,7 @@
 
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::ids::{DomId, Mfn, Port};
+use crate::ids::{Mfn, Port};
 use crate::mock::{self, MockPlatform};
 use crate::platform::{FrameWords, Work};
 use alloc::sync::Arc;
