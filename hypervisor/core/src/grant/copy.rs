@@ -71,11 +71,12 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn copy_domain(&self, caller: &Arc<Domain<P>>, end: CopyEnd) -> Result<Arc<Domain<P>>, GrantError> {
-        let id = match end {
-            CopyEnd::Frame(id, _) if id.0 != DOMID_SELF => return Err(GrantError::PermissionDenied),
-            CopyEnd::Frame(id, _) | CopyEnd::Grant(id, _) => id,
-        };
-        self.named_domain(caller, id).ok_or(GrantError::BadDomain)
+        let (CopyEnd::Frame(id, _) | CopyEnd::Grant(id, _)) = end;
+        let domain = self.named_domain(caller, id).ok_or(GrantError::BadDomain)?;
+        match end {
+            CopyEnd::Frame(id, _) if id.0 != DOMID_SELF => Err(GrantError::PermissionDenied),
+            _ => Ok(domain),
+        }
     }
 
     fn claim_end(

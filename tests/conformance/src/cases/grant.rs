@@ -12,9 +12,9 @@ use crate::harness::pool::Page;
 use crate::harness::{Env, Verdict, check, need, same};
 
 /// A reference behind the reserved ones.
-const REF: u32 = 9;
+pub(super) const REF: u32 = 9;
 
-fn setup(dom: u16, nr_frames: u32, frames: &mut [u64]) -> (Ret, i16) {
+pub(super) fn setup(dom: u16, nr_frames: u32, frames: &mut [u64]) -> (Ret, i16) {
     let mut arg = [GnttabSetupTable {
         dom,
         nr_frames,
@@ -25,7 +25,7 @@ fn setup(dom: u16, nr_frames: u32, frames: &mut [u64]) -> (Ret, i16) {
 }
 
 /// Page 11 with the domain's grant table mapped at its place.
-fn table(env: &Env) -> Result<Page<'_>, Verdict> {
+pub(super) fn table(env: &Env) -> Result<Page<'_>, Verdict> {
     let mut frames = [0u64; 1];
     let (ret, status) = setup(DOMID_SELF, 1, &mut frames);
     need("setup_table", ret)?;
@@ -38,18 +38,47 @@ fn table(env: &Env) -> Result<Page<'_>, Verdict> {
 }
 
 /// Grants `frame` to this very domain as reference [`REF`].
-fn grant_self(table: Page<'_>, frame: Mfn, flags: u16) {
+pub(super) fn grant_self(table: Page<'_>, frame: Mfn, flags: u16) {
     // Entry: flags 16 bits, domain 16 bits, frame 32 bits.
     table.set(REF as usize, frame.0 << 32 | u64::from(flags));
 }
 
-fn copy(source: GnttabCopyPtr, dest: GnttabCopyPtr, len: u16, flags: u16) -> (Ret, i16) {
+pub(super) fn copy(source: GnttabCopyPtr, dest: GnttabCopyPtr, len: u16, flags: u16) -> (Ret, i16) {
     let mut arg = [GnttabCopy { source, dest, len, flags, ..GnttabCopy::default() }];
     (grant(GNTTABOP_COPY, &mut arg), arg[0].status)
 }
 
-fn end(u: u64, offset: u16) -> GnttabCopyPtr {
+pub(super) fn end(u: u64, offset: u16) -> GnttabCopyPtr {
     GnttabCopyPtr { u, domid: DOMID_SELF, offset, ..GnttabCopyPtr::default() }
+}
+
+/// `GNTTABOP_map_grant_ref` of one reference of this very domain: status, handle and bus address.
+pub(super) fn map(reference: u32, host_addr: u64, flags: u32) -> (i16, u32, u64) {
+    let mut arg = [GnttabMapGrantRef { host_addr, flags, ref_: reference, ..GnttabMapGrantRef::default() }];
+    match grant(GNTTABOP_MAP_GRANT_REF, &mut arg) {
+        Ok(_) => (arg[0].status, arg[0].handle, arg[0].dev_bus_addr),
+        Err(_) => (i16::MAX, 0, 0),
+    }
+}
+
+/// A mapping that a case needs: its handle.
+pub(super) fn mapped(reference: u32, host_addr: u64, flags: u32) -> Result<u32, Verdict> {
+    match map(reference, host_addr, flags) {
+        (GNTST_OKAY, handle, _) => Ok(handle),
+        (status, ..) => need("map_grant_ref", Err(status)),
+    }
+}
+
+/// The status of `GNTTABOP_unmap_grant_ref`.
+pub(super) fn unmap(handle: u32, host_addr: u64, dev_bus_addr: u64) -> i16 {
+    let mut arg = [GnttabUnmapGrantRef { host_addr, dev_bus_addr, handle, ..GnttabUnmapGrantRef::default() }];
+    grant(GNTTABOP_UNMAP_GRANT_REF, &mut arg).map_or(i16::MAX, |_| arg[0].status)
+}
+
+/// Flags of an entry that say how it is used.
+pub(super) fn in_use(table: Page<'_>, reference: u32) -> u16 {
+    let [low, high, ..] = table.get(reference as usize).to_le_bytes();
+    u16::from_le_bytes([low, high]) & (GTF_READING | GTF_WRITING)
 }
 
 returns! {
