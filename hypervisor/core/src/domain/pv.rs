@@ -93,6 +93,10 @@ pub struct PvState {
     pub syscall32_callback: AtomicU64,
     /// Entry of `sysenter` from user code.
     pub sysenter_callback: AtomicU64,
+    /// Selectors of the two, which a toolstack sets and reads back; a 64-bit kernel is entered by its flat segment all the same.
+    pub syscall32_cs: AtomicU32,
+    /// See [`PvState::syscall32_cs`].
+    pub sysenter_cs: AtomicU32,
     /// L4 frame (mfn) of the kernel's address space; the vCPU holds a type reference to it.
     pub guest_table: AtomicU64,
     /// L4 frame (mfn) of the user address space, 0 for none; with a type reference as well.
@@ -140,6 +144,8 @@ impl PvState {
             syscall_callback: AtomicU64::new(0),
             syscall32_callback: AtomicU64::new(0),
             sysenter_callback: AtomicU64::new(0),
+            syscall32_cs: AtomicU32::new(0),
+            sysenter_cs: AtomicU32::new(0),
             guest_table: AtomicU64::new(0),
             guest_table_user: AtomicU64::new(0),
             fs_base: AtomicU64::new(0),

@@ -13,8 +13,6 @@ use zerocopy::FromBytes;
 
 /// The scheduler that toolstacks are told: weights and caps mean what they mean there.
 pub(crate) const SCHEDULER: u32 = XEN_SCHEDULER_CREDIT2;
-/// All flags of an affinity.
-const AFFINITY_FLAGS: u32 = XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT | XEN_VCPUAFFINITY_FORCE;
 /// NUMA nodes of a bitmap: Xen's number.
 const NODES: usize = 64;
 
@@ -22,7 +20,7 @@ const NODES: usize = 64;
 /// all CPUs that it may use.
 ///
 /// # Errors
-/// `EINVAL` for an unknown vCPU, flags that make no sense, and a set without a CPU that is up; `EFAULT`.
+/// `EINVAL` for an unknown vCPU, no flag at all, a set without a buffer, and a set without a CPU that is up; `EFAULT`.
 pub(super) fn affinity<P: Platform>(request: &mut Request<'_, P>, domain: &Arc<Domain<P>>) -> Answer {
     let payload = request.payload::<XenDomctlVcpuaffinity>()?;
     let target = vcpu_of(domain, payload.vcpu, Errno::EINVAL)?;
@@ -30,7 +28,7 @@ pub(super) fn affinity<P: Platform>(request: &mut Request<'_, P>, domain: &Arc<D
         (payload.flags & XEN_VCPUAFFINITY_HARD != 0, payload.flags & XEN_VCPUAFFINITY_SOFT != 0);
     let no_buffer =
         hard && payload.cpumap_hard.bitmap.is_null() || soft && payload.cpumap_soft.bitmap.is_null();
-    if payload.flags == 0 || payload.flags & !AFFINITY_FLAGS != 0 || no_buffer {
+    if payload.flags == 0 || no_buffer {
         return Err(Errno::EINVAL);
     }
     let hv = request.cx.hv;
