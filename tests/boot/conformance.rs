@@ -1,62 +1,85 @@
-//! The conformance kernel of `tests/conformance`: every case holds on real Xen, and then on our hypervisor.
+//! The conformance kernel of `tests/conformance`: one test for each case, which holds on our hypervisor and on real Xen.
+//!
+//! Cases share boots as `cargo xtask conformance` has it; the first test that needs a boot runs it.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, OnceLock};
 
-use anyhow::{Result, anyhow, ensure};
-use libtest_mimic::Trial;
-use xtask::project;
-use xtask::qemu::{Hypervisor, Machine};
-use xtask::session::{Session, tail};
+use anyhow::{Result, anyhow, bail};
+use libtest_mimic::{Completion, Failed, Trial};
+use xtask::conformance::case::{self, Case};
+use xtask::conformance::plan::{self, Boot};
+use xtask::conformance::target::Target;
+use xtask::conformance::verdict::{Judged, Matrix, Verdict};
+use xtask::conformance::{explain, run_boot};
 
-use crate::support::{LONG, Verdicts, trial, verdicts};
+use crate::support::trial;
 
-/// One boot of each hypervisor serves all tests.
-static ON_PARAVANE: LazyLock<Result<Verdicts, String>> = LazyLock::new(|| run_on(Hypervisor::Paravane));
-static ON_XEN: LazyLock<Result<Verdicts, String>> = LazyLock::new(|| run_on(Hypervisor::Xen));
+/// The targets, which are judged together.
+const TARGETS: &str = "both";
+
+/// One boot on each target, when somebody needs it.
+struct Shared {
+    boot: Boot,
+    targets: Vec<(Target, OnceLock<Ends>)>,
+}
+
+type Ends = Result<Vec<(String, Judged)>, String>;
 
 pub fn trials() -> Vec<Trial> {
-    vec![
-        trial("conformance::holds_on_paravane", || all_hold(&ON_PARAVANE)),
-        trial("conformance::holds_on_xen", || all_hold(&ON_XEN)),
-        trial("conformance::same_cases_on_both", same_cases),
-    ]
+    match plan() {
+        Ok((targets, cases, boots)) => {
+            cases.into_iter().enumerate().map(|(number, case)| one(&targets, &boots, number, case)).collect()
+        }
+        // Without the list there is still a test, which says why.
+        Err(error) => vec![trial("conformance::list", move || Err(error))],
+    }
 }
 
-fn run_on(hypervisor: Hypervisor) -> Result<Verdicts, String> {
-    run(Machine::new(hypervisor)).map_err(|error| format!("{error:#}"))
+fn plan() -> Result<(Vec<Target>, Vec<Case>, Vec<Arc<Shared>>)> {
+    let (targets, cases) = (Target::parse_list(TARGETS)?, case::all()?);
+    let boots = plan::boots(&cases, 1, true).into_iter().map(|boot| {
+        let targets = targets.iter().map(|target| (target.clone(), OnceLock::new())).collect();
+        Arc::new(Shared { boot, targets })
+    });
+    Ok((targets.clone(), cases, boots.collect()))
 }
 
-fn run(mut machine: Machine) -> Result<Verdicts> {
-    machine.kernel = Some(project::guest_elf("conformance"));
-    let mut session = Session::start(&machine)?;
-    session.wait_for("Test result: ", LONG)?;
-    let output = session.output();
-    let verdicts = verdicts(&output);
-    let planned = output.lines().find_map(|line| line.strip_prefix("1..")?.parse::<usize>().ok());
-    ensure!(
-        planned == Some(verdicts.len()),
-        "{} verdicts of {planned:?}:\n{}",
-        verdicts.len(),
-        tail(&output)
-    );
-    Ok(verdicts)
+/// The test of one case.
+fn one(targets: &[Target], boots: &[Arc<Shared>], number: usize, case: Case) -> Trial {
+    let shared = boots.iter().find(|shared| shared.boot.cases.contains(&case)).expect("each case has a boot");
+    let (shared, targets) = (Arc::clone(shared), targets.to_vec());
+    Trial::ignorable_test(format!("conformance::{}", case.name), move || {
+        judge(&shared, &targets, number, &case).map_err(|error| Failed::from(format!("{error:#}")))
+    })
 }
 
-fn all_hold(verdicts: &Result<Verdicts, String>) -> Result<()> {
-    let verdicts = verdicts.as_ref().map_err(|error| anyhow!("{error}"))?;
-    let failed: Vec<String> = verdicts
-        .iter()
-        .filter_map(|(name, verdict)| Some(format!("{name}: {}", verdict.as_ref().err()?.trim_end())))
-        .collect();
-    ensure!(failed.is_empty(), "{} of {} cases:\n{}", failed.len(), verdicts.len(), failed.join("\n"));
-    Ok(())
+fn judge(shared: &Shared, targets: &[Target], number: usize, case: &Case) -> Result<Completion> {
+    let mut matrix = Matrix::empty(targets, std::slice::from_ref(case));
+    // Neighbours start with different targets, so that tests that run at the same time do not wait for one boot.
+    for column in (0..targets.len()).map(|at| (at + number) % targets.len()) {
+        matrix.rows[0].judged[column] = Some(shared.end(column, case)?);
+    }
+    matrix.settle();
+    if !matrix.problems().is_empty() {
+        let ends: Vec<String> = matrix
+            .columns(&matrix.rows[0])
+            .map(|(target, judged)| format!("{}: {}", target.name, explain(judged)))
+            .collect();
+        bail!("{}\n{}", case.clause, ends.join("\n"));
+    }
+    Ok(match matrix.columns(&matrix.rows[0]).find(|(_, judged)| judged.verdict == Verdict::Skip) {
+        Some((target, judged)) => Completion::ignored_with(format!("{}: {}", target.name, judged.reason)),
+        None => Completion::Completed,
+    })
 }
 
-fn same_cases() -> Result<()> {
-    let names = |verdicts: &Result<Verdicts, String>| -> Result<Vec<String>> {
-        Ok(verdicts.as_ref().map_err(|error| anyhow!("{error}"))?.keys().cloned().collect())
-    };
-    let (ours, xens) = (names(&ON_PARAVANE)?, names(&ON_XEN)?);
-    ensure!(ours == xens, "{} cases on Paravane, {} on Xen", ours.len(), xens.len());
-    Ok(())
+impl Shared {
+    /// How `case` ended on a target; boots it where nobody did before.
+    fn end(&self, column: usize, case: &Case) -> Result<Judged> {
+        let (target, ends) = &self.targets[column];
+        let ends = ends.get_or_init(|| run_boot(target, &self.boot).map_err(|error| format!("{error:#}")));
+        let ends = ends.as_ref().map_err(|error| anyhow!("{}: {error}", target.name))?;
+        let end = ends.iter().find(|(name, _)| *name == case.name);
+        end.map(|(_, judged)| judged.clone()).ok_or_else(|| anyhow!("{}: no verdict", target.name))
+    }
 }

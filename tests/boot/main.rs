@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Conclusion, Trial};
 
+mod bochs;
 mod conformance;
 mod corrupt;
 mod files;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let mut trials: Vec<Trial> = Vec::new();
     // The longest first, so that the last CPU is not left alone with one of them.
     trials.extend(linux::trials());
+    trials.extend(bochs::trials());
     trials.extend(hello::trials());
     trials.extend(conformance::trials());
     trials.extend(corrupt::trials());

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::conformance::case;
 use crate::progress::Step;
 use crate::toolchain::{self, TARGET, Toolchain};
 use crate::{elf, process, project};
@@ -14,9 +15,10 @@ const HYPERVISOR: (&str, &str) = ("hypervisor", "paravane");
 /// The package whose examples are the guests.
 const GUESTS: &str = "guest-pv-lib";
 
-/// The packages of `tests` that are kernels, and the names of their binaries: one checks the hypercall ABI, one counts what
-/// hypercalls cost.
-const KERNELS: [&str; 2] = ["conformance", "micro"];
+/// The kernel that checks the hypercall ABI.
+const CONFORMANCE: &str = "conformance";
+/// The packages of `tests` that are kernels, and the names of their binaries; the other counts what hypercalls cost.
+const KERNELS: [&str; 2] = [CONFORMANCE, "micro"];
 
 /// Builds everything that boots.
 ///
@@ -56,7 +58,19 @@ pub fn guests() -> Result<()> {
         let built = if KERNELS.contains(&name.as_str()) { name.clone() } else { format!("examples/{name}") };
         install(&release_dir().join(built), &project::guest_elf(&name))?;
     }
-    Ok(())
+    case::write_list()
+}
+
+/// Builds `target/dist/conformance.elf`, and the list of its cases.
+///
+/// # Errors
+/// As [`all`].
+pub fn conformance() -> Result<()> {
+    let toolchain = toolchain::ensure()?;
+    cargo_build(&toolchain, &["--package", CONFORMANCE], "the conformance kernel")?;
+    fs::create_dir_all(project::dist())?;
+    install(&release_dir().join(CONFORMANCE), &project::guest_elf(CONFORMANCE))?;
+    case::write_list()
 }
 
 /// The guests by name: one for each example of the guest library, and the kernels of `tests`.

@@ -88,8 +88,8 @@ pub fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// A file is missing, or GRUB's tool failed.
 pub fn make(contents: &Contents, output: &Path) -> Result<()> {
-    let tree =
-        project::guests().join(format!("iso-{}", output.file_stem().unwrap_or_default().to_string_lossy()));
+    // Beside the image, so that images made at the same time do not meet.
+    let tree = output.with_extension("tree");
     let _ = fs::remove_dir_all(&tree);
     let boot = tree.join("boot");
     fs::create_dir_all(boot.join("grub"))?;

@@ -4,7 +4,9 @@
 //! [`initramfs`] and [`probe`] put there.
 
 pub mod bench;
+pub mod bochs;
 pub mod build;
+pub mod conformance;
 pub mod cpio;
 pub mod debian;
 pub mod elf;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::setup::Need;
-use xtask::{bench, build, fuzz, image, lint, new_test, run, setup, test};
+use xtask::{bench, build, conformance, fuzz, image, lint, new_test, run, setup, test};
 
 /// Builds, runs, tests and measures Paravane. Every command installs what it lacks.
 #[derive(Parser)]
@@ -25,6 +25,8 @@ enum Task {
     Run(run::Options),
     /// Run all tests: lint, host tests, boots in QEMU
     Test(test::Options),
+    /// Run the conformance cases on hypervisors side by side
+    Conformance(conformance::Options),
     /// Check formatting, clippy and the repository's own rules
     Lint,
     /// Make a bootable GRUB ISO for real machines
@@ -56,6 +58,7 @@ fn run(task: &Task) -> Result<()> {
         }
         Task::Run(options) => run::run(options),
         Task::Test(options) => test::run(options),
+        Task::Conformance(options) => conformance::run(options),
         Task::Lint => lint::run(),
         Task::Image(options) => image::run(options),
         Task::Bench(options) => bench::run(options),

@@ -1,4 +1,4 @@
-//! The emulated PC: which hypervisor, kernel, modules and devices, as one QEMU command line.
+//! The emulated PC: which hypervisor, kernel, modules and devices, and the QEMU command line of all that.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -77,9 +77,31 @@ pub enum Serial {
     Interactive,
 }
 
+/// Which program is the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emulator {
+    /// QEMU, which translates: quick.
+    Qemu,
+    /// Bochs, which interprets: slow, and closer to a real CPU and chipset ([`crate::bochs`]).
+    Bochs,
+}
+
+impl Emulator {
+    /// Its name in tables and in the cases' attributes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Bochs => "bochs",
+        }
+    }
+}
+
 /// One machine. [`Machine::new`] gives one that boots with a console; the fields add to it.
 #[derive(Clone, Debug)]
 pub struct Machine {
+    /// What it runs on.
+    pub emulator: Emulator,
     /// What boots first; `None` boots from [`Machine::cdrom`].
     pub hypervisor: Option<Hypervisor>,
     /// The hypervisor's command line.
@@ -96,6 +118,8 @@ pub struct Machine {
     pub cpus: u32,
     /// QEMU's `-cpu`; the hypervisor's own choice when `None`.
     pub cpu: Option<String>,
+    /// Who the CPU says made it (`GenuineIntel`, `AuthenticAMD`); the model's own when `None`.
+    pub maker: Option<&'static str>,
     /// A raw disk image and its controller.
     pub disk: Option<(PathBuf, Bus)>,
     /// A virtio NIC on QEMU's user network.
@@ -118,6 +142,7 @@ impl Machine {
     #[must_use]
     pub fn new(hypervisor: Hypervisor) -> Self {
         Self {
+            emulator: Emulator::Qemu,
             hypervisor: Some(hypervisor),
             hypervisor_args: CONSOLE_ARGS.into(),
             kernel: None,
@@ -126,6 +151,7 @@ impl Machine {
             memory: "1G".into(),
             cpus: 1,
             cpu: None,
+            maker: None,
             disk: None,
             net: false,
             icount: false,
@@ -144,7 +170,8 @@ impl Machine {
         qemu.args(["-accel", "tcg", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
         qemu.args(["-m", &self.memory, "-smp", &self.cpus.to_string()]);
         let own = self.hypervisor.as_ref().map_or("max", Hypervisor::cpu);
-        qemu.args(["-cpu", self.cpu.as_deref().unwrap_or(own)]);
+        let maker = self.maker.map_or(String::new(), |maker| format!(",vendor={maker}"));
+        qemu.args(["-cpu", &format!("{}{maker}", self.cpu.as_deref().unwrap_or(own))]);
         match serial {
             Serial::Stdio => qemu.args(["-monitor", "none", "-serial", "stdio"]),
             Serial::Interactive => qemu.args(["-serial", "mon:stdio"]),

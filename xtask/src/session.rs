@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::project;
-use crate::qemu::{Machine, Serial};
+use crate::qemu::{Emulator, Machine, Serial};
+use crate::{bochs, process, project};
 
 /// How much of the serial line an error shows.
 const SHOWN_LINES: usize = 60;
@@ -47,6 +47,24 @@ impl Line {
     }
 }
 
+/// What [`Session::next_line`] heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A line, without its end.
+    Line(String),
+    /// Nothing in time.
+    Silence,
+    /// The machine has ended.
+    End,
+}
+
+/// Which stream of the emulator is the machine's serial line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    Stdout,
+    Stderr,
+}
+
 /// A machine under control. Dropping it ends QEMU.
 pub struct Session {
     child: Child,
@@ -54,7 +72,8 @@ pub struct Session {
     shared: Arc<(Mutex<Line>, Condvar)>,
     /// Everything before this has been looked at by [`Session::wait_for`].
     seen: usize,
-    log: PathBuf,
+    /// QEMU's log; a folder of files that only this machine needs, for another emulator.
+    scratch: PathBuf,
     /// QEMU has ended, and without an error of its own.
     succeeded: bool,
 }
@@ -69,9 +88,13 @@ impl Session {
         fs::create_dir_all(project::guests())?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let log = project::guests().join(format!("qemu-{}-{number}.log", std::process::id()));
+        if machine.emulator == Emulator::Bochs {
+            let folder = log.with_extension("bochs");
+            return Self::spawn(bochs::command(machine, &folder)?, folder, Wire::Stderr);
+        }
         let mut machine = machine.clone();
         machine.log = Some(log.clone());
-        Self::spawn(machine.command(Serial::Stdio)?, log)
+        Self::spawn(machine.command(Serial::Stdio)?, log, Wire::Stdout)
     }
 
     /// Starts a QEMU with a command line of the caller's own; its way of ending stays unknown.
@@ -79,17 +102,23 @@ impl Session {
     /// # Errors
     /// The program does not start.
     pub fn from_command(command: Command) -> Result<Self> {
-        Self::spawn(command, PathBuf::new())
+        Self::spawn(command, PathBuf::new(), Wire::Stdout)
     }
 
-    fn spawn(mut command: Command, log: PathBuf) -> Result<Self> {
+    fn spawn(mut command: Command, scratch: PathBuf, wire: Wire) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("cannot start qemu-system-x86_64")?;
+        let name = process::name(&command);
+        let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let input = child.stdin.take().expect("stdin is piped");
         let shared = Arc::new((Mutex::new(Line::default()), Condvar::new()));
-        collect(child.stdout.take().expect("stdout is piped"), Arc::clone(&shared), true);
-        collect(child.stderr.take().expect("stderr is piped"), Arc::clone(&shared), false);
-        Ok(Self { child, input, shared, seen: 0, log, succeeded: false })
+        let is_stdout = wire == Wire::Stdout;
+        collect(child.stdout.take().expect("stdout is piped"), Arc::clone(&shared), is_stdout);
+        collect(child.stderr.take().expect("stderr is piped"), Arc::clone(&shared), !is_stdout);
+        let mut session = Self { child, input, shared, seen: 0, scratch, succeeded: false };
+        if wire == Wire::Stderr {
+            session.send(bochs::START)?;
+        }
+        Ok(session)
     }
 
     /// The whole serial output so far, without carriage returns.
@@ -119,6 +148,37 @@ impl Session {
             }
             line = changed.wait_timeout(line, left.min(Duration::from_secs(1))).expect("no panic").0;
         }
+    }
+
+    /// The next whole line, if one comes within `limit`.
+    pub fn next_line(&mut self, limit: Duration) -> Heard {
+        let deadline = Instant::now() + limit;
+        let (lock, changed) = &*self.shared;
+        let mut line = lock.lock().expect("the reader does not panic");
+        loop {
+            let fresh = &line.bytes[self.seen..];
+            let length = fresh.iter().position(|&byte| byte == b'\n').map(|at| at + 1);
+            let rest = (line.closed && !fresh.is_empty()).then_some(fresh.len());
+            if let Some(length) = length.or(rest) {
+                self.seen += length;
+                return Heard::Line(clean(&fresh[..length]).trim_end_matches('\n').to_owned());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if line.closed {
+                return Heard::End;
+            }
+            if left.is_zero() {
+                return Heard::Silence;
+            }
+            line = changed.wait_timeout(line, left).expect("the reader does not panic").0;
+        }
+    }
+
+    /// The serial output so far, and what the emulator itself had to say.
+    #[must_use]
+    pub fn everything(&self) -> String {
+        let line = self.shared.0.lock().expect("the reader does not panic");
+        format!("{}\n{}", clean(&line.bytes), clean(&line.complaints))
     }
 
     /// Types on the serial line.
@@ -169,7 +229,7 @@ impl Session {
     }
 
     fn ending(&self) -> Ending {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let log = fs::read_to_string(&self.scratch).unwrap_or_default();
         if log.contains("Triple fault") {
             return Ending::TripleFault;
         }
@@ -187,7 +247,8 @@ impl Drop for Session {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_file(&self.log);
+        let _ = fs::remove_file(&self.scratch);
+        let _ = fs::remove_dir_all(&self.scratch);
     }
 }
 
@@ -242,6 +303,7 @@ pub fn sweep(folder: &Path) {
         let owner = name.strip_prefix("qemu-").and_then(|rest| rest.split_once('-'));
         if owner.is_some_and(|(pid, _)| !Path::new("/proc").join(pid).exists()) {
             let _ = fs::remove_file(entry.path());
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

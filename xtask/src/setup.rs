@@ -19,6 +19,8 @@ pub enum Need {
     AbiWitness,
     /// GRUB and the ISO tools.
     ImageTools,
+    /// Bochs, for what QEMU does not emulate as a CPU has it.
+    Bochs,
     /// rustfmt and clippy.
     LintTools,
     /// A C++ compiler, for libFuzzer.
@@ -32,6 +34,7 @@ pub const ALL: &[Need] = &[
     Need::GuestFiles,
     Need::AbiWitness,
     Need::ImageTools,
+    Need::Bochs,
     Need::LintTools,
     Need::Fuzzer,
 ];
@@ -80,6 +83,11 @@ impl Need {
             Self::Fuzzer => {
                 &[("/usr/bin/cc", "gcc"), ("/usr/bin/c++", "g++"), ("/usr/include/stdio.h", "libc6-dev")]
             }
+            Self::Bochs => &[
+                ("/usr/bin/bochs", "bochs"),
+                ("/usr/share/bochs/BIOS-bochs-latest", "bochsbios"),
+                ("/usr/share/bochs/VGABIOS-lgpl-latest", "vgabios"),
+            ],
             Self::Compiler | Self::GuestFiles | Self::LintTools => &[],
         };
         rows.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect()

@@ -60,7 +60,14 @@ impl Count {
 /// # Errors
 /// A test failed, or a tool is missing.
 pub fn run(options: &Options) -> Result<()> {
-    setup::ensure(&[Need::Compiler, Need::Emulator, Need::GuestFiles, Need::AbiWitness, Need::ImageTools])?;
+    setup::ensure(&[
+        Need::Compiler,
+        Need::Emulator,
+        Need::GuestFiles,
+        Need::AbiWitness,
+        Need::ImageTools,
+        Need::Bochs,
+    ])?;
     let runs = |part| options.part.is_empty() || options.part.contains(&part);
     let mut total = Count::default();
     if runs(Part::Lint) && options.filter.is_none() {
