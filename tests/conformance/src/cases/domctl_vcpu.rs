@@ -98,8 +98,8 @@ case! {
     fn context_of_the_peer(env) {
         with_peer(env, |peer| {
             same("a call", peer.call(nr::XEN_VERSION, &[0]), Ok(4 << 16 | 17))?;
-            let mut trap = [TrapInfo { vector: 3, flags: 3, address: 0x1234, cs: FLAT_KERNEL_CS, ..TrapInfo::default() }, TrapInfo::default()];
-            let at = peer.put(zerocopy::IntoBytes::as_bytes(&mut trap));
+            let trap = [TrapInfo { vector: 3, flags: 3, address: 0x1234, cs: FLAT_KERNEL_CS, ..TrapInfo::default() }, TrapInfo::default()];
+            let at = peer.put(zerocopy::IntoBytes::as_bytes(&trap));
             same("set_trap_table", peer.call(nr::SET_TRAP_TABLE, &[at]), Ok(0))?;
             let found = need("getvcpucontext", peers_context(peer))?;
             check("up, in kernel mode", found.flags & (VGCF_ONLINE | VGCF_IN_KERNEL) == VGCF_ONLINE | VGCF_IN_KERNEL)?;

@@ -114,9 +114,11 @@ impl Domain {
         plain(XEN_DOMCTL_UNPAUSEDOMAIN, self.0)
     }
 
-    /// Whether it has shut down or crashed.
-    pub fn has_shut_down(&self) -> bool {
-        info(self.0).is_ok_and(|info| info.flags & XEN_DOMINF_SHUTDOWN != 0)
+    /// Why it has shut down (`SHUTDOWN_*`), where it has.
+    pub fn shutdown_reason(&self) -> Option<u32> {
+        let flags = info(self.0).ok()?.flags;
+        let reason = flags >> XEN_DOMINF_SHUTDOWNSHIFT & XEN_DOMINF_SHUTDOWNMASK;
+        (flags & XEN_DOMINF_SHUTDOWN != 0).then_some(reason)
     }
 
     /// Ends it.

@@ -12,6 +12,8 @@ pub mod control;
 mod program;
 mod space;
 
+pub use space::map_foreign;
+
 use core::cell::Cell;
 
 use guest_pv_lib::events::{self, Port};
@@ -159,15 +161,47 @@ impl<'a> Peer<'a> {
         program::put(bytes)
     }
 
+    /// Has the peer make a hypercall that ends it; answers the reason (`SHUTDOWN_*`) once it has stopped.
+    pub fn last_call(&self, nr: u32, args: &[u64]) -> Result<u32, Verdict> {
+        self.last(program::HYPERCALL, u64::from(nr), args)
+    }
+
+    /// Has the peer call a function that ends it.
+    pub fn last_run(&self, address: u64) -> Result<u32, Verdict> {
+        self.last(program::CALL, address, &[])
+    }
+
+    fn last(&self, kind: u64, what: u64, args: &[u64]) -> Result<u32, Verdict> {
+        program::ask(kind, what, args);
+        need("send", op(nr::EVENT_CHANNEL_OP, EVTCHNOP_SEND, &mut EvtchnSend { port: self.port }))?;
+        let deadline = time::now() + PATIENCE;
+        while time::now() < deadline {
+            if let Some(reason) = self.domain.shutdown_reason() {
+                return Ok(reason);
+            }
+            self.wait();
+        }
+        Err(Verdict::Error("the peer goes on"))
+    }
+
+    /// Waits for the answer to a request that was under way when the peer stopped, after it was made to go on.
+    pub fn resumed(&self) -> Ret {
+        self.await_answer()
+    }
+
     fn request(&self, kind: u64, what: u64, args: &[u64]) -> Ret {
         if self.silent.get() {
             return Err(SILENT);
         }
         program::ask(kind, what, args);
         op(nr::EVENT_CHANNEL_OP, EVTCHNOP_SEND, &mut EvtchnSend { port: self.port })?;
+        self.await_answer()
+    }
+
+    fn await_answer(&self) -> Ret {
         let deadline = time::now() + PATIENCE;
         while !program::answered() {
-            if time::now() > deadline || self.domain.has_shut_down() {
+            if time::now() > deadline || self.domain.shutdown_reason().is_some() {
                 self.silent.set(true);
                 return Err(SILENT);
             }

@@ -1,0 +1,144 @@
+//! How domains end (sched.h, domctl.h), and what is left of them where others hold something of theirs.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use guest_pv_lib::Errno;
+use guest_pv_lib::mmu::Pte;
+use xen_abi::domctl::*;
+use xen_abi::hypercall::nr;
+use xen_abi::sched::*;
+use xen_abi::xen::DOMID_SELF;
+use zerocopy::IntoBytes;
+
+use crate::call::{NO_DOMAIN, op};
+use crate::harness::{check, need, same};
+use crate::peer::control::{info, plain};
+use crate::peer::{FREE, Peer, with_peer};
+
+/// The peer ends itself.
+fn shut_down(peer: &Peer<'_>, reason: u32) -> Result<u32, crate::harness::Verdict> {
+    let at = peer.put(SchedShutdown { reason }.as_bytes());
+    peer.last_call(nr::SCHED_OP, &[u64::from(SCHEDOP_SHUTDOWN), at])
+}
+
+case! {
+    /// A domain that ends itself stays, stopped, with the reason that it gave.
+    #[peer]
+    fn by_itself(env) {
+        for reason in [SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_CRASH, SHUTDOWN_WATCHDOG, 77] {
+            with_peer(env, |peer| same("reason", shut_down(peer, reason)?, reason))?;
+        }
+        Ok(())
+    }
+}
+
+case! {
+    /// A domain that suspended goes on behind its hypercall when it is resumed.
+    #[peer]
+    fn suspended_and_resumed(env) {
+        with_peer(env, |peer| {
+            same("reason", shut_down(peer, SHUTDOWN_SUSPEND)?, SHUTDOWN_SUSPEND)?;
+            same("resume", plain(XEN_DOMCTL_RESUMEDOMAIN, peer.id()), Ok(0))?;
+            same("the hypercall's answer", peer.resumed(), Ok(0))?;
+            let found = need("getdomaininfo", info(peer.id()))?;
+            same("no longer shut down", found.flags & XEN_DOMINF_SHUTDOWN, 0)?;
+            same("resume of one that runs", plain(XEN_DOMCTL_RESUMEDOMAIN, peer.id()), Ok(0))?;
+            same("a call", peer.call(nr::XEN_VERSION, &[0]), Ok(4 << 16 | 17))
+        })
+    }
+}
+
+case! {
+    /// An exception that a domain has no handler for ends it as crashed, and nobody else.
+    #[peer]
+    fn by_an_exception(env) {
+        // ud2; an access to nothing; lgdt, which is not emulated.
+        for code in [&[0x0f, 0x0b][..], &[0x48, 0xa1, 0, 0, 0, 0, 0, 0, 0, 0], &[0x0f, 0x01, 0x17]] {
+            with_peer(env, |peer| {
+                peer.load(FREE, code)?;
+                same("reason", peer.last_run(peer.virt(FREE))?, SHUTDOWN_CRASH)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+case! {
+    /// The control domain shuts another one down.
+    #[peer]
+    fn by_the_control_domain(env) {
+        let shutdown = |domain_id, reason| {
+            let mut arg = SchedRemoteShutdown { domain_id, reason, ..SchedRemoteShutdown::default() };
+            op(nr::SCHED_OP, SCHEDOP_REMOTE_SHUTDOWN, &mut arg)
+        };
+        same("nobody", shutdown(NO_DOMAIN, SHUTDOWN_POWEROFF), Err(Errno::ESRCH))?;
+        with_peer(env, |peer| {
+            same("remote_shutdown", shutdown(peer.id(), SHUTDOWN_REBOOT), Ok(0))?;
+            same("reason", peer.domain().shutdown_reason(), Some(SHUTDOWN_REBOOT))?;
+            same("again", shutdown(peer.id(), SHUTDOWN_CRASH), Ok(0))?;
+            same("the first reason stays", peer.domain().shutdown_reason(), Some(SHUTDOWN_REBOOT))
+        })
+    }
+}
+
+case! {
+    /// A frame that another domain still maps when its owner ends stays what it is, and keeps the shell of its owner until
+    /// it is let go.
+    #[peer]
+    fn frame_of_the_dead(env) {
+        let place = env.page(0);
+        let mut id = 0;
+        let outcome = with_peer(env, |peer| {
+            id = peer.id();
+            peer.look(FREE, |page| page.0[9].store(99, Relaxed))?;
+            need("map", crate::peer::map_foreign(place.virt(), Pte::data(peer.mfn(FREE)).0, peer.id()))?;
+            same("its contents", place.get(9), 99)
+        });
+        let contents = place.get(9);
+        let shell = info(id);
+        let destroyed_again = plain(XEN_DOMCTL_DESTROYDOMAIN, id);
+        need("unmap", crate::peer::map_foreign(place.virt(), Pte::data(place.mfn()).0, DOMID_SELF))?;
+        same("with_peer finds the shell", outcome, Err(crate::harness::Verdict::Failure("the peer is gone")))?;
+        let shell = need("getdomaininfo", shell)?;
+        same("dying", shell.flags & XEN_DOMINF_DYING, XEN_DOMINF_DYING)?;
+        same("pages", shell.tot_pages, 1)?;
+        same("destroydomain again", destroyed_again, Ok(0))?;
+        same("contents", contents, 99)?;
+        same("gone with its last frame", info(id).map(|_| ()), Err(Errno::ESRCH))
+    }
+}
+
+case! {
+    /// While a shell is left, its identifier is not given to another domain.
+    #[peer]
+    fn number_of_the_dead(env) {
+        let place = env.page(0);
+        let mut id = 0;
+        let _ = with_peer(env, |peer| {
+            id = peer.id();
+            need("map", crate::peer::map_foreign(place.virt(), Pte::data(peer.mfn(FREE)).0, peer.id())).map(drop)
+        });
+        let mut config = crate::peer::control::config();
+        let taken = crate::peer::control::domctl(XEN_DOMCTL_CREATEDOMAIN, id, &mut config).map(|_| ());
+        need("unmap", crate::peer::map_foreign(place.virt(), Pte::data(place.mfn()).0, DOMID_SELF))?;
+        same("taken", taken, Err(Errno::EEXIST))?;
+        let created = crate::peer::control::domctl(XEN_DOMCTL_CREATEDOMAIN, id, &mut config).map(|(_, id)| id);
+        same("free again", created, Ok(id))?;
+        same("destroydomain", plain(XEN_DOMCTL_DESTROYDOMAIN, id), Ok(0))
+    }
+}
+
+case! {
+    /// A domain can be ended before it has anything, or while it is paused.
+    #[peer]
+    fn unfinished(env) {
+        let domain = crate::peer::control::Domain::create()?;
+        let id = domain.id();
+        need("destroydomain", domain.destroy())?;
+        same("gone", info(id).map(|_| ()), Err(Errno::ESRCH))?;
+        with_peer(env, |peer| {
+            need("pause", peer.domain().pause())?;
+            check("paused", info(peer.id()).is_ok_and(|found| found.flags & XEN_DOMINF_PAUSED != 0))
+        })
+    }
+}
