@@ -125,6 +125,11 @@ impl<'a> Peer<'a> {
         Window::new(self.env).with(self.id(), self.mfn(page), body)
     }
 
+    /// Looks into another frame of the peer's: one that the hypervisor shares with it.
+    pub fn look_at<R>(&self, frame: Mfn, body: impl FnOnce(&space::Words) -> R) -> Result<R, Verdict> {
+        Window::new(self.env).with(self.id(), frame, body)
+    }
+
     /// Puts code into one of its pages.
     pub fn load(&self, page: usize, code: &[u8]) -> Outcome {
         self.look(page, |words| space::fill(words, code))
