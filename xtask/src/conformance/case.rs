@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::qemu::Emulator;
 use crate::{process, project};
 
 /// One case and what it says about itself (`tests/conformance/src/harness/attribute.rs` has the meaning).
@@ -79,6 +80,12 @@ impl Case {
             }
         }
         Ok(case)
+    }
+
+    /// Why it may fail on this emulator.
+    #[must_use]
+    pub fn limit(&self, emulator: Emulator) -> Option<&str> {
+        self.limits.iter().find(|(name, _)| name == emulator.name()).map(|(_, why)| why.as_str())
     }
 
     /// Reads the whole list.

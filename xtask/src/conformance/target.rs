@@ -18,7 +18,7 @@ pub enum Owner {
 /// One column of the matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// As the user wrote it.
+    /// As the user wrote it, of a path the file.
     pub name: String,
     /// What boots.
     pub hypervisor: Hypervisor,
@@ -52,7 +52,14 @@ impl Target {
                 Owner::Other
             }
         };
-        Ok(Self { name: text.to_owned(), hypervisor, emulator, owner })
+        let name = match &hypervisor {
+            Hypervisor::File(path) => {
+                let file = path.file_name().unwrap_or_default().to_string_lossy();
+                text.replace(name, &file)
+            }
+            _ => text.to_owned(),
+        };
+        Ok(Self { name, hypervisor, emulator, owner })
     }
 
     /// Reads a list separated by commas; `both` is `paravane,xen`, `all` adds `bochs`.

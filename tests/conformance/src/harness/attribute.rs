@@ -11,7 +11,7 @@
 //! | `#[cpus(2)]` | needs so many CPUs in the machine (`#[vcpus(4)] #[cpus(2)]`: more vCPUs than CPUs) |
 //! | `#[peer]` | needs a second domain, which it makes itself |
 //! | `#[feature(avx)]` | needs this of the CPU: see [`Feature`]. `intel` or `amd`: a CPU of this maker, which the host provides |
-//! | `#[emulator(qemu, "why")]` | may fail there for this reason. It then counts as skipped, unless another hypervisor passes it there |
+//! | `#[emulator(qemu, "why")]` | may fail there for this reason. It then counts as skipped, on ours unless Xen passes it there |
 //! | `#[covers(EVTCHNOP_SEND, IRET)]` | exercises these; only needed where the body does not name the constant |
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};

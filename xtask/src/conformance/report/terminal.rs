@@ -29,6 +29,7 @@ impl Progress {
         let (color, word) = match judged.verdict {
             Verdict::Success => (32, "ok"),
             Verdict::Skip => (33, "skipped"),
+            _ if case.limit(target.emulator).is_some() => (33, "failed, as may be here"),
             Verdict::Error => (31, "ERROR"),
             Verdict::Failure => (31, "FAILED"),
             Verdict::Crash => (31, "CRASHED"),
