@@ -87,6 +87,7 @@ impl Platform for Machine {
         tables::slots()
     }
 
+    #[inline]
     fn copy_from_guest(&self, dst: &mut [u8], src: GuestVirt) -> Result<(), GuestFault> {
         uaccess::copy_from_guest(dst, src)
     }

@@ -31,6 +31,8 @@ pub struct PerCpu {
     pub pv: AtomicPtr<PvState>,
     /// First word of that vCPU's `vcpu_info`, in the direct map (or a word that is always 0).
     pub vcpu_info: AtomicPtr<AtomicU64>,
+    /// Bits of the vCPU's domain's `VMASST_TYPE_*`; null before the first.
+    pub vm_assist: AtomicPtr<AtomicU64>,
     /// [`hypervisor_core::platform::Work`] to do before the next exit to a guest.
     pub work: AtomicU32,
     /// This CPU's number.
@@ -66,6 +68,8 @@ pub const PERCPU_PV: usize = offset_of!(PerCpu, pv);
 pub const PERCPU_VCPU_INFO: usize = offset_of!(PerCpu, vcpu_info);
 /// `offset_of!` for the assembly.
 pub const PERCPU_WORK: usize = offset_of!(PerCpu, work);
+/// `offset_of!` for the assembly.
+pub const PERCPU_VM_ASSIST: usize = offset_of!(PerCpu, vm_assist);
 
 // SAFETY: the `UnsafeCell`s are only touched by the CPU that owns the area, outside of interrupt handlers.
 unsafe impl Sync for PerCpu {}
@@ -118,6 +122,9 @@ impl PerCpu {
         let pv =
             next.as_ref().map_or(core::ptr::null_mut(), |v| core::ptr::from_ref(&v.vcpu().pv).cast_mut());
         self.pv.store(pv, Ordering::Relaxed);
+        let assist =
+            next.as_ref().map_or(core::ptr::null_mut(), |v| (&raw const v.domain.vm_assist).cast_mut());
+        self.vm_assist.store(assist, Ordering::Relaxed);
         // SAFETY: as the caller promises.
         unsafe { core::mem::replace(&mut *self.current.get(), next) }
     }

@@ -21,7 +21,7 @@ const RFLAGS_IF: u64 = 1 << 9;
 const RFLAGS_DF: u64 = 1 << 10;
 const RFLAGS_IOPL: u64 = 3 << 12;
 /// TF, RF, NT, VM, AC: an entry starts with none of them (SDM Vol. 3, 6.12.1.3; AC because the kernel may use it).
-const ENTRY_CLEARS: u64 = 1 << 8 | 1 << 16 | 1 << 14 | 1 << 17 | 1 << 18;
+pub const ENTRY_CLEARS: u64 = 1 << 8 | 1 << 16 | 1 << 14 | 1 << 17 | 1 << 18;
 
 /// Byte 1 of the first word of `vcpu_info`: upcalls are masked.
 pub const UPCALL_MASK: u64 = 0xff00;

@@ -14,8 +14,10 @@ use xen_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL;
 /// The guest came in by `syscall` and does not want `rcx` and `r11` back (`VGCF_IN_SYSCALL`).
 const IN_SYSCALL: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
+/// Interrupts on, and the bit that is always one: what the real register has while a guest runs.
+pub const RFLAGS_ALWAYS: u64 = RFLAGS_IF | 2;
 /// IOPL, VM, VIF, VIP: a guest never has them in the real register.
-const RFLAGS_FORBIDDEN: u64 = 3 << 12 | 1 << 17 | 1 << 19 | 1 << 20;
+pub const RFLAGS_FORBIDDEN: u64 = 3 << 12 | 1 << 17 | 1 << 19 | 1 << 20;
 
 /// Resumes what the frame on the guest kernel's stack says.
 pub fn iret(guest: &Guest<'_>, regs: &mut Regs) {
@@ -40,7 +42,7 @@ pub fn iret(guest: &Guest<'_>, regs: &mut Regs) {
     regs.rax = rax;
     regs.rip = rip;
     regs.cs = cs & 0xffff | 3;
-    regs.rflags = rflags & !RFLAGS_FORBIDDEN | RFLAGS_IF | 2;
+    regs.rflags = rflags & !RFLAGS_FORBIDDEN | RFLAGS_ALWAYS;
     regs.rsp = rsp;
     regs.ss = ss & 0xffff | 3;
     if flags & IN_SYSCALL == 0 {

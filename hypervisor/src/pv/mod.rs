@@ -12,6 +12,7 @@ pub mod emulate;
 pub mod fault;
 pub mod iret;
 pub mod ports;
+pub mod quick;
 pub mod segments;
 pub mod state;
 pub mod switch;

@@ -1,5 +1,6 @@
 //! Registers and stacks for people.
 
+use crate::cpu::percpu::this_cpu;
 use crate::mm::layout::CPU_AREA;
 use crate::mm::uaccess::copy_from_guest;
 use hypervisor_core::ids::GuestVirt;
@@ -32,7 +33,8 @@ fn guest_stack(rsp: u64) {
 
 /// Prints the return addresses of the hypervisor's stack, following frame pointers within this CPU's area.
 pub fn backtrace(mut frame: u64) {
-    let area = frame & !(CPU_AREA - 1);
+    // Not the area that `frame` names: where a guest's registers are still in place, that is the guest's choice.
+    let area = core::ptr::from_ref(this_cpu()) as u64 & !(CPU_AREA - 1);
     for _ in 0..32 {
         if frame & 7 != 0 || frame < area + 0x1000 || frame + 16 > area + CPU_AREA {
             return;

@@ -117,32 +117,281 @@ trap_debug:
     jmp trap_common
 .size trap_debug, . - trap_debug
 
+# Fills what the quick ways leave open of the frame at rsp: rip, rflags and the other caller-saved registers are there,
+# the callee-saved ones still in place. Uses rcx.
+.macro COMPLETE_FRAME
+    movq %rbx, {rbx}(%rsp)
+    movq %rbp, {rbp}(%rsp)
+    movq %r12, {r12}(%rsp)
+    movq %r13, {r13}(%rsp)
+    movq %r14, {r14}(%rsp)
+    movq %r15, {r15}(%rsp)
+    movq {rip}(%rsp), %rcx
+    movq %rcx, {rcx}(%rsp)
+    movq {rflags}(%rsp), %rcx
+    movq %rcx, {r11}(%rsp)
+    movq {regs_size} + {percpu_syscall_rsp}(%rsp), %rcx
+    movq %rcx, {rsp}(%rsp)
+    movq ${guest_cs}, {cs}(%rsp)
+    movq ${guest_ss}, {ss}(%rsp)
+    movq $0, {error_code}(%rsp)
+    movq ${vector_syscall}, {vector}(%rsp)
+.endm
+
+# Goes to `bad` when rdx is in the hypervisor's part of the address space or not canonical. What it names beside that may
+# still fault. Uses rax.
+.macro CHECK_GUEST_ADDRESS bad
+    movabsq ${hypervisor_end}, %rax
+    cmpq %rax, %rdx
+    jae 9f
+    movq %rdx, %rax
+    shrq $47, %rax
+    jnz \bad
+9:
+.endm
+
+# As `mm::uaccess` has it: guest memory is in reach between these two.
+.macro OPEN_GATE
+    cmpb $0, {smap}(%rip)
+    je 8f
+    stac
+8:
+.endm
+
+.macro CLOSE_GATE
+    cmpb $0, {smap}(%rip)
+    je 8f
+    clac
+8:
+.endm
+
 # `syscall` from ring 3, after the CPU's stub stored the guest's stack pointer and loaded rsp with the address of PerCpu.
 # rcx = return address, r11 = flags; IA32_FMASK cleared IF, TF, DF, AC, NT.
-.balign 16
+#
+# Three quick ways save only what they use and leave by themselves: hypercalls that have a function in `pv::quick`, the
+# `iret` hypercall, and a system call of the guest's user code. Where anything is not as usual (work was raised, an
+# upcall is due), they complete the frame and take the way of all others.
+.balign 64
 .global syscall_entry
 .type syscall_entry, @function
 syscall_entry:
-    pushq ${guest_ss}
-    pushq {percpu_syscall_rsp} + 8(%rsp)
-    pushq %r11
-    pushq ${guest_cs}
-    pushq %rcx
-    pushq $0
-    pushq ${vector_syscall}
-    SAVE_REGS
+    subq ${regs_size}, %rsp
+    movq %rdi, {rdi}(%rsp)
+    movq {regs_size} + {percpu_pv}(%rsp), %rdi
+    cmpl $0, {pv_kernel_mode}(%rdi)
+    je .Luser_syscall
+    cmpl ${nr_iret}, %eax           # the number has 32 bits
+    je .Liret_hypercall
+    movq %rsi, {rsi}(%rsp)
+    movq %rdx, {rdx}(%rsp)
+    movq %r8, {r8}(%rsp)
+    movq %r9, {r9}(%rsp)
+    movq %r10, {r10}(%rsp)
+    movq %rax, {rax}(%rsp)
+    movq %rcx, {rip}(%rsp)
+    movq %r11, {rflags}(%rsp)
+    cmpl ${hypercalls}, %eax
+    jae .Lhypercall
+    movl %eax, %eax
+    leaq {quick_hypercalls}(%rip), %rcx
+    movq (%rcx,%rax,8), %rcx
+    testq %rcx, %rcx
+    jz .Lhypercall
+    movq {rdi}(%rsp), %rdi
+    sti
+    call *%rcx                      # rax = result; rdx = 0, or it is not one for the quick way
+    cli
+    testl %edx, %edx
+    jnz .Lhypercall
+    cmpl $0, {regs_size} + {percpu_work}(%rsp)
+    jne .Lquick_work
+    movq {regs_size} + {percpu_vcpu_info}(%rsp), %rcx
+    movzwl (%rcx), %ecx             # low byte: upcall pending, high byte: upcalls masked
+    decl %ecx
+    cmpl $0xff, %ecx                # pending, not masked: 1..=255 before the decrement
+    jb .Lquick_work
+    movq {rip}(%rsp), %rcx          # behind an instruction that was executed, so only 1 << 47 is not canonical;
+    movq %rcx, %r11                 # that would fault in ring 0 on Intel's sysret
+    shrq $47, %r11
+    cmpl $1, %r11d
+    je .Lquick_work
+    movq {rflags}(%rsp), %r11
+    movq {rdi}(%rsp), %rdi
+    movq {rsi}(%rsp), %rsi
+    movq {rdx}(%rsp), %rdx
+    movq {r8}(%rsp), %r8
+    movq {r9}(%rsp), %r9
+    movq {r10}(%rsp), %r10
+    movq {regs_size} + {percpu_syscall_rsp}(%rsp), %rsp
+    sysretq
+.Lquick_work:
+    movq %rax, {rax}(%rsp)
+    COMPLETE_FRAME
+    jmp exit_to_guest
+.Lhypercall:
+    COMPLETE_FRAME
     movq %rsp, %rdi
     xorl %ebp, %ebp
-    movq {regs_size} + {percpu_pv}(%rsp), %rbx
-    cmpl $0, {pv_kernel_mode}(%rbx)
-    je .Luser_syscall
     sti
     call hypercall_from_guest
     jmp exit_to_guest
+
+# The guest's user code calls its kernel, which finds the frame of `pv::bounce`. Only for a vCPU whose upcalls are neither
+# masked nor pending. rdi = PvState.
 .Luser_syscall:
+    movq %rax, {rax}(%rsp)
+    movq %rsi, {rsi}(%rsp)
+    movq %rdx, {rdx}(%rsp)
+    cmpl $0, {regs_size} + {percpu_work}(%rsp)
+    jne .Luser_slow
+    movq {regs_size} + {percpu_vcpu_info}(%rsp), %rsi
+    cmpw $0, (%rsi)
+    jne .Luser_slow
+    movq {regs_size} + {percpu_vm_assist}(%rsp), %rax
+    testl ${assist_iopl}, (%rax)
+    jnz .Luser_slow
+    movq {pv_syscall_callback}(%rdi), %rax
+    testq %rax, %rax
+    jz .Luser_slow
+    sarq $47, %rax                  # 0 or -1, or sysret would fault
+    incq %rax
+    cmpq $1, %rax
+    ja .Luser_slow
+    movq {pv_kernel_sp}(%rdi), %rdx
+    andq $-16, %rdx
+    subq $7 * 8, %rdx
+    CHECK_GUEST_ADDRESS .Luser_slow
+    swapgs
+    movl $1, {pv_kernel_mode}(%rdi)
+    movq {pv_guest_table}(%rdi), %rax
+    shlq $12, %rax
+    movq %rax, %cr3
+    OPEN_GATE
+.Luser_frame:
+    movq %rcx, (%rdx)
+    movq %r11, 8(%rdx)
+    movq %rcx, 16(%rdx)
+    movq ${guest_cs}, 24(%rdx)
+    movq %r11, 32(%rdx)
+    movq {regs_size} + {percpu_syscall_rsp}(%rsp), %rax
+    movq %rax, 40(%rdx)
+    movq ${guest_ss}, 48(%rdx)
+.Luser_frame_end:
+    CLOSE_GATE
+    testl ${syscall_masks_events}, {pv_flags}(%rdi)
+    jz 1f
+    movb $1, 1(%rsi)
+1:  andq $~{entry_clears}, %r11
+    movq {pv_syscall_callback}(%rdi), %rcx
+    movq %rdx, {rsp}(%rsp)
+    movq {rax}(%rsp), %rax
+    movq {rdx}(%rsp), %rdx
+    movq {rsi}(%rsp), %rsi
+    movq {rdi}(%rsp), %rdi
+    movq {rsp}(%rsp), %rsp
+    sysretq
+# The kernel's stack cannot be written: back to user mode, which the way of all others leaves anew and then says so.
+.Luser_fault:
+    CLOSE_GATE
+    swapgs
+    movl $0, {pv_kernel_mode}(%rdi)
+.Luser_slow:
+    movq %rcx, {rip}(%rsp)
+    movq %r11, {rflags}(%rsp)
+    movq %r8, {r8}(%rsp)
+    movq %r9, {r9}(%rsp)
+    movq %r10, {r10}(%rsp)
+    COMPLETE_FRAME
+    movq %rsp, %rdi
+    xorl %ebp, %ebp
     call syscall_from_user
     jmp exit_to_guest
+
+# The `iret` hypercall of `pv::iret`, for one that ends no NMI and lets no upcall become due. rdi = PvState. What `iretq`
+# needs goes to its place in the frame; rip and rflags of the hypercall itself are kept in those of rcx and r11.
+.Liret_hypercall:
+    movq %rcx, {rcx}(%rsp)
+    movq %r11, {r11}(%rsp)
+    movq %rsi, {rsi}(%rsp)
+    movq %rdx, {rdx}(%rsp)
+    cmpl $0, {regs_size} + {percpu_work}(%rsp)
+    jne .Liret_slow
+    movq {regs_size} + {percpu_vm_assist}(%rsp), %rax
+    testl ${assist_iopl}, (%rax)
+    jnz .Liret_slow
+    testl ${nmi_active}, {pv_flags}(%rdi)
+    jnz .Liret_slow
+    movq {regs_size} + {percpu_syscall_rsp}(%rsp), %rdx
+    CHECK_GUEST_ADDRESS .Liret_slow
+    OPEN_GATE
+.Liret_frame:
+    testb $1, 24 + 1(%rdx)          # VGCF_in_syscall
+    jnz .Liret_close
+    movzwl 40(%rdx), %esi           # cs: 3 in its lowest bits is user mode
+    notl %esi
+    testb $3, %sil
+    jnz 1f
+    cmpq $0, {pv_guest_table_user}(%rdi)
+    je .Liret_close
+1:  movzwl 64(%rdx), %eax
+    orl $3, %eax
+    movq %rax, {ss}(%rsp)
+    movq 56(%rdx), %rax
+    movq %rax, {rsp}(%rsp)
+    movq 32(%rdx), %rax
+    movq %rax, {rip}(%rsp)
+    movzwl 40(%rdx), %eax
+    orl $3, %eax
+    movq %rax, {cs}(%rsp)
+    movq 48(%rdx), %r11             # rflags: its interrupt flag is the inverse of the upcall mask
+    movq {regs_size} + {percpu_vcpu_info}(%rsp), %rax
+    btl $9, %r11d
+    jnc 2f
+    cmpb $0, (%rax)
+    jne .Liret_close
+    movb $0, 1(%rax)
+    jmp 3f
+2:  cmpb $0, 1(%rax)
+    jne 3f
+    movb $1, 1(%rax)
+3:  andq $~{rflags_forbidden}, %r11
+    orq ${rflags_always}, %r11
+    movq %r11, {rflags}(%rsp)
+    movq (%rdx), %rax
+    movq 8(%rdx), %r11
+    movq 16(%rdx), %rcx
+.Liret_frame_end:
+    CLOSE_GATE
+    testb $3, %sil
+    jnz 4f
+    swapgs
+    movl $0, {pv_kernel_mode}(%rdi)
+    movq {pv_guest_table_user}(%rdi), %rdx
+    shlq $12, %rdx
+    movq %rdx, %cr3
+4:  movq {rdx}(%rsp), %rdx
+    movq {rsi}(%rsp), %rsi
+    movq {rdi}(%rsp), %rdi
+    addq ${rip}, %rsp
+    jmp guest_iret
+.Liret_close:
+    CLOSE_GATE
+.Liret_slow:
+    movq {rcx}(%rsp), %rcx
+    movq %rcx, {rip}(%rsp)
+    movq {r11}(%rsp), %rcx
+    movq %rcx, {rflags}(%rsp)
+    movq ${nr_iret}, {rax}(%rsp)
+    movq %r8, {r8}(%rsp)
+    movq %r9, {r9}(%rsp)
+    movq %r10, {r10}(%rsp)
+    jmp .Lhypercall
 .size syscall_entry, . - syscall_entry
+
+.pushsection .fixup_table, "a"
+.quad .Luser_frame, .Luser_frame_end, .Luser_fault
+.quad .Liret_frame, .Liret_frame_end, .Liret_close
+.popsection
 
 # Leaves to the guest whose registers are right below PerCpu. Also where a CPU goes that has chosen its first vCPU.
 .balign 16

@@ -24,7 +24,8 @@ mod bare {
     use guest_pv_lib::mmu::{Mfn, Pte};
     use xen_abi::arch_x86::{FLAT_KERNEL_CS, FLAT_USER_CS, FLAT_USER_SS, IretContext, TrapInfo};
     use xen_abi::callback::{
-        CALLBACKOP_REGISTER, CALLBACKTYPE_EVENT, CALLBACKTYPE_SYSCALL, CallbackRegister,
+        CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CALLBACKTYPE_EVENT, CALLBACKTYPE_SYSCALL,
+        CallbackRegister,
     };
     use xen_abi::hypercall::nr;
 
@@ -200,7 +201,8 @@ mod bare {
         hc1(nr::SET_TRAP_TABLE, &raw const table as u64).expect("set_trap_table");
         for (kind, stub) in [(CALLBACKTYPE_EVENT, &micro_upcall), (CALLBACKTYPE_SYSCALL, &micro_syscall)] {
             let address = stub as *const u8 as u64;
-            let mut arg = CallbackRegister { type_: kind, address, ..CallbackRegister::default() };
+            let flags = CALLBACKF_MASK_EVENTS;
+            let mut arg = CallbackRegister { type_: kind, flags, address, ..CallbackRegister::default() };
             op(nr::CALLBACK_OP, CALLBACKOP_REGISTER, &mut arg).expect("callback_op");
         }
         let shared = env.page(11);
@@ -263,7 +265,8 @@ mod bare {
         let frame = IretContext {
             rip: in_user_mode(entry),
             cs: u64::from(FLAT_USER_CS),
-            rflags: 2,
+            // Upcalls may come, as a kernel lets them in user mode.
+            rflags: 0x202,
             ss: u64::from(FLAT_USER_SS),
             ..IretContext::default()
         };

@@ -3,7 +3,7 @@
 
 use super::callback::guest_selector;
 use super::{Cx, Outcome, low32};
-use crate::domain::VcpuFlags;
+use crate::domain::{PvState, VcpuFlags};
 use crate::ids::GuestVirt;
 use crate::platform::Platform;
 use crate::regs::Regs;
@@ -30,18 +30,28 @@ const LOWER_HALF_END: u64 = 1 << 47;
 
 /// `stack_switch(ss, rsp)`: the stack of the guest kernel for entries from its user code.
 pub fn stack_switch<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    let selector = guest_selector((args[0] & 0xffff) as u16);
-    cx.vcpu.pv.kernel_ss.store(u64::from(selector), Ordering::Relaxed);
-    cx.vcpu.pv.kernel_sp.store(args[1], Ordering::Relaxed);
+    switch_stack(&cx.vcpu.pv, args[0], args[1]);
     Outcome::Done(0)
+}
+
+/// [`stack_switch`] by its arguments.
+pub fn switch_stack(pv: &PvState, ss: u64, rsp: u64) {
+    let selector = guest_selector((ss & 0xffff) as u16);
+    pv.kernel_ss.store(u64::from(selector), Ordering::Relaxed);
+    pv.kernel_sp.store(rsp, Ordering::Relaxed);
 }
 
 /// `fpu_taskswitch(set)`: sets or clears CR0.TS.
 pub fn fpu_taskswitch<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    let set = low32(args[0]) != 0;
+    switch_task(cx, args[0]);
+    Outcome::Done(0)
+}
+
+/// [`fpu_taskswitch`] by its argument.
+pub fn switch_task<P: Platform>(cx: Cx<'_, P>, set: u64) {
+    let set = low32(set) != 0;
     cx.vcpu.pv.set_flags(VcpuFlags::TASK_SWITCHED, set);
     cx.hv.platform.set_task_switched(cx.vcpu, set);
-    Outcome::Done(0)
 }
 
 /// `set_segment_base(which, base)`.
@@ -49,12 +59,20 @@ pub fn fpu_taskswitch<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut R
 /// # Errors
 /// `EINVAL` for a base that is not canonical, or an unknown `which`.
 pub fn set_segment_base<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    let which = low32(args[0]);
+    set_base(cx, args[0], args[1]).into()
+}
+
+/// [`set_segment_base`] by its arguments.
+///
+/// # Errors
+/// As [`set_segment_base`].
+pub fn set_base<P: Platform>(cx: Cx<'_, P>, which: u64, base: u64) -> Result<(), Errno> {
+    let which = low32(which);
     let is_base = matches!(which, SEGBASE_FS | SEGBASE_GS_USER | SEGBASE_GS_KERNEL);
-    if is_base && !GuestVirt(args[1]).is_canonical() {
-        return Errno::EINVAL.into();
+    if is_base && !GuestVirt(base).is_canonical() {
+        return Err(Errno::EINVAL);
     }
-    cx.hv.platform.set_segment_base(cx.vcpu, u64::from(which), args[1]).into()
+    cx.hv.platform.set_segment_base(cx.vcpu, u64::from(which), base)
 }
 
 /// `set_debugreg(reg, value)`.

@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 const EVTCHNOP_RESET_CONT: u32 = 14;
 
 /// The command of a hypercall: an `int` of the ABI, so the upper half of the register is not part of it.
-pub(super) fn command(arg: u64) -> u32 {
+pub fn command(arg: u64) -> u32 {
     (arg & u64::from(u32::MAX)) as u32
 }
 
@@ -26,7 +26,7 @@ pub fn event_channel_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut
     let cmd = command(args[0]);
     // The one that matters for speed comes first.
     if cmd == EVTCHNOP_SEND {
-        return send(cx, GuestPtr::new(args[1])).into();
+        return send(cx, args[1]).into();
     }
     match cmd {
         EVTCHNOP_RESET | EVTCHNOP_RESET_CONT => {
@@ -50,15 +50,19 @@ pub fn event_channel_op_compat<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _reg
         Ok((op_in.cmd, op.field::<u8>(offset_of!(EvtchnOp, u))?.address().0))
     };
     match command() {
-        Ok((EVTCHNOP_SEND, arg)) => send(cx, GuestPtr::new(arg)).into(),
+        Ok((EVTCHNOP_SEND, arg)) => send(cx, arg).into(),
         Ok((cmd @ EVTCHNOP_BIND_INTERDOMAIN..=EVTCHNOP_UNMASK, arg)) => run(cx, cmd, arg).into(),
         Ok(_) => Errno::ENOSYS.into(),
         Err(error) => error.into(),
     }
 }
 
-fn send<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnSend>) -> Result<(), Errno> {
-    let send = arg.read(cx.hv)?;
+/// `EVTCHNOP_send` with its argument at `arg`.
+///
+/// # Errors
+/// `EFAULT`, `EINVAL` for a port that cannot send.
+pub fn send<P: Platform>(cx: Cx<'_, P>, arg: u64) -> Result<(), Errno> {
+    let send = GuestPtr::<EvtchnSend>::new(arg).read(cx.hv)?;
     Ok(cx.hv.send_event(cx.domain, Port(send.port))?)
 }
 

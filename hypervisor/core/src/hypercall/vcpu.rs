@@ -74,16 +74,20 @@ pub fn vcpu_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) ->
 /// A time that does not fit a signed number, or that is further ahead than [`FAR_AHEAD`], comes from a guest whose clock
 /// arithmetic wrapped: it gets its interrupt soon, but not at once, for some guests mean "never".
 pub fn set_timer_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    let time = args[0];
+    set_timer(cx, args[0]);
+    Outcome::Done(0)
+}
+
+/// [`set_timer_op`] by its argument.
+pub fn set_timer<P: Platform>(cx: Cx<'_, P>, time: u64) {
     if time == 0 {
         cx.hv.stop_singleshot(cx.vcpu);
-        return Outcome::Done(0);
+        return;
     }
     let now = cx.hv.platform.now().0;
     let mistaken = time > i64::MAX as u64 || time.saturating_sub(now) >= FAR_AHEAD;
     let deadline = if mistaken { now.saturating_add(INSTEAD) } else { time };
     cx.hv.arm_singleshot(cx, Nanos(deadline));
-    Outcome::Done(0)
 }
 
 /// Some commands concern nobody but the caller.

@@ -57,11 +57,16 @@ fn text<const N: usize>(text: &str) -> [u8; N] {
 /// # Errors
 /// `EFAULT`, `EINVAL`, `ENOSYS` for an unknown command, `EPERM` and `ENODATA` for the build identifier.
 pub fn xen_version<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    match low32(args[0]) {
-        // Guests call this to have events delivered: it is the cheapest way into the hypervisor and out again.
-        XENVER_VERSION => Outcome::Done(VERSION),
-        cmd => describe(cx, cmd, args[1]).into(),
+    match number(args[0]) {
+        Some(version) => Outcome::Done(version),
+        None => describe(cx, low32(args[0]), args[1]).into(),
     }
+}
+
+/// The answer to `XENVER_version`, if that is the command. Guests ask for it to have events delivered: it is the cheapest
+/// way into the hypervisor and out again.
+pub fn number(cmd: u64) -> Option<i64> {
+    (low32(cmd) == XENVER_VERSION).then_some(VERSION)
 }
 
 #[inline(never)]

@@ -1,0 +1,88 @@
+//! Hypercalls that need no frame of the guest's registers: the entry code calls them with the arguments still in place,
+//! whose first three registers are those of a C function as well.
+//!
+//! Such a function is short and bounded, changes nothing of the guest's registers but the result, and never asks for the
+//! hypercall to be made again. One that finds work of another kind changes nothing and says [`ELSEWHERE`]: then
+//! `hypercall_from_guest` serves the hypercall. What each does is the core's, as for every other way in.
+
+use super::Guest;
+use crate::cpu::percpu::this_cpu;
+use core::sync::atomic::Ordering;
+use hypervisor_core::domain::PvState;
+use hypervisor_core::hypercall::{self, HYPERCALLS};
+use xen_abi::errno::Errno;
+use xen_abi::event_channel::EVTCHNOP_SEND;
+use xen_abi::hypercall::nr;
+
+/// In two registers: the result for the guest, and whether there is one.
+#[repr(C)]
+pub struct Answer {
+    value: i64,
+    elsewhere: u64,
+}
+
+/// The hypercall is not one for the quick way.
+const ELSEWHERE: Answer = Answer { value: 0, elsewhere: 1 };
+
+fn done(value: i64) -> Answer {
+    Answer { value, elsewhere: 0 }
+}
+
+fn answer(result: Result<(), Errno>) -> Answer {
+    done(result.map_or_else(Errno::to_ret, |()| 0))
+}
+
+/// A quick hypercall with its first two arguments.
+type Quick = extern "sysv64" fn(u64, u64) -> Answer;
+
+/// By number; the entry code reads it.
+pub static TABLE: [Option<Quick>; HYPERCALLS] = {
+    let mut table: [Option<Quick>; HYPERCALLS] = [None; HYPERCALLS];
+    table[nr::STACK_SWITCH as usize] = Some(stack_switch);
+    table[nr::FPU_TASKSWITCH as usize] = Some(fpu_taskswitch);
+    table[nr::SET_TIMER_OP as usize] = Some(set_timer_op);
+    table[nr::XEN_VERSION as usize] = Some(xen_version);
+    table[nr::SET_SEGMENT_BASE as usize] = Some(set_segment_base);
+    table[nr::EVENT_CHANNEL_OP as usize] = Some(event_channel_op);
+    table
+};
+
+/// PV state of the vCPU that entered.
+fn pv() -> &'static PvState {
+    // SAFETY: a guest's vCPU entered, so one is loaded; it stays until the next exit.
+    unsafe { &*this_cpu().pv.load(Ordering::Relaxed) }
+}
+
+extern "sysv64" fn stack_switch(ss: u64, rsp: u64) -> Answer {
+    hypercall::cpu::switch_stack(pv(), ss, rsp);
+    done(0)
+}
+
+extern "sysv64" fn fpu_taskswitch(set: u64, _: u64) -> Answer {
+    let guest = Guest::current(this_cpu());
+    hypercall::cpu::switch_task(guest.cx(), set);
+    done(0)
+}
+
+extern "sysv64" fn set_segment_base(which: u64, base: u64) -> Answer {
+    let guest = Guest::current(this_cpu());
+    answer(hypercall::cpu::set_base(guest.cx(), which, base))
+}
+
+extern "sysv64" fn set_timer_op(time: u64, _: u64) -> Answer {
+    let guest = Guest::current(this_cpu());
+    hypercall::vcpu::set_timer(guest.cx(), time);
+    done(0)
+}
+
+extern "sysv64" fn xen_version(cmd: u64, _: u64) -> Answer {
+    hypercall::version::number(cmd).map_or(ELSEWHERE, done)
+}
+
+extern "sysv64" fn event_channel_op(cmd: u64, arg: u64) -> Answer {
+    if hypercall::event::command(cmd) != EVTCHNOP_SEND {
+        return ELSEWHERE;
+    }
+    let guest = Guest::current(this_cpu());
+    answer(hypercall::event::send(guest.cx(), arg))
+}
