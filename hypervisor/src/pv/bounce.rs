@@ -21,7 +21,9 @@ const RFLAGS_IF: u64 = 1 << 9;
 const RFLAGS_DF: u64 = 1 << 10;
 const RFLAGS_IOPL: u64 = 3 << 12;
 /// TF, RF, NT, VM, AC: an entry starts with none of them (SDM Vol. 3, 6.12.1.3; AC because the kernel may use it).
-pub const ENTRY_CLEARS: u64 = 1 << 8 | 1 << 16 | 1 << 14 | 1 << 17 | 1 << 18;
+const ENTRY_CLEARS: u64 = 1 << 8 | 1 << 16 | 1 << 14 | 1 << 17 | 1 << 18;
+/// What an entry by `syscall` starts without.
+pub const SYSCALL_CLEARS: u64 = ENTRY_CLEARS | RFLAGS_DF;
 
 /// Byte 1 of the first word of `vcpu_info`: upcalls are masked.
 pub const UPCALL_MASK: u64 = 0xff00;
@@ -106,7 +108,7 @@ pub fn enter(domain: &Arc<Domain<Machine>>, vcpu: &Vcpu, info: &AtomicU64, regs:
 /// `syscall` from user code: the entry also starts with DF clear, as if the guest had set its IA32_FMASK so.
 pub fn syscall(domain: &Arc<Domain<Machine>>, vcpu: &Vcpu, info: &AtomicU64, regs: &mut Regs, entry: &Entry) {
     enter(domain, vcpu, info, regs, entry);
-    regs.rflags &= !RFLAGS_DF;
+    regs.rflags &= !SYSCALL_CLEARS;
 }
 
 /// Gives the guest an exception through its trap table. A guest without a handler for it ends.

@@ -281,7 +281,7 @@ syscall_entry:
     testl ${syscall_masks_events}, {pv_flags}(%rdi)
     jz 1f
     movb $1, 1(%rsi)
-1:  andq $~{entry_clears}, %r11
+1:  andq $~{syscall_clears}, %r11
     movq {pv_syscall_callback}(%rdi), %rcx
     movq %rdx, {rsp}(%rsp)
     movq {rax}(%rsp), %rax

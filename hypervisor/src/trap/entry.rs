@@ -66,7 +66,7 @@ global_asm!(
     hypercalls = const HYPERCALLS,
     quick_hypercalls = sym quick::TABLE,
     hypervisor_end = const HYPERVISOR_END,
-    entry_clears = const bounce::ENTRY_CLEARS,
+    syscall_clears = const bounce::SYSCALL_CLEARS,
     rflags_forbidden = const iret::RFLAGS_FORBIDDEN,
     rflags_always = const iret::RFLAGS_ALWAYS,
     smap = sym SMAP,
