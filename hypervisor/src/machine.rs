@@ -195,6 +195,10 @@ impl Platform for Machine {
         serial::read(buffer)
     }
 
+    fn show_guest(&self, domain: &Domain<Self>) {
+        pv::show(domain);
+    }
+
     fn end_machine(&self, end: MachineEnd) -> ! {
         smp::stop_others();
         power::end(end)

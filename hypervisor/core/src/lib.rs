@@ -18,6 +18,7 @@ pub mod acpi;
 pub mod builder;
 pub mod console;
 pub mod cpumask;
+pub mod description;
 pub mod domain;
 pub mod event;
 pub mod grant;
@@ -88,6 +89,8 @@ pub struct Hypervisor<P: Platform> {
     pub pirqs: event::PirqTable<P>,
     /// Console input on its way to its reader.
     pub console: console::Console,
+    /// Domains that the hypervisor itself starts.
+    pub keeper: domain::keeper::Keeper<P>,
 }
 
 impl<P: Platform> Hypervisor<P> {
@@ -109,6 +112,7 @@ impl<P: Platform> Hypervisor<P> {
             timers: time::TimerQueues::new(cpus),
             pirqs: event::PirqTable::new(),
             console: console::Console::new(),
+            keeper: domain::keeper::Keeper::new(),
         }
     }
 }

@@ -334,6 +334,8 @@ impl Platform for MockPlatform {
         taken
     }
 
+    fn show_guest(&self, _domain: &Domain<Self>) {}
+
     fn end_machine(&self, end: MachineEnd) -> ! {
         // Not a mistake: the one who ends the machine is stopped, whoever runs it may catch this.
         std::panic::resume_unwind(Box::new(std::format!("the machine ended: {end:?}")))
@@ -418,6 +420,7 @@ pub fn hypervisor(frames: usize) -> Hypervisor<MockPlatform> {
         timers: TimerQueues::new(1),
         pirqs: PirqTable::new(),
         console: Console::new(),
+        keeper: crate::domain::keeper::Keeper::new(),
     }
 }
 

@@ -90,6 +90,13 @@ impl Permissions {
         Self { iomem: RangeSet::all(), ioports, irqs: RangeSet::all() }
     }
 
+    /// Takes away what is in `other`.
+    pub fn take_away(&mut self, other: &Permissions) {
+        other.iomem.iter().for_each(|(first, last)| self.iomem.remove(first, last));
+        other.ioports.iter().for_each(|(first, last)| self.ioports.remove(first, last));
+        other.irqs.iter().for_each(|(first, last)| self.irqs.remove(first, last));
+    }
+
     /// Whether the domain may map this non-RAM frame.
     pub fn allows_iomem(&self, mfn: Mfn) -> bool {
         self.iomem.contains(mfn.0, mfn.0)

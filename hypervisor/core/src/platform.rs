@@ -198,6 +198,8 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn console_write(&self, bytes: &[u8]);
     /// Takes bytes that arrived on the console; returns how many.
     fn console_read(&self, buffer: &mut [u8]) -> usize;
+    /// Prints registers, stack and chain of calls of the vCPU of `domain` that runs on this CPU, if one does.
+    fn show_guest(&self, domain: &Domain<Self>);
     /// Ends the machine's life.
     fn end_machine(&self, end: MachineEnd) -> !;
 

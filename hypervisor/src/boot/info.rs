@@ -5,7 +5,7 @@ use hypervisor_core::MemoryRange;
 /// Most ranges of the memory map and most modules that are looked at.
 pub const MAX_RANGES: usize = 256;
 /// See [`MAX_RANGES`].
-pub const MAX_MODULES: usize = 8;
+pub const MAX_MODULES: usize = 64;
 
 /// A boot module: bytes in memory, and a string.
 #[derive(Clone, Copy, Debug, Default)]

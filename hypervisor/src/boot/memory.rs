@@ -1,6 +1,6 @@
 //! Memory at boot: which RAM there is, the two tables with an entry for each frame, and who gets the rest.
 
-use super::info::BootInfo;
+use super::info::{BootInfo, Module};
 use crate::machine::{Hv, MAX_FRAMES};
 use crate::mm::direct;
 use crate::mm::early::{EARLY, MAX_RANGES};
@@ -188,9 +188,9 @@ fn mark_xen(frames: &[FrameInfo], boot: &BootInfo, start: u64, end: u64) {
     }
 }
 
-/// The first domain has its kernel and initrd: gives the modules' frames to the allocator.
-pub fn release_modules(hv: &Hv, boot: &BootInfo) {
-    for module in boot.modules() {
+/// All domains have their kernels and initrds: gives the modules' frames to the allocator, except those that are `kept`.
+pub fn release_modules(hv: &Hv, boot: &BootInfo, kept: impl Fn(&Module) -> bool) {
+    for module in boot.modules().iter().filter(|module| !kept(module)) {
         let (start, end) = (module.start.div_ceil(4096), module.end / 4096);
         for mfn in start.max(LOW_MEMORY_FRAMES)..end {
             hv.frames.free(Mfn(mfn), 0);

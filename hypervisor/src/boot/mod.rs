@@ -3,11 +3,12 @@
 //! 1. `entry.S` turns on long mode with the first 4 GiB mapped, and calls [`boot_start`] on the boot CPU's stack.
 //! 2. [`early_start`]: console, memory map, direct map, frame table and machine-to-physical table, the CPU's own tables; then the
 //!    stack moves to the CPU area that guests' entries will use.
-//! 3. [`main`]: clocks, interrupts, the [`Hypervisor`], the other CPUs, the first domain; then the CPU becomes one that runs
+//! 3. [`main`]: clocks, interrupts, the [`Hypervisor`], the other CPUs, the domains ([`domains`]); then the CPU becomes one that runs
 //!    guests.
 //!
 //! What makes booting impossible ends in [`fail`]: one line that says what is wrong, and the CPU halts.
 
+mod domains;
 mod info;
 mod memory;
 mod multiboot;
@@ -18,19 +19,20 @@ use crate::cpu::{self, apic, smp};
 use crate::dev::{acpi, clock, ioapic, irq, power, serial};
 use crate::machine::{self, Hv, Machine};
 use crate::mm::layout::{DIRECT_MAP, IMAGE_BASE};
-use crate::mm::{direct, tables};
+use crate::mm::tables;
 use crate::{error, info};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::Ordering;
+use domains::Modules;
 use hypervisor_core::acpi::AcpiInfo;
 use hypervisor_core::cpumask::MAX_CPUS;
-use hypervisor_core::domain::VcpuRef;
-use hypervisor_core::ids::{CpuId, MachineAddr, VcpuId};
+use hypervisor_core::ids::CpuId;
 use hypervisor_core::options::{Options, Serial};
+use hypervisor_core::permissions::Permissions;
 use hypervisor_core::{Hypervisor, Machine as MachineFacts};
-use info::{BootInfo, Module};
+use info::BootInfo;
 use spin::Once;
 
 global_asm!(include_str!("entry.S"), percpu_size = const PERCPU_SIZE, options(att_syntax));
@@ -109,7 +111,7 @@ extern "sysv64" fn main() -> ! {
         fail(format_args!("no memory for page tables"));
     }
     tables::drop_identity_map();
-    start_first_domain(hv, &acpi, boot)
+    start_domains(hv, &acpi, boot)
 }
 
 fn start_boot_cpu(options: &Options) {
@@ -122,13 +124,18 @@ fn start_boot_cpu(options: &Options) {
     }
 }
 
-/// A string of the boot loader, without the file name that may come first.
-fn loader_string(boot: &BootInfo, at: u64) -> String {
+/// A string of the boot loader, as it is.
+fn loader_text(at: u64) -> String {
     if at == 0 {
         return String::new();
     }
     let bytes: Vec<u8> = (at..).map(phys::<u8>).take_while(|b| *b != 0).collect();
-    let text = String::from_utf8_lossy(&bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A string of the boot loader, without the file name that may come first.
+fn loader_string(boot: &BootInfo, at: u64) -> String {
+    let text = loader_text(at);
     let text = text.trim_start();
     let rest = if boot.names_first { text.split_once(' ').map_or("", |(_, rest)| rest) } else { text };
     rest.trim().into()
@@ -201,41 +208,35 @@ fn route_console(hv: &Hv, acpi: &AcpiInfo) {
     }
 }
 
-/// The bytes of a module.
-fn module_bytes(module: &Module) -> &'static [u8] {
-    let (start, end) = (module.start, module.end.max(module.start));
-    // SAFETY: the module's frames are kept out of every allocator until the first domain is built.
-    unsafe { core::slice::from_raw_parts(direct(MachineAddr(start)) as *const u8, (end - start) as usize) }
-}
-
-fn start_first_domain(hv: &'static Hv, acpi: &AcpiInfo, boot: &BootInfo) -> ! {
-    let [kernel, rest @ ..] = boot.modules() else { fail(format_args!("no boot module")) };
-    let cmdline = loader_string(boot, kernel.string);
-    let initrd = rest.first().map(module_bytes);
-    let domain = match hv.build_dom0(module_bytes(kernel), initrd, &cmdline) {
-        Ok(domain) => domain,
-        Err(why) => fail(format_args!("the first domain cannot be built: {why}")),
+fn start_domains(hv: &'static Hv, acpi: &AcpiInfo, boot: &BootInfo) -> ! {
+    let modules = Modules::new(boot);
+    let domains = match modules.domains() {
+        Ok(domains) => domains,
+        Err(why) => fail(format_args!("{why}")),
     };
-    memory::release_modules(hv, boot);
-    deny_own_devices(hv, acpi, &domain);
-    info!("{}: {} MiB, {} vCPUs", domain.id, domain.pages.current() >> 8, domain.vcpus.len());
-    hv.bring_up(&VcpuRef { domain, id: VcpuId(0) });
+    let needed = domains.modules_for_restarts();
+    let dom0 = domains.dom0.as_ref().map(domains::Dom0::source);
+    if let Err(why) = hv.start_domains(domains.plans, &domains.channels, dom0, own_resources(hv, acpi)) {
+        fail(format_args!("the first domain cannot be built: {why}"));
+    }
+    memory::release_modules(hv, boot, |module| needed.iter().any(|bytes| modules.is(module, bytes)));
     smp::run()
 }
 
-/// Takes what the hypervisor drives itself out of the first domain's hands.
-fn deny_own_devices(hv: &Hv, acpi: &AcpiInfo, domain: &hypervisor_core::domain::Domain<Machine>) {
-    let mut permissions = domain.permissions.write();
+/// What the hypervisor drives itself, and no domain may use.
+fn own_resources(hv: &Hv, acpi: &AcpiInfo) -> Permissions {
+    let mut own = Permissions::none();
     let port = if hv.options.consoles.com2 && !hv.options.consoles.com1 { 1 } else { 0 };
     let uart = hv.options.com[port].map_or(Serial::pc(port).io_base, |serial| serial.io_base);
     // Interrupt controllers, the PIT's channel 0 and mode, the PCI address port, the console.
     for (first, last) in [(0x20, 0x21), (0xa0, 0xa1), (0x40, 0x43), (0xcf8, 0xcfb), (uart, uart + 7)] {
-        permissions.ioports.remove(first, last);
+        own.ioports.insert(first, last);
     }
     // There is nothing beyond the CPU's physical addresses.
     let bits =
         cpu::cpuid().get_processor_capacity_feature_info().map_or(36, |info| info.physical_address_bits());
-    permissions.iomem.remove(1 << (bits - 12), u64::MAX);
+    own.iomem.insert(1 << (bits - 12), u64::MAX);
     let controllers = acpi.ioapics.iter().map(|ioapic| ioapic.address).chain([apic::page_address()]);
-    controllers.for_each(|address| permissions.iomem.remove(address >> 12, address >> 12));
+    controllers.for_each(|address| own.iomem.insert(address >> 12, address >> 12));
+    own
 }

@@ -17,7 +17,7 @@ pub mod segments;
 pub mod state;
 pub mod switch;
 
-use crate::cpu::percpu::{PerCpu, this_cpu};
+use crate::cpu::percpu::{PerCpu, guest_regs, this_cpu};
 use crate::machine::{Hv, Machine, Vcpu, hv};
 use alloc::sync::Arc;
 use bounce::{Entry, UPCALL_MASK, UPCALL_PENDING};
@@ -188,6 +188,16 @@ fn deliver_nmi(guest: &Guest<'_>, regs: &mut Regs) -> bool {
     pv.set_flags(VcpuFlags::NMI_ACTIVE, true);
     guest.exception(regs, NMI, None);
     true
+}
+
+/// Prints what runs on this CPU, if it is a vCPU of `domain`.
+pub fn show(domain: &Domain<Machine>) {
+    let this = this_cpu();
+    let running = this.running.load(Ordering::Relaxed) != 0;
+    if running && this.current().is_some_and(|current| core::ptr::eq(&raw const *current.domain, domain)) {
+        // SAFETY: the frame below PerCpu is this CPU's own, and holds the registers of the loaded vCPU.
+        crate::trap::dump::registers(&unsafe { guest_regs().read() });
+    }
 }
 
 /// Ends a domain for a mistake of its own, with its registers in the log, and has this CPU choose what to run next.

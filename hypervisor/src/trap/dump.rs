@@ -15,6 +15,28 @@ pub fn registers(r: &Regs) {
     crate::error!("r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
     if r.cs & 3 != 0 {
         guest_stack(r.rsp);
+        guest_calls(r.rbp);
+    }
+}
+
+/// Calls that are followed at most.
+const MOST_CALLS: usize = 32;
+
+/// Prints the return addresses of a guest's stack, following frame pointers as far as they can be read and go upwards.
+fn guest_calls(mut frame: u64) {
+    for _ in 0..MOST_CALLS {
+        let mut words = [0u64; 2];
+        let readable =
+            copy_from_guest(zerocopy::IntoBytes::as_mut_bytes(&mut words[..]), GuestVirt(frame)).is_ok();
+        let [next, rip] = words;
+        if frame == 0 || frame & 7 != 0 || !readable || rip == 0 {
+            return;
+        }
+        crate::error!("  called from {rip:#018x}");
+        if next <= frame {
+            return;
+        }
+        frame = next;
     }
 }
 

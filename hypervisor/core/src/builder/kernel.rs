@@ -47,8 +47,8 @@ pub(super) struct Kernel<'a> {
 }
 
 impl<'a> Kernel<'a> {
-    /// Parses and judges an ELF file.
-    pub(super) fn parse(file: &'a [u8]) -> Result<Self, BuildError> {
+    /// Parses and judges an ELF file, for the first domain or another one.
+    pub(super) fn parse(file: &'a [u8], first: bool) -> Result<Self, BuildError> {
         let elf = Elf::minimal_parse(file).map_err(|_| BuildError::BadElf("its header makes no sense"))?;
         if elf.ehdr.class != Class::ELF64 || elf.ehdr.e_machine != EM_X86_64 {
             return Err(BuildError::WrongMachine);
@@ -58,7 +58,7 @@ impl<'a> Kernel<'a> {
         }
         let (loaded, extent) = loaded_segments(file, &elf)?;
         let notes = notes(file, &elf)?;
-        notes.check()?;
+        notes.check(first)?;
         Self::judge(loaded, extent, &notes, elf.ehdr.e_entry)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Page 0 of the domain (pfn 0) is at the kernel's base address; the pages behind it are mapped one after the other up
 //! to the end of the region. In it, each part aligned to pages: the image, the initial RAM disk, the list of frames, `start_info`,
-//! the page tables, one page of stack, at least 512 KiB of nothing, up to a multiple of 4 MiB. Behind the region, in the domain's
+//! the rings of console and xenstore (not for the first domain), the page tables, one page of stack, at least 512 KiB of nothing, up to a multiple of 4 MiB. Behind the region, in the domain's
 //! numbering only, come a RAM disk that need not be mapped, and the list of frames when it is wanted at another
 //! virtual address, preceded by the page tables that map it there.
 
@@ -35,6 +35,8 @@ pub(super) struct Layout {
     pub(super) p2m_tables: Range<u64>,
     /// Page of `start_info`.
     pub(super) start_info: u64,
+    /// Pages of rings.
+    pub(super) rings: Range<u64>,
     /// Page tables of the region, the L4 first.
     pub(super) tables: Range<u64>,
     /// The stack's page.
@@ -44,8 +46,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Lays out a domain of `pages` pages with an initial RAM disk of `initrd` bytes (0: none).
-    pub(super) fn new(kernel: &Kernel<'_>, initrd: u64, pages: u64) -> Result<Self, BuildError> {
+    /// Lays out a domain of `pages` pages with an initial RAM disk of `initrd` bytes (0: none) and `rings` pages of rings.
+    pub(super) fn new(kernel: &Kernel<'_>, initrd: u64, rings: u64, pages: u64) -> Result<Self, BuildError> {
         let too_large = BuildError::LayoutTooLarge;
         let p2m_pages = pages.div_ceil(PAGE / 8);
         let initrd_pages = initrd.div_ceil(PAGE);
@@ -60,6 +62,7 @@ impl Layout {
         let mut initrd_at = take(mapped_initrd).start;
         let mut p2m = take(if kernel.p2m.is_some() { 0 } else { p2m_pages });
         let start_info = take(1).start;
+        let rings = take(rings);
         let table_count = region_tables(kernel.base, next).ok_or(too_large)?;
         let mut take = |count: u64| {
             let first = next;
@@ -96,6 +99,7 @@ impl Layout {
             p2m,
             p2m_tables,
             start_info,
+            rings,
             tables,
             stack,
             needed: next,

@@ -1,4 +1,4 @@
-//! Building the first domain from the boot modules.
+//! Building domains from boot modules: the first one, and those that a description asks for.
 //!
 //! The order is the order of the files: [`image`] takes bzImage and compression off ([`unpack`]), [`kernel`] reads the
 //! ELF file and its [`notes`], [`layout`] computes where everything goes, [`memory`] gets the frames and writes to them,
@@ -23,11 +23,12 @@ pub use start::hypercall_page;
 
 use crate::Hypervisor;
 use crate::cpumask::CpuMask;
-use crate::domain::{Domain, DomainConfig, Lifecycle, VcpuRef, write_shared_info};
+use crate::domain::{Domain, DomainConfig, VcpuRef};
 use crate::ids::{DomId, Mfn};
 use crate::page::{PageError, PageType};
 use crate::permissions::Permissions;
 use crate::platform::Platform;
+use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -36,16 +37,16 @@ use layout::Layout;
 use memory::Memory;
 use xen_abi::xen::MAX_GUEST_CMDLINE;
 
-/// What the first domain is built from.
+/// What a domain is built from.
 #[derive(Clone, Copy, Debug)]
-pub struct Dom0Source<'a> {
+pub struct DomainSource<'a> {
     /// The kernel: an ELF file or a bzImage.
     pub image: &'a [u8],
     /// Its initial RAM disk.
     pub initrd: Option<&'a [u8]>,
-    /// Its command line; what the hypervisor's own has for it comes behind.
+    /// Its command line; for the first domain, what the hypervisor's own has for it comes behind.
     pub cmdline: &'a str,
-    /// Bytes of `dom0_vga_console_info` (xen.h) when the machine has a screen that dom0 may use.
+    /// Bytes of `dom0_vga_console_info` (xen.h) when the machine has a screen that the first domain may use.
     pub video: Option<&'a [u8]>,
 }
 
@@ -60,14 +61,24 @@ impl<P: Platform> Hypervisor<P> {
         initrd: Option<&[u8]>,
         cmdline: &str,
     ) -> Result<Arc<Domain<P>>, BuildError> {
-        self.build_dom0_from(&Dom0Source { image, initrd, cmdline, video: None })
+        self.build_dom0_from(&DomainSource { image, initrd, cmdline, video: None })
     }
 
     /// As [`Hypervisor::build_dom0`], with all that a first domain can be given.
     ///
     /// # Errors
     /// As [`Hypervisor::build_dom0`].
-    pub fn build_dom0_from(&self, source: &Dom0Source<'_>) -> Result<Arc<Domain<P>>, BuildError> {
+    pub fn build_dom0_from(&self, source: &DomainSource<'_>) -> Result<Arc<Domain<P>>, BuildError> {
+        let domain = self.empty_dom0()?;
+        self.fill_dom0(&domain, source)?;
+        Ok(domain)
+    }
+
+    /// Gives the first domain, made by [`Hypervisor::empty_dom0`], its memory and kernel.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::build_dom0`].
+    pub fn fill_dom0(&self, domain: &Arc<Domain<P>>, source: &DomainSource<'_>) -> Result<(), BuildError> {
         let cmdline = match self.options.dom0_extra.as_str() {
             "" => String::from(source.cmdline),
             extra => alloc::format!("{} {extra}", source.cmdline),
@@ -75,45 +86,84 @@ impl<P: Platform> Hypervisor<P> {
         if cmdline.len() >= MAX_GUEST_CMDLINE {
             return Err(BuildError::CommandLineTooLong(cmdline.len()));
         }
-        let source = &Dom0Source { cmdline: &cmdline, ..*source };
+        let source = &DomainSource { cmdline: &cmdline, ..*source };
         let option = &self.options.dom0_mem;
-        let domain = self.empty_dom0()?;
         // What the unpacked kernel takes in the meantime comes back before the domain gets the rest of its memory.
         let pages = memory::dom0_pages(option, self.frames.free_count());
         let file = image::elf_file(source.image)?;
-        let kernel = Kernel::parse(&file)?;
-        let layout = Layout::new(&kernel, source.initrd.map_or(0, |i| i.len() as u64), pages)?;
+        let kernel = Kernel::parse(&file, true)?;
+        let layout = Layout::new(&kernel, source.initrd.map_or(0, |i| i.len() as u64), 0, pages)?;
         let available = pages.min(memory::dom0_pages(option, self.frames.free_count()));
         if layout.needed > available {
             return Err(BuildError::TooLittleMemory { needed: layout.needed, available });
         }
         let mut memory = Memory::new(self);
-        memory.grow(&domain, layout.needed)?;
+        memory.grow(domain, layout.needed)?;
         load(&memory, &kernel, &layout, source);
         let entry = kernel.entry;
         drop(kernel);
         drop(file);
         let available = memory::dom0_pages(option, self.frames.free_count() + memory.pages());
-        memory.grow(&domain, pages.min(available))?;
+        memory.grow(domain, pages.min(available))?;
         memory.write_p2m(layout.p2m.clone());
-        start::write_start_info(&memory, &layout, &domain, source)?;
+        start::write_start_info(&memory, &layout, domain, source, None)?;
         let root = tables::build(&memory, &layout)?;
-        self.load_root(&domain, root)?;
-        write_shared_info(self.platform.frame_words(domain.shared_info));
-        self.publish_wallclock(&domain);
+        self.load_root(domain, root)?;
+        self.publish_wallclock(domain);
         start::set_first_context(&domain.vcpus[0], &layout, entry);
         if self.options.dom0_vcpus_pin {
-            self.pin_vcpus(&domain)?;
+            self.pin_vcpus(domain)?;
         }
-        *domain.lifecycle.lock() = Lifecycle::Running;
-        self.domains.insert(domain.clone())?;
-        self.console_appeared(&domain);
-        Ok(domain)
+        self.unpause_domain(domain)?;
+        self.console_appeared(domain);
+        Ok(())
     }
 
-    /// The first domain without memory.
-    fn empty_dom0(&self) -> Result<Arc<Domain<P>>, BuildError> {
-        let shared_info = self.frames.alloc(0).ok_or(BuildError::OutOfMemory)?;
+    /// Gives a domain, made by [`Hypervisor::create_domain`] and without any page, its `pages` pages and its kernel. It gets a
+    /// console ring that the hypervisor serves, and a page for a xenstore ring that nobody serves; it stays paused, with its
+    /// vCPU 0 ready to be brought up.
+    ///
+    /// # Errors
+    /// See [`BuildError`]. What the domain got so far goes when it is destroyed.
+    pub fn fill_domain(
+        &self,
+        domain: &Arc<Domain<P>>,
+        source: &DomainSource<'_>,
+        pages: u64,
+    ) -> Result<(), BuildError> {
+        if source.cmdline.len() >= MAX_GUEST_CMDLINE {
+            return Err(BuildError::CommandLineTooLong(source.cmdline.len()));
+        }
+        let file = image::elf_file(source.image)?;
+        let kernel = Kernel::parse(&file, false)?;
+        let initrd = source.initrd.map_or(0, |i| i.len() as u64);
+        let layout = Layout::new(&kernel, initrd, start::RING_PAGES, pages)?;
+        let free = self.frames.free_count();
+        if layout.needed > pages || pages > free {
+            let needed = layout.needed.max(pages);
+            return Err(BuildError::TooLittleMemory { needed, available: free.min(pages) });
+        }
+        let mut memory = Memory::new(self);
+        memory.grow(domain, pages)?;
+        // Somebody else's memory may have become this one's.
+        memory.clear_pages(0..pages);
+        load(&memory, &kernel, &layout, source);
+        memory.write_p2m(layout.p2m.clone());
+        let console = memory.frame(layout.rings.start);
+        let port = self.attach_console(domain, console)?;
+        start::write_start_info(&memory, &layout, domain, source, Some((console, port)))?;
+        let root = tables::build(&memory, &layout)?;
+        self.load_root(domain, root)?;
+        self.publish_wallclock(domain);
+        start::set_first_context(&domain.vcpus[0], &layout, kernel.entry);
+        Ok(())
+    }
+
+    /// The first domain without memory, with all permissions; paused.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::build_dom0`].
+    pub fn empty_dom0(&self) -> Result<Arc<Domain<P>>, BuildError> {
         let (least, most) = self.options.dom0_max_vcpus;
         let cpus = self.platform.online_cpus().iter().count();
         let config = DomainConfig {
@@ -123,11 +173,10 @@ impl<P: Platform> Hypervisor<P> {
             max_pages: u64::from(u32::MAX),
             ..DomainConfig::new(DomId(0))
         };
-        let domain = Arc::new(Domain::new(&self.platform, &config, shared_info)?);
+        let domain = self.create_domain(&config)?;
         if let Some(max) = self.options.dom0_mem.max {
             domain.pages.set_max(max.pages(self.frames.free_count()));
         }
-        self.share_xen_page(&domain, shared_info);
         *domain.permissions.write() = Permissions::all();
         Ok(domain)
     }
@@ -149,6 +198,14 @@ impl<P: Platform> Hypervisor<P> {
     }
 }
 
+/// Takes compression off a kernel that several domains are built from.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn unpack_kernel(image: &[u8]) -> Result<Cow<'_, [u8]>, BuildError> {
+    image::elf_file(image)
+}
+
 /// Repeats an operation on page tables that stops for other work. It gets further each time, and at boot the other work
 /// can wait.
 fn until_done(operation: impl Fn() -> Result<(), PageError>) -> Result<(), BuildError> {
@@ -164,7 +221,12 @@ fn until_done(operation: impl Fn() -> Result<(), PageError>) -> Result<(), Build
 const MAX_DOM0_VCPUS: u32 = 8192;
 
 /// Copies the kernel and its initial RAM disk into the domain.
-fn load<P: Platform>(memory: &Memory<'_, P>, kernel: &Kernel<'_>, layout: &Layout, source: &Dom0Source<'_>) {
+fn load<P: Platform>(
+    memory: &Memory<'_, P>,
+    kernel: &Kernel<'_>,
+    layout: &Layout,
+    source: &DomainSource<'_>,
+) {
     for segment in &kernel.segments {
         memory.copy(segment.at, segment.data);
         let loaded = segment.data.len() as u64;

@@ -159,8 +159,8 @@ impl Notes {
         Ok(())
     }
 
-    /// Judges what does not depend on addresses.
-    pub(super) fn check(&self) -> Result<(), BuildError> {
+    /// Judges what does not depend on addresses, for the `first` domain or another one.
+    pub(super) fn check(&self, first: bool) -> Result<(), BuildError> {
         if !self.generic {
             return Err(BuildError::BadNoteText { name: "LOADER" });
         }
@@ -172,7 +172,7 @@ impl Notes {
             missing => return Err(BuildError::FeatureRequired(missing.trailing_zeros())),
         }
         // A kernel that says what it supports and does not name dom0 must not be made dom0.
-        if self.lists_supported && self.supported & 1 << XENFEAT_DOM0 == 0 {
+        if first && self.lists_supported && self.supported & 1 << XENFEAT_DOM0 == 0 {
             return Err(BuildError::NotForDom0);
         }
         Ok(())

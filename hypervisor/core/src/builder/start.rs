@@ -2,9 +2,9 @@
 
 use super::layout::Layout;
 use super::memory::Memory;
-use super::{BuildError, Dom0Source};
+use super::{BuildError, DomainSource};
 use crate::domain::{Domain, Vcpu, VcpuFlags};
-use crate::ids::PAGE_SIZE;
+use crate::ids::{Mfn, PAGE_SIZE, Port};
 use crate::platform::Platform;
 use crate::regs::Regs;
 use core::sync::atomic::Ordering::Relaxed;
@@ -19,19 +19,34 @@ const RFLAGS: u64 = 1 << 1 | 1 << 9;
 /// Bytes of a hypercall stub.
 const STUB: usize = 32;
 
-/// Writes `start_info`, and behind it the console's record.
+/// Pages of rings of a domain that is not the first: the console's, then xenstore's.
+pub(super) const RING_PAGES: u64 = 2;
+
+/// Writes `start_info`. `console` is the ring and its port, for a domain that is not the first; behind the first one's record comes
+/// that of its screen.
 pub(super) fn write_start_info<P: Platform>(
     memory: &Memory<'_, P>,
     layout: &Layout,
     domain: &Domain<P>,
-    source: &Dom0Source<'_>,
+    source: &DomainSource<'_>,
+    console: Option<(Mfn, Port)>,
 ) -> Result<(), BuildError> {
     let mut info = StartInfo::new_zeroed();
     let magic = b"xen-3.0-x86_64";
     info.magic[..magic.len()].copy_from_slice(magic);
     info.nr_pages = domain.pages.current();
     info.shared_info = domain.shared_info.addr().0;
-    info.flags = SIF_PRIVILEGED | SIF_INITDOMAIN;
+    info.flags = if domain.privileged { SIF_PRIVILEGED } else { 0 };
+    match console {
+        Some((mfn, port)) => {
+            let ring =
+                StartInfoConsoleDomU { mfn: mfn.0, evtchn: port.0, ..StartInfoConsoleDomU::new_zeroed() };
+            info.console.copy_from_slice(ring.as_bytes());
+            // A xenstore without a port is one that the domain may serve itself.
+            info.store_mfn = memory.frame(layout.rings.start + 1).0;
+        }
+        None => info.flags |= SIF_INITDOMAIN,
+    }
     info.pt_base = layout.address(layout.tables.start);
     info.nr_pt_frames = layout.tables.end - layout.tables.start;
     info.mfn_list = layout.p2m_address;

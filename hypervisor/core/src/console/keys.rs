@@ -69,10 +69,9 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn kill_by_key(&self, number: Option<u16>) {
-        let domain = number.filter(|n| *n != 0).and_then(|n| self.domains.get(DomId(n)));
-        match domain {
-            Some(domain) => self.crash_domain(&domain, "ended by key"),
-            None => self.log(format_args!("There is no such domain to end\n")),
+        match number.map(|number| self.kill_domain(DomId(number))) {
+            Some(Ok(())) => {}
+            _ => self.log(format_args!("There is no such domain to end\n")),
         }
     }
 

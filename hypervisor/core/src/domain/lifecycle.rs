@@ -215,6 +215,7 @@ impl<P: Platform> Hypervisor<P> {
         domain.pages.set_max(0);
         self.domains.begin_dying(domain);
         domain.vcpus.iter().for_each(|vcpu| self.suspend(vcpu, Reasons::STOPPED));
+        self.domain_is_destroyed(domain);
         Stage::Leaving
     }
 
@@ -309,7 +310,7 @@ impl<P: Platform> Domain<P> {
 }
 
 /// Sets `shared_info` to what a domain starts with: all vCPUs have upcalls masked.
-pub(crate) fn write_shared_info(words: &FrameWords) {
+fn write_shared_info(words: &FrameWords) {
     words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     let masked = 1 << (8 * offset_of!(VcpuInfo, evtchn_upcall_mask));
     for n in 0..XEN_LEGACY_MAX_VCPUS {

@@ -21,13 +21,13 @@
 //!
 //! Two domains' locks of the same kind: the lower [`DomId`] first.
 
+pub mod keeper;
 mod lifecycle;
 mod pv;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use lifecycle::write_shared_info;
 pub use lifecycle::{Accounts, MAX_VCPUS, Restart};
 pub use pv::{PvState, TrapSlot, VcpuFlags};
 pub use table::DomainTable;

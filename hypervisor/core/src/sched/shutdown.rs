@@ -19,6 +19,14 @@ impl<P: Platform> Hypervisor<P> {
     /// Stops all vCPUs of a domain for good and tells the control domain why (`SHUTDOWN_*` of sched.h). When the control
     /// domain itself ends, so does the machine.
     pub fn shutdown_domain(&self, domain: &Arc<Domain<P>>, reason: u32) {
+        if reason == SHUTDOWN_CRASH {
+            self.log(format_args!("Domain {} ({}) says that it crashed\n", domain.id.0, domain.name));
+            self.platform.show_guest(domain);
+        }
+        self.end_domain(domain, reason);
+    }
+
+    fn end_domain(&self, domain: &Arc<Domain<P>>, reason: u32) {
         let reason = self.settle_shutdown_reason(domain, reason);
         if domain.id == CONTROL_DOMAIN {
             self.end_machine(reason);
@@ -37,14 +45,15 @@ impl<P: Platform> Hypervisor<P> {
         if let Some(control) = self.domains.get(CONTROL_DOMAIN) {
             self.send_virq(&control, VcpuId(0), VIRQ_DOM_EXC);
         }
+        self.domain_was_shut_down(domain, reason);
     }
 
-    /// Ends a domain that cannot go on, saying why on the console.
+    /// Ends a domain that cannot go on, saying why on the console. What its registers are the caller has said.
     pub fn crash_domain(&self, domain: &Arc<Domain<P>>, reason: &str) {
         self.log(format_args!("Domain {} crashed: {reason}\n", domain.id.0));
         // What it announced before was not this.
         self.forget_watchdogs(domain.id);
-        self.shutdown_domain(domain, SHUTDOWN_CRASH);
+        self.end_domain(domain, SHUTDOWN_CRASH);
     }
 
     fn end_machine(&self, reason: u32) -> ! {

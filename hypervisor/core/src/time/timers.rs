@@ -165,6 +165,9 @@ impl<P: Platform> Hypervisor<P> {
         if self.sched.watchdogs.next_deadline(cpu).is_some_and(|next| next <= now) {
             self.run_watchdogs(now);
         }
+        if self.keeper.next_deadline(cpu).is_some_and(|next| next <= now) {
+            self.keep_domains();
+        }
         // The choice that is due now arms the timer for the next slice.
         self.arm_for(cpu, slice.filter(|_| !slice_over));
     }
@@ -176,7 +179,12 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn arm_for(&self, cpu: CpuId, slice: Option<Nanos>) {
-        let deadlines = [self.timers.next_deadline(cpu), slice, self.sched.watchdogs.next_deadline(cpu)];
+        let deadlines = [
+            self.timers.next_deadline(cpu),
+            slice,
+            self.sched.watchdogs.next_deadline(cpu),
+            self.keeper.next_deadline(cpu),
+        ];
         self.platform.arm_timer(deadlines.into_iter().flatten().min());
     }
 

@@ -1,6 +1,7 @@
 //! What a built domain looks like: every mapping, every reference, every record.
 
 use super::*;
+use crate::domain::Lifecycle;
 use crate::ids::{CpuId, Mfn};
 use crate::page::{PageType, pte};
 use core::sync::atomic::Ordering::Relaxed;
@@ -272,7 +273,7 @@ fn legacy_string_and_console() {
     file[40..48].copy_from_slice(&sections.to_le_bytes());
     file[60..64].copy_from_slice(&[3, 0, 2, 0]);
     let hv = machine(16, "");
-    let source = Dom0Source { image: &file, initrd: None, cmdline: "", video: Some(&[0x23; 40]) };
+    let source = DomainSource { image: &file, initrd: None, cmdline: "", video: Some(&[0x23; 40]) };
     let domain = hv.build_dom0_from(&source).expect("a domain");
     let root = Mfn(domain.vcpus[0].pv.guest_table.load(Relaxed));
     let map = mappings(&hv, root);
