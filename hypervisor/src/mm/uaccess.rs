@@ -67,6 +67,7 @@ unsafe extern "sysv64" {
 global_asm!(
     ".section .text",
     ".balign 16",
+    ".globl guest_load32",
     ".type guest_load32, @function",
     "guest_load32:",
     "xor edx, edx",
