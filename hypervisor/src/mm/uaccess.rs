@@ -15,6 +15,7 @@ use hypervisor_core::platform::GuestFault;
 global_asm!(
     ".section .text",
     ".balign 16",
+    ".globl guest_copy",
     ".type guest_copy, @function",
     "guest_copy:",
     "cmp byte ptr [rip + {smap}], 0",
