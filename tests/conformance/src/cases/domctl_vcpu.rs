@@ -9,7 +9,7 @@ use xen_abi::xen::XenctlBitmap;
 use crate::call::{BAD_POINTERS, NON_CANONICAL, Ret};
 use crate::harness::{check, need, same};
 use crate::peer::control::{Domain, domctl};
-use crate::peer::{Peer, with_peer};
+use crate::peer::{FREE, Peer, with_peer};
 
 /// `getvcpucontext`.
 fn context(domain: u16, vcpu: u32, at: u64) -> Ret {
@@ -127,7 +127,9 @@ case! {
     #[peer]
     fn describe_vcpu(env) {
         with_peer(env, |peer| {
-            same("a call", peer.call(nr::XEN_VERSION, &[0]), Ok(4 << 16 | 17))?;
+            // mov ecx, 5000000; dec ecx; jnz -4; ret
+            peer.load(FREE, &[0xb9, 0x40, 0x4b, 0x4c, 0, 0xff, 0xc9, 0x75, 0xfc, 0xc3])?;
+            need("some work", peer.run(peer.virt(FREE), &[]))?;
             let mut info = XenDomctlGetvcpuinfo::default();
             need("getvcpuinfo", domctl(XEN_DOMCTL_GETVCPUINFO, peer.id(), &mut info))?;
             same("online", info.online, 1)?;

@@ -221,15 +221,15 @@ impl<'a> Peer<'a> {
         if program::answered() {
             return;
         }
-        sleep(&self.port, 10_000_000);
+        sleep(&[self.port], 10_000_000);
     }
 }
 
-/// Waits for `port`, for so many nanoseconds at most.
-fn sleep(port: &u32, nanos: u64) {
+/// Waits for one of `ports`, for so many nanoseconds at most.
+pub fn sleep(ports: &[u32], nanos: u64) {
     let mut poll = SchedPoll {
-        ports: (&raw const *port as u64).into(),
-        nr_ports: 1,
+        ports: (ports.as_ptr() as u64).into(),
+        nr_ports: ports.len() as u32,
         timeout: time::now() + nanos,
         ..SchedPoll::default()
     };
