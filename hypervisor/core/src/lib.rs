@@ -17,6 +17,7 @@ extern crate std;
 pub mod acpi;
 pub mod builder;
 pub mod console;
+pub mod cpu_policy;
 pub mod cpumask;
 pub mod description;
 pub mod domain;

@@ -8,8 +8,8 @@ use core::arch::asm;
 use core::arch::x86_64::{_fxrstor64, _fxsave64, _xgetbv, _xsetbv};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// x87 state must be on; the rest is what the CPU has of SSE, AVX, AVX-512 and PKRU (SDM Vol. 1, 13.3).
-const USABLE: u64 = 0x2e7;
+/// XCR0 of a vCPU whose guest never wrote it: x87 and SSE.
+pub const FIRST_XCR0: u64 = 3;
 /// Bytes of the legacy area, which every CPU has.
 const LEGACY: usize = 512;
 
@@ -22,12 +22,11 @@ pub fn supported_xcr0() -> u64 {
 
 /// Prepares this CPU: FPU on, errors by exception, all of XCR0 that guests may use.
 pub fn init() {
-    // SAFETY: CR0: MP and NE on, EM and TS off; XCR0 with what CPUID lists.
+    // SAFETY: CR0: MP, NE and AM (alignment checks, for ring 3 only) on, EM and TS off; XCR0 with what CPUID lists.
     unsafe {
-        asm!("mov {0}, cr0", "and {0}, -13", "or {0}, 0x22", "mov cr0, {0}", out(reg) _, options(nostack));
+        asm!("mov {0}, cr0", "and {0}, -13", "or {0}, 0x40022", "mov cr0, {0}", out(reg) _, options(nostack));
         if features().xsave {
-            let raw = core::arch::x86_64::__cpuid_count(0xd, 0);
-            let mask = (u64::from(raw.edx) << 32 | u64::from(raw.eax)) & USABLE;
+            let mask = hypervisor_core::cpu_policy::cpuid::supported_xcr0(&super::native_cpuid);
             XCR0.store(mask, Ordering::Relaxed);
             set_xcr0(mask);
         }

@@ -10,6 +10,8 @@ pub mod stub;
 
 use crate::mm::uaccess;
 use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+use hypervisor_core::cpu_policy::{CR4_FSGSBASE, hardware_cr4};
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 use spin::Once;
 
@@ -30,14 +32,24 @@ pub struct Features {
     pub smap: bool,
     /// RDTSCP and IA32_TSC_AUX.
     pub rdtscp: bool,
+    /// `cpuid` in ring 3 can be made to fault.
+    pub cpuid_faulting: bool,
 }
 
 static FEATURES: Once<Features> = Once::new();
+/// CR4 with all features that the hypervisor turned on; the same on all CPUs.
+static CR4_BASE: AtomicU64 = AtomicU64::new(0);
 const CR4_PGE: u64 = 1 << 7;
 
 /// CPUID as the crate reads it.
 pub fn cpuid() -> CpuId<CpuIdReaderNative> {
     CpuId::new()
+}
+
+/// One leaf of CPUID: EAX, EBX, ECX, EDX.
+pub fn native_cpuid(leaf: u32, sub: u32) -> [u32; 4] {
+    let result = core::arch::x86_64::__cpuid_count(leaf, sub);
+    [result.eax, result.ebx, result.ecx, result.edx]
 }
 
 /// What the boot CPU has; the others of a machine are the same.
@@ -61,6 +73,7 @@ fn detect() -> Features {
         fsgsbase: seven.is_some_and(|f| f.has_fsgsbase()),
         smep: seven.is_some_and(|f| f.has_smep()),
         smap: seven.is_some_and(|f| f.has_smap()) && !tcg,
+        cpuid_faulting: msr::try_read(msr::PLATFORM_INFO).is_some_and(|info| info >> 31 & 1 != 0),
         rdtscp: id.get_extended_processor_and_feature_identifiers().is_some_and(|f| f.has_rdtscp()),
     }
 }
@@ -79,6 +92,32 @@ pub fn init_control_registers(smep: bool, smap: bool) {
         if features.smap && smap {
             uaccess::enable_smap();
         }
+    }
+    CR4_BASE.store(read_cr4(), Ordering::Relaxed);
+    if features.cpuid_faulting {
+        // SAFETY: `cpuid` in ring 3 faults from now on, and is emulated; ring 0 sees no difference.
+        unsafe { msr::write(msr::MISC_FEATURES_ENABLES, msr::read(msr::MISC_FEATURES_ENABLES) | 1) };
+    }
+}
+
+fn read_cr4() -> u64 {
+    let value: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Whether the instructions for FS and GS base may be used now: the guest that is loaded decides.
+pub fn fsgsbase_enabled() -> bool {
+    read_cr4() & CR4_FSGSBASE != 0
+}
+
+/// Loads CR4 for a guest with this CR4 of its own.
+pub fn load_guest_cr4(guest: u64) {
+    let wanted = hardware_cr4(CR4_BASE.load(Ordering::Relaxed), guest);
+    if wanted != read_cr4() {
+        // SAFETY: what `init_control_registers` chose, less what the guest decides about.
+        unsafe { asm!("mov cr4, {}", in(reg) wanted, options(nostack)) };
     }
 }
 

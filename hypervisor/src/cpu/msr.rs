@@ -4,6 +4,10 @@ use core::arch::{asm, global_asm};
 
 /// IA32_APIC_BASE.
 pub const APIC_BASE: u32 = 0x1b;
+/// MSR_PLATFORM_INFO.
+pub const PLATFORM_INFO: u32 = 0xce;
+/// MSR_MISC_FEATURES_ENABLES.
+pub const MISC_FEATURES_ENABLES: u32 = 0x140;
 /// IA32_SYSENTER_CS.
 pub const SYSENTER_CS: u32 = 0x174;
 /// IA32_SYSENTER_ESP.

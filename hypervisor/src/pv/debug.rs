@@ -2,10 +2,10 @@
 
 use crate::cpu::percpu::this_cpu;
 use crate::machine::Vcpu;
-use crate::mm::layout::{HYPERVISOR_END, HYPERVISOR_START};
 use core::arch::asm;
 use core::sync::atomic::Ordering;
-use hypervisor_core::ids::GuestVirt;
+use hypervisor_core::cpu_policy::CR4_DE;
+use hypervisor_core::hypercall::cpu;
 use xen_abi::errno::Errno;
 
 /// DR6 with nothing to report.
@@ -14,8 +14,6 @@ pub const DR6_DEFAULT: u64 = 0xffff_0ff0;
 pub const DR7_DEFAULT: u64 = 0x400;
 /// Enable bits, local and global, of all four breakpoints.
 const DR7_ACTIVE: u64 = 0xff;
-/// General detect, and bits that must be 0.
-const DR7_FORBIDDEN: u64 = 0xffff_ffff_0000_d800 | 1 << 13;
 
 macro_rules! move_to {
     ($reg:literal, $value:expr) => {
@@ -50,55 +48,43 @@ fn is_loaded(vcpu: &Vcpu) -> bool {
     this_cpu().current().is_some_and(|current| core::ptr::eq(current.vcpu(), vcpu))
 }
 
-/// Sets a debug register. Fails with `EPERM` for breakpoints on the hypervisor, with `EINVAL` for what a guest cannot
-/// have.
+/// Sets a debug register to a value that was checked (`hypercall::cpu::checked_debugreg`).
 pub fn set(vcpu: &Vcpu, reg: u64, value: u64) -> Result<(), Errno> {
-    let reg = alias(vcpu, reg)?;
-    let value = match reg {
-        0..=3 => {
-            if !GuestVirt(value).is_canonical() || (HYPERVISOR_START..HYPERVISOR_END).contains(&value) {
-                return Err(Errno::EPERM);
-            }
-            value
-        }
-        6 => value & 0xe00f | DR6_DEFAULT,
-        _ => {
-            if value & DR7_FORBIDDEN != 0 {
-                return Err(Errno::EPERM);
-            }
-            check_lengths(vcpu, value)?;
-            value | DR7_DEFAULT
-        }
-    };
-    vcpu.arch.debug[reg].store(value, Ordering::Relaxed);
+    let slot = vcpu.arch.debug.get(reg as usize & 7).ok_or(Errno::EINVAL)?;
+    let mut value = value;
+    if reg == 7 {
+        let on = value & DR7_ACTIVE != 0;
+        let io = if on { cpu::io_breakpoints(value) & value } else { 0 };
+        vcpu.arch.io_breakpoints.store(io, Ordering::Relaxed);
+        value &= !io;
+    }
+    slot.store(value, Ordering::Relaxed);
     if is_loaded(vcpu) {
         load_all(vcpu);
     }
     Ok(())
 }
 
-/// I/O breakpoints need CR4.DE, which guests may have in their virtual CR4 only.
-fn check_lengths(vcpu: &Vcpu, dr7: u64) -> Result<(), Errno> {
-    const IO: u64 = 2;
-    const CR4_DE: u64 = 1 << 3;
-    let has_io = (0..4).any(|n| dr7 >> (2 * n) & 3 != 0 && dr7 >> (16 + 4 * n) & 3 == IO);
-    if has_io && vcpu.pv.cr4.load(Ordering::Relaxed) & CR4_DE == 0 { Err(Errno::EPERM) } else { Ok(()) }
-}
-
-/// DR4 and DR5 are other names of DR6 and DR7 unless CR4.DE is set.
-fn alias(vcpu: &Vcpu, reg: u64) -> Result<usize, Errno> {
-    const CR4_DE: u64 = 1 << 3;
-    match reg {
-        0..=3 => Ok(reg as usize),
-        4 | 5 if vcpu.pv.cr4.load(Ordering::Relaxed) & CR4_DE == 0 => Ok(reg as usize + 2),
-        6 | 7 => Ok(reg as usize),
-        _ => Err(Errno::EINVAL),
-    }
-}
-
-/// Reads a debug register. Fails with `EINVAL` for a register that does not exist.
+/// Reads a debug register that is there.
 pub fn get(vcpu: &Vcpu, reg: u64) -> Result<u64, Errno> {
-    Ok(vcpu.arch.debug[alias(vcpu, reg)?].load(Ordering::Relaxed))
+    let io = if reg == 7 { vcpu.arch.io_breakpoints.load(Ordering::Relaxed) } else { 0 };
+    let slot = vcpu.arch.debug.get(reg as usize & 7).ok_or(Errno::EINVAL)?;
+    Ok(slot.load(Ordering::Relaxed) | io)
+}
+
+/// The breakpoints that an emulated access to ports hits, as in DR6.
+pub fn io_hits(vcpu: &Vcpu, port: u16, len: u16) -> u64 {
+    let enables = vcpu.arch.io_breakpoints.load(Ordering::Relaxed);
+    if enables == 0 || vcpu.pv.cr4.load(Ordering::Relaxed) & CR4_DE == 0 {
+        return 0;
+    }
+    let debug = |n: usize| vcpu.arch.debug[n].load(Ordering::Relaxed);
+    cpu::hit_io_breakpoints(enables, debug(7), [0, 1, 2, 3].map(debug), port.into(), len.into())
+}
+
+/// Adds what an emulated instruction reports to the guest's DR6.
+pub fn report(vcpu: &Vcpu, status: u64) {
+    vcpu.arch.debug[6].fetch_or(status | DR6_DEFAULT, Ordering::Relaxed);
 }
 
 /// Takes DR6 after a #DB of the guest: what it reports goes into the guest's.

@@ -26,6 +26,9 @@ const PF_PRESENT: u32 = 1 << 0;
 const PF_WRITE: u32 = 1 << 1;
 const PF_USER: u32 = 1 << 2;
 const PF_RESERVED: u32 = 1 << 3;
+const RFLAGS_TF: u64 = 1 << 8;
+/// DR6: a single step.
+const DR6_STEP: u64 = 1 << 14;
 /// The error code of a selector: it is one of the LDT.
 const SELECTOR_LDT: u32 = 1 << 2;
 /// The error code of #GP names an entry of the IDT.
@@ -127,16 +130,36 @@ fn general_protection(guest: &Guest<'_>, regs: &mut Regs, code: u32) {
         return;
     }
     if code == 0 {
-        match emulate::privileged(guest, regs) {
-            Emulated::Done => return,
-            Emulated::PageFault(address, code) => {
-                deliver_page_fault(guest, regs, address.0, code);
-                return;
-            }
-            Emulated::No => {}
+        let rip = regs.rip;
+        let outcome = emulate::privileged(guest, regs);
+        if emulated(guest, regs, outcome, rip) {
+            return;
         }
     }
     guest.exception(regs, GENERAL_PROTECTION, Some(code));
+}
+
+/// Gives the guest what an emulated instruction raises. Answers whether that is all.
+fn emulated(guest: &Guest<'_>, regs: &mut Regs, outcome: Emulated, rip: u64) -> bool {
+    match outcome {
+        Emulated::Done => single_step(guest, regs, rip),
+        Emulated::DebugHit(status) => {
+            debug::report(guest.vcpu, status | if regs.rflags & RFLAGS_TF != 0 { DR6_STEP } else { 0 });
+            guest.exception(regs, DEBUG, None);
+        }
+        Emulated::PageFault(address, code) => deliver_page_fault(guest, regs, address.0, code),
+        Emulated::Exception(vector, code) => guest.exception(regs, vector, code),
+        Emulated::No => return false,
+    }
+    true
+}
+
+/// An emulated instruction is a step as any other.
+fn single_step(guest: &Guest<'_>, regs: &mut Regs, rip: u64) {
+    if regs.rflags & RFLAGS_TF != 0 && regs.rip != rip {
+        debug::report(guest.vcpu, DR6_STEP);
+        guest.exception(regs, DEBUG, None);
+    }
 }
 
 /// `int n`: enters the handler of vector n if its DPL lets this code do so. With too little privilege the error code
@@ -160,7 +183,9 @@ fn software_interrupt(guest: &Guest<'_>, regs: &mut Regs) -> bool {
 
 fn invalid_opcode(guest: &Guest<'_>, regs: &mut Regs) {
     interrupts::enable();
-    if !emulate::forced_cpuid(regs, guest) {
+    let rip = regs.rip;
+    let outcome = emulate::forced_cpuid(regs, guest);
+    if !emulated(guest, regs, outcome, rip) {
         guest.exception(regs, INVALID_OPCODE, None);
     }
 }

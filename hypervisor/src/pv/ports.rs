@@ -5,11 +5,12 @@
 //! nothing were there. PCI configuration addresses are kept per domain, so that two users of ports 0xcf8 and 0xcfc
 //! do not disturb each other.
 
-use super::Guest;
+use super::{Guest, switch};
 use crate::dev::{pci, port};
 use crate::mm::uaccess::copy_from_guest;
 use core::sync::atomic::{AtomicU32, Ordering};
 use hypervisor_core::ids::GuestVirt;
+use xen_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL;
 
 const PCI_ADDRESS: u16 = 0xcf8;
 const PCI_DATA: core::ops::RangeInclusive<u16> = 0xcfc..=0xcff;
@@ -17,22 +18,42 @@ const PCI_DATA: core::ops::RangeInclusive<u16> = 0xcfc..=0xcff;
 /// What the first domain wrote to port 0xcf8 last: only it has configuration space.
 static PCI_ADDRESS_LATCH: AtomicU32 = AtomicU32::new(0);
 
+/// Whether the I/O privilege level lets the code that runs use ports, `cli` and `sti`. A kernel has level 1, or 0 where it
+/// asked for the architectural way.
+pub fn iopl_suffices(guest: &Guest<'_>) -> bool {
+    let needed = match guest.in_kernel() {
+        true if guest.domain.has_vm_assist(VMASST_TYPE_ARCHITECTURAL_IOPL) => 0,
+        true => 1,
+        false => 3,
+    };
+    guest.vcpu.pv.iopl.load(Ordering::Relaxed) >= needed
+}
+
 /// Whether the code that runs may use `len` ports from `port` on at all (the check of the CPU, SDM Vol. 1, 19.5).
 pub fn may_access(guest: &Guest<'_>, port: u16, len: u16) -> bool {
     let pv = &guest.vcpu.pv;
-    let needed = if guest.in_kernel() { 1 } else { 3 };
-    if pv.iopl.load(Ordering::Relaxed) >= needed {
+    if iopl_suffices(guest) {
         return true;
     }
     let (map, ports) = (pv.iobmp.load(Ordering::Relaxed), pv.iobmp_ports.load(Ordering::Relaxed));
-    let last = u32::from(port) + u32::from(len);
-    if last > ports {
+    if u32::from(port) + u32::from(len) > ports {
         return false;
     }
-    let mut bits = [0u8; 2];
-    let bytes = if ports.div_ceil(8) > u32::from(port / 8) + 1 { 2 } else { 1 };
-    if copy_from_guest(&mut bits[..bytes], GuestVirt(map.wrapping_add(u64::from(port / 8)))).is_err() {
-        return false;
+    let at = map.wrapping_add(u64::from(port / 8));
+    // The map lies in the kernel's memory. Bytes that cannot be read permit nothing.
+    let user = !guest.in_kernel();
+    if user {
+        switch::toggle_tables(pv);
+    }
+    let mut bits = [0xff; 2];
+    for (n, byte) in bits.iter_mut().enumerate() {
+        if copy_from_guest(core::slice::from_mut(byte), GuestVirt(at.wrapping_add(n as u64))).is_err() {
+            *byte = 0xff;
+            break;
+        }
+    }
+    if user {
+        switch::toggle_tables(pv);
     }
     let wanted = ((1u16 << len) - 1) << (port % 8);
     u16::from_le_bytes(bits) & wanted == 0

@@ -3,7 +3,7 @@
 //! While a guest's kernel runs, GS base is its own and `IA32_KERNEL_GS_BASE` holds its user's; `swapgs` exchanges them
 //! whenever the vCPU changes between kernel and user mode. The hypervisor itself uses neither.
 
-use crate::cpu::{features, msr};
+use crate::cpu::{fsgsbase_enabled, msr};
 use crate::machine::Vcpu;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::Ordering;
@@ -56,11 +56,11 @@ pub fn exchange_gs() {
 }
 
 fn read_base(register: u32, fs: bool) -> u64 {
-    if !features().fsgsbase {
+    if !fsgsbase_enabled() {
         return msr::read(register);
     }
     let base: u64;
-    // SAFETY: the CPU has the instructions and CR4.FSGSBASE is set.
+    // SAFETY: CR4.FSGSBASE is set.
     unsafe {
         if fs {
             asm!("rdfsbase {}", out(reg) base, options(nomem, nostack, preserves_flags));

@@ -40,6 +40,13 @@ pub fn toggle_mode(pv: &PvState) {
     unsafe { cpu::write_cr3(root_of(pv)) };
 }
 
+/// Changes the address space only, for a look at the kernel's memory while user code runs; to be called twice.
+pub fn toggle_tables(pv: &PvState) {
+    pv.kernel_mode.store(pv.kernel_mode.load(Ordering::Relaxed) ^ 1, Ordering::Relaxed);
+    // SAFETY: validated L4 frames hold the hypervisor's slots.
+    unsafe { cpu::write_cr3(root_of(pv)) };
+}
+
 /// Points this CPU at the vCPU's `vcpu_info`.
 pub fn load_vcpu_info(this: &PerCpu, vcpu: &Vcpu) {
     let addr = vcpu.pv.vcpu_info.load(Ordering::Relaxed);
@@ -184,6 +191,13 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>) {
     load_vcpu_info(this, next.vcpu());
     if !kept {
         load(&next.domain, next.vcpu());
+    }
+    cpu::load_guest_cr4(next.vcpu().pv.cr4.load(Ordering::Relaxed));
+    if cpu::features().rdtscp {
+        // SAFETY: the register is the guest's to read.
+        unsafe {
+            cpu::msr::write(cpu::msr::TSC_AUX, next.vcpu().arch.msrs.tsc_aux.load(Ordering::Relaxed).into())
+        };
     }
     // SAFETY: the guest's value passed the checks of `xsetbv`.
     unsafe { fpu::set_xcr0(next.vcpu().arch.xcr0.load(Ordering::Relaxed)) };

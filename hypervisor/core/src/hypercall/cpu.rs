@@ -3,6 +3,7 @@
 
 use super::callback::guest_selector;
 use super::{Cx, Outcome, low32};
+use crate::cpu_policy::CR4_DE;
 use crate::domain::{PvState, VcpuFlags};
 use crate::ids::GuestVirt;
 use crate::platform::Platform;
@@ -11,8 +12,6 @@ use core::sync::atomic::Ordering;
 use xen_abi::arch_x86::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER};
 use xen_abi::errno::Errno;
 
-/// CR4.DE: breakpoints on I/O, and debug registers 4 and 5 are no aliases (SDM Vol. 3, 17.2.2).
-const CR4_DE: u64 = 1 << 3;
 /// Bits of DR6 that always read as one, and as zero (SDM Vol. 3, 17.2.3).
 const DR6_ONES: u64 = 0xffff_0ff0;
 const DR6_ZEROS: u64 = 1 << 12;
@@ -78,10 +77,9 @@ pub fn set_base<P: Platform>(cx: Cx<'_, P>, which: u64, base: u64) -> Result<(),
 /// `set_debugreg(reg, value)`.
 ///
 /// # Errors
-/// `EPERM` for a breakpoint on the hypervisor or on I/O, or for general detect; `EINVAL` for reserved bits; `ENODEV`
-/// for a register that is not there.
+/// See [`checked_debugreg`].
 pub fn set_debugreg<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    let checked = real_register(cx, low32(args[0])).and_then(|reg| Ok((reg, checked_value(reg, args[1])?)));
+    let checked = checked_debugreg(cx.vcpu.pv.cr4.load(Ordering::Relaxed), low32(args[0]), args[1]);
     checked.and_then(|(reg, value)| cx.hv.platform.set_debugreg(cx.vcpu, reg, value)).into()
 }
 
@@ -90,36 +88,57 @@ pub fn set_debugreg<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Reg
 /// # Errors
 /// `ENODEV` for a register that is not there.
 pub fn get_debugreg<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    let value = real_register(cx, low32(args[0]))
+    let value = real_debugreg(cx.vcpu.pv.cr4.load(Ordering::Relaxed), low32(args[0]))
         .and_then(|reg| cx.hv.platform.get_debugreg(cx.vcpu, reg).map_err(|_| Errno::ENODEV));
     value.map(u64::cast_signed).into()
 }
 
-/// Debug registers 4 and 5 are 6 and 7 unless CR4.DE says otherwise.
-fn real_register<P: Platform>(cx: Cx<'_, P>, reg: u32) -> Result<u64, Errno> {
-    let extensions = cx.vcpu.pv.cr4.load(Ordering::Relaxed) & CR4_DE != 0;
+/// Which debug register `reg` is for a guest with this CR4: 4 and 5 are 6 and 7 unless CR4.DE says otherwise.
+///
+/// # Errors
+/// `ENODEV` for a register that is not there.
+pub fn real_debugreg(cr4: u64, reg: u32) -> Result<u64, Errno> {
     match reg {
         0..=3 | 6 | 7 => Ok(u64::from(reg)),
-        4 | 5 if !extensions => Ok(u64::from(reg + 2)),
+        4 | 5 if cr4 & CR4_DE == 0 => Ok(u64::from(reg + 2)),
         _ => Err(Errno::ENODEV),
     }
 }
 
-/// What a debug register gets when a guest asks for `value`.
-pub(crate) fn checked_value(reg: u64, value: u64) -> Result<u64, Errno> {
-    match reg {
-        0..=3 if !(LOWER_HALF_END..HYPERVISOR_END).contains(&value) => Ok(value),
-        0..=3 => Err(Errno::EPERM),
-        _ if value >> 32 != 0 => Err(Errno::EINVAL),
-        6 => Ok(value & !DR6_ZEROS | DR6_ONES),
-        7 if value & DR7_GENERAL_DETECT != 0 => Err(Errno::EPERM),
-        // The hypervisor's own port accesses would hit it, and the guest's are emulated: neither is what was asked for.
-        7 if value & DR7_ENABLES != 0 && has_io_breakpoint(value) => Err(Errno::EPERM),
-        7 => Ok(value & !DR7_ZEROS | DR7_ONES),
-        _ => Err(Errno::ENODEV),
-    }
+/// Which debug register gets which value when a guest with this CR4 asks to write `value` to `reg`.
+///
+/// # Errors
+/// `EPERM` for a breakpoint on the hypervisor, for one on I/O without CR4.DE while any is on, and for general detect;
+/// `EINVAL` for reserved bits; `ENODEV` for a register that is not there.
+pub fn checked_debugreg(cr4: u64, reg: u32, value: u64) -> Result<(u64, u64), Errno> {
+    let reg = real_debugreg(cr4, reg)?;
+    let value = match reg {
+        0..=3 if !(LOWER_HALF_END..HYPERVISOR_END).contains(&value) => value,
+        0..=3 => return Err(Errno::EPERM),
+        _ if value >> 32 != 0 => return Err(Errno::EINVAL),
+        6 => value & !DR6_ZEROS | DR6_ONES,
+        _ if value & DR7_GENERAL_DETECT != 0 => return Err(Errno::EPERM),
+        _ if value & DR7_ENABLES != 0 && io_breakpoints(value) != 0 && cr4 & CR4_DE == 0 => {
+            return Err(Errno::EPERM);
+        }
+        _ => value & !DR7_ZEROS | DR7_ONES,
+    };
+    Ok((reg, value))
 }
 
-fn has_io_breakpoint(dr7: u64) -> bool {
-    (0..4).any(|n| dr7 >> (16 + 4 * n) & 0b11 == 0b10)
+/// The enable bits of DR7 that belong to breakpoints on I/O. All port accesses of a guest are emulated, and so are these; the
+/// processor's DR7 has them off.
+pub fn io_breakpoints(dr7: u64) -> u64 {
+    (0..4).filter(|n| dr7 >> (16 + 4 * n) & 0b11 == 0b10).map(|n| 0b11 << (2 * n)).sum()
+}
+
+/// The breakpoints (bits 3..0 of DR6) that an access to `len` ports from `port` on hits. `enables` are the bits of DR7 that
+/// [`io_breakpoints`] took out of it.
+pub fn hit_io_breakpoints(enables: u64, dr7: u64, addresses: [u64; 4], port: u64, len: u64) -> u64 {
+    let hits = addresses.into_iter().enumerate().filter(|(n, address)| {
+        let width = [1, 2, 8, 4][(dr7 >> (18 + 4 * n) & 0b11) as usize];
+        let start = address & !(width - 1);
+        enables >> (2 * n) & 0b11 != 0 && start < port + len && start + width > port
+    });
+    hits.map(|(n, _)| 1 << n).sum()
 }

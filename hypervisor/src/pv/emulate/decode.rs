@@ -1,8 +1,7 @@
 //! From `iced-x86`'s instruction to the guest's registers and memory.
 
-use super::{Emulated, finish, port_io, system};
-use crate::pv::Guest;
-use core::sync::atomic::Ordering;
+use super::{Emulated, cpuid, finish, msr, port_io, system};
+use crate::pv::{Guest, ports};
 use hypervisor_core::regs::Regs;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
@@ -14,32 +13,29 @@ pub fn decode(regs: &Regs, bytes: &[u8]) -> Option<Instruction> {
     (!instruction.is_invalid()).then_some(instruction)
 }
 
-/// Emulates one of the less frequent privileged instructions.
+/// Emulates a privileged instruction that is not one of the most frequent.
 pub fn privileged(guest: &Guest<'_>, regs: &mut Regs, bytes: &[u8], kernel: bool) -> Emulated {
     let Some(i) = decode(regs, bytes) else { return Emulated::No };
     let length = i.len() as u64;
     match i.mnemonic() {
-        Mnemonic::In => finish(regs, length, |regs| port_io::input(guest, regs, &i)),
-        Mnemonic::Out => finish(regs, length, |regs| port_io::output(guest, regs, &i)),
+        Mnemonic::In => port_io::input(guest, regs, &i),
+        Mnemonic::Out => port_io::output(guest, regs, &i),
         Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => port_io::string(guest, regs, &i, true),
         Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => port_io::string(guest, regs, &i, false),
-        Mnemonic::Cli if may_cli(guest) => finish(regs, length, |_| system::set_events(guest, true)),
-        Mnemonic::Sti if may_cli(guest) => finish(regs, length, |_| system::set_events(guest, false)),
+        // Allowed, and without effect: `popf` cannot be caught, so an event mask that `cli` set would stay.
+        Mnemonic::Cli | Mnemonic::Sti => finish(regs, length, |_| ports::iopl_suffices(guest)),
+        Mnemonic::Cpuid => cpuid::faulted(guest, regs, length),
+        Mnemonic::Xsetbv => system::xsetbv(guest, regs, length),
         _ if !kernel => Emulated::No,
-        Mnemonic::Mov => finish(regs, length, |regs| system::move_register(guest, regs, &i)),
+        Mnemonic::Mov => system::move_register(guest, regs, &i),
+        Mnemonic::Rdmsr => finish(regs, length, |regs| msr::read(guest, regs)),
+        Mnemonic::Wrmsr => finish(regs, length, |regs| msr::write(guest, regs)),
         Mnemonic::Clts => finish(regs, length, |_| system::clts(guest)),
-        Mnemonic::Lmsw => finish(regs, length, |regs| system::lmsw(guest, regs, &i)),
-        Mnemonic::Smsw => finish(regs, length, |regs| system::smsw(guest, regs, &i)),
-        Mnemonic::Wbinvd | Mnemonic::Invd => finish(regs, length, |_| system::wbinvd(guest)),
-        Mnemonic::Xsetbv => finish(regs, length, |regs| system::xsetbv(regs)),
+        Mnemonic::Wbinvd | Mnemonic::Wbnoinvd => finish(regs, length, |_| system::wbinvd(guest)),
         Mnemonic::Rdtsc => finish(regs, length, system::rdtsc),
+        Mnemonic::Rdtscp => finish(regs, length, |regs| system::rdtscp(guest, regs)),
         _ => Emulated::No,
     }
-}
-
-fn may_cli(guest: &Guest<'_>) -> bool {
-    let needed = if guest.in_kernel() { 1 } else { 3 };
-    guest.vcpu.pv.iopl.load(Ordering::Relaxed) >= needed
 }
 
 fn slot(regs: &mut Regs, full: Register) -> Option<&mut u64> {

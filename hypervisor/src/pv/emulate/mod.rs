@@ -27,8 +27,12 @@ const MAX_LENGTH: usize = 15;
 pub enum Emulated {
     /// Done; `rip` stands behind it (or on it, when more of a string operation is to come).
     Done,
+    /// Done, and it hit these breakpoints on I/O (as in DR6).
+    DebugHit(u64),
     /// Its memory operand faults at this address, with these bits of the error code.
     PageFault(GuestVirt, u32),
+    /// It raises this exception.
+    Exception(u8, Option<u32>),
     /// Not one that is emulated, or not allowed: the guest gets its fault.
     No,
 }
@@ -52,15 +56,6 @@ pub fn privileged(guest: &Guest<'_>, regs: &mut Regs) -> Emulated {
     match bytes {
         [0x0f, 0x32, ..] if kernel => finish(regs, 2, |regs| msr::read(guest, regs)),
         [0x0f, 0x30, ..] if kernel => finish(regs, 2, |regs| msr::write(guest, regs)),
-        // With CPUID faulting on, and for kernels without the forced prefix.
-        [0x0f, 0xa2, ..] => finish(regs, 2, |regs| {
-            cpuid::emulate(guest, regs);
-            true
-        }),
-        [0xec, ..] => finish(regs, 1, |regs| port_io::in_dx(guest, regs, 1)),
-        [0xed, ..] => finish(regs, 1, |regs| port_io::in_dx(guest, regs, 4)),
-        [0xee, ..] => finish(regs, 1, |regs| port_io::out_dx(guest, regs, 1)),
-        [0xef, ..] => finish(regs, 1, |regs| port_io::out_dx(guest, regs, 4)),
         _ => decode::privileged(guest, regs, bytes, kernel),
     }
 }
@@ -70,8 +65,13 @@ fn finish(regs: &mut Regs, length: u64, run: impl FnOnce(&mut Regs) -> bool) -> 
     if !run(regs) {
         return Emulated::No;
     }
+    step_over(regs, length);
+    Emulated::Done
+}
+
+/// Goes on behind an instruction that was emulated.
+fn step_over(regs: &mut Regs, length: u64) {
     regs.rip = regs.rip.wrapping_add(length);
     // An instruction boundary was crossed by software: the resume flag has done its work.
     regs.rflags &= !(1 << 16);
-    Emulated::Done
 }

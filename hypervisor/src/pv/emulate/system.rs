@@ -1,33 +1,27 @@
 //! Control registers and the like, as a PV guest sees them.
 
 use super::decode::{get, set};
-use crate::cpu::{features, fpu};
-use crate::pv::bounce::{UPCALL_MASK, UPCALL_MASK_SET};
+use super::{Emulated, finish};
+use crate::cpu::{self, features, fpu};
 use crate::pv::{Guest, debug};
 use core::arch::asm;
 use core::sync::atomic::Ordering;
+use hypervisor_core::cpu_policy::{CR4_OSXSAVE, CR4_VISIBLE, guest_cr4, valid_xcr0};
 use hypervisor_core::domain::VcpuFlags;
-use hypervisor_core::ids::{GuestVirt, MachineAddr, Mfn};
+use hypervisor_core::hypercall::cpu::{checked_debugreg, real_debugreg};
+use hypervisor_core::ids::{MachineAddr, Mfn};
+use hypervisor_core::page::PageError;
 use hypervisor_core::regs::Regs;
 use iced_x86::{Instruction, OpKind, Register};
+use xen_abi::errno::Errno;
 
+const INVALID_OPCODE: u8 = 6;
 /// CR0 of a PV guest: PG, AM, WP, NE, ET, MP, PE; TS is its own.
 const CR0: u64 = 0x8005_0033;
 const CR0_TS: u64 = 1 << 3;
-const CR4_OSXSAVE: u64 = 1 << 18;
-/// CR4 as hardware runs a guest: PAE, MCE, PGE, OSFXSR, OSXMMEXCPT.
-const CR4_BASE: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 10;
-/// What a guest may switch, for itself to see: TSD, DE, OSXSAVE. The hardware's stay as they are.
-const CR4_OWN: u64 = 1 << 2 | 1 << 3 | CR4_OSXSAVE;
 
 fn cr0(guest: &Guest<'_>) -> u64 {
     CR0 | if guest.vcpu.pv.has_flags(VcpuFlags::TASK_SWITCHED) { CR0_TS } else { 0 }
-}
-
-/// CR4 as the guest reads it.
-pub fn cr4(guest: &Guest<'_>) -> u64 {
-    let fsgsbase = if features().fsgsbase { 1 << 16 } else { 0 };
-    CR4_BASE | fsgsbase | guest.vcpu.pv.cr4.load(Ordering::Relaxed) & CR4_OWN
 }
 
 fn set_task_switched(guest: &Guest<'_>, on: bool) -> bool {
@@ -42,21 +36,51 @@ pub fn clts(guest: &Guest<'_>) -> bool {
 }
 
 /// `mov` between a general register and a control or debug register.
-pub fn move_register(guest: &Guest<'_>, regs: &mut Regs, i: &Instruction) -> bool {
+pub fn move_register(guest: &Guest<'_>, regs: &mut Regs, i: &Instruction) -> Emulated {
     if i.op0_kind() != OpKind::Register || i.op1_kind() != OpKind::Register {
-        return false;
+        return Emulated::No;
     }
     let (to, from) = (i.op0_register(), i.op1_register());
-    if to.is_cr() {
-        get(regs, from).is_some_and(|value| write_control(guest, to, value))
-    } else if from.is_cr() {
-        read_control(guest, from).is_some_and(|value| set(regs, to, value).is_some())
-    } else if to.is_dr() {
-        get(regs, from).is_some_and(|value| debug::set(guest.vcpu, to.number() as u64, value).is_ok())
-    } else if from.is_dr() {
-        debug::get(guest.vcpu, from.number() as u64).is_ok_and(|value| set(regs, to, value).is_some())
+    let length = i.len() as u64;
+    if to.is_dr() || from.is_dr() {
+        return match move_debug(guest, regs, to, from) {
+            Ok(()) => finish(regs, length, |_| true),
+            Err(Errno::ENODEV) => Emulated::Exception(INVALID_OPCODE, None),
+            Err(_) => Emulated::No,
+        };
+    }
+    if to == Register::CR3 {
+        return get(regs, from).map_or(Emulated::No, |value| write_cr3(guest, regs, value, length));
+    }
+    finish(regs, length, |regs| {
+        if to.is_cr() {
+            get(regs, from).is_some_and(|value| write_control(guest, to, value))
+        } else {
+            read_control(guest, from).is_some_and(|value| set(regs, to, value).is_some())
+        }
+    })
+}
+
+/// `ENODEV` for a register that is not there, another error for a value that it does not take.
+fn move_debug(guest: &Guest<'_>, regs: &mut Regs, to: Register, from: Register) -> Result<(), Errno> {
+    let cr4 = guest.vcpu.pv.cr4.load(Ordering::Relaxed);
+    let number = |register: Register| u32::try_from(register.number()).map_err(|_| Errno::ENODEV);
+    if to.is_dr() {
+        let value = get(regs, from).ok_or(Errno::EINVAL)?;
+        let (reg, value) = checked_debugreg(cr4, number(to)?, value)?;
+        debug::set(guest.vcpu, reg, value)
     } else {
-        false
+        let value = debug::get(guest.vcpu, real_debugreg(cr4, number(from)?)?)?;
+        set(regs, to, value).ok_or(Errno::EINVAL)
+    }
+}
+
+/// A change of root may take long: then the instruction is executed again.
+fn write_cr3(guest: &Guest<'_>, regs: &mut Regs, value: u64, length: u64) -> Emulated {
+    match guest.hv.new_baseptr(guest.domain, guest.vcpu, MachineAddr(value).mfn()) {
+        Ok(()) => finish(regs, length, |_| true),
+        Err(PageError::Restart) => Emulated::Done,
+        Err(_) => Emulated::No,
     }
 }
 
@@ -66,7 +90,7 @@ fn read_control(guest: &Guest<'_>, register: Register) -> Option<u64> {
         // A page fault's address is in `vcpu_info`, where the guest may change it.
         Register::CR2 => Some(guest.vcpu_info_cr2().load(Ordering::Relaxed)),
         Register::CR3 => Some(Mfn(guest.vcpu.pv.guest_table.load(Ordering::Relaxed)).addr().0),
-        Register::CR4 => Some(cr4(guest)),
+        Register::CR4 => Some(guest.vcpu.pv.cr4.load(Ordering::Relaxed) | CR4_VISIBLE),
         _ => None,
     }
 }
@@ -79,7 +103,6 @@ fn write_control(guest: &Guest<'_>, register: Register, value: u64) -> bool {
             guest.vcpu_info_cr2().store(value, Ordering::Relaxed);
             true
         }
-        Register::CR3 => guest.hv.new_baseptr(guest.domain, guest.vcpu, MachineAddr(value).mfn()).is_ok(),
         Register::CR4 => write_cr4(guest, value),
         _ => false,
     }
@@ -87,25 +110,10 @@ fn write_control(guest: &Guest<'_>, register: Register, value: u64) -> bool {
 
 /// Bits that the guest cannot switch stay as they are, whatever it writes: kernels write what they would on bare hardware.
 fn write_cr4(guest: &Guest<'_>, value: u64) -> bool {
-    let own = if features().xsave { CR4_OWN } else { CR4_OWN & !CR4_OSXSAVE };
-    guest.vcpu.pv.cr4.store(value & own, Ordering::Relaxed);
+    let value = guest_cr4(value, features().fsgsbase, features().xsave);
+    guest.vcpu.pv.cr4.store(value, Ordering::Relaxed);
+    cpu::load_guest_cr4(value);
     true
-}
-
-/// `lmsw`: of the low four bits only TS can change, and `lmsw` cannot clear PE.
-pub fn lmsw(guest: &Guest<'_>, regs: &Regs, i: &Instruction) -> bool {
-    if i.op0_kind() != OpKind::Register {
-        return false;
-    }
-    get(regs, i.op0_register()).is_some_and(|value| {
-        let wanted = cr0(guest) & !0xe | value & 0xe;
-        write_control(guest, Register::CR0, wanted)
-    })
-}
-
-/// `smsw`, where UMIP makes it fault.
-pub fn smsw(guest: &Guest<'_>, regs: &mut Regs, i: &Instruction) -> bool {
-    i.op0_kind() == OpKind::Register && set(regs, i.op0_register(), cr0(guest)).is_some()
 }
 
 /// `wbinvd`: only a domain with devices needs it; for others it is nothing.
@@ -117,24 +125,18 @@ pub fn wbinvd(guest: &Guest<'_>) -> bool {
     true
 }
 
-/// `xsetbv` of XCR0 to a value that the CPU would take.
-pub fn xsetbv(regs: &Regs) -> bool {
+/// `xsetbv` of XCR0 to a value that the CPU would take, once the guest's CR4 has it on.
+pub fn xsetbv(guest: &Guest<'_>, regs: &mut Regs, length: u64) -> Emulated {
+    if guest.vcpu.pv.cr4.load(Ordering::Relaxed) & CR4_OSXSAVE == 0 {
+        return Emulated::Exception(INVALID_OPCODE, None);
+    }
     let value = regs.rdx << 32 | regs.rax & 0xffff_ffff;
-    if regs.rcx & 0xffff_ffff != 0 || !features().xsave || !valid_xcr0(value) {
-        return false;
+    if !guest.in_kernel() || regs.rcx & 0xffff_ffff != 0 || !valid_xcr0(value, fpu::supported_xcr0()) {
+        return Emulated::No;
     }
     // SAFETY: checked to be a combination that the CPU takes.
     unsafe { fpu::set_xcr0(value) };
-    true
-}
-
-/// x87 on; AVX needs SSE; the three parts of AVX-512 come together and need AVX (SDM Vol. 1, 13.3).
-fn valid_xcr0(value: u64) -> bool {
-    const AVX512: u64 = 7 << 5;
-    value & 1 != 0
-        && value & !fpu::supported_xcr0() == 0
-        && (value & 4 == 0 || value & 2 != 0)
-        && (value & AVX512 == 0 || (value & AVX512 == AVX512 && value & 4 != 0))
+    finish(regs, length, |_| true)
 }
 
 /// `rdtsc` where it faults.
@@ -145,17 +147,8 @@ pub fn rdtsc(regs: &mut Regs) -> bool {
     true
 }
 
-/// `cli` and `sti` with enough IOPL: the guest's event mask.
-pub fn set_events(guest: &Guest<'_>, masked: bool) -> bool {
-    if masked {
-        guest.info.fetch_or(UPCALL_MASK_SET, Ordering::SeqCst);
-    } else {
-        guest.info.fetch_and(!UPCALL_MASK, Ordering::SeqCst);
-    }
-    true
-}
-
-/// An address that a base register may take.
-pub fn canonical(value: u64) -> bool {
-    GuestVirt(value).is_canonical()
+/// `rdtscp` where it faults.
+pub fn rdtscp(guest: &Guest<'_>, regs: &mut Regs) -> bool {
+    regs.rcx = guest.vcpu.arch.msrs.tsc_aux.load(Ordering::Relaxed).into();
+    rdtsc(regs)
 }

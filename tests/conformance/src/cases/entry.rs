@@ -3,7 +3,7 @@
 
 use xen_abi::arch_x86::{FLAT_USER_CS, FLAT_USER_CS32, FLAT_USER_SS};
 
-use crate::harness::raw::{self, SYSCALL, SYSCALL32, SYSENTER, Seen, Start, flag, go, reg};
+use crate::harness::raw::{self, SYSCALL, SYSCALL32, SYSENTER, Start, flag, go, raises, reg};
 use crate::harness::user::{CODE, DATA};
 use crate::harness::{Env, Outcome, same};
 
@@ -19,20 +19,6 @@ fn distinct() -> [u64; 15] {
 
 /// 32-bit user code.
 const COMPAT: Start<'static> = Start { cs: Some(FLAT_USER_CS32 as u64), ..Start::USER };
-
-/// Runs 64-bit code that must raise `what` at `offset`.
-fn raises(
-    env: &Env,
-    start: &Start<'_>,
-    code: &[u8],
-    what: (u64, Option<u64>),
-    offset: u64,
-) -> Result<Seen, crate::harness::Verdict> {
-    let seen = go(env, start, code, &[])?;
-    same("vector and error code", seen.what(), what)?;
-    same("rip", seen.rip(), raw::places(env, start.user).0 + offset)?;
-    Ok(seen)
-}
 
 case! {
     /// From the kernel: the frame goes onto the stack in use, aligned to 16, and shows the kernel as privilege level 0.

@@ -2,6 +2,8 @@
 
 mod abi;
 mod console;
+mod control;
+mod debug;
 mod descriptors;
 mod domctl;
 mod domctl_memory;

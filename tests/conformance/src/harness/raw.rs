@@ -13,7 +13,7 @@ use xen_abi::callback::*;
 use xen_abi::hypercall::nr;
 
 use super::user::{CODE, DATA, Space};
-use super::{Env, Verdict, need};
+use super::{Env, Verdict, need, same};
 use crate::call::{hc1, hc2, op};
 use guest_pv_lib::mmu::Pte;
 
@@ -295,6 +295,33 @@ pub fn go(env: &Env, start: &Start<'_>, code: &[u8], data: &[u64]) -> Result<See
         Some(space) => space.tear_down()?,
         None => need("text", env.page(4).writable())?,
     }
+    Ok(seen)
+}
+
+/// Runs `code` with `data`, which must come to its end.
+pub fn completes(env: &Env, start: &Start<'_>, code: &[u8], data: &[u64]) -> Result<Seen, Verdict> {
+    const UD: (u64, Option<u64>) = (6, None);
+    let mut whole = [0u8; 128];
+    whole[..code.len()].copy_from_slice(code);
+    // ud2
+    whole[code.len()..][..2].copy_from_slice(&[0x0f, 0x0b]);
+    let seen = go(env, start, &whole[..code.len() + 2], data)?;
+    let end = places(env, start.user).0 + code.len() as u64;
+    same("the code's end", (seen.what(), seen.rip()), (UD, end))?;
+    Ok(seen)
+}
+
+/// Runs `code`, which must raise `what` at this offset.
+pub fn raises(
+    env: &Env,
+    start: &Start<'_>,
+    code: &[u8],
+    what: (u64, Option<u64>),
+    offset: u64,
+) -> Result<Seen, Verdict> {
+    let seen = go(env, start, code, &[])?;
+    same("vector and error code", seen.what(), what)?;
+    same("rip", seen.rip(), places(env, start.user).0 + offset)?;
     Ok(seen)
 }
 
