@@ -23,6 +23,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "acpi", what: "ACPI's static tables", run: parsers::acpi },
     Target { name: "options", what: "the hypervisor's command line", run: parsers::options },
+    Target { name: "description", what: "the description of domains", run: parsers::description },
     Target { name: "kernel", what: "ELF files, bzImages, packed payloads", run: parsers::kernel },
     Target { name: "hypercalls", what: "any hypercall, multicalls among them", run: world::hypercalls },
     Target { name: "memory", what: "memory_op", run: world::memory },

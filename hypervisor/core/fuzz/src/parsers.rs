@@ -2,6 +2,7 @@
 
 use crate::input::Input;
 use hypervisor_core::acpi::{self, Memory};
+use hypervisor_core::description::{self, Descriptions};
 use hypervisor_core::mock;
 use hypervisor_core::options::Options;
 
@@ -71,4 +72,19 @@ pub fn kernel(data: &[u8]) {
     }
     let hv = mock::hypervisor(FRAMES);
     let _ = hv.build_dom0(&image, initrd, "fuzz");
+}
+
+/// The description of domains: read, or refused with a line that the text has.
+pub fn description(data: &[u8]) {
+    let _ = description::is_description("module", data);
+    match Descriptions::parse(data) {
+        Ok(read) => {
+            let domains = read.domains.len();
+            assert!(read.channels.iter().all(|channel| channel.domains.iter().all(|index| *index < domains)));
+        }
+        Err(problem) => {
+            let lines = data.iter().filter(|byte| **byte == b'\n').count() + 1;
+            assert!((1..=lines).contains(&problem.line), "{problem}");
+        }
+    }
 }

@@ -74,4 +74,4 @@ macro_rules! targets {
     };
 }
 
-targets! { acpi options kernel hypercalls memory pages events grants vcpus control }
+targets! { acpi options description kernel hypercalls memory pages events grants vcpus control }
