@@ -30,6 +30,16 @@ pub fn hv() -> &'static Hv {
     HV.get().expect("boot makes the hypervisor before anything asks for it")
 }
 
+/// The hypervisor, for whom a guest calls.
+///
+/// # Safety
+/// A guest has run, so the hypervisor exists.
+#[inline(always)]
+pub unsafe fn hv_of_guest() -> &'static Hv {
+    // SAFETY: as the caller promises.
+    unsafe { HV.get_unchecked() }
+}
+
 /// The hypervisor, once it exists.
 pub fn try_hv() -> Option<&'static Hv> {
     HV.get()
@@ -64,11 +74,26 @@ impl Platform for Machine {
         self.frames
     }
 
-    #[inline]
+    #[inline(always)]
     fn frame_words(&self, mfn: Mfn) -> &FrameWords {
         assert!(mfn.0 < self.frames.len() as u64, "no frame {mfn}");
         // SAFETY: frames of the frame table lie below the end of RAM, all of which is in the direct map.
         unsafe { mm::frame_words(mfn) }
+    }
+
+    fn copy_words(&self, dest: &[AtomicU64], source: &[AtomicU64]) {
+        let count = dest.len().min(source.len());
+        // SAFETY: both slices have that many words. They may be the same memory and may change meanwhile, which the
+        // instruction copies word by word all the same; it keeps to aligned words.
+        unsafe {
+            asm!(
+                "rep movsq",
+                inout("rcx") count => _,
+                inout("rdi") dest.as_ptr() => _,
+                inout("rsi") source.as_ptr() => _,
+                options(nostack, preserves_flags),
+            );
+        }
     }
 
     fn m2p(&self) -> &[AtomicU64] {
@@ -128,7 +153,7 @@ impl Platform for Machine {
                 Flush::Page(va) => tables::flush_page_local(va.0),
             }
         }
-        if *cpus != CpuMask::of(here) && !cpus.is_empty() {
+        if cpus.has_others(here) {
             smp::flush_others(cpus);
         }
     }

@@ -41,7 +41,13 @@ impl CpuMask {
 
     /// Whether no CPU is in the set.
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(|w| *w == 0)
+        self.0.iter().fold(0, |all, w| all | w) == 0
+    }
+
+    /// Whether a CPU other than `cpu` is in the set.
+    pub fn has_others(mut self, cpu: CpuId) -> bool {
+        self.remove(cpu);
+        !self.is_empty()
     }
 
     /// What is in both sets.

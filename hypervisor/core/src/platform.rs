@@ -9,7 +9,7 @@ use crate::domain::{Domain, Vcpu};
 use crate::ids::{CpuId, GuestVirt, Mfn, Nanos, PAGE_SIZE, Pirq};
 use crate::page::FrameInfo;
 use bitflags::bitflags;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::errno::Errno;
 
 /// Number of 64-bit words in a frame.
@@ -128,6 +128,13 @@ pub trait Platform: Send + Sync + Sized + 'static {
     /// The words of a frame that is RAM (that is: in the frame table and not owned by `DOMID_IO`). Panics else: callers
     /// have looked the frame up first.
     fn frame_words(&self, mfn: Mfn) -> &FrameWords;
+    /// Copies words between frames, in ascending order, as many as both have. Guests may write to them meanwhile.
+    fn copy_words(&self, dest: &[AtomicU64], source: &[AtomicU64]) {
+        for (to, from) in dest.iter().zip(source) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
     /// The machine-to-physical table that guests see read-only; at least as long as the frame table.
     fn m2p(&self) -> &[AtomicU64];
     /// Whether a privileged domain must not map this non-RAM frame (local APIC, IOAPIC, HPET, MSI-X tables).

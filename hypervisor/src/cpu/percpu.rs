@@ -49,6 +49,12 @@ pub struct PerCpu {
     pub running: AtomicU32,
     /// 1 once the CPU takes part in everything.
     pub online: AtomicU32,
+    /// First page-table entry of this CPU's window on descriptor tables; null until it is first asked for.
+    pub window: AtomicPtr<AtomicU64>,
+    /// Pages of that window up to which any of a GDT is mapped.
+    pub gdt_pages: AtomicU32,
+    /// 1 while any of an LDT is mapped there.
+    pub has_ldt: AtomicU32,
     current: UnsafeCell<Option<VcpuRef<Machine>>>,
     /// The CPU's task state segment.
     pub tss: UnsafeCell<super::descriptors::Tss>,

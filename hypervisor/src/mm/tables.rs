@@ -87,8 +87,13 @@ fn entry(table: Mfn, va: u64, level: u32) -> &'static AtomicU64 {
     &words[(va >> (12 + 9 * (level - 1)) & 511) as usize]
 }
 
-/// The entry at `level` for `va`, with the tables on the way to it. Large pages on the way are split.
+/// The entry at `level` for `va`, with the tables on the way to it.
 fn walk(va: u64, level: u32) -> Result<&'static AtomicU64, NoTable> {
+    Ok(entry(table_of(va, level)?, va, level))
+}
+
+/// The table at `level` for `va`, with those on the way to it. Large pages on the way are split.
+fn table_of(va: u64, level: u32) -> Result<Mfn, NoTable> {
     let mut table = root();
     for at in (level + 1..=4).rev() {
         let slot = entry(table, va, at);
@@ -105,7 +110,7 @@ fn walk(va: u64, level: u32) -> Result<&'static AtomicU64, NoTable> {
             MachineAddr(old & ADDR).mfn()
         };
     }
-    Ok(entry(table, va, level))
+    Ok(table)
 }
 
 /// Fills `table` with what one large page at `level` mapped.
@@ -132,10 +137,12 @@ pub fn map_2m(va: u64, mfn: Mfn, pte: Pte) -> Result<(), NoTable> {
     Ok(())
 }
 
-/// The level-1 entry of a mapped page, for windows that change often.
-pub fn page_entry(va: u64) -> Result<&'static AtomicU64, NoTable> {
+/// The level-1 entries of `count` pages from `va` on, which share a table: for windows that change often.
+pub fn page_entries(va: u64, count: usize) -> Result<&'static [AtomicU64], NoTable> {
     let _guard = LOCK.lock();
-    walk(va, 1)
+    // SAFETY: tables are made here, of frames in the direct map.
+    let words = unsafe { frame_words(table_of(va, 1)?) };
+    words[(va >> 12 & 511) as usize..].get(..count).ok_or(NoTable)
 }
 
 /// Gives each of the hypervisor's slots a level-3 table. The direct map already shares its first with the identity map.

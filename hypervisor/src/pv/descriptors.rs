@@ -9,44 +9,72 @@ use crate::machine::{Machine, Vcpu, hv};
 use crate::mm::tables::{self, flush_page_local};
 use crate::pv::Guest;
 use core::arch::asm;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::domain::Domain;
 use hypervisor_core::ids::{GuestVirt, Mfn, PAGE_SIZE};
 use hypervisor_core::page::LDT_FRAMES;
 
 const LDT_WINDOW: u64 = 16 * PAGE_SIZE as u64;
 const LDT_ACCESS: u64 = 0x82;
+/// Descriptors of a page.
+const GDT_PER_PAGE: u32 = 512;
 
-/// Maps or unmaps a page of a window. Writable, because the CPU marks descriptors accessed.
-fn set_window(va: u64, frame: u64) {
-    let Ok(entry) = tables::page_entry(va) else { return };
+/// Pages of a window: the GDT's, then the LDT's.
+const WINDOW_PAGES: usize = 32;
+/// Where the LDT's start.
+const LDT_FIRST: usize = 16;
+
+/// The page-table entries of this CPU's window.
+fn window() -> Option<&'static [AtomicU64]> {
+    let this = this_cpu();
+    let mut first = this.window.load(Ordering::Relaxed).cast_const();
+    if first.is_null() {
+        first = tables::page_entries(gdt_window(this.id()), WINDOW_PAGES).ok()?.as_ptr();
+        this.window.store(first.cast_mut(), Ordering::Relaxed);
+    }
+    // SAFETY: `page_entries` gave that many, in a table that stays.
+    Some(unsafe { core::slice::from_raw_parts(first, WINDOW_PAGES) })
+}
+
+/// Maps or unmaps page `n` of this CPU's window. Writable, because the CPU marks descriptors accessed.
+fn set_window(entries: &[AtomicU64], n: usize, frame: u64) {
     let new = if frame == 0 { 0 } else { Mfn(frame).addr().0 | tables::DATA.bits() };
-    if entry.swap(new, Ordering::Relaxed) != new {
-        flush_page_local(va);
+    // Only this CPU writes them; the processor does not, because accessed and dirty are set.
+    if entries[n].load(Ordering::Relaxed) != new {
+        entries[n].store(new, Ordering::Relaxed);
+        flush_page_local(gdt_window(this_cpu().id()) + (n * PAGE_SIZE) as u64);
     }
 }
 
 /// Loads the windows of this CPU from the vCPU's state.
 pub fn load(domain: &Domain<Machine>, vcpu: &Vcpu) {
-    let cpu = this_cpu().id();
-    let (gdt, ldt) = (gdt_window(cpu), ldt_window(cpu));
-    for (n, frame) in vcpu.pv.gdt_frames.iter().enumerate().take(RESERVED_GDT_PAGE) {
-        set_window(gdt + (n * PAGE_SIZE) as u64, frame.load(Ordering::Relaxed));
+    let this = this_cpu();
+    let Some(entries) = window() else { return };
+    let pv = &vcpu.pv;
+    let gdt_pages = pv.gdt_entries.load(Ordering::Relaxed).div_ceil(GDT_PER_PAGE);
+    let touched = gdt_pages.max(this.gdt_pages.swap(gdt_pages, Ordering::Relaxed)) as usize;
+    for (n, frame) in pv.gdt_frames.iter().enumerate().take(touched.min(RESERVED_GDT_PAGE)) {
+        set_window(entries, n, frame.load(Ordering::Relaxed));
     }
-    for (n, frame) in hv().ldt_frames(domain, vcpu).iter().enumerate() {
-        set_window(ldt + (n * PAGE_SIZE) as u64, frame.0);
+    let ldt_entries = pv.ldt_entries.load(Ordering::Relaxed);
+    if this.has_ldt.swap((ldt_entries != 0).into(), Ordering::Relaxed) != 0 || ldt_entries != 0 {
+        for (n, frame) in hv().ldt_frames(domain, vcpu).iter().enumerate() {
+            set_window(entries, LDT_FIRST + n, frame.0);
+        }
     }
-    load_ldtr(gdt, ldt, vcpu.pv.ldt_entries.load(Ordering::Relaxed));
+    load_ldtr(gdt_window(this.id()), ldt_window(this.id()), ldt_entries);
 }
 
 /// Empties the windows of this CPU, which runs no vCPU.
 pub fn unload() {
-    let cpu = this_cpu().id();
-    let (gdt, ldt) = (gdt_window(cpu), ldt_window(cpu));
-    let pages = (0..RESERVED_GDT_PAGE).map(|n| gdt + (n * PAGE_SIZE) as u64);
-    let pages = pages.chain((0..LDT_FRAMES).map(|n| ldt + (n * PAGE_SIZE) as u64));
-    pages.for_each(|va| set_window(va, 0));
-    load_ldtr(gdt, ldt, 0);
+    let this = this_cpu();
+    let Some(entries) = window() else { return };
+    for n in (0..RESERVED_GDT_PAGE).chain(LDT_FIRST..LDT_FIRST + LDT_FRAMES) {
+        set_window(entries, n, 0);
+    }
+    this.gdt_pages.store(0, Ordering::Relaxed);
+    this.has_ldt.store(0, Ordering::Relaxed);
+    load_ldtr(gdt_window(this.id()), ldt_window(this.id()), 0);
 }
 
 fn load_ldtr(gdt: u64, ldt: u64, entries: u32) {

@@ -18,7 +18,7 @@ pub mod state;
 pub mod switch;
 
 use crate::cpu::percpu::{PerCpu, guest_regs, this_cpu};
-use crate::machine::{Hv, Machine, Vcpu, hv};
+use crate::machine::{Hv, Machine, Vcpu, hv, hv_of_guest};
 use alloc::sync::Arc;
 use bounce::{Entry, UPCALL_MASK, UPCALL_PENDING};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -61,7 +61,9 @@ impl<'a> Guest<'a> {
         let current = this.current().expect("a guest entered");
         // SAFETY: points to a frame that the vCPU holds a reference on, or to `NO_VCPU_INFO`.
         let info = unsafe { &*this.vcpu_info.load(Ordering::Relaxed) };
-        Self { hv: hv(), domain: &current.domain, vcpu: current.vcpu(), info }
+        // SAFETY: this is a guest's entry.
+        let hv = unsafe { hv_of_guest() };
+        Self { hv, domain: &current.domain, vcpu: current.vcpu(), info }
     }
 
     /// Whether its kernel runs, not its user code.

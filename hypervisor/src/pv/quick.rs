@@ -7,6 +7,7 @@
 
 use super::Guest;
 use crate::cpu::percpu::this_cpu;
+use crate::machine::hv_of_guest;
 use core::sync::atomic::Ordering;
 use hypervisor_core::domain::PvState;
 use hypervisor_core::hypercall::{self, HYPERCALLS};
@@ -32,18 +33,24 @@ fn answer(result: Result<(), Errno>) -> Answer {
     done(result.map_or_else(Errno::to_ret, |()| 0))
 }
 
-/// A quick hypercall with its first two arguments.
-type Quick = extern "sysv64" fn(u64, u64) -> Answer;
+/// A quick hypercall with its first three arguments.
+type Quick = extern "sysv64" fn(u64, u64, u64) -> Answer;
+
+unsafe extern "sysv64" {
+    /// In `entry.S`: goes to where hypercalls without a quick way are served, and never returns to where it was called.
+    safe fn no_quick_way(a: u64, b: u64, c: u64) -> Answer;
+}
 
 /// By number; the entry code reads it.
-pub static TABLE: [Option<Quick>; HYPERCALLS] = {
-    let mut table: [Option<Quick>; HYPERCALLS] = [None; HYPERCALLS];
-    table[nr::STACK_SWITCH as usize] = Some(stack_switch);
-    table[nr::FPU_TASKSWITCH as usize] = Some(fpu_taskswitch);
-    table[nr::SET_TIMER_OP as usize] = Some(set_timer_op);
-    table[nr::XEN_VERSION as usize] = Some(xen_version);
-    table[nr::SET_SEGMENT_BASE as usize] = Some(set_segment_base);
-    table[nr::EVENT_CHANNEL_OP as usize] = Some(event_channel_op);
+pub static TABLE: [Quick; HYPERCALLS] = {
+    let mut table: [Quick; HYPERCALLS] = [no_quick_way; HYPERCALLS];
+    table[nr::UPDATE_VA_MAPPING as usize] = update_va_mapping;
+    table[nr::STACK_SWITCH as usize] = stack_switch;
+    table[nr::FPU_TASKSWITCH as usize] = fpu_taskswitch;
+    table[nr::SET_TIMER_OP as usize] = set_timer_op;
+    table[nr::XEN_VERSION as usize] = xen_version;
+    table[nr::SET_SEGMENT_BASE as usize] = set_segment_base;
+    table[nr::EVENT_CHANNEL_OP as usize] = event_channel_op;
     table
 };
 
@@ -53,36 +60,44 @@ fn pv() -> &'static PvState {
     unsafe { &*this_cpu().pv.load(Ordering::Relaxed) }
 }
 
-extern "sysv64" fn stack_switch(ss: u64, rsp: u64) -> Answer {
+extern "sysv64" fn update_va_mapping(va: u64, entry: u64, flags: u64) -> Answer {
+    let guest = Guest::current(this_cpu());
+    // One that is to be made again has changed nothing that a second time would find done.
+    hypercall::mmu::change_own_mapping(guest.cx(), va, entry, flags).map_or(ELSEWHERE, done)
+}
+
+extern "sysv64" fn stack_switch(ss: u64, rsp: u64, _: u64) -> Answer {
     hypercall::cpu::switch_stack(pv(), ss, rsp);
     done(0)
 }
 
-extern "sysv64" fn fpu_taskswitch(set: u64, _: u64) -> Answer {
+extern "sysv64" fn fpu_taskswitch(set: u64, _: u64, _: u64) -> Answer {
     let guest = Guest::current(this_cpu());
     hypercall::cpu::switch_task(guest.cx(), set);
     done(0)
 }
 
-extern "sysv64" fn set_segment_base(which: u64, base: u64) -> Answer {
+extern "sysv64" fn set_segment_base(which: u64, base: u64, _: u64) -> Answer {
     let guest = Guest::current(this_cpu());
     answer(hypercall::cpu::set_base(guest.cx(), which, base))
 }
 
-extern "sysv64" fn set_timer_op(time: u64, _: u64) -> Answer {
+extern "sysv64" fn set_timer_op(time: u64, _: u64, _: u64) -> Answer {
     let guest = Guest::current(this_cpu());
     hypercall::vcpu::set_timer(guest.cx(), time);
     done(0)
 }
 
-extern "sysv64" fn xen_version(cmd: u64, _: u64) -> Answer {
+extern "sysv64" fn xen_version(cmd: u64, _: u64, _: u64) -> Answer {
     hypercall::version::number(cmd).map_or(ELSEWHERE, done)
 }
 
-extern "sysv64" fn event_channel_op(cmd: u64, arg: u64) -> Answer {
+extern "sysv64" fn event_channel_op(cmd: u64, arg: u64, _: u64) -> Answer {
     if hypercall::event::command(cmd) != EVTCHNOP_SEND {
         return ELSEWHERE;
     }
-    let guest = Guest::current(this_cpu());
-    answer(hypercall::event::send(guest.cx(), arg))
+    let Some(current) = this_cpu().current() else { return ELSEWHERE };
+    // SAFETY: this is a guest's entry.
+    let hv = unsafe { hv_of_guest() };
+    answer(hypercall::event::send(hv, &current.domain, arg))
 }

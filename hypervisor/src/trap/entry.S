@@ -177,8 +177,9 @@ trap_debug:
 syscall_entry:
     subq ${regs_size}, %rsp
     movq %rdi, {rdi}(%rsp)
-    movq {regs_size} + {percpu_pv}(%rsp), %rdi
-    cmpl $0, {pv_kernel_mode}(%rdi)
+    movq %rcx, {rip}(%rsp)
+    movq {regs_size} + {percpu_pv}(%rsp), %rcx
+    cmpl $0, {pv_kernel_mode}(%rcx)
     je .Luser_syscall
     cmpl ${nr_iret}, %eax           # the number has 32 bits
     je .Liret_hypercall
@@ -188,28 +189,21 @@ syscall_entry:
     movq %r9, {r9}(%rsp)
     movq %r10, {r10}(%rsp)
     movq %rax, {rax}(%rsp)
-    movq %rcx, {rip}(%rsp)
     movq %r11, {rflags}(%rsp)
     cmpl ${hypercalls}, %eax
     jae .Lhypercall
     movl %eax, %eax
     leaq {quick_hypercalls}(%rip), %rcx
-    movq (%rcx,%rax,8), %rcx
-    testq %rcx, %rcx
-    jz .Lhypercall
-    movq {rdi}(%rsp), %rdi
     sti
-    call *%rcx                      # rax = result; rdx = 0, or it is not one for the quick way
+    call *(%rcx,%rax,8)             # rax = result; rdx = 0, or it is not one for the quick way
     cli
     testl %edx, %edx
     jnz .Lhypercall
     cmpl $0, {regs_size} + {percpu_work}(%rsp)
     jne .Lquick_work
     movq {regs_size} + {percpu_vcpu_info}(%rsp), %rcx
-    movzwl (%rcx), %ecx             # low byte: upcall pending, high byte: upcalls masked
-    decl %ecx
-    cmpl $0xff, %ecx                # pending, not masked: 1..=255 before the decrement
-    jb .Lquick_work
+    cmpb $0, (%rcx)                 # an upcall is pending, perhaps masked: the other way looks
+    jne .Lquick_work
     movq {rip}(%rsp), %rcx          # behind an instruction that was executed, so only 1 << 47 is not canonical;
     movq %rcx, %r11                 # that would fault in ring 0 on Intel's sysret
     shrq $47, %r11
@@ -228,6 +222,10 @@ syscall_entry:
     movq %rax, {rax}(%rsp)
     COMPLETE_FRAME
     jmp exit_to_guest
+.global no_quick_way
+.type no_quick_way, @function
+no_quick_way:
+    addq $8, %rsp                   # the call to here
 .Lhypercall:
     COMPLETE_FRAME
     movq %rsp, %rdi
@@ -239,6 +237,8 @@ syscall_entry:
 # The guest's user code calls its kernel, which finds the frame of `pv::bounce`. Only for a vCPU whose upcalls are neither
 # masked nor pending. rdi = PvState.
 .Luser_syscall:
+    movq %rcx, %rdi
+    movq {rip}(%rsp), %rcx
     movq %rax, {rax}(%rsp)
     movq %rsi, {rsi}(%rsp)
     movq %rdx, {rdx}(%rsp)
@@ -310,6 +310,8 @@ syscall_entry:
 # The `iret` hypercall of `pv::iret`, for one that ends no NMI and lets no upcall become due. rdi = PvState. What `iretq`
 # needs goes to its place in the frame; rip and rflags of the hypercall itself are kept in those of rcx and r11.
 .Liret_hypercall:
+    movq %rcx, %rdi
+    movq {rip}(%rsp), %rcx
     movq %rcx, {rcx}(%rsp)
     movq %r11, {r11}(%rsp)
     movq %rsi, {rsi}(%rsp)

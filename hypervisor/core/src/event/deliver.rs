@@ -28,6 +28,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// [`EventError::Invalid`] for a port that is neither interdomain, IPI, nor unbound (whose events are dropped).
+    #[inline(always)]
     pub fn send_event(&self, domain: &Arc<Domain<P>>, port: Port) -> Result<(), EventError> {
         let source = domain.events.slot(port)?.lock();
         match source.load().binding() {
@@ -79,6 +80,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Makes an event pending at a port. The caller holds the lock bit of this slot or of the one bound to it.
+    #[inline(always)]
     pub(super) fn set_pending(&self, domain: &Arc<Domain<P>>, port: Port, slot: &Slot) {
         let vcpu = slot.load().vcpu();
         let new = match domain.events.fifo() {

@@ -278,7 +278,7 @@ impl<P: Platform> Hypervisor<P> {
             return Err(GrantError::General);
         }
         let words = |mfn| self.platform.frame_words(mfn);
-        copy_bytes(words(source.mfn), from, words(dest.mfn), to, len);
+        copy_bytes(&self.platform, words(source.mfn), from, words(dest.mfn), to, len);
         Ok(())
     }
 }
@@ -296,12 +296,17 @@ fn narrow(value: usize) -> u16 {
 
 /// Copies bytes from one frame to another one (or the same), word by word. Bytes around the destination are not
 /// disturbed, even if a guest writes them at the same moment.
-fn copy_bytes(source: &FrameWords, from: usize, dest: &FrameWords, to: usize, len: usize) {
+fn copy_bytes<P: Platform>(
+    platform: &P,
+    source: &FrameWords,
+    from: usize,
+    dest: &FrameWords,
+    to: usize,
+    len: usize,
+) {
     if (from | to | len).is_multiple_of(8) {
         let words = len / 8;
-        for (s, d) in source[from / 8..][..words].iter().zip(&dest[to / 8..][..words]) {
-            d.store(s.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
+        platform.copy_words(&dest[to / 8..][..words], &source[from / 8..][..words]);
         return;
     }
     let mut done = 0;
@@ -352,10 +357,11 @@ mod tests {
             let frame = |seed: u64| -> FrameWords {
                 core::array::from_fn(|i| AtomicU64::new((i as u64 + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
             };
+            let platform = &crate::mock::hypervisor(1).platform;
             let (source, dest) = (frame(1), frame(1000));
             let mut expected = bytes(&dest);
             expected[to..to + len].copy_from_slice(&bytes(&source)[from..from + len]);
-            copy_bytes(&source, from, &dest, to, len);
+            copy_bytes(platform, &source, from, &dest, to, len);
             prop_assert_eq!(bytes(&dest), expected);
         }
     }

@@ -30,35 +30,34 @@ pub(super) struct PinKinds {
 
 impl Pins {
     pub fn any(&self) -> bool {
-        *self != Self::default()
+        self.host_read | self.host_write | self.device_read | self.device_write != 0
     }
 
     pub fn any_writer(&self) -> bool {
-        self.host_write != 0 || self.device_write != 0
+        self.host_write | self.device_write != 0
     }
 
     /// The pins with one use more; `None` when a count is full.
     pub fn plus(mut self, kinds: PinKinds) -> Option<Self> {
-        for count in self.counts(kinds).into_iter().flatten() {
-            *count = count.checked_add(1)?;
-        }
+        let (host, device) = self.counts(kinds.readonly);
+        *host = host.checked_add(kinds.host.into())?;
+        *device = device.checked_add(kinds.device.into())?;
         Some(self)
     }
 
     /// The pins with one use less.
     pub fn minus(mut self, kinds: PinKinds) -> Self {
-        for count in self.counts(kinds).into_iter().flatten() {
-            *count = count.saturating_sub(1);
-        }
+        let (host, device) = self.counts(kinds.readonly);
+        *host = host.saturating_sub(kinds.host.into());
+        *device = device.saturating_sub(kinds.device.into());
         self
     }
 
-    fn counts(&mut self, kinds: PinKinds) -> [Option<&mut u8>; 2] {
-        let (host, device) = match kinds.readonly {
+    fn counts(&mut self, readonly: bool) -> (&mut u8, &mut u8) {
+        match readonly {
             true => (&mut self.host_read, &mut self.device_read),
             false => (&mut self.host_write, &mut self.device_write),
-        };
-        [kinds.host.then_some(host), kinds.device.then_some(device)]
+        }
     }
 }
 

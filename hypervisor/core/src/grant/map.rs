@@ -333,12 +333,12 @@ impl<P: Platform> Hypervisor<P> {
         let mut cpus = caller.dirty_cpus.load();
         cpus.insert(self.platform.this_cpu());
         self.flush_tlb_all(&cpus);
-        for undone in batch.undone.iter_mut().filter_map(Option::take) {
-            let Undone { mapping, kinds } = undone;
+        for Undone { mapping, kinds } in batch.undone[..batch.count].iter().flatten() {
+            let kinds = *kinds;
             for _ in 0..u8::from(kinds.host) + u8::from(kinds.device) {
                 self.put_granted(mapping.mfn, kinds.readonly);
             }
-            self.unpin_mapping(caller, &mapping, kinds);
+            self.unpin_mapping(caller, mapping, kinds);
         }
         batch.count = 0;
     }

@@ -1,12 +1,15 @@
 //! `event_channel_op` and its predecessor: arguments in, ports out.
 
 use super::{Cx, Outcome};
+use crate::Hypervisor;
+use crate::domain::Domain;
 use crate::event::slot::Binding;
 use crate::event::{EventError, PortStatus, Progress};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{DomId, Mfn, Port, VcpuId};
 use crate::platform::Platform;
 use crate::regs::Regs;
+use alloc::sync::Arc;
 use core::mem::offset_of;
 use xen_abi::errno::Errno;
 use xen_abi::event_channel::*;
@@ -26,7 +29,7 @@ pub fn event_channel_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut
     let cmd = command(args[0]);
     // The one that matters for speed comes first.
     if cmd == EVTCHNOP_SEND {
-        return send(cx, args[1]).into();
+        return send(cx.hv, cx.domain, args[1]).into();
     }
     match cmd {
         EVTCHNOP_RESET | EVTCHNOP_RESET_CONT => {
@@ -50,7 +53,7 @@ pub fn event_channel_op_compat<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _reg
         Ok((op_in.cmd, op.field::<u8>(offset_of!(EvtchnOp, u))?.address().0))
     };
     match command() {
-        Ok((EVTCHNOP_SEND, arg)) => send(cx, arg).into(),
+        Ok((EVTCHNOP_SEND, arg)) => send(cx.hv, cx.domain, arg).into(),
         Ok((cmd @ EVTCHNOP_BIND_INTERDOMAIN..=EVTCHNOP_UNMASK, arg)) => run(cx, cmd, arg).into(),
         Ok(_) => Errno::ENOSYS.into(),
         Err(error) => error.into(),
@@ -61,9 +64,10 @@ pub fn event_channel_op_compat<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _reg
 ///
 /// # Errors
 /// `EFAULT`, `EINVAL` for a port that cannot send.
-pub fn send<P: Platform>(cx: Cx<'_, P>, arg: u64) -> Result<(), Errno> {
-    let send = GuestPtr::<EvtchnSend>::new(arg).read(cx.hv)?;
-    Ok(cx.hv.send_event(cx.domain, Port(send.port))?)
+#[inline(always)]
+pub fn send<P: Platform>(hv: &Hypervisor<P>, domain: &Arc<Domain<P>>, arg: u64) -> Result<(), Errno> {
+    let send = GuestPtr::<EvtchnSend>::new(arg).read(hv)?;
+    Ok(hv.send_event(domain, Port(send.port))?)
 }
 
 fn reset<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnReset>, resuming: bool) -> Result<Progress, Errno> {

@@ -338,6 +338,14 @@ pub fn update_va_mapping<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mu
     change_mapping(cx, args, &Pages::Of(cx.domain))
 }
 
+/// [`update_va_mapping`] by its arguments; `None` where it is to be made again.
+pub fn change_own_mapping<P: Platform>(cx: Cx<'_, P>, va: u64, entry: u64, flags: u64) -> Option<i64> {
+    match change_mapping(cx, &[va, entry, flags, 0, 0, 0], &Pages::Of(cx.domain)) {
+        Outcome::Done(value) => Some(value),
+        Outcome::Again(_) | Outcome::RegsReplaced => None,
+    }
+}
+
 /// `update_va_mapping_otherdomain(va, entry, flags, domid)`.
 pub fn update_va_mapping_otherdomain<P: Platform>(
     cx: Cx<'_, P>,

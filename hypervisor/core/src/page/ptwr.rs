@@ -3,14 +3,14 @@
 //! Tables are mapped read-only, so such a write faults. The binary decodes the instruction and asks here to do it as if it
 //! were an `mmu_update`: "writable page tables", as PV guests know them.
 
-use super::update::{UpdateError, Write};
+use super::update::{UpdateError, Walk, Write};
 use super::validate::Pages;
 use super::{PageError, pte};
 use crate::Hypervisor;
 use crate::hypercall::Cx;
-use crate::ids::{GuestVirt, Mfn};
+use crate::ids::GuestVirt;
 use crate::platform::Platform;
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::Acquire;
 
 /// How an emulated write ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +28,13 @@ pub enum PtWrite {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Writes `bytes` (1, 2, 4 or 8) bytes of `new` at `va`, which the calling vCPU maps read-only, into a page-table entry. With
-    /// `old` the write happens only if the bytes there are `old`.
+    /// Writes `bytes` (1, 2, 4 or 8) bytes of `new` at `va`, which the calling vCPU maps read-only as `walk` says, into a
+    /// page-table entry. With `old` the write happens only if the bytes there are `old`.
     pub fn emulate_pt_write(
         &self,
         cx: Cx<'_, P>,
         va: GuestVirt,
+        walk: &Walk,
         old: Option<u64>,
         new: u64,
         bytes: u32,
@@ -42,8 +43,6 @@ impl<P: Platform> Hypervisor<P> {
             return PtWrite::NotATable;
         }
         let domain = &**cx.domain;
-        let cr3 = Mfn(cx.vcpu.pv.guest_table.load(Relaxed));
-        let Some(walk) = self.walk(cr3, va) else { return PtWrite::NotATable };
         if walk.entry & (pte::PRESENT | pte::RW) != pte::PRESENT {
             return PtWrite::NotATable;
         }

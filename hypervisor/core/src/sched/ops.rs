@@ -113,10 +113,15 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Wakes the vCPUs of a domain that poll this port.
+    #[inline(always)]
     pub fn wake_pollers(&self, domain: &Arc<Domain<P>>, port: Port) {
-        if self.sched.pollers.load(Ordering::SeqCst) == 0 {
-            return;
+        if self.sched.pollers.load(Ordering::SeqCst) != 0 {
+            self.wake_pollers_of(domain, port);
         }
+    }
+
+    #[inline(never)]
+    fn wake_pollers_of(&self, domain: &Arc<Domain<P>>, port: Port) {
         for vcpu in &domain.vcpus {
             let polled = vcpu.sched.poll_port.load(Ordering::SeqCst);
             if vcpu.sched.has(Reasons::POLLING) && (polled == port.0 || polled == ANY_PORT) {

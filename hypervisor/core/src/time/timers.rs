@@ -179,13 +179,13 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn arm_for(&self, cpu: CpuId, slice: Option<Nanos>) {
-        let deadlines = [
-            self.timers.next_deadline(cpu),
-            slice,
-            self.sched.watchdogs.next_deadline(cpu),
-            self.keeper.next_deadline(cpu),
-        ];
-        self.platform.arm_timer(deadlines.into_iter().flatten().min());
+        const NEVER: u64 = u64::MAX;
+        let or_never = |deadline: Option<Nanos>| deadline.map_or(NEVER, |at| at.0);
+        let timer = or_never(self.timers.next_deadline(cpu));
+        let watchdog = or_never(self.sched.watchdogs.next_deadline(cpu));
+        let keeper = or_never(self.keeper.next_deadline(cpu));
+        let first = timer.min(watchdog).min(keeper).min(or_never(slice));
+        self.platform.arm_timer((first != NEVER).then_some(Nanos(first)));
     }
 
     /// Arms the calling vCPU's one-shot timer. A time that has passed expires at the next look.

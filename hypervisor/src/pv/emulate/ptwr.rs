@@ -5,7 +5,7 @@ use super::{MAX_LENGTH, fetch};
 use crate::pv::Guest;
 use core::sync::atomic::Ordering;
 use hypervisor_core::ids::{GuestVirt, MachineAddr, Mfn};
-use hypervisor_core::page::{PageType, PtWrite};
+use hypervisor_core::page::{PageType, PtWrite, Walk};
 use hypervisor_core::regs::Regs;
 use iced_x86::{Instruction, Mnemonic};
 
@@ -15,16 +15,14 @@ const ZERO_FLAG: u64 = 1 << 6;
 
 /// A write to a present read-only page faulted at `va`. Answers whether it was one to a page table, and done.
 pub fn page_table_write(guest: &Guest<'_>, regs: &mut Regs, va: GuestVirt) -> bool {
-    if !maps_table(guest, va) {
-        return false;
-    }
+    let Some(walk) = walk_to_table(guest, va) else { return false };
     let mut bytes = [0; MAX_LENGTH];
     let len = fetch(regs, &mut bytes);
     let Some(i) = decode(regs, &bytes[..len]) else { return false };
     if address(regs, &i, 0) != Some(va.0) {
         return false;
     }
-    match apply(guest, regs, &i, va) {
+    match apply(guest, regs, &i, va, &walk) {
         Some(PtWrite::Done | PtWrite::Differs(_)) => {
             regs.rip = i.next_ip();
             true
@@ -34,18 +32,25 @@ pub fn page_table_write(guest: &Guest<'_>, regs: &mut Regs, va: GuestVirt) -> bo
     }
 }
 
-/// Whether the guest maps one of its level-1 tables here; only their entries may be written so. A quick look, which spares
+/// How the guest maps one of its level-1 tables here; only their entries may be written so. A quick look, which spares
 /// decoding for copy-on-write.
-fn maps_table(guest: &Guest<'_>, va: GuestVirt) -> bool {
+fn walk_to_table(guest: &Guest<'_>, va: GuestVirt) -> Option<Walk> {
     let root = Mfn(guest.vcpu.pv.guest_table.load(Ordering::Relaxed));
-    let frame = guest.hv.walk(root, va).map(|walk| MachineAddr(walk.entry & ADDRESS).mfn());
-    frame.and_then(|mfn| guest.hv.frame(mfn)).is_some_and(|info| info.type_word().page_type() == PageType::L1)
+    let walk = guest.hv.walk(root, va)?;
+    let info = guest.hv.frame(MachineAddr(walk.entry & ADDRESS).mfn())?;
+    (info.type_word().page_type() == PageType::L1).then_some(walk)
 }
 
 /// Does the write of one instruction. `None`: not one that is known to write page tables.
-fn apply(guest: &Guest<'_>, regs: &mut Regs, i: &Instruction, va: GuestVirt) -> Option<PtWrite> {
+fn apply(
+    guest: &Guest<'_>,
+    regs: &mut Regs,
+    i: &Instruction,
+    va: GuestVirt,
+    walk: &Walk,
+) -> Option<PtWrite> {
     let size = u32::try_from(i.memory_size().size()).ok()?;
-    let write = |old, new| guest.hv.emulate_pt_write(guest.cx(), va, old, new, size);
+    let write = |old, new| guest.hv.emulate_pt_write(guest.cx(), va, walk, old, new, size);
     match i.mnemonic() {
         Mnemonic::Mov | Mnemonic::Movnti => Some(write(None, source(regs, i, 1)?)),
         Mnemonic::Stosq | Mnemonic::Stosd => stos(regs, i, write),

@@ -162,7 +162,10 @@ impl Guest {
     }
 
     fn emulate(&self, va: u64, old: Option<u64>, new: u64, bytes: u32) -> super::PtWrite {
-        self.hv.emulate_pt_write(self.cx(), GuestVirt(va), old, new, bytes)
+        let (cx, va) = (self.cx(), GuestVirt(va));
+        let root = Mfn(cx.vcpu.pv.guest_table.load(core::sync::atomic::Ordering::Relaxed));
+        let Some(walk) = self.hv.walk(root, va) else { return super::PtWrite::NotATable };
+        self.hv.emulate_pt_write(cx, va, &walk, old, new, bytes)
     }
 }
 
