@@ -117,6 +117,7 @@ impl Platform for Machine {
         uaccess::copy_from_guest(dst, src)
     }
 
+    #[inline]
     fn copy_to_guest(&self, dst: GuestVirt, src: &[u8]) -> Result<(), GuestFault> {
         uaccess::copy_to_guest(dst, src)
     }

@@ -72,23 +72,22 @@ unsafe extern "sysv64" {
     fn guest_copy(dst: *mut u8, src: *const u8, len: usize) -> u64;
 }
 
-/// Loads four bytes. In a line of its own, without a call: events are sent by it.
-#[inline(always)]
-fn load32(at: GuestVirt) -> Result<u32, GuestFault> {
-    let (value, fault): (u32, u32);
-    // SAFETY: the caller checked that the address is none of the hypervisor's; a fault is an answer.
-    unsafe {
+/// One access to guest memory without a call, which answers whether it faulted: the instruction has the
+/// guest's address as `{at}` and the value as `{value}`.
+macro_rules! access {
+    ($access:literal, $at:expr, $($value:tt)*) => {{
+        let fault: u32;
         asm!(
             "xor {fault:e}, {fault:e}",
             "cmp byte ptr [rip + {smap}], 0",
             "jne 5f",
-            "2: mov {value:e}, [{at}]",
+            concat!("2: ", $access),
             "3:",
             ".pushsection .text.fixup, \"ax\"",
             "4: mov {fault:e}, 1",
             "jmp 3b",
             "5: stac",
-            "6: mov {value:e}, [{at}]",
+            concat!("6: ", $access),
             "7: clac",
             "jmp 3b",
             "8: clac",
@@ -99,13 +98,47 @@ fn load32(at: GuestVirt) -> Result<u32, GuestFault> {
             ".quad 6b, 7b, 8b",
             ".popsection",
             smap = sym SMAP,
-            at = in(reg) at.0,
-            value = out(reg) value,
+            at = in(reg) $at,
             fault = out(reg) fault,
+            $($value)*,
             options(nostack),
         );
-    }
-    if fault == 0 { Ok(value) } else { Err(GuestFault) }
+        if fault == 0 { Ok(()) } else { Err(GuestFault) }
+    }};
+}
+
+#[inline(always)]
+fn load32(at: GuestVirt) -> Result<u32, GuestFault> {
+    let value: u32;
+    // SAFETY: the caller checked that the address is none of the hypervisor's; a fault is an answer.
+    unsafe { access!("mov {value:e}, [{at}]", at.0, value = out(reg) value) }?;
+    Ok(value)
+}
+
+#[inline(always)]
+fn load64(at: GuestVirt) -> Result<u64, GuestFault> {
+    let value: u64;
+    // SAFETY: as for `load32`.
+    unsafe { access!("mov {value}, [{at}]", at.0, value = out(reg) value) }?;
+    Ok(value)
+}
+
+#[inline(always)]
+fn store16(at: GuestVirt, value: u16) -> Result<(), GuestFault> {
+    // SAFETY: as for `load32`; CR0.WP keeps read-only pages read-only.
+    unsafe { access!("mov [{at}], {value:x}", at.0, value = in(reg) value) }
+}
+
+#[inline(always)]
+fn store32(at: GuestVirt, value: u32) -> Result<(), GuestFault> {
+    // SAFETY: as for `store16`.
+    unsafe { access!("mov [{at}], {value:e}", at.0, value = in(reg) value) }
+}
+
+#[inline(always)]
+fn store64(at: GuestVirt, value: u64) -> Result<(), GuestFault> {
+    // SAFETY: as for `store16`.
+    unsafe { access!("mov [{at}], {value}", at.0, value = in(reg) value) }
 }
 
 /// Copies `dst.len()` bytes from the running guest.
@@ -114,9 +147,13 @@ pub fn copy_from_guest(dst: &mut [u8], src: GuestVirt) -> Result<(), GuestFault>
     if !guest_range_ok(src.0, dst.len()) {
         return Err(GuestFault);
     }
-    // Known when this is inlined: for numbers there is a way without a loop.
+    // The length is known when this is inlined: numbers need no loop.
     if let Ok(word) = <&mut [u8; 4]>::try_from(&mut *dst) {
         *word = load32(src)?.to_le_bytes();
+        return Ok(());
+    }
+    if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *dst) {
+        *word = load64(src)?.to_le_bytes();
         return Ok(());
     }
     // SAFETY: `dst` is ours; the guest's side may fault, which the fixup turns into an answer.
@@ -127,9 +164,16 @@ pub fn copy_from_guest(dst: &mut [u8], src: GuestVirt) -> Result<(), GuestFault>
 }
 
 /// Copies to the running guest.
+#[inline]
 pub fn copy_to_guest(dst: GuestVirt, src: &[u8]) -> Result<(), GuestFault> {
     if !guest_range_ok(dst.0, src.len()) {
         return Err(GuestFault);
+    }
+    match *src {
+        [a, b] => return store16(dst, u16::from_le_bytes([a, b])),
+        [a, b, c, d] => return store32(dst, u32::from_le_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => return store64(dst, u64::from_le_bytes([a, b, c, d, e, f, g, h])),
+        _ => {}
     }
     // SAFETY: the range is outside of all hypervisor memory, and CR0.WP keeps read-only pages read-only.
     match unsafe { guest_copy(dst.0 as *mut u8, src.as_ptr(), src.len()) } {

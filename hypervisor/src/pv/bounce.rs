@@ -76,19 +76,14 @@ pub fn enter(domain: &Arc<Domain<Machine>>, vcpu: &Vcpu, info: &AtomicU64, regs:
     let rflags = guest_rflags(domain, pv, regs.rflags, masked);
     let cs = cs & 0xffff | u64::from(masked) << 32;
     let ss = regs.ss & 0xffff;
-    let mut frame = [0u64; 8];
-    let len = match entry.error_code {
-        Some(code) => {
-            frame = [regs.rcx, regs.r11, u64::from(code), regs.rip, cs, rflags, regs.rsp, ss];
-            8
-        }
-        None => {
-            frame[..7].copy_from_slice(&[regs.rcx, regs.r11, regs.rip, cs, rflags, regs.rsp, ss]);
-            7
-        }
+    // Without an error code the frame starts one word later.
+    let (first, head) = match entry.error_code {
+        Some(code) => (0, [regs.rcx, regs.r11, u64::from(code)]),
+        None => (1, [0, regs.rcx, regs.r11]),
     };
-    let rsp = (stack & !15).wrapping_sub(len as u64 * 8);
-    if copy_to_guest(GuestVirt(rsp), zerocopy::IntoBytes::as_bytes(&frame[..len])).is_err() {
+    let frame = [head[0], head[1], head[2], regs.rip, cs, rflags, regs.rsp, ss];
+    let rsp = (stack & !15).wrapping_sub((8 - first as u64) * 8);
+    if copy_to_guest(GuestVirt(rsp), zerocopy::IntoBytes::as_bytes(&frame[first..])).is_err() {
         crate::error!("{}{}: no stack at {stack:#x} for an entry at {:#x}", domain.id, vcpu.id, entry.rip);
         super::crash(domain, regs, "its kernel stack cannot be written");
         return;

@@ -3,12 +3,13 @@
 use super::VcpuTime;
 use super::heap::{Entry, Heap};
 use crate::Hypervisor;
-use crate::domain::{Vcpu, VcpuRef};
+use crate::domain::{Domain, Vcpu, VcpuRef};
 use crate::hypercall::Cx;
 use crate::ids::{CpuId, Nanos};
 use crate::platform::{Platform, Work};
 use crate::sched::Reasons;
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use spin::Mutex;
 use xen_abi::xen::VIRQ_TIMER;
@@ -97,8 +98,15 @@ impl<P: Platform> TimerQueues<P> {
 
     /// Arms a timer on `cpu`, wherever and whenever it was armed before. Answers whether `cpu` has a new earliest
     /// deadline.
-    fn arm(&self, cpu: CpuId, deadline: Nanos, vcpu: &VcpuRef<P>, kind: TimerKind) -> bool {
-        let time = &vcpu.vcpu().time;
+    fn arm(
+        &self,
+        cpu: CpuId,
+        deadline: Nanos,
+        domain: &Arc<Domain<P>>,
+        vcpu: &Vcpu<P>,
+        kind: TimerKind,
+    ) -> bool {
+        let time = &vcpu.time;
         let slot = &time.slots[kind as usize];
         let _arming = time.arming.lock();
         if slot.cpu.load(Ordering::Relaxed) != cpu.0 {
@@ -109,7 +117,10 @@ impl<P: Platform> TimerQueues<P> {
         let before = heap.next_deadline();
         match slot.index() {
             Some(index) => heap.change(index, deadline),
-            None => heap.insert(deadline, Armed { vcpu: vcpu.clone(), kind }),
+            None => {
+                let vcpu = VcpuRef { domain: domain.clone(), id: vcpu.id };
+                heap.insert(deadline, Armed { vcpu, kind });
+            }
         }
         heap.next_deadline() != before
     }
@@ -190,12 +201,12 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Arms the calling vCPU's one-shot timer. A time that has passed expires at the next look.
     pub fn arm_singleshot(&self, cx: Cx<'_, P>, deadline: Nanos) {
-        self.arm_here(&cx.vcpu_ref(), TimerKind::Singleshot, deadline);
+        self.arm_here(cx.domain, cx.vcpu, TimerKind::Singleshot, deadline);
     }
 
     /// Arms the timer that ends the calling vCPU's `SCHEDOP_poll`.
     pub(crate) fn arm_poll_timer(&self, cx: Cx<'_, P>, deadline: Nanos) {
-        self.arm_here(&cx.vcpu_ref(), TimerKind::Poll, deadline);
+        self.arm_here(cx.domain, cx.vcpu, TimerKind::Poll, deadline);
     }
 
     /// Stops the timer that would end a poll.
@@ -235,7 +246,7 @@ impl<P: Platform> Hypervisor<P> {
             next = now.0.saturating_add(period);
             self.tick(vcpu);
         }
-        self.arm_here(vcpu, TimerKind::Periodic, Nanos(next));
+        self.arm_here(&vcpu.domain, vcpu.vcpu(), TimerKind::Periodic, Nanos(next));
     }
 
     /// Whoever polled until its time was up goes on.
@@ -261,8 +272,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Arms a timer on this CPU, and the platform's timer with it where this is the earliest.
-    fn arm_here(&self, vcpu: &VcpuRef<P>, kind: TimerKind, deadline: Nanos) {
-        if self.timers.arm(self.platform.this_cpu(), deadline, vcpu, kind) {
+    fn arm_here(&self, domain: &Arc<Domain<P>>, vcpu: &Vcpu<P>, kind: TimerKind, deadline: Nanos) {
+        if self.timers.arm(self.platform.this_cpu(), deadline, domain, vcpu, kind) {
             self.rearm_timer();
         }
     }
