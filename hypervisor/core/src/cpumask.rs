@@ -62,7 +62,16 @@ impl CpuMask {
 
     /// The CPUs in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = CpuId> + '_ {
-        (0..MAX_CPUS as u32).map(CpuId).filter(|c| self.contains(*c))
+        let mut words = self.0;
+        (0..WORDS).flat_map(move |at| {
+            let word = &mut words[at];
+            let mut left = core::mem::take(word);
+            core::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros())?;
+                left &= left - 1;
+                Some(CpuId(at as u32 * 64 + bit))
+            })
+        })
     }
 }
 

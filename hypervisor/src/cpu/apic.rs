@@ -35,8 +35,8 @@ const DEADLINE_MODE: u32 = 2 << 17;
 /// Mapped page of the xAPIC, 0 when the x2APIC is used.
 static PAGE: AtomicU64 = AtomicU64::new(0);
 static X2APIC: AtomicBool = AtomicBool::new(false);
-/// Timer ticks a second (after the divider), 0 in deadline mode.
-static TIMER_HZ: AtomicU64 = AtomicU64::new(0);
+/// Ticks of the timer for each nanosecond, times 2^32.
+static TIMER_SCALE: AtomicU64 = AtomicU64::new(0);
 
 fn read(register: u32) -> u32 {
     if X2APIC.load(Ordering::Relaxed) {
@@ -105,7 +105,9 @@ pub fn calibrate_timer() {
     }
     let (time1, count1) = sample();
     let ticks = u64::from(count0.wrapping_sub(count1));
-    TIMER_HZ.store((ticks * 1_000_000_000 / (time1 - time0)).max(1), Ordering::Relaxed);
+    // Below 2^32 ticks in a window of milliseconds: the product fits.
+    let scale = (u128::from(ticks) << 32) / u128::from((time1 - time0).max(1));
+    TIMER_SCALE.store(u64::try_from(scale).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     write(TIMER_INITIAL, 0);
     write(LVT_TIMER, u32::from(TIMER_VECTOR));
 }
@@ -120,7 +122,7 @@ pub fn arm(deadline: Option<Nanos>) {
     }
     let count = deadline.map_or(0, |at| {
         let delta = at.0.saturating_sub(clock::now().0);
-        let ticks = u128::from(delta) * u128::from(TIMER_HZ.load(Ordering::Relaxed)) / 1_000_000_000;
+        let ticks = (u128::from(delta) * u128::from(TIMER_SCALE.load(Ordering::Relaxed))) >> 32;
         u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
     });
     write(TIMER_INITIAL, count);

@@ -44,6 +44,7 @@ unsafe extern "sysv64" {
 /// By number; the entry code reads it.
 pub static TABLE: [Quick; HYPERCALLS] = {
     let mut table: [Quick; HYPERCALLS] = [no_quick_way; HYPERCALLS];
+    table[nr::GRANT_TABLE_OP as usize] = grant_table_op;
     table[nr::UPDATE_VA_MAPPING as usize] = update_va_mapping;
     table[nr::STACK_SWITCH as usize] = stack_switch;
     table[nr::FPU_TASKSWITCH as usize] = fpu_taskswitch;
@@ -58,6 +59,11 @@ pub static TABLE: [Quick; HYPERCALLS] = {
 fn pv() -> &'static PvState {
     // SAFETY: a guest's vCPU entered, so one is loaded; it stays until the next exit.
     unsafe { &*this_cpu().pv.load(Ordering::Relaxed) }
+}
+
+extern "sysv64" fn grant_table_op(cmd: u64, args: u64, count: u64) -> Answer {
+    let guest = Guest::current(this_cpu());
+    hypercall::grant::single(guest.cx(), cmd, args, count).map_or(ELSEWHERE, done)
 }
 
 extern "sysv64" fn update_va_mapping(va: u64, entry: u64, flags: u64) -> Answer {

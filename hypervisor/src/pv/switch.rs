@@ -159,7 +159,7 @@ fn let_go_of_dying() {
 /// Puts what the CPU has of this vCPU where another CPU can load it from.
 fn save(vcpu: &Vcpu) {
     // SAFETY: the frame below PerCpu is this CPU's own, and holds the registers of the loaded vCPU.
-    *vcpu.saved.lock() = unsafe { guest_regs().read() };
+    unsafe { core::ptr::copy_nonoverlapping(guest_regs(), &raw mut *vcpu.saved.lock(), 1) };
     segments::save(vcpu);
     vcpu.arch.xcr0.store(fpu::xcr0(), Ordering::Relaxed);
     // With CR0.TS set, saving would fault.
@@ -211,7 +211,7 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>) {
 /// Loads everything of this vCPU but its page tables.
 fn load(domain: &Domain<Machine>, vcpu: &Vcpu) {
     // SAFETY: the frame below PerCpu is this CPU's own; no guest's registers are in use there now.
-    unsafe { guest_regs().write(*vcpu.saved.lock()) };
+    unsafe { core::ptr::copy_nonoverlapping(&raw const *vcpu.saved.lock(), guest_regs(), 1) };
     descriptors::load(domain, vcpu);
     let lost = segments::restore(vcpu);
     vcpu.arch.fpu.lock().restore();

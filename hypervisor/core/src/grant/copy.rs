@@ -58,6 +58,9 @@ impl<P: Platform> Hypervisor<P> {
     /// [`GrantError::BadReference`], [`GrantError::BadPage`]; [`GrantError::General`] when a grant does not admit this
     /// use; [`GrantError::BadCopyArgument`] for bytes beyond a page; [`GrantError::Again`].
     pub fn copy_granted(&self, caller: &Arc<Domain<P>>, request: &CopyRequest) -> Result<(), GrantError> {
+        if let Some(copied) = self.copy_by_plain_grant(caller, request) {
+            return copied;
+        }
         let source_domain = self.copy_domain(caller, request.source.0)?;
         let dest_domain = self.copy_domain(caller, request.dest.0)?;
         let source = self.claim_end(caller, &source_domain, request.source.0, true)?;
@@ -67,6 +70,79 @@ impl<P: Platform> Hypervisor<P> {
             copied
         });
         self.release_claim(source);
+        copied
+    }
+
+    /// The most frequent copy: from a grant to a frame of the caller's own. The granter's table stays locked meanwhile, so
+    /// that the grant needs no pins. `None`: it is another copy, or the grant a transitive one.
+    fn copy_by_plain_grant(
+        &self,
+        caller: &Arc<Domain<P>>,
+        request: &CopyRequest,
+    ) -> Option<Result<(), GrantError>> {
+        let (CopyEnd::Grant(granter, reference), CopyEnd::Frame(own, dest)) =
+            (request.source.0, request.dest.0)
+        else {
+            return None;
+        };
+        if own.0 != DOMID_SELF {
+            return None;
+        }
+        let other;
+        let granter = if granter == caller.id {
+            caller
+        } else {
+            other = self.named_domain(caller, granter)?;
+            &other
+        };
+        let user = User { domain: caller.id, readonly: true };
+        let mut table = granter.grants.lock(self, granter);
+        let shared = table.shared(&self.platform, reference)?;
+        let active = table.active(reference)?;
+        if shared.is_transitive() {
+            return None;
+        }
+        let pinned = active.pins.any();
+        if pinned && active.user != user.domain {
+            return Some(Err(GrantError::General));
+        }
+        let marks = active.needs_status(user);
+        if marks && let Err(error) = shared.set_in_use(user, pinned, false) {
+            return Some(Err(error));
+        }
+        let target = if pinned { active.target } else { shared.target() };
+        let copied = self.copy_from(granter, &target, caller, dest, request);
+        if marks {
+            shared.clear_unused(&active.pins, user.readonly);
+        }
+        Some(copied)
+    }
+
+    /// Copies from what a grant gives access to, to the caller's frame `dest`.
+    fn copy_from(
+        &self,
+        owner: &Domain<P>,
+        target: &Target,
+        caller: &Domain<P>,
+        dest: Mfn,
+        request: &CopyRequest,
+    ) -> Result<(), GrantError> {
+        self.get_page(owner.id, target.mfn).map_err(|_| GrantError::BadPage)?;
+        let copied = match self.get_page_and_type(caller, dest, PageType::Writable) {
+            Ok(()) => {
+                let covered = (usize::from(target.start), usize::from(target.length));
+                let copied = self.copy_within(request, (target.mfn, covered), (dest, (0, PAGE_SIZE)));
+                self.put_page_and_type(dest);
+                copied
+            }
+            // The caller's frame in another use, or none of its frames.
+            Err(_) if self.get_page(caller.id, dest).is_ok() => {
+                self.put_page(dest);
+                Err(GrantError::General)
+            }
+            Err(_) => Err(GrantError::BadPage),
+        };
+        self.put_page(target.mfn);
         copied
     }
 
@@ -269,23 +345,30 @@ impl<P: Platform> Hypervisor<P> {
         source: &Claim<P>,
         dest: &Claim<P>,
     ) -> Result<(), GrantError> {
+        let covered = |claim: &Claim<P>| (claim.mfn, (claim.start, claim.length));
+        self.copy_within(request, covered(source), covered(dest))
+    }
+
+    /// Copies between two frames, of each of which a part (first byte, length) may be used.
+    #[inline]
+    fn copy_within(
+        &self,
+        request: &CopyRequest,
+        (source, readable): (Mfn, (usize, usize)),
+        (dest, writable): (Mfn, (usize, usize)),
+    ) -> Result<(), GrantError> {
         let len = usize::from(request.len);
         let (from, to) = (usize::from(request.source.1), usize::from(request.dest.1));
         if from + len > PAGE_SIZE || to + len > PAGE_SIZE {
             return Err(GrantError::BadCopyArgument);
         }
-        if !source.covers(from, len) || !dest.covers(to, len) {
+        let covers = |(start, length): (usize, usize), at| at >= start && at + len <= start + length;
+        if !covers(readable, from) || !covers(writable, to) {
             return Err(GrantError::General);
         }
         let words = |mfn| self.platform.frame_words(mfn);
-        copy_bytes(&self.platform, words(source.mfn), from, words(dest.mfn), to, len);
+        copy_bytes(&self.platform, words(source), from, words(dest), to, len);
         Ok(())
-    }
-}
-
-impl<P: Platform> Claim<P> {
-    fn covers(&self, first: usize, len: usize) -> bool {
-        first >= self.start && first + len <= self.start + self.length
     }
 }
 

@@ -60,7 +60,7 @@ pub struct UnmapBatch {
 
 /// Half of a mapping, or all of it, that stands no more.
 #[derive(Clone, Copy)]
-struct Undone {
+pub struct Undone {
     mapping: Mapping,
     kinds: PinKinds,
 }
@@ -123,7 +123,10 @@ impl<P: Platform> Hypervisor<P> {
         if !kinds.host && !kinds.device {
             return Err(GrantError::BadReference);
         }
-        let granter = self.domains.get(request.granter).ok_or(GrantError::BadDomain)?;
+        let granter = match request.granter == caller.id {
+            true => caller.clone(),
+            false => self.domains.get(request.granter).ok_or(GrantError::BadDomain)?,
+        };
         let handle = caller.grants.maptrack.lock().allocate()?;
         match self.pin_and_map(caller, vcpu, &granter, request, kinds) {
             Ok(mfn) => {
@@ -263,13 +266,27 @@ impl<P: Platform> Hypervisor<P> {
         batch: &mut UnmapBatch,
     ) -> Result<(), GrantError> {
         let Some(slot) = batch.undone.get_mut(batch.count) else { return Err(GrantError::General) };
+        *slot = Some(self.begin_unmap(caller, vcpu, request)?);
+        batch.count += 1;
+        Ok(())
+    }
+
+    /// [`Hypervisor::unmap_grant`] of one without a batch: the caller [finishes](Hypervisor::finish_unmap) it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn begin_unmap(
+        &self,
+        caller: &Domain<P>,
+        vcpu: &Vcpu<P>,
+        request: &UnmapRequest,
+    ) -> Result<Undone, GrantError> {
         let mut mapping = caller.grants.maptrack.lock().take(request.handle)?;
-        let undone = self.clear_mapping(caller, vcpu, request, &mapping);
-        if let Ok(kinds) = undone {
+        let undone =
+            self.clear_mapping(caller, vcpu, request, &mapping).map(|kinds| Undone { mapping, kinds });
+        if let Ok(Undone { kinds, .. }) = undone {
             let host = if kinds.host { GNTMAP_HOST_MAP } else { 0 };
             let device = if kinds.device { GNTMAP_DEVICE_MAP } else { 0 };
-            *slot = Some(Undone { mapping, kinds });
-            batch.count += 1;
             mapping.flags &= !(host | device);
         }
         let mut maptrack = caller.grants.maptrack.lock();
@@ -278,7 +295,7 @@ impl<P: Platform> Hypervisor<P> {
         } else {
             maptrack.set(request.handle, mapping);
         }
-        undone.map(|_| ())
+        undone
     }
 
     /// Clears what the request names of a mapping; answers what that was.
@@ -330,22 +347,39 @@ impl<P: Platform> Hypervisor<P> {
         if batch.count == 0 {
             return;
         }
-        let mut cpus = caller.dirty_cpus.load();
-        cpus.insert(self.platform.this_cpu());
-        self.flush_tlb_all(&cpus);
-        for Undone { mapping, kinds } in batch.undone[..batch.count].iter().flatten() {
-            let kinds = *kinds;
-            for _ in 0..u8::from(kinds.host) + u8::from(kinds.device) {
-                self.put_granted(mapping.mfn, kinds.readonly);
-            }
-            self.unpin_mapping(caller, mapping, kinds);
+        self.forget_mappings(caller);
+        for undone in batch.undone[..batch.count].iter().flatten() {
+            self.give_back(caller, undone);
         }
         batch.count = 0;
     }
 
+    /// The same for one mapping.
+    pub fn finish_unmap(&self, caller: &Domain<P>, undone: &Undone) {
+        self.forget_mappings(caller);
+        self.give_back(caller, undone);
+    }
+
+    fn forget_mappings(&self, caller: &Domain<P>) {
+        let mut cpus = caller.dirty_cpus.load();
+        cpus.insert(self.platform.this_cpu());
+        self.flush_tlb_all(&cpus);
+    }
+
+    fn give_back(&self, caller: &Domain<P>, Undone { mapping, kinds }: &Undone) {
+        for held in [kinds.host, kinds.device] {
+            if held {
+                self.put_granted(mapping.mfn, kinds.readonly);
+            }
+        }
+        self.unpin_mapping(caller, mapping, *kinds);
+    }
+
     fn unpin_mapping(&self, user: &Domain<P>, mapping: &Mapping, kinds: PinKinds) {
         // A granter that is not found is being torn down, and asks nobody about its pins.
-        if let Some(granter) = self.domains.get(mapping.granter) {
+        if mapping.granter == user.id {
+            self.unpin(user, mapping.reference, user.id, mapping.mfn, kinds);
+        } else if let Some(granter) = self.domains.get(mapping.granter) {
             self.unpin(&granter, mapping.reference, user.id, mapping.mfn, kinds);
         }
     }

@@ -29,7 +29,7 @@ mod tests;
 mod transfer;
 
 pub use copy::{CopyEnd, CopyRequest};
-pub use map::{MapRequest, Mapped, UnmapBatch, UnmapRequest};
+pub use map::{MapRequest, Mapped, Undone, UnmapBatch, UnmapRequest};
 pub use table::TableSize;
 
 use crate::ids::DomId;

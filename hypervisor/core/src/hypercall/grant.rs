@@ -31,15 +31,7 @@ pub fn grant_table_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut R
     let batch = Batch { cx, cmd, first: args[1], count };
     match cmd {
         GNTTABOP_MAP_GRANT_REF => batch.each(map),
-        GNTTABOP_UNMAP_GRANT_REF => batch.unmap(
-            |op: &GnttabUnmapGrantRef| UnmapRequest {
-                host_addr: op.host_addr,
-                device_addr: op.dev_bus_addr,
-                new_addr: 0,
-                handle: op.handle,
-            },
-            offset_of!(GnttabUnmapGrantRef, status),
-        ),
+        GNTTABOP_UNMAP_GRANT_REF => batch.unmap(unmap_request, offset_of!(GnttabUnmapGrantRef, status)),
         GNTTABOP_UNMAP_AND_REPLACE => batch.unmap(
             |op: &GnttabUnmapAndReplace| UnmapRequest {
                 host_addr: op.host_addr,
@@ -60,6 +52,33 @@ pub fn grant_table_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut R
         GNTTABOP_GET_VERSION => get_version(cx, GuestPtr::new(args[1])).into(),
         _ => Errno::ENOSYS.into(),
     }
+}
+
+/// `grant_table_op` with a single mapping, unmapping or copy, which needs no batch and is never preempted. `None`: it is
+/// something else.
+pub fn single<P: Platform>(cx: Cx<'_, P>, cmd: u64, at: u64, count: u64) -> Option<i64> {
+    if super::event::command(count) != 1 {
+        return None;
+    }
+    let result = match super::event::command(cmd) {
+        GNTTABOP_MAP_GRANT_REF => map(cx, GuestPtr::new(at)),
+        GNTTABOP_UNMAP_GRANT_REF => unmap_single(cx, GuestPtr::new(at)),
+        GNTTABOP_COPY => copy(cx, GuestPtr::new(at)),
+        _ => return None,
+    };
+    Some(result.map_or_else(Errno::to_ret, |()| 0))
+}
+
+fn unmap_single<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabUnmapGrantRef>) -> Result<(), Errno> {
+    let undone = cx.hv.begin_unmap(cx.domain, cx.vcpu, &unmap_request(&ptr.read(cx.hv)?));
+    if let Ok(undone) = &undone {
+        cx.hv.finish_unmap(cx.domain, undone);
+    }
+    Ok(ptr.field::<i16>(offset_of!(GnttabUnmapGrantRef, status))?.write(cx.hv, &status_of(&undone))?)
+}
+
+fn unmap_request(op: &GnttabUnmapGrantRef) -> UnmapRequest {
+    UnmapRequest { host_addr: op.host_addr, device_addr: op.dev_bus_addr, new_addr: 0, handle: op.handle }
 }
 
 /// An array of operations.

@@ -278,7 +278,7 @@ impl<P: Platform> Hypervisor<P> {
         let (tlb, here) = (self.frames.tlb(), self.platform.this_cpu());
         let tick = tlb.begin_flush();
         self.platform.flush_tlb(cpus, Flush::All);
-        if *cpus == CpuMask::of(here) {
+        if cpus.contains(here) && !cpus.has_others(here) {
             tlb.flushed(here, tick);
         } else {
             cpus.iter().for_each(|cpu| tlb.flushed(cpu, tick));

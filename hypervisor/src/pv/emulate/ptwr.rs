@@ -42,13 +42,7 @@ fn walk_to_table(guest: &Guest<'_>, va: GuestVirt) -> Option<Walk> {
 }
 
 /// Does the write of one instruction. `None`: not one that is known to write page tables.
-fn apply(
-    guest: &Guest<'_>,
-    regs: &mut Regs,
-    i: &Instruction,
-    va: GuestVirt,
-    walk: &Walk,
-) -> Option<PtWrite> {
+fn apply(guest: &Guest<'_>, regs: &mut Regs, i: &Instruction, va: GuestVirt, walk: &Walk) -> Option<PtWrite> {
     let size = u32::try_from(i.memory_size().size()).ok()?;
     let write = |old, new| guest.hv.emulate_pt_write(guest.cx(), va, walk, old, new, size);
     match i.mnemonic() {
