@@ -68,6 +68,21 @@ pub struct Machine {
     pub apic_ids: Vec<u32>,
     /// ACPI processor identifiers of the CPUs, by [`ids::CpuId`].
     pub acpi_ids: Vec<u32>,
+    /// What the CPUs are.
+    pub processor: Processor,
+}
+
+/// What CPUID says that the CPUs of the machine are: all the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Processor {
+    /// The maker, as leaf 0 spells it.
+    pub vendor: [u8; 12],
+    /// Family, with the extended family added.
+    pub family: u32,
+    /// Model, with the extended model in front.
+    pub model: u32,
+    /// Stepping.
+    pub stepping: u32,
 }
 
 /// The whole state of the hypervisor.

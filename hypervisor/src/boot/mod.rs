@@ -180,6 +180,7 @@ fn make_hypervisor(
         rsdp: acpi.rsdp,
         apic_ids: cpus.iter().map(|(apic, _)| *apic).collect(),
         acpi_ids: cpus.iter().map(|(_, id)| *id).collect(),
+        processor: cpu::processor(),
     };
     let frames = hypervisor_core::mem::FrameAllocator::new(tables.frames);
     let platform = Machine::new(tables.frames, tables.m2p);

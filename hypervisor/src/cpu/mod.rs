@@ -11,8 +11,9 @@ pub mod stub;
 use crate::mm::uaccess;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
+use hypervisor_core::Processor;
 use hypervisor_core::cpu_policy::{CR4_FSGSBASE, hardware_cr4};
-use raw_cpuid::{CpuId, CpuIdReaderNative};
+use raw_cpuid::{CpuId, CpuIdReaderNative, FeatureInfo};
 use spin::Once;
 
 /// What the hypervisor uses of the CPU.
@@ -44,6 +45,23 @@ const CR4_PGE: u64 = 1 << 7;
 /// CPUID as the crate reads it.
 pub fn cpuid() -> CpuId<CpuIdReaderNative> {
     CpuId::new()
+}
+
+/// What the CPUs of the machine are.
+pub fn processor() -> Processor {
+    let id = cpuid();
+    let mut vendor = [0; 12];
+    if let Some(info) = id.get_vendor_info() {
+        vendor.iter_mut().zip(info.as_str().bytes()).for_each(|(to, byte)| *to = byte);
+    }
+    let one = id.get_feature_info();
+    let number = |pick: fn(&FeatureInfo) -> u8| one.as_ref().map_or(0, |info| u32::from(pick(info)));
+    Processor {
+        vendor,
+        family: number(FeatureInfo::family_id),
+        model: number(FeatureInfo::model_id),
+        stepping: number(FeatureInfo::stepping_id),
+    }
 }
 
 /// One leaf of CPUID: EAX, EBX, ECX, EDX.

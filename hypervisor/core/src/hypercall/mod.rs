@@ -16,6 +16,7 @@ pub mod descriptor;
 pub mod domctl;
 pub mod event;
 pub mod grant;
+pub mod hvm;
 pub mod mca;
 pub mod memory;
 pub mod mmu;
@@ -146,7 +147,7 @@ impl<P: Platform> Table<P> {
         table[nr::CALLBACK_OP as usize] = callback::callback_op;
         table[nr::EVENT_CHANNEL_OP as usize] = event::event_channel_op;
         table[nr::PHYSDEV_OP as usize] = physdev::physdev_op;
-        table[nr::HVM_OP as usize] = unsupported::hvm_op;
+        table[nr::HVM_OP as usize] = hvm::hvm_op;
         table[nr::SYSCTL as usize] = sysctl::sysctl;
         table[nr::DOMCTL as usize] = domctl::domctl;
         table[nr::XENPMU_OP as usize] = unsupported::xenpmu_op;

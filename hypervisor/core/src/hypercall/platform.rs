@@ -6,17 +6,20 @@
 //! | command | answer |
 //! |---|---|
 //! | settime32, settime64 | sets the wall clock of all domains |
-//! | get_cpuinfo | from the boot code's list of CPUs |
+//! | get_cpuinfo, get_cpu_version | from what the boot code found |
 //! | enter_acpi_sleep | S5 ends the machine; S3 and others `EOPNOTSUPP` |
-//! | firmware_info | `ESRCH` (BIOS), `ENOSYS` (EFI): the boot code keeps no such information |
-//! | set_processor_pminfo | `_PDC` bits are sanitised; C and P states `ENOSYS` |
-//! | cpu_online, cpu_offline | `EOPNOTSUPP` where something would have to change; no hot-adding (`ENOSYS`) |
+//! | firmware_info | `ESRCH` (BIOS), `ENOSYS` (EFI): the boot code keeps no such information; no shift key is held |
+//! | set_processor_pminfo | `_PDC` bits are sanitised; C and P states are heard and not used; T states `ENOSYS` |
+//! | cpu_online, cpu_offline | `EOPNOTSUPP` where something would have to change |
+//! | cpu_hotadd, mem_hotadd | refused: there is no room for more than was there at boot |
 //! | resource_op | every register is refused (`EPERM` in the entry) |
 //! | get_symbol | an empty table |
 //! | memory types | `ENXIO`, `EINVAL`: there are no MTRRs to manage |
-//! | change_freq, getidletime, efi_runtime_call, get_cpu_version | `ENOSYS` |
+//! | change_freq, getidletime, efi_runtime_call | `ENOSYS` |
 
 use super::{Cx, Outcome};
+use crate::Processor;
+use crate::cpumask::MAX_CPUS;
 use crate::guest_ptr::GuestPtr;
 use crate::ids::CpuId;
 use crate::platform::{MachineEnd, Platform};
@@ -87,6 +90,9 @@ fn serve<P: Platform>(cx: Cx<'_, P>, at: GuestPtr<XenPlatformOp>) -> Result<i64,
         XENPF_ENTER_ACPI_SLEEP => sleep(&request),
         XENPF_SET_PROCESSOR_PMINFO => pminfo(&request),
         XENPF_GET_CPUINFO => cpuinfo(&request),
+        XENPF_GET_CPU_VERSION => cpu_version(&request),
+        XENPF_CPU_HOTADD => cpu_hotadd(&request),
+        XENPF_MEM_HOTADD => mem_hotadd(&request),
         XENPF_CPU_ONLINE | XENPF_CPU_OFFLINE => cpu_hotplug(&request),
         XENPF_CORE_PARKING => core_parking(&request),
         XENPF_RESOURCE_OP => resource_op(&request),
@@ -126,13 +132,16 @@ fn quirk<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
 }
 
 fn firmware_info<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
-    Err(match request.payload::<XenpfFirmwareInfo>()?.type_ {
-        XEN_FW_DISK_INFO | XEN_FW_DISK_MBR_SIGNATURE | XEN_FW_VBEDDC_INFO | XEN_FW_KBD_SHIFT_FLAGS => {
-            Errno::ESRCH
+    let mut info = request.payload::<XenpfFirmwareInfo>()?;
+    match info.type_ {
+        XEN_FW_DISK_INFO | XEN_FW_DISK_MBR_SIGNATURE | XEN_FW_VBEDDC_INFO => Err(Errno::ESRCH),
+        XEN_FW_KBD_SHIFT_FLAGS => {
+            info.u = Default::default();
+            request.answer(&info)
         }
-        XEN_FW_EFI_INFO => Errno::ENOSYS,
-        _ => Errno::EINVAL,
-    })
+        XEN_FW_EFI_INFO => Err(Errno::ENOSYS),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 /// The last step of a power-off: the guest has prepared the devices, and leaves the registers to the hypervisor.
@@ -158,7 +167,10 @@ fn sleep<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
 fn pminfo<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
     let info = request.payload::<XenpfSetProcessorPminfo>()?;
     match info.type_ {
-        XEN_PM_CX | XEN_PM_PX | XEN_PM_TX => Err(Errno::ENOSYS),
+        // The states of a CPU that is there are taken note of; none is entered.
+        XEN_PM_CX | XEN_PM_PX if request.cx.hv.machine.acpi_ids.contains(&info.id) => Ok(0),
+        XEN_PM_CX | XEN_PM_PX => Err(Errno::EINVAL),
+        XEN_PM_TX => Err(Errno::ENOSYS),
         XEN_PM_PDC => sanitise_pdc(request.cx, GuestHandle::new(info.u[0])),
         _ => Err(Errno::EINVAL),
     }
@@ -195,6 +207,38 @@ fn cpuinfo<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
     }
     info.max_present = u32::try_from(machine.apic_ids.len().saturating_sub(1)).unwrap_or(u32::MAX);
     request.answer(&info)
+}
+
+/// Nothing is known of a CPU that is not up.
+fn cpu_version<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
+    let hv = request.cx.hv;
+    let wanted = request.payload::<XenpfPcpuVersion>()?.xen_cpuid;
+    let is_up = hv.platform.online_cpus().contains(CpuId(wanted));
+    let processor = if is_up { hv.machine.processor } else { Processor::default() };
+    let last = hv.machine.apic_ids.len().saturating_sub(1);
+    request.answer(&XenpfPcpuVersion {
+        xen_cpuid: wanted,
+        max_present: u32::try_from(last).unwrap_or(u32::MAX),
+        vendor_id: processor.vendor,
+        family: processor.family,
+        model: processor.model,
+        stepping: processor.stepping,
+    })
+}
+
+fn cpu_hotadd<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
+    let cpu = request.payload::<XenpfCpuHotadd>()?;
+    let most = MAX_CPUS as u32;
+    if cpu.apic_id >= most || cpu.acpi_id >= most || cpu.pxm >= most {
+        return Err(Errno::EINVAL);
+    }
+    let is_there = request.cx.hv.machine.apic_ids.contains(&cpu.apic_id);
+    Err(if is_there { Errno::EEXIST } else { Errno::ENOSPC })
+}
+
+fn mem_hotadd<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
+    let memory = request.payload::<XenpfMemHotadd>()?;
+    Err(if memory.spfn >= memory.epfn { Errno::EINVAL } else { Errno::EOPNOTSUPP })
 }
 
 /// A CPU that already is as it is wanted is no work.

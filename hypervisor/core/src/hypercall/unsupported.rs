@@ -2,7 +2,6 @@
 //!
 //! | hypercall | answer | because |
 //! |---|---|---|
-//! | `hvm_op` | `ENOSYS` | a PV guest has no HVM parameters |
 //! | `xenpmu_op` | `EOPNOTSUPP` | performance counters are not given to guests (Xen's default, too) |
 //! | `xsm_op`, `xenoprof_op`, `kexec_op`, `tmem_op`, `argo_op`, `dm_op`, `hypfs_op` | `ENOSYS` | Xen answers so where they are configured out |
 //! | any other number | `ENOSYS` | there is no such hypercall |
@@ -14,11 +13,6 @@ use xen_abi::errno::Errno;
 
 /// A number that no hypercall has, or one that is not served.
 pub fn no_such_hypercall<P: Platform>(_cx: Cx<'_, P>, _args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    Errno::ENOSYS.into()
-}
-
-/// `hvm_op(op, arg)`: nothing in it concerns a PV guest.
-pub fn hvm_op<P: Platform>(_cx: Cx<'_, P>, _args: &[u64; 6], _regs: &mut Regs) -> Outcome {
     Errno::ENOSYS.into()
 }
 

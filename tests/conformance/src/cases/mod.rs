@@ -29,6 +29,7 @@ mod peer_foreign;
 mod peer_grant;
 mod peer_rights;
 mod pin;
+mod platform;
 mod privileged;
 mod sched;
 mod sysctl;

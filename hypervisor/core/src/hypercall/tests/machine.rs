@@ -1,10 +1,8 @@
 //! Registers, console, platform operations and machine checks.
 
 use super::*;
-use xen_abi::domctl::{XEN_DOMCTL_INTERFACE_VERSION, XenDomctl};
 use xen_abi::mca::*;
 use xen_abi::platform::*;
-use xen_abi::sysctl::{XEN_SYSCTL_INTERFACE_VERSION, XenSysctl};
 use zerocopy::FromBytes;
 
 /// Stack, task switched, segment bases.
@@ -148,8 +146,14 @@ fn platform_firmware_and_power() {
     pdc.u[0] = FLAT_BASE + 0x800;
     assert_eq!(platform(&caller, XENPF_SET_PROCESSOR_PMINFO, &pdc).0, Ok(0));
     assert_eq!(caller.word(FLAT_BASE + 0x808) as u32, 0x08f7);
-    pdc.type_ = XEN_PM_PX;
-    assert_eq!(platform(&caller, XENPF_SET_PROCESSOR_PMINFO, &pdc).0, Err(Errno::ENOSYS));
+    let states = |type_, id| {
+        let info = XenpfSetProcessorPminfo { id, type_, u: [0; 13] };
+        platform(&caller, XENPF_SET_PROCESSOR_PMINFO, &info).0
+    };
+    assert_eq!(states(XEN_PM_PX, 20), Ok(0));
+    assert_eq!(states(XEN_PM_CX, 21), Ok(0));
+    assert_eq!(states(XEN_PM_CX, 22), Err(Errno::EINVAL));
+    assert_eq!(states(XEN_PM_TX, 20), Err(Errno::ENOSYS));
 }
 
 #[test]
@@ -207,18 +211,8 @@ fn machine_checks() {
 #[test]
 fn unsupported() {
     let caller = Caller::new();
-    let domctl = |version| XenDomctl { interface_version: version, ..XenDomctl::default() };
-    let sysctl = XenSysctl { interface_version: XEN_SYSCTL_INTERFACE_VERSION, ..XenSysctl::default() };
-    assert_eq!(caller.call(nr::DOMCTL, &[1 << 46]), Err(Errno::EFAULT));
-    assert_eq!(caller.call(nr::DOMCTL, &[caller.put(&domctl(1))]), Err(Errno::EACCES));
-    assert_eq!(
-        caller.call(nr::DOMCTL, &[caller.put(&domctl(XEN_DOMCTL_INTERFACE_VERSION))]),
-        Err(Errno::ENOSYS)
-    );
-    assert_eq!(caller.call(nr::SYSCTL, &[caller.put(&sysctl)]), Err(Errno::ENOSYS));
-    let unprivileged = Caller::with_id(1);
-    assert_eq!(unprivileged.call(nr::SYSCTL, &[unprivileged.put(&sysctl)]), Err(Errno::EPERM));
     assert_eq!(caller.call(nr::XENPMU_OP, &[0, 0]), Err(Errno::EOPNOTSUPP));
-    assert_eq!(caller.call(nr::HVM_OP, &[0, 0]), Err(Errno::ENOSYS));
+    assert_eq!(caller.call(nr::HVM_OP, &[0, 1 << 46]), Err(Errno::EFAULT));
+    assert_eq!(caller.call(nr::HVM_OP, &[99, 0]), Err(Errno::ENOSYS));
     assert_eq!(caller.call(nr::KEXEC_OP, &[0, 0]), Err(Errno::ENOSYS));
 }
