@@ -254,6 +254,10 @@ impl Platform for Machine {
         irq::set_masked(pirq, true);
     }
 
+    fn irq_set_cpu(&self, pirq: Pirq, cpu: CpuId) {
+        irq::set_cpu(pirq, cpu);
+    }
+
     fn irq_needs_eoi(&self, pirq: Pirq) -> bool {
         irq::needs_eoi(pirq)
     }
@@ -271,12 +275,20 @@ impl Platform for Machine {
         if ioapic::owns_frame(base >> 12) { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
-    fn pci_device_added(&self, device: PciAddress) -> Result<(), Errno> {
-        if pci::exists(device) { Ok(()) } else { Err(Errno::ENODEV) }
+    fn pci_device_known(&self, device: PciAddress) -> bool {
+        pci::is_known(device)
     }
 
-    fn pci_device_removed(&self, _device: PciAddress) -> Result<(), Errno> {
-        Ok(())
+    fn pci_device_changed(&self, device: PciAddress, added: bool) {
+        pci::set_known(device, added);
+    }
+
+    fn msi_restore(&self, device: PciAddress) {
+        irq::restore_msi(device);
+    }
+
+    fn msix_reserve(&self, device: PciAddress, take: bool) -> Result<(), Errno> {
+        irq::reserve_msix(device, take)
     }
 }
 

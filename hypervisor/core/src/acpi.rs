@@ -51,6 +51,17 @@ pub struct PowerRegisters {
     pub s5: Option<(u8, u8)>,
 }
 
+/// Memory-mapped PCI configuration space, as the MCFG lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmConfig {
+    /// Machine address of bus 0, device 0, function 0, whether it is among the buses or not.
+    pub address: u64,
+    /// PCI segment group.
+    pub segment: u16,
+    /// First and last bus.
+    pub buses: (u8, u8),
+}
+
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AcpiInfo {
@@ -66,6 +77,8 @@ pub struct AcpiInfo {
     pub pm_timer: Option<Register>,
     /// Power registers.
     pub power: PowerRegisters,
+    /// Memory-mapped PCI configuration space.
+    pub mmconfig: Vec<MmConfig>,
     /// Machine address of the RSDP, 0 for none.
     pub rsdp: u64,
 }
@@ -93,6 +106,7 @@ pub fn read(memory: &impl Memory, rsdp: u64) -> AcpiInfo {
         match table.bytes.get(..4) {
             Some(b"APIC") => read_madt(&table, &mut info),
             Some(b"FACP") => read_fadt(memory, &table, &mut info),
+            Some(b"MCFG") => read_mcfg(&table, &mut info),
             Some(b"HPET") => info.hpet = table.u64(44),
             _ => {}
         }
@@ -220,6 +234,18 @@ fn read_controller(kind: u8, entry: &Bytes, info: &mut AcpiInfo) -> Option<()> {
         _ => {}
     }
     Some(())
+}
+
+/// Memory-mapped configuration space (PCI Firmware 3.3, 4.1.2).
+fn read_mcfg(mcfg: &Bytes, info: &mut AcpiInfo) {
+    const ENTRY: usize = 16;
+    let entry = |at| {
+        let buses = (mcfg.u8(at + 10)?, mcfg.u8(at + 11)?);
+        // The whole entry must be there.
+        mcfg.u32(at + 12)?;
+        Some(MmConfig { address: mcfg.u64(at)?, segment: mcfg.u16(at + 8)?, buses })
+    };
+    info.mmconfig.extend((HEADER + 8..).step_by(ENTRY).map_while(entry));
 }
 
 /// The fixed registers (5.2.9).

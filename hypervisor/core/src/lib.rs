@@ -64,6 +64,10 @@ pub struct Machine {
     pub tsc_khz: u64,
     /// Machine address of the ACPI RSDP, 0 for none.
     pub rsdp: u64,
+    /// ISA interrupts that do not signal as the ISA bus does.
+    pub isa_overrides: Vec<acpi::Override>,
+    /// Memory-mapped PCI configuration space.
+    pub mmconfig: Vec<acpi::MmConfig>,
     /// Local APIC identifiers of the CPUs, by [`ids::CpuId`].
     pub apic_ids: Vec<u32>,
     /// ACPI processor identifiers of the CPUs, by [`ids::CpuId`].

@@ -63,6 +63,10 @@ pub struct Record {
     pub msis: BTreeMap<Pirq, MsiRequest>,
     /// PCI functions that dom0 reported.
     pub pci: Vec<PciAddress>,
+    /// PCI functions whose messages were written again.
+    pub restored: Vec<PciAddress>,
+    /// The CPU that each interrupt was last sent to.
+    pub irq_cpus: BTreeMap<Pirq, CpuId>,
     /// Times the caches were flushed.
     pub cache_flushes: u32,
 }
@@ -393,14 +397,29 @@ impl Platform for MockPlatform {
         Ok(())
     }
 
-    fn pci_device_added(&self, device: PciAddress) -> Result<(), Errno> {
-        self.record.lock().unwrap().pci.push(device);
-        Ok(())
+    fn irq_set_cpu(&self, pirq: Pirq, cpu: CpuId) {
+        self.record.lock().unwrap().irq_cpus.insert(pirq, cpu);
     }
 
-    fn pci_device_removed(&self, device: PciAddress) -> Result<(), Errno> {
-        self.record.lock().unwrap().pci.retain(|d| *d != device);
-        Ok(())
+    fn pci_device_known(&self, device: PciAddress) -> bool {
+        self.record.lock().unwrap().pci.contains(&device)
+    }
+
+    fn pci_device_changed(&self, device: PciAddress, added: bool) {
+        let pci = &mut self.record.lock().unwrap().pci;
+        pci.retain(|known| *known != device);
+        if added {
+            pci.push(device);
+        }
+    }
+
+    fn msi_restore(&self, device: PciAddress) {
+        self.record.lock().unwrap().restored.push(device);
+    }
+
+    fn msix_reserve(&self, device: PciAddress, take: bool) -> Result<(), Errno> {
+        let mapped = self.record.lock().unwrap().msis.values().any(|request| request.device == device);
+        if mapped || !take { Err(Errno::EBUSY) } else { Ok(()) }
     }
 }
 

@@ -224,6 +224,8 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn irq_unmask(&self, pirq: Pirq);
     /// Keeps an interrupt from arriving.
     fn irq_mask(&self, pirq: Pirq);
+    /// Lets an interrupt arrive at this CPU from now on. Nothing happens for one that is not routed.
+    fn irq_set_cpu(&self, pirq: Pirq, cpu: CpuId);
     /// Whether the guest must tell when it has served this interrupt (level-triggered lines).
     fn irq_needs_eoi(&self, pirq: Pirq) -> bool;
     /// The next interrupt that arrived on this CPU and was not yet delivered. Level-triggered ones come masked.
@@ -232,8 +234,13 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn ioapic_read(&self, base: u64, reg: u32) -> Result<u32, Errno>;
     /// Writes a register of the IOAPIC (`PHYSDEVOP_apic_write`); the platform may ignore what it owns.
     fn ioapic_write(&self, base: u64, reg: u32, value: u32) -> Result<(), Errno>;
-    /// A PCI function was reported by dom0. Fails with `ENODEV` when it is not there.
-    fn pci_device_added(&self, device: PciAddress) -> Result<(), Errno>;
-    /// A PCI function was removed by dom0.
-    fn pci_device_removed(&self, device: PciAddress) -> Result<(), Errno>;
+    /// Whether dom0 reported a PCI function, and did not remove it.
+    fn pci_device_known(&self, device: PciAddress) -> bool;
+    /// A PCI function was reported by dom0 (`added`) or removed by it.
+    fn pci_device_changed(&self, device: PciAddress, added: bool);
+    /// Writes the messages of a PCI function again that are mapped, for a function that was reset.
+    fn msi_restore(&self, device: PciAddress);
+    /// Reserves a function's MSI-X table (`take`), or gives it back. Fails with `ENODEV` for a function without MSI-X and
+    /// with `EBUSY` while messages of it are mapped, or when there is nothing to give back.
+    fn msix_reserve(&self, device: PciAddress, take: bool) -> Result<(), Errno>;
 }

@@ -178,6 +178,8 @@ fn make_hypervisor(
         boot_wallclock: (clock::wallclock_seconds() * 1_000_000_000).saturating_sub(clock::now().0),
         tsc_khz: clock::tsc_khz(),
         rsdp: acpi.rsdp,
+        isa_overrides: acpi.overrides.clone(),
+        mmconfig: acpi.mmconfig.clone(),
         apic_ids: cpus.iter().map(|(apic, _)| *apic).collect(),
         acpi_ids: cpus.iter().map(|(_, id)| *id).collect(),
         processor: cpu::processor(),

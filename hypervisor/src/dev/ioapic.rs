@@ -109,6 +109,17 @@ pub fn route(gsi: u32, line: Line, vector: u8, apic_id: u32) -> bool {
     .is_some()
 }
 
+/// Sends a GSI to another CPU (by APIC identifier). The line is masked meanwhile: an entry is two registers, and a message
+/// between their changes would go astray.
+pub fn set_destination(gsi: u32, apic_id: u32) {
+    with_pin(gsi, |io, pin| {
+        let low = io.read(REDIRECTION + 2 * pin);
+        io.write(REDIRECTION + 2 * pin, low | MASK);
+        io.write(REDIRECTION + 2 * pin + 1, apic_id << 24);
+        io.write(REDIRECTION + 2 * pin, low);
+    });
+}
+
 /// Masks or unmasks a GSI.
 pub fn set_masked(gsi: u32, masked: bool) {
     with_pin(gsi, |io, pin| {

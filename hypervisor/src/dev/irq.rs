@@ -2,13 +2,13 @@
 //!
 //! An interrupt handler only notes that a vector came and raises `Work::IRQ`; the core takes the noted interrupts one
 //! by one ([`take`]) on the way back to a guest, where it may hold locks. A level-triggered line is masked by the handler and
-//! stays so until the guest says that it served the device. All vectors go to the boot CPU.
+//! stays so until the guest says that it served the device. An interrupt arrives at the boot CPU until the core names another one.
 
 use super::{ioapic, pci};
 use crate::cpu::apic;
 use crate::cpu::descriptors::INT80_VECTOR;
 use crate::cpu::percpu::{cpu, this_cpu};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use core::sync::atomic::{AtomicU32, Ordering};
 use hypervisor_core::acpi::Override;
 use hypervisor_core::ids::{CpuId, Pirq};
@@ -37,9 +37,26 @@ enum Source {
 struct Irq {
     source: Source,
     vector: u8,
+    masked: bool,
+    cpu: CpuId,
+}
+
+impl Irq {
+    fn new(source: Source, vector: u8) -> Self {
+        Self { source, vector, masked: true, cpu: CpuId(0) }
+    }
+
+    fn device(&self) -> Option<PciAddress> {
+        match self.source {
+            Source::Gsi(_) => None,
+            Source::Msi { device, .. } => Some(device),
+        }
+    }
 }
 
 static IRQS: Mutex<BTreeMap<u32, Irq>> = Mutex::new(BTreeMap::new());
+/// Functions whose MSI-X table is reserved. Taken inside the lock of `IRQS`.
+static RESERVED: Mutex<BTreeSet<PciAddress>> = Mutex::new(BTreeSet::new());
 
 /// Which GSI an ISA interrupt is on, and how it signals.
 pub fn isa_route(overrides: &[Override], irq: u8) -> (u32, Line) {
@@ -60,8 +77,12 @@ fn claim_vector(owner: u32) -> Result<u8, Errno> {
         .ok_or(Errno::ENOSPC)
 }
 
+fn apic_id(id: CpuId) -> u32 {
+    cpu(id).apic_id.load(Ordering::Relaxed)
+}
+
 fn boot_apic_id() -> u32 {
-    cpu(CpuId(0)).apic_id.load(Ordering::Relaxed)
+    apic_id(CpuId(0))
 }
 
 /// Routes the console's interrupt to the hypervisor itself.
@@ -120,7 +141,7 @@ pub fn route_gsi(gsi: u32, line: Line) -> Result<(), Errno> {
         None => claim_vector(owner)?,
     };
     OWNERS[usize::from(vector)].store(owner, Ordering::Relaxed);
-    irqs.insert(gsi, Irq { source: Source::Gsi(line), vector });
+    irqs.insert(gsi, Irq::new(Source::Gsi(line), vector));
     if ioapic::route(gsi, line, vector, boot_apic_id()) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
@@ -135,7 +156,7 @@ pub fn map_msi(request: &MsiRequest) -> Result<Pirq, Errno> {
     let entry = pci::find_msi(request)?;
     let vector = claim_vector(number + 1)?;
     pci::program_msi(request.device, &entry, vector, boot_apic_id());
-    irqs.insert(number, Irq { source: Source::Msi { device: request.device, entry }, vector });
+    irqs.insert(number, Irq::new(Source::Msi { device: request.device, entry }, vector));
     Ok(Pirq(number))
 }
 
@@ -152,11 +173,54 @@ pub fn unmap(pirq: Pirq) -> Result<(), Errno> {
 
 /// Masks or unmasks an interrupt; nothing happens for one that is not routed.
 pub fn set_masked(pirq: Pirq, masked: bool) {
-    let source = IRQS.lock().get(&pirq.0).map(|irq| irq.source.clone());
-    match source {
-        Some(Source::Gsi(_)) => ioapic::set_masked(pirq.0, masked),
-        Some(Source::Msi { device, entry }) => pci::set_msi_masked(device, &entry, masked),
-        None => {}
+    let mut irqs = IRQS.lock();
+    let Some(irq) = irqs.get_mut(&pirq.0) else { return };
+    irq.masked = masked;
+    match &irq.source {
+        Source::Gsi(_) => ioapic::set_masked(pirq.0, masked),
+        Source::Msi { device, entry } => pci::set_msi_masked(*device, entry, masked),
+    }
+}
+
+/// Lets an interrupt arrive at another CPU; nothing happens for one that is not routed.
+pub fn set_cpu(pirq: Pirq, cpu: CpuId) {
+    let mut irqs = IRQS.lock();
+    let Some(irq) = irqs.get_mut(&pirq.0).filter(|irq| irq.cpu != cpu) else { return };
+    irq.cpu = cpu;
+    match &irq.source {
+        Source::Gsi(_) => ioapic::set_destination(pirq.0, apic_id(cpu)),
+        Source::Msi { device, entry } => pci::set_msi_destination(*device, entry, apic_id(cpu)),
+    }
+}
+
+/// Writes the messages of a function again, masked or not as they were.
+pub fn restore_msi(of: PciAddress) {
+    for irq in IRQS.lock().values() {
+        if let Source::Msi { device, entry } = &irq.source
+            && *device == of
+        {
+            pci::program_msi(*device, entry, irq.vector, apic_id(irq.cpu));
+            pci::set_msi_masked(*device, entry, irq.masked);
+        }
+    }
+}
+
+/// Reserves a function's MSI-X table, or gives it back: see `Platform::msix_reserve`.
+pub fn reserve_msix(device: PciAddress, take: bool) -> Result<(), Errno> {
+    let irqs = IRQS.lock();
+    let mut reserved = RESERVED.lock();
+    let in_use = irqs.values().any(|irq| irq.device() == Some(device));
+    match (in_use, take, reserved.contains(&device)) {
+        (true, ..) | (false, true, true) | (false, false, false) => Err(Errno::EBUSY),
+        _ if !pci::has_msix(device) => Err(Errno::ENODEV),
+        (false, true, false) => {
+            reserved.insert(device);
+            Ok(())
+        }
+        (false, false, true) => {
+            reserved.remove(&device);
+            Ok(())
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::port;
 use crate::mm::tables::map_device;
+use alloc::collections::BTreeSet;
 use hypervisor_core::platform::{MsiRequest, PciAddress};
 use spin::Mutex;
 use x86_64::instructions::interrupts::without_interrupts;
@@ -82,8 +83,31 @@ pub fn guest_write(address: u32, byte: u16, size: u8, value: u32) {
 }
 
 /// Whether a function answers.
-pub fn exists(device: PciAddress) -> bool {
+fn exists(device: PciAddress) -> bool {
     device.segment == 0 && read(device, 0) & 0xffff != 0xffff
+}
+
+/// Functions that the first domain reported. As in Xen on a machine without IOMMU, nobody looks for them before.
+static REPORTED: Mutex<BTreeSet<PciAddress>> = Mutex::new(BTreeSet::new());
+
+/// Whether the first domain reported a function.
+pub fn is_known(device: PciAddress) -> bool {
+    REPORTED.lock().contains(&device)
+}
+
+/// The first domain reports a function, or its end.
+pub fn set_known(device: PciAddress, known: bool) {
+    let mut reported = REPORTED.lock();
+    if known {
+        reported.insert(device);
+    } else {
+        reported.remove(&device);
+    }
+}
+
+/// Whether a function has MSI-X.
+pub fn has_msix(device: PciAddress) -> bool {
+    exists(device) && find_capability(device, CAP_MSIX).is_some()
 }
 
 fn find_capability(device: PciAddress, id: u8) -> Option<u8> {
@@ -108,7 +132,7 @@ fn find_capability(device: PciAddress, id: u8) -> Option<u8> {
 /// Finds what a request names. Fails with `ENODEV`, or `EINVAL` when the table has no such entry.
 pub fn find_msi(request: &MsiRequest) -> Result<MsiEntry, Errno> {
     let device = request.device;
-    if !exists(device) {
+    if !is_known(device) || !exists(device) {
         return Err(Errno::ENODEV);
     }
     if request.table_base == 0 {
@@ -137,9 +161,24 @@ fn memory_bar(device: PciAddress, index: u8) -> Option<u64> {
     Some(high | u64::from(low & !15))
 }
 
+/// Where a message to the CPU with this APIC identifier is written (SDM volume 3, 11.11.1).
+fn message_address(apic_id: u32) -> u32 {
+    0xfee0_0000 | (apic_id & 0xff) << 12
+}
+
+/// Sends a message to another CPU from now on: one word, which is changed at once.
+pub fn set_msi_destination(device: PciAddress, entry: &MsiEntry, apic_id: u32) {
+    let address = message_address(apic_id);
+    match *entry {
+        MsiEntry::Msi { cap, .. } => write(device, cap + 4, address),
+        // SAFETY: the entry was mapped by `find_msi`; its first word is the message's address.
+        MsiEntry::MsiX { at, .. } => unsafe { (at as *mut u32).write_volatile(address) },
+    }
+}
+
 /// Writes the message of `vector` to the CPU with this APIC identifier. MSI-X entries start masked.
 pub fn program_msi(device: PciAddress, entry: &MsiEntry, vector: u8, apic_id: u32) {
-    let address = 0xfee0_0000 | (apic_id & 0xff) << 12;
+    let address = message_address(apic_id);
     let data = u32::from(vector);
     match *entry {
         MsiEntry::Msi { cap, control } => {

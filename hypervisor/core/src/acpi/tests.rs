@@ -74,8 +74,17 @@ fn machine(extended: bool) -> Ram {
     let dsdt = table(b"DSDT", b"\x08_S5_\x12\x06\x04\x0a\x05\x01\x00\x00");
     let mut hpet = vec![0; 20];
     hpet[8..16].copy_from_slice(&0xfed0_0000u64.to_le_bytes());
-    let files = [(0x5000, fadt(0x9000)), (0x6000, madt()), (0x7000, table(b"HPET", &hpet)), (0x9000, dsdt)];
-    let named = [0x5000u64, 0x6000, 0x7000, 0xdead_0000];
+    let mut mcfg = vec![0; 26];
+    mcfg[8..16].copy_from_slice(&0xb000_0000u64.to_le_bytes());
+    mcfg[19] = 255;
+    let files = [
+        (0x5000, fadt(0x9000)),
+        (0x6000, madt()),
+        (0x7000, table(b"HPET", &hpet)),
+        (0x8000, table(b"MCFG", &mcfg)),
+        (0x9000, dsdt),
+    ];
+    let named = [0x5000u64, 0x6000, 0x7000, 0xdead_0000, 0x8000];
     let root = if extended {
         table(b"XSDT", &named.map(u64::to_le_bytes).concat())
     } else {
@@ -104,6 +113,7 @@ fn everything_is_found() {
         assert_eq!(info.power.pm1, [Some(Register::Port(0x604)), None]);
         assert_eq!(info.power.reset, Some((Register::Port(0xcf9), 15)));
         assert_eq!(info.power.s5, Some((5, 1)));
+        assert_eq!(info.mmconfig, [MmConfig { address: 0xb000_0000, segment: 0, buses: (0, 255) }]);
     }
 }
 

@@ -130,6 +130,7 @@ impl<P: Platform> Hypervisor<P> {
             self.release_port(domain, &mut changes, port, &guard);
             return Err(error);
         }
+        self.steer_pirq(domain, pirq, VcpuId(0));
         Ok(port)
     }
 

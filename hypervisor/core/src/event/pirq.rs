@@ -13,7 +13,7 @@ use super::EventError;
 use super::slot::{Binding, MAX_NUMBER};
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::ids::{DomId, Mfn, Pirq, Port};
+use crate::ids::{CpuId, DomId, Mfn, Pirq, Port, VcpuId};
 use crate::page::PageType;
 use crate::platform::{Line, Platform, Work};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ const MAX_SHARERS: usize = 8;
 const DELIVERY_BATCH: u32 = 256;
 /// Pirqs beyond the IOAPIC lines, for MSIs.
 const MSI_PIRQS: u32 = 1024;
-/// IOAPIC lines below this are the ISA bus's: edge-triggered and active high until somebody says otherwise.
+/// IOAPIC lines below this are the ISA bus's: edge-triggered and active high unless ACPI or a guest says otherwise.
 const ISA_LINES: u32 = 16;
 
 /// The interrupts of the machine's devices and the guests bound to them.
@@ -268,9 +268,7 @@ impl<P: Platform> Hypervisor<P> {
         if let Source::Gsi(line) = source
             && !state.routed.contains(&line.0)
         {
-            let isa = line.0 < ISA_LINES;
-            let line_kind = Line { level: !isa, active_low: !isa };
-            self.platform.irq_route_gsi(line.0, line_kind).map_err(EventError::Platform)?;
+            self.platform.irq_route_gsi(line.0, self.line_at_boot(line.0)).map_err(EventError::Platform)?;
             state.routed.insert(line.0);
         }
         let first = state.join(irq, guest, share)?;
@@ -282,6 +280,22 @@ impl<P: Platform> Hypervisor<P> {
             self.platform.irq_unmask(irq);
         }
         Ok(())
+    }
+
+    /// How a line signals that no guest has set up.
+    fn line_at_boot(&self, gsi: u32) -> Line {
+        let pci = gsi >= ISA_LINES;
+        let overridden = self.machine.isa_overrides.iter().find(|o| o.gsi == gsi);
+        overridden.map_or(Line { level: pci, active_low: pci }, |o| o.line)
+    }
+
+    /// Lets the interrupt behind a pirq arrive where the vCPU runs that its events notify.
+    pub(super) fn steer_pirq(&self, domain: &Domain<P>, pirq: u32, vcpu: VcpuId) {
+        let Some(vcpu) = domain.vcpu(vcpu) else { return };
+        let irq = self.pirqs.state.lock().mappings.get(&(domain.id, pirq)).and_then(|m| m.source.irq());
+        if let Some(irq) = irq {
+            self.platform.irq_set_cpu(irq, CpuId(vcpu.cpu.load(Ordering::Relaxed)));
+        }
     }
 
     /// Undoes [`Self::attach_pirq`].

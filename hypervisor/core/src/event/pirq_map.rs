@@ -193,7 +193,8 @@ impl<P: Platform> Hypervisor<P> {
         Ok(pirq)
     }
 
-    /// Takes an interrupt from a domain (`PHYSDEVOP_unmap_pirq`). A port bound to it stays, silent.
+    /// Takes an interrupt from a domain (`PHYSDEVOP_unmap_pirq`). A port bound to it stays, silent. As in Xen, the right to
+    /// use a line goes with it, even where the domain does that to itself.
     ///
     /// # Errors
     /// [`EventError::NoSuchDomain`], [`EventError::NotPermitted`]; [`EventError::Invalid`] for a pirq that is not mapped;
@@ -211,9 +212,7 @@ impl<P: Platform> Hypervisor<P> {
             }
             Source::Gsi(irq) => {
                 state.unmap(&self.platform, (domain.id, pirq));
-                if domain.id != caller.id {
-                    domain.permissions.write().irqs.remove(u64::from(irq.0), u64::from(irq.0));
-                }
+                domain.permissions.write().irqs.remove(u64::from(irq.0), u64::from(irq.0));
             }
         }
         Ok(())

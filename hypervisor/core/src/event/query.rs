@@ -46,7 +46,8 @@ impl<P: Platform> Hypervisor<P> {
         let slot = domain.events.slot(port)?;
         let _changes = domain.events.changes.lock();
         match slot.load().binding() {
-            Binding::Unbound(_) | Binding::Interdomain(..) | Binding::Pirq(_) | Binding::Console => {}
+            Binding::Unbound(_) | Binding::Interdomain(..) | Binding::Console => {}
+            Binding::Pirq(pirq) => self.steer_pirq(domain, pirq, vcpu),
             Binding::Virq(virq) if virq_is_global(virq) => {}
             _ => return Err(EventError::Invalid),
         }

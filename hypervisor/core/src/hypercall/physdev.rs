@@ -4,6 +4,7 @@ use super::{Cx, Outcome};
 use crate::event::{PirqTable, WantedPirq};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{DomId, GuestVirt, Mfn};
+use crate::page::is_hypervisors;
 use crate::platform::{Line, MsiRequest, PciAddress, Platform};
 use crate::regs::Regs;
 use core::mem::offset_of;
@@ -83,12 +84,20 @@ fn run_pci<P: Platform>(cx: Cx<'_, P>, cmd: u32, arg: u64) -> Result<(), Errno> 
             report_device(cx, PciAddress { segment: add.seg, bus: add.bus, devfn: add.devfn }, true)
         }
         PHYSDEVOP_PCI_DEVICE_REMOVE => report_device(cx, pci_device(cx, arg)?, false),
-        // The tables of MSI-X are the hypervisor's from the start: nothing to prepare, nothing to give up.
-        PHYSDEVOP_PREPARE_MSIX | PHYSDEVOP_RELEASE_MSIX => pci_device(cx, arg).and_then(|_| privileged(cx)),
-        // Configuration space is accessed through the ports only: memory-mapped regions are dom0's.
+        PHYSDEVOP_PREPARE_MSIX | PHYSDEVOP_RELEASE_MSIX => {
+            let device = pci_device(cx, arg)?;
+            privileged(cx)?;
+            known(cx, device)?;
+            cx.hv.platform.msix_reserve(device, cmd == PHYSDEVOP_PREPARE_MSIX)
+        }
+        PHYSDEVOP_RESTORE_MSI => {
+            let PhysdevRestoreMsi { bus, devfn } = GuestPtr::new(arg).read(cx.hv)?;
+            restore_msi(cx, PciAddress { segment: 0, bus, devfn })
+        }
+        PHYSDEVOP_RESTORE_MSI_EXT => restore_msi(cx, pci_device(cx, arg)?),
         PHYSDEVOP_PCI_MMCFG_RESERVED => {
             privileged(cx)?;
-            Ok(GuestPtr::<PhysdevPciMmcfgReserved>::new(arg).read(cx.hv).map(|_| ())?)
+            mmconfig_reserved(cx, &GuestPtr::new(arg).read(cx.hv)?)
         }
         // The console is no USB debug port: its resets need no care.
         PHYSDEVOP_DBGP_OP => {
@@ -223,7 +232,7 @@ fn set_iopl<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<PhysdevSetIopl>) -> Result
 fn set_iobitmap<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<PhysdevSetIobitmap>) -> Result<(), Errno> {
     let set = arg.read(cx.hv)?;
     let bitmap = GuestVirt(set.bitmap.addr());
-    if !bitmap.is_canonical() || set.nr_ports > IO_PORTS {
+    if !bitmap.is_canonical() || is_hypervisors(bitmap) || set.nr_ports > IO_PORTS {
         return Err(Errno::EINVAL);
     }
     cx.vcpu.pv.iobmp.store(bitmap.0, Ordering::Relaxed);
@@ -237,7 +246,35 @@ fn pci_device<P: Platform>(cx: Cx<'_, P>, arg: u64) -> Result<PciAddress, Errno>
     Ok(PciAddress { segment: device.seg, bus: device.bus, devfn: device.devfn })
 }
 
+fn known<P: Platform>(cx: Cx<'_, P>, device: PciAddress) -> Result<(), Errno> {
+    if cx.hv.platform.pci_device_known(device) { Ok(()) } else { Err(Errno::ENODEV) }
+}
+
+/// As in Xen, a function that is added need not answer (yet), but one that is removed must have been there.
 fn report_device<P: Platform>(cx: Cx<'_, P>, device: PciAddress, added: bool) -> Result<(), Errno> {
     privileged(cx)?;
-    if added { cx.hv.platform.pci_device_added(device) } else { cx.hv.platform.pci_device_removed(device) }
+    if !added {
+        known(cx, device)?;
+    }
+    cx.hv.platform.pci_device_changed(device, added);
+    Ok(())
+}
+
+fn restore_msi<P: Platform>(cx: Cx<'_, P>, device: PciAddress) -> Result<(), Errno> {
+    known(cx, device)?;
+    privileged(cx)?;
+    cx.hv.platform.msi_restore(device);
+    Ok(())
+}
+
+/// Memory-mapped configuration space: what dom0 says is compared with ACPI's own list. The hypervisor accesses configuration
+/// space through the ports only, so that nothing else comes of it.
+fn mmconfig_reserved<P: Platform>(cx: Cx<'_, P>, said: &PhysdevPciMmcfgReserved) -> Result<(), Errno> {
+    if said.flags & !XEN_PCI_MMCFG_RESERVED != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let buses = (said.start_bus, said.end_bus);
+    let mut list = cx.hv.machine.mmconfig.iter();
+    let region = list.find(|r| (r.segment, r.buses) == (said.segment, buses)).ok_or(Errno::ENODEV)?;
+    if region.address == said.address { Ok(()) } else { Err(Errno::EIO) }
 }

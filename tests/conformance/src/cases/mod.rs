@@ -28,6 +28,7 @@ mod peer_event;
 mod peer_foreign;
 mod peer_grant;
 mod peer_rights;
+mod physdev;
 mod pin;
 mod platform;
 mod privileged;

@@ -1,6 +1,7 @@
 //! `event_channel_op` and `physdev_op` as a guest calls them.
 
 use super::*;
+use crate::acpi::MmConfig;
 use crate::hypercall::{
     Cx, Outcome,
     event::{event_channel_op, event_channel_op_compat},
@@ -9,6 +10,7 @@ use crate::hypercall::{
 use crate::ids::GuestVirt;
 use crate::mock::FLAT_BASE;
 use crate::permissions::Permissions;
+use crate::platform::PciAddress;
 use crate::regs::Regs;
 use xen_abi::GuestHandle;
 use xen_abi::errno::Errno;
@@ -200,9 +202,12 @@ fn linux_sets_interrupts_up() {
     }
 }
 
+const ADDRESS: PciAddress = PciAddress { segment: 0, bus: 0, devfn: 8 };
+
 #[test]
 fn privileges_are_asked_for() {
-    let (hv, [d0, d1]) = machine(1);
+    let (mut hv, [d0, d1]) = machine(1);
+    hv.machine.mmconfig = std::vec![MmConfig { address: 0xb000_0000, segment: 0, buses: (0, 255) }];
     let mut iopl = PhysdevSetIopl { iopl: 4 };
     assert_eq!(call(&hv, &d1, physdev_op, PHYSDEVOP_SET_IOPL, &mut iopl), errno(Errno::EINVAL));
     iopl.iopl = 3;
@@ -218,15 +223,27 @@ fn privileges_are_asked_for() {
         assert_eq!(call(&hv, domain, physdev_op, PHYSDEVOP_ALLOC_IRQ_VECTOR, &mut irq), answer);
         assert_eq!(call(&hv, domain, physdev_op, PHYSDEVOP_APIC_READ, &mut apic), answer);
         assert_eq!(call(&hv, domain, physdev_op, PHYSDEVOP_APIC_WRITE, &mut apic), answer);
-        assert_eq!(call(&hv, domain, physdev_op, PHYSDEVOP_PREPARE_MSIX, &mut device), answer);
-        assert_eq!(call(&hv, domain, physdev_op, PHYSDEVOP_PCI_DEVICE_REMOVE, &mut device), answer);
         let mut manage = PhysdevManagePci { bus: 0, devfn: 8 };
         assert_eq!(call(&hv, domain, physdev_op, PHYSDEVOP_MANAGE_PCI_ADD, &mut manage), answer);
-        let mut mmcfg = PhysdevPciMmcfgReserved::default();
+        assert_eq!(call(&hv, domain, physdev_op, PHYSDEVOP_PREPARE_MSIX, &mut device), answer);
+        hv.platform.record.lock().unwrap().pci.push(ADDRESS);
+        assert_eq!(call(&hv, domain, physdev_op, PHYSDEVOP_RESTORE_MSI_EXT, &mut device), answer);
+        assert_eq!(call(&hv, domain, physdev_op, PHYSDEVOP_PCI_DEVICE_REMOVE, &mut device), answer);
+        let mut mmcfg =
+            PhysdevPciMmcfgReserved { address: 0xb000_0000, end_bus: 255, flags: 1, ..Default::default() };
         assert_eq!(call(&hv, domain, physdev_op, PHYSDEVOP_PCI_MMCFG_RESERVED, &mut mmcfg), answer);
         let mut dbgp = PhysdevDbgpOp::default();
         assert_eq!(call(&hv, domain, physdev_op, PHYSDEVOP_DBGP_OP, &mut dbgp), answer);
     }
     assert_eq!(irq.vector, 9);
+    assert_eq!(hv.platform.record.lock().unwrap().restored, [ADDRESS]);
+    for (said, answer) in [
+        (PhysdevPciMmcfgReserved { address: 0xc000_0000, end_bus: 255, ..Default::default() }, Errno::EIO),
+        (PhysdevPciMmcfgReserved { address: 0xb000_0000, end_bus: 254, ..Default::default() }, Errno::ENODEV),
+        (PhysdevPciMmcfgReserved { flags: 2, ..Default::default() }, Errno::EINVAL),
+    ] {
+        let mut said = said;
+        assert_eq!(call(&hv, &d0, physdev_op, PHYSDEVOP_PCI_MMCFG_RESERVED, &mut said), errno(answer));
+    }
     assert_eq!(call(&hv, &d0, physdev_op, 99, &mut irq), errno(Errno::ENOSYS));
 }

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::event::{Progress, WantedPirq};
-use crate::ids::{DomId, Pirq};
+use crate::ids::{CpuId, DomId, Pirq};
 use crate::platform::{Line, MsiRequest, PciAddress};
+use core::sync::atomic::Ordering;
 use xen_abi::errno::Errno;
 use xen_abi::xen::DOMID_SELF;
 
@@ -46,7 +47,9 @@ fn a_level_line_waits_for_the_acknowledgement() {
     guest.clear_pending(port);
     hv.acknowledge_pirq(&d0, 19).unwrap();
     assert!(!is_masked(&hv, 19));
+    d0.vcpu(VcpuId(1)).unwrap().cpu.store(3, Ordering::Relaxed);
     hv.bind_vcpu(&d0, port, VcpuId(1)).unwrap();
+    assert_eq!(hv.platform.record.lock().unwrap().irq_cpus[&Pirq(19)], CpuId(3), "the line follows");
     arrive(&hv, 19);
     assert!(guest.upcall_pending(1));
     hv.close_event(&d0, port).unwrap();
