@@ -1,7 +1,8 @@
 //! The first guest: shows each thing that a kernel needs from the hypervisor, prints the same lines on every
 //! hypervisor that gets them right, and powers off.
 //!
-//! With `bench` on the command line it also prints the time stamp counter at its first and at its last instruction.
+//! With `bench` on the command line it also prints the time stamp counter at its first and at its last instruction; with `crash`
+//! it ends by a mistake that nothing but the hypervisor can catch, with `reboot` by asking for a restart.
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
 
@@ -51,6 +52,12 @@ fn kernel(boot: BootContext) -> ! {
     if bench {
         println!("done tsc={}", time::tsc());
     }
+    if boot.has_option("crash") {
+        lose_the_stack();
+    }
+    if boot.has_option("reboot") {
+        sched::shutdown(Shutdown::Reboot);
+    }
     sched::shutdown(if passed { Shutdown::PowerOff } else { Shutdown::Crash })
 }
 
@@ -76,10 +83,15 @@ fn interface(boot: &BootContext) -> Step {
 
 fn memory_map(boot: &BootContext) -> Step {
     let mut buffer = [Region::default(); 128];
-    // The first domain is given no map of its own on Xen: its memory is what start_info says.
+    // A domain need not have a map of its own: its memory is what start_info says.
     let regions = match memory::map(&mut buffer) {
         Err(Errno::ENOSYS) if boot.is_initial_domain() => {
             ok(memory::machine_map(&mut buffer), "machine map")?
+        }
+        Err(Errno::ENOSYS) => {
+            // Nobody made a map: the memory is one piece.
+            buffer[0] = Region { start: 0, size: boot.pages() * 4096, kind: Region::RAM };
+            &buffer[..1]
         }
         map => ok(map, "memory map")?,
     };
@@ -90,6 +102,12 @@ fn memory_map(boot: &BootContext) -> Step {
     check_frames(boot)?;
     println!("memory map: ordered, with RAM; every frame translates both ways");
     Ok(())
+}
+
+/// Takes a page fault without a stack to take it on.
+fn lose_the_stack() -> ! {
+    // SAFETY: nothing is executed after this.
+    unsafe { core::arch::asm!("mov rsp, 4096", "push rax", "ud2", options(noreturn)) }
 }
 
 /// Regions must be in order, apart, and some of them memory.

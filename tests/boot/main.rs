@@ -10,6 +10,7 @@ use libtest_mimic::{Arguments, Conclusion, Trial};
 mod bochs;
 mod conformance;
 mod corrupt;
+mod domains;
 mod files;
 mod hello;
 mod image;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     }
     let mut trials: Vec<Trial> = Vec::new();
     // The longest first, so that the last CPU is not left alone with one of them.
+    trials.extend(domains::trials());
     trials.extend(linux::trials());
     trials.extend(bochs::trials());
     trials.extend(hello::trials());

@@ -42,6 +42,8 @@ const INIT: &str = include_str!("initramfs/init.sh");
 const INITTAB: &str = include_str!("initramfs/inittab");
 const SESSION: &str = include_str!("initramfs/session.sh");
 const SELFTEST: &str = include_str!("initramfs/selftest.sh");
+const LOAD: &str = include_str!("initramfs/load.sh");
+
 /// Builds the archive and returns its path. Equal input gives an equal file.
 ///
 /// # Errors
@@ -58,6 +60,7 @@ pub fn build() -> Result<PathBuf> {
     archive.file("etc/inittab", 0o644, INITTAB.as_bytes());
     archive.file("lib/session.sh", 0o755, SESSION.as_bytes());
     archive.file("lib/selftest.sh", 0o644, SELFTEST.as_bytes());
+    archive.file("lib/load.sh", 0o755, LOAD.as_bytes());
     archive.file("lib/checks", 0o644, CHECKS.join("\n").as_bytes());
     archive.file("bin/tsc", 0o755, &fs::read(probe::build(Probe::Userspace)?)?);
 

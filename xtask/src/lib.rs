@@ -9,6 +9,7 @@ pub mod build;
 pub mod conformance;
 pub mod cpio;
 pub mod debian;
+pub mod domains;
 pub mod elf;
 pub mod fuzz;
 pub mod image;

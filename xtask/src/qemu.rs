@@ -97,6 +97,15 @@ impl Emulator {
     }
 }
 
+/// A boot module beside the first domain's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// The file.
+    pub path: PathBuf,
+    /// What stands behind the file name; may be empty.
+    pub name: String,
+}
+
 /// One machine. [`Machine::new`] gives one that boots with a console; the fields add to it.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -112,6 +121,8 @@ pub struct Machine {
     pub kernel_args: String,
     /// Second module.
     pub initrd: Option<PathBuf>,
+    /// Further modules.
+    pub modules: Vec<Module>,
     /// QEMU's `-m`.
     pub memory: String,
     /// QEMU's `-smp`.
@@ -148,6 +159,7 @@ impl Machine {
             kernel: None,
             kernel_args: String::new(),
             initrd: None,
+            modules: Vec::new(),
             memory: "1G".into(),
             cpus: 1,
             cpu: None,
@@ -221,22 +233,26 @@ impl Machine {
 
     /// QEMU's `-initrd` for a multiboot kernel: files with their arguments, separated by commas.
     fn module_list(&self) -> Result<Option<OsString>> {
-        let Some(kernel) = &self.kernel else { return Ok(None) };
-        for path in [Some(kernel), self.initrd.as_ref()].into_iter().flatten() {
+        let initrd = self.initrd.iter().filter(|_| self.kernel.is_some());
+        let first = self.kernel.iter().map(|kernel| (kernel, self.kernel_args.as_str()));
+        let second = initrd.map(|initrd| (initrd, ""));
+        let further = self.modules.iter().map(|module| (&module.path, module.name.as_str()));
+        let mut list: Option<OsString> = None;
+        for (path, arguments) in first.chain(second).chain(further) {
             ensure!(path.is_file(), "there is no {}", path.display());
             let has_space = path.to_string_lossy().contains(' ');
             ensure!(!has_space, "QEMU cannot load {}: rename it without the space", path.display());
+            let list = list.get_or_insert_default();
+            if !list.is_empty() {
+                list.push(",");
+            }
+            list.push(escaped(path));
+            if !arguments.is_empty() {
+                list.push(" ");
+                list.push(arguments.replace(',', ",,"));
+            }
         }
-        let mut list = escaped(kernel);
-        if !self.kernel_args.is_empty() {
-            list.push(" ");
-            list.push(self.kernel_args.replace(',', ",,"));
-        }
-        if let Some(initrd) = &self.initrd {
-            list.push(",");
-            list.push(escaped(initrd));
-        }
-        Ok(Some(list))
+        Ok(list)
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::qemu::{Bus, CONSOLE_ARGS, Hypervisor, Machine, Serial};
 use crate::setup::Need;
-use crate::{build, debian, initramfs, process, project, setup};
+use crate::{build, debian, domains, initramfs, process, project, setup};
 
 /// What Linux needs on its command line to talk through the hypervisor's console.
 pub const LINUX_ARGS: &str = "console=hvc0 earlyprintk=xen";
@@ -14,7 +14,7 @@ pub const LINUX_ARGS: &str = "console=hvc0 earlyprintk=xen";
 /// The choices of `cargo xtask run`.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Options {
-    /// The first domain: `linux`, or a guest of guest-pv-lib/examples such as `hello`
+    /// The first domain: `linux`, a guest of guest-pv-lib/examples such as `hello`, or `none` (with --domains)
     #[arg(long, default_value = "linux")]
     pub guest: String,
     /// The hypervisor: `paravane`, `xen`, or the path of a multiboot ELF
@@ -29,6 +29,9 @@ pub struct Options {
     /// Add to the kernel's command line
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub args: String,
+    /// Start the domains that this TOML file describes, beside the first one (see hypervisor/examples)
+    #[arg(long)]
+    pub domains: Option<PathBuf>,
     /// Number of CPUs of the machine
     #[arg(long, default_value_t = 1)]
     pub smp: u32,
@@ -84,6 +87,9 @@ fn machine(options: &Options) -> Result<Machine> {
     if let Some(initrd) = &options.initrd {
         machine.initrd = Some(initrd.clone());
     }
+    if let Some(file) = &options.domains {
+        domains::add(&mut machine, file, is_none(options))?;
+    }
     machine.memory.clone_from(&options.mem);
     machine.cpus = options.smp;
     machine.cpu.clone_from(&options.cpu);
@@ -104,6 +110,10 @@ fn guest(hypervisor: Hypervisor, options: &Options) -> Result<Machine> {
     if options.guest == "linux" {
         return linux(machine);
     }
+    if is_none(options) {
+        ensure!(options.domains.is_some(), "without a first domain there must be others: --domains FILE");
+        return Ok(machine);
+    }
     let names = build::guest_names()?;
     ensure!(
         names.contains(&options.guest),
@@ -114,6 +124,11 @@ fn guest(hypervisor: Hypervisor, options: &Options) -> Result<Machine> {
     build::guests()?;
     machine.kernel = Some(project::guest_elf(&options.guest));
     Ok(machine)
+}
+
+/// Whether there is to be no first domain but a described one.
+fn is_none(options: &Options) -> bool {
+    options.kernel.is_none() && options.guest == "none"
 }
 
 /// Adds Debian's Linux with our initramfs.

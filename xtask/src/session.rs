@@ -150,6 +150,31 @@ impl Session {
         }
     }
 
+    /// Waits until the whole output so far is as `wanted` says, and returns it.
+    ///
+    /// # Errors
+    /// As [`Session::wait_for`].
+    pub fn wait_until(&mut self, limit: Duration, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        let deadline = Instant::now() + limit;
+        let lock = &self.shared.0;
+        let mut line = lock.lock().expect("the reader does not panic");
+        loop {
+            let output = clean(&line.bytes);
+            if wanted(&output) {
+                return Ok(output);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if line.closed || left.is_zero() {
+                let why = if line.closed { "the machine ended" } else { "time ran out" };
+                bail!("{why} before it was all there:\n{}", line.tail());
+            }
+            // Looking at all of it for each byte would take longer than the machine.
+            drop(line);
+            std::thread::sleep(Duration::from_millis(200).min(left));
+            line = lock.lock().expect("the reader does not panic");
+        }
+    }
+
     /// The next whole line, if one comes within `limit`.
     pub fn next_line(&mut self, limit: Duration) -> Heard {
         let deadline = Instant::now() + limit;

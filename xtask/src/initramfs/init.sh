@@ -18,5 +18,7 @@ grep -qw xenfs /proc/filesystems && mount -t xenfs xenfs /proc/xen
 
 grep -qw paravane.test /proc/cmdline && . /lib/selftest.sh
 
+grep -q paravane.load= /proc/cmdline && /lib/load.sh &
+
 # From here on busybox's own init is process 1: it knows what poweroff and reboot ask of it (see inittab).
 exec init

@@ -15,7 +15,7 @@ mod notes;
 mod start;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unpack;
 
 pub use error::BuildError;

@@ -49,6 +49,11 @@ fn pattern(length: usize, seed: u8) -> Vec<u8> {
     (0..length).map(|n| (n / 256) as u8 ^ n as u8 ^ seed).collect()
 }
 
+/// The smallest kernel that works, as a boot module.
+pub(crate) fn small_kernel() -> &'static [u8] {
+    Image::small().build().leak()
+}
+
 impl Image {
     /// A kernel like Linux: text, data with a bss, all of Linux's notes.
     fn linux() -> Self {

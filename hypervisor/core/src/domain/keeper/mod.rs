@@ -1,0 +1,331 @@
+//! The domains that the hypervisor itself starts, by their descriptions, and what becomes of them when they end.
+//!
+//! All of it happens on one CPU, in [`Hypervisor::run_timers`]: whoever ends a domain only leaves a report and has that CPU look.
+//! It then takes the domain apart, piece by piece between its other work, prints what was given out before and after, and starts
+//! it again if its description says so. Without a control domain the machine ends with the last domain.
+//!
+//! A domain is restarted with its old identifier, so that its peers know it; while somebody still maps frames of the old one
+//! it waits. Its ends of event channels are bound to its peers' old ends where those still wait for it.
+//!
+//! Locks: the keeper's state is taken before every other lock, by one CPU at a time, and reports are a leaf.
+
+mod start;
+#[cfg(test)]
+mod tests;
+
+use super::Domain;
+use crate::Hypervisor;
+use crate::builder::BuildError;
+use crate::description::{Description, When};
+use crate::ids::{CpuId, DomId, Nanos, Port};
+use crate::permissions::Permissions;
+use crate::platform::{MachineEnd, Platform, Work};
+use crate::sched::Reasons;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Mutex;
+use xen_abi::errno::Errno;
+use xen_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_WATCHDOG};
+
+/// The CPU that keeps the domains.
+const KEEPING_CPU: CpuId = CpuId(0);
+/// There is nothing to do.
+const NEVER: u64 = u64::MAX;
+/// How long a teardown lets the CPU do other work, in nanoseconds.
+const BREATH: u64 = 200_000;
+/// How often a restart looks whether the old identifier is free, in nanoseconds.
+const RETRY: u64 = 1_000_000_000;
+/// A domain that lived that long starts its count of restarts anew, in nanoseconds.
+const LONG_LIFE: u64 = 60_000_000_000;
+
+/// A domain to be started, with the boot modules that its description names.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What it is to be.
+    pub description: Description,
+    /// Its kernel: an ELF file or a bzImage.
+    pub image: &'static [u8],
+    /// Its initial RAM disk.
+    pub initrd: Option<&'static [u8]>,
+}
+
+/// Why a domain ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By its own doing, with the reason of `SHUTDOWN_*` (sched.h).
+    Shutdown(u32),
+    /// By somebody else's.
+    Killed,
+    /// By a toolstack that takes it apart.
+    Destroyed,
+}
+
+/// Where a kept domain is.
+enum State<P: Platform> {
+    /// It runs.
+    Runs(Arc<Domain<P>>),
+    /// It is being taken apart; it had that many pages.
+    Ends(Arc<Domain<P>>, End, u64),
+    /// It will be started again.
+    Waits(Nanos),
+    /// It is over.
+    Over,
+}
+
+struct Kept<P: Platform> {
+    plan: Plan,
+    id: DomId,
+    state: State<P>,
+    /// When it was started.
+    since: Nanos,
+    /// Restarts in a row.
+    restarts: u32,
+    /// Its end is final, and with it this record of it.
+    last: bool,
+}
+
+impl<P: Platform> Kept<P> {
+    fn running(&self) -> Option<Arc<Domain<P>>> {
+        match &self.state {
+            State::Runs(domain) => Some(domain.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// A channel and the ports of its ends, as far as they were made.
+struct Link {
+    domains: [usize; 2],
+    ports: [Option<Port>; 2],
+}
+
+struct Keeping<P: Platform> {
+    kept: Vec<Kept<P>>,
+    links: Vec<Link>,
+    /// What no kept domain may use, whatever its description says.
+    denied: Permissions,
+}
+
+/// See the head of the module.
+pub struct Keeper<P: Platform> {
+    keeping: Mutex<Keeping<P>>,
+    reports: Mutex<Vec<(Arc<Domain<P>>, End)>>,
+    /// When there is something to do next.
+    next: AtomicU64,
+}
+
+impl<P: Platform> Keeper<P> {
+    /// Nobody to keep.
+    pub const fn new() -> Self {
+        let keeping = Keeping { kept: Vec::new(), links: Vec::new(), denied: Permissions::none() };
+        Self { keeping: Mutex::new(keeping), reports: Mutex::new(Vec::new()), next: AtomicU64::new(NEVER) }
+    }
+
+    /// When there is something to do next, as far as `cpu` has to see to it.
+    pub(crate) fn next_deadline(&self, cpu: CpuId) -> Option<Nanos> {
+        match self.next.load(Ordering::SeqCst) {
+            next if next != NEVER && cpu == KEEPING_CPU => Some(Nanos(next)),
+            _ => None,
+        }
+    }
+}
+
+impl<P: Platform> Default for Keeper<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Ends a domain for good, whatever it does, and takes it apart; a kept one is started again if its description says
+    /// `restart = "always"`. It stops now; the rest happens later.
+    ///
+    /// # Errors
+    /// `ESRCH`; `EINVAL` for the control domain, whose end is the machine's.
+    pub fn kill_domain(&self, id: DomId) -> Result<(), Errno> {
+        if id == DomId(0) {
+            return Err(Errno::EINVAL);
+        }
+        let domain = self.domains.get(id).ok_or(Errno::ESRCH)?;
+        domain.stopped.store(true, Ordering::SeqCst);
+        domain.vcpus.iter().for_each(|vcpu| self.suspend(vcpu, Reasons::STOPPED));
+        self.report(&domain, End::Killed);
+        Ok(())
+    }
+
+    /// A domain was shut down, and has the keeper look if it is the keeper's.
+    pub(crate) fn domain_was_shut_down(&self, domain: &Arc<Domain<P>>, reason: u32) {
+        self.report(domain, End::Shutdown(reason));
+    }
+
+    /// A domain is being taken apart by somebody who need not be the keeper.
+    pub(super) fn domain_is_destroyed(&self, domain: &Arc<Domain<P>>) {
+        self.report(domain, End::Destroyed);
+    }
+
+    fn report(&self, domain: &Arc<Domain<P>>, end: End) {
+        self.keeper.reports.lock().push((domain.clone(), end));
+        self.keep_from(self.platform.now());
+    }
+
+    fn keep_from(&self, time: Nanos) {
+        self.keeper.next.fetch_min(time.0, Ordering::SeqCst);
+        self.platform.raise_work(KEEPING_CPU, Work::TIMER);
+    }
+
+    /// Does what is due. Called by [`Hypervisor::run_timers`] on the keeping CPU.
+    pub(crate) fn keep_domains(&self) {
+        let Some(mut keeping) = self.keeper.keeping.try_lock() else { return };
+        self.keeper.next.store(NEVER, Ordering::SeqCst);
+        for (domain, end) in core::mem::take(&mut *self.keeper.reports.lock()) {
+            self.take_report(&mut keeping, domain, end);
+        }
+        for index in 0..keeping.kept.len() {
+            if let Some(next) = self.keep(&mut keeping, index) {
+                self.keeper.next.fetch_min(next.0, Ordering::SeqCst);
+            }
+        }
+        let over = |kept: &Kept<P>| matches!(kept.state, State::Over);
+        keeping.kept.retain(|kept| !kept.last || !over(kept));
+        if !keeping.kept.is_empty() && keeping.kept.iter().all(over) && self.domains.all().is_empty() {
+            drop(keeping);
+            self.log(format_args!("All domains have ended: halting machine\n"));
+            self.platform.end_machine(MachineEnd::PowerOff);
+        }
+    }
+
+    fn take_report(&self, keeping: &mut Keeping<P>, domain: Arc<Domain<P>>, end: End) {
+        let same = |kept: &&mut Kept<P>| match &kept.state {
+            State::Runs(other) | State::Ends(other, ..) => Arc::ptr_eq(other, &domain),
+            _ => false,
+        };
+        match keeping.kept.iter_mut().find(same) {
+            Some(kept) => {
+                if matches!(kept.state, State::Runs(_)) {
+                    let accounts = self.accounts();
+                    self.log(format_args!(
+                        "Domain {} ({}) {}: {accounts}\n",
+                        kept.id.0,
+                        domain.name,
+                        verb(end)
+                    ));
+                    let pages = domain.pages.current();
+                    kept.state = State::Ends(domain, end, pages);
+                }
+            }
+            // A toolstack's domain waits for its toolstack, unless somebody else ends it.
+            None if end == End::Killed => {
+                let description = Description::of_unkept(&domain.name);
+                let plan = Plan { description, image: &[], initrd: None };
+                let state = State::Ends(domain.clone(), end, domain.pages.current());
+                keeping.kept.push(Kept {
+                    plan,
+                    id: domain.id,
+                    state,
+                    since: Nanos(0),
+                    restarts: 0,
+                    last: true,
+                });
+            }
+            None => {}
+        }
+    }
+
+    /// Does what one domain needs; answers when it needs more.
+    fn keep(&self, keeping: &mut Keeping<P>, index: usize) -> Option<Nanos> {
+        let now = self.platform.now();
+        let kept = &mut keeping.kept[index];
+        match &kept.state {
+            State::Runs(_) | State::Over => None,
+            State::Ends(domain, end, pages) => {
+                let (domain, end, pages) = (domain.clone(), *end, *pages);
+                if self.destroy_domain(&domain).is_err() {
+                    return Some(Nanos(now.0 + BREATH));
+                }
+                self.say_what_is_left(&domain, pages);
+                self.decide(kept, end, now)
+            }
+            State::Waits(at) if *at > now => Some(*at),
+            State::Waits(_) => self.start_again(keeping, index, now),
+        }
+    }
+
+    fn say_what_is_left(&self, domain: &Domain<P>, pages: u64) {
+        let (id, name) = (domain.id.0, &domain.name);
+        self.log(format_args!("Domain {id} ({name}) is gone: {}\n", self.accounts()));
+        let (mapped, ports) = (domain.pages.current(), domain.events.active_ports());
+        let grants = domain.grants.mappings();
+        self.log(format_args!(
+            "Domain {id} ({name}) had {pages} pages; left of it: {mapped} frames that others map, {ports} event \
+             channels, {grants} grants mapped\n"
+        ));
+    }
+
+    fn decide(&self, kept: &mut Kept<P>, end: End, now: Nanos) -> Option<Nanos> {
+        let policy = &kept.plan.description.restart;
+        if now.0.saturating_sub(kept.since.0) > LONG_LIFE {
+            kept.restarts = 0;
+        }
+        kept.state = State::Over;
+        if !wants_restart(policy.when, end) {
+            return None;
+        }
+        let (id, name) = (kept.id.0, &kept.plan.description.name);
+        if kept.restarts >= policy.limit {
+            self.log(format_args!(
+                "Domain {id} ({name}) was started {} times again: enough\n",
+                kept.restarts
+            ));
+            return None;
+        }
+        let at = Nanos(now.0.saturating_add(policy.delay.saturating_mul(1 << kept.restarts.min(16))));
+        kept.restarts += 1;
+        let (ms, count, limit) = ((at.0 - now.0) / 1_000_000, kept.restarts, policy.limit);
+        self.log(format_args!("Domain {id} ({name}) starts again in {ms} ms (restart {count} of {limit})\n"));
+        kept.state = State::Waits(at);
+        Some(at)
+    }
+
+    fn start_again(&self, keeping: &mut Keeping<P>, index: usize, now: Nanos) -> Option<Nanos> {
+        let kept = &keeping.kept[index];
+        match self.make_kept(kept, &keeping.denied) {
+            Ok(domain) => {
+                let image = kept.plan.image;
+                keeping.kept[index].state = State::Runs(domain.clone());
+                self.link(keeping, index);
+                let filled = self.fill_kept(keeping, index, &domain, image);
+                keeping.kept[index].since = self.platform.now();
+                if self.filled(&mut keeping.kept[index], filled) {
+                    self.start(&domain);
+                }
+                None
+            }
+            // Frames of its last life are still mapped by others, or its CPUs are not there.
+            Err(BuildError::Refused(Errno::EEXIST)) => Some(Nanos(now.0 + RETRY)),
+            Err(error) => {
+                self.left_out(kept, &error);
+                keeping.kept[index].state = State::Over;
+                None
+            }
+        }
+    }
+}
+
+fn wants_restart(when: When, end: End) -> bool {
+    match end {
+        End::Shutdown(SHUTDOWN_CRASH | SHUTDOWN_WATCHDOG | SHUTDOWN_REBOOT) => when != When::Never,
+        _ => when == When::Always,
+    }
+}
+
+fn verb(end: End) -> &'static str {
+    match end {
+        End::Killed | End::Destroyed => "is ended",
+        End::Shutdown(SHUTDOWN_CRASH) => "has crashed",
+        End::Shutdown(SHUTDOWN_WATCHDOG) => "let its watchdog bite",
+        End::Shutdown(SHUTDOWN_REBOOT) => "asks for a reboot",
+        End::Shutdown(SHUTDOWN_POWEROFF) => "has switched itself off",
+        End::Shutdown(_) => "has shut down",
+    }
+}

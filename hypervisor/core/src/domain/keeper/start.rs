@@ -1,0 +1,257 @@
+//! Making, filling and starting the domains that the keeper keeps.
+
+use super::{End, KEEPING_CPU, Keeping, Kept, Link, Plan, State};
+use crate::Hypervisor;
+use crate::builder::{BuildError, DomainSource, unpack_kernel};
+use crate::description::{Channel, Description, When};
+use crate::domain::{Domain, DomainConfig};
+use crate::event::slot::Binding;
+use crate::ids::{DomId, Mfn, Nanos, PAGE_SIZE};
+use crate::permissions::Permissions;
+use crate::platform::{Platform, Work};
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use xen_abi::errno::Errno;
+use xen_abi::xen::DOMID_SELF;
+
+impl<P: Platform> Hypervisor<P> {
+    /// Builds all described domains, and the first one, and starts them. `dom0` is a first domain without a description;
+    /// `denied` is what the hypervisor needs for itself. A domain that cannot be built is named in the log and left out.
+    ///
+    /// # Errors
+    /// Why the first domain cannot be built.
+    pub fn start_domains(
+        &self,
+        plans: Vec<Plan>,
+        channels: &[Channel],
+        dom0: Option<DomainSource<'_>>,
+        denied: Permissions,
+    ) -> Result<(), BuildError> {
+        let keeping = &mut *self.keeper.keeping.lock();
+        keeping.denied = denied;
+        keeping.links = channels.iter().map(|c| Link { domains: c.domains, ports: [None; 2] }).collect();
+        let kept =
+            |(plan, id)| Kept { plan, id, state: State::Over, since: Nanos(0), restarts: 0, last: false };
+        let ids = identifiers(&plans);
+        keeping.kept = plans.into_iter().zip(ids).map(kept).collect();
+        let first = self.make_all(keeping, dom0.is_some())?;
+        (0..keeping.kept.len()).for_each(|index| self.link(keeping, index));
+        let room = self.hold_back(self.fill_all(keeping));
+        if let Some(domain) = first {
+            self.start_dom0(keeping, &domain, dom0)?;
+        }
+        room.into_iter().for_each(|(first, order)| self.frames.free(first, order));
+        self.start_others(keeping);
+        Ok(())
+    }
+
+    /// Makes all domains, without memory; answers the first one, if there is to be one.
+    fn make_all(
+        &self,
+        keeping: &mut Keeping<P>,
+        with_dom0: bool,
+    ) -> Result<Option<Arc<Domain<P>>>, BuildError> {
+        let mut first = if with_dom0 { Some(self.empty_dom0()?) } else { None };
+        for kept in &mut keeping.kept {
+            match self.make_kept(kept, &keeping.denied) {
+                Ok(domain) => kept.state = State::Runs(domain),
+                Err(error) if kept.id == DomId(0) => return Err(error),
+                Err(error) => self.left_out(kept, &error),
+            }
+            first = first.or_else(|| kept.running().filter(|domain| domain.id == DomId(0)));
+        }
+        // It is not complete, but what is typed is for it.
+        first.iter().for_each(|domain| self.console_appeared(domain));
+        Ok(first)
+    }
+
+    /// Starts all domains but the first.
+    fn start_others(&self, keeping: &mut Keeping<P>) {
+        let now = self.platform.now();
+        for kept in keeping.kept.iter_mut().filter(|kept| kept.id != DomId(0)) {
+            if let State::Runs(domain) = &kept.state {
+                kept.since = now;
+                self.start(domain);
+            }
+            // The modules of those that are never built again may go.
+            if kept.plan.description.restart.when == When::Never {
+                (kept.plan.image, kept.plan.initrd) = (&[], None);
+            }
+        }
+        self.platform.raise_work(KEEPING_CPU, Work::TIMER);
+    }
+
+    /// Fills all domains but the first. Those with the same kernel are filled one after the other, so that it is unpacked once.
+    /// Answers how large the largest kernel is that may have to be unpacked again.
+    fn fill_all(&self, keeping: &mut Keeping<P>) -> usize {
+        let mut largest = 0;
+        let mut order: Vec<usize> =
+            (0..keeping.kept.len()).filter(|n| keeping.kept[*n].id != DomId(0)).collect();
+        order.sort_by_key(|n| keeping.kept[*n].plan.image.as_ptr() as usize);
+        let mut unpacked: Option<(&'static [u8], Cow<'static, [u8]>)> = None;
+        for index in order {
+            let State::Runs(domain) = &keeping.kept[index].state else { continue };
+            let domain = domain.clone();
+            let image = keeping.kept[index].plan.image;
+            if unpacked.as_ref().is_none_or(|(packed, _)| !core::ptr::eq(*packed, image)) {
+                // Two unpacked kernels at a time may be too many.
+                drop(unpacked.take());
+                unpacked = unpack_kernel(image).ok().map(|kernel| (image, kernel));
+            }
+            let kernel = unpacked.as_ref().map_or(image, |(_, kernel)| kernel);
+            let filled = self.fill_kept(keeping, index, &domain, kernel);
+            self.filled(&mut keeping.kept[index], filled);
+            let again = keeping.kept[index].plan.description.restart.when != When::Never;
+            if again && !core::ptr::eq(kernel, image) {
+                largest = largest.max(kernel.len());
+            }
+        }
+        largest
+    }
+
+    /// Keeps memory from the first domain that unpacking a kernel takes when its domain is started again.
+    fn hold_back(&self, bytes: usize) -> Option<(Mfn, u32)> {
+        let pages = bytes.div_ceil(PAGE_SIZE);
+        let order = pages.next_power_of_two().ilog2();
+        (pages != 0).then(|| self.frames.alloc(order).map(|first| (first, order))).flatten()
+    }
+
+    /// Builds and starts the first domain, from `source` or from its description. It gets the memory that is left.
+    fn start_dom0(
+        &self,
+        keeping: &Keeping<P>,
+        domain: &Arc<Domain<P>>,
+        source: Option<DomainSource<'_>>,
+    ) -> Result<(), BuildError> {
+        match (keeping.kept.iter().position(|kept| kept.id == DomId(0)), source) {
+            (Some(index), _) => {
+                let Plan { image, initrd, .. } = keeping.kept[index].plan;
+                let cmdline = command_line(keeping, index);
+                self.fill_dom0(domain, &DomainSource { image, initrd, cmdline: &cmdline, video: None })?;
+            }
+            (None, Some(source)) => self.fill_dom0(domain, &source)?,
+            (None, None) => {}
+        }
+        domain.permissions.write().take_away(&keeping.denied);
+        self.start(domain);
+        Ok(())
+    }
+
+    /// Says how the building of a domain went, and has what there is of it taken apart if it failed.
+    pub(super) fn filled(&self, kept: &mut Kept<P>, result: Result<(), BuildError>) -> bool {
+        let Err(error) = result else { return true };
+        self.left_out(kept, &error);
+        if let State::Runs(domain) = &kept.state {
+            // Whatever its description says: it would go the same way again.
+            kept.plan.description.restart.when = When::Never;
+            kept.state = State::Ends(domain.clone(), End::Killed, domain.pages.current());
+            self.keep_from(self.platform.now());
+        }
+        false
+    }
+
+    pub(super) fn left_out(&self, kept: &Kept<P>, error: &BuildError) {
+        let name = &kept.plan.description.name;
+        self.log(format_args!("Domain {} ({name}) cannot be built and is left out: {error}\n", kept.id.0));
+    }
+
+    /// The domain itself, still without memory.
+    pub(super) fn make_kept(
+        &self,
+        kept: &Kept<P>,
+        denied: &Permissions,
+    ) -> Result<Arc<Domain<P>>, BuildError> {
+        let about = &kept.plan.description;
+        let domain =
+            if kept.id == DomId(0) { self.empty_dom0()? } else { self.make_described(kept.id, about)? };
+        if kept.id != DomId(0) {
+            let mut permissions = domain.permissions.write();
+            about.iomem.iter().for_each(|(first, last)| permissions.iomem.insert(*first, *last));
+            about.ioports.iter().for_each(|(first, last)| permissions.ioports.insert(*first, *last));
+            about.irqs.iter().for_each(|irq| permissions.irqs.insert(*irq, *irq));
+            permissions.take_away(denied);
+        }
+        for vcpu in domain.vcpu_refs() {
+            about.weight.into_iter().for_each(|weight| vcpu.vcpu().sched.set_weight(weight));
+            if let Some(cpus) = &about.cpus {
+                self.set_affinity(&vcpu, cpus)?;
+            }
+        }
+        Ok(domain)
+    }
+
+    fn make_described(&self, id: DomId, about: &Description) -> Result<Arc<Domain<P>>, Errno> {
+        self.create_domain(&DomainConfig {
+            privileged: about.privileged,
+            max_vcpus: about.vcpus,
+            max_pages: about.pages,
+            name: about.name.clone(),
+            console_io: about.console_io,
+            ..DomainConfig::new(id)
+        })
+    }
+
+    pub(super) fn fill_kept(
+        &self,
+        keeping: &Keeping<P>,
+        index: usize,
+        domain: &Arc<Domain<P>>,
+        kernel: &[u8],
+    ) -> Result<(), BuildError> {
+        let plan = &keeping.kept[index].plan;
+        let cmdline = command_line(keeping, index);
+        let source = DomainSource { image: kernel, initrd: plan.initrd, cmdline: &cmdline, video: None };
+        self.fill_domain(domain, &source, plan.description.pages)
+    }
+
+    /// Lets a domain that is complete run.
+    pub(super) fn start(&self, domain: &Arc<Domain<P>>) {
+        domain.vcpu_refs().take(1).for_each(|vcpu| {
+            self.bring_up(&vcpu);
+        });
+        // The first domain is not paused any more.
+        let _ = self.unpause_domain(domain);
+        let (pages, vcpus) = (domain.pages.current() >> 8, domain.vcpus.len());
+        self.log(format_args!("Domain {} ({}): {pages} MiB, {vcpus} vCPUs\n", domain.id.0, domain.name));
+    }
+
+    /// Makes a domain's ends of its channels, bound where the other end waits for it.
+    pub(super) fn link(&self, keeping: &mut Keeping<P>, index: usize) {
+        let Keeping { kept, links, .. } = keeping;
+        let State::Runs(domain) = &kept[index].state else { return };
+        for link in links {
+            let Some(end) = link.domains.iter().position(|n| *n == index) else { continue };
+            let peer = &kept[link.domains[1 - end]];
+            let far = link.ports[1 - end].filter(|port| match &peer.state {
+                State::Runs(peer) => peer.events.binding(*port) == Some(Binding::Unbound(domain.id)),
+                _ => false,
+            });
+            let bound = far.and_then(|far| self.bind_interdomain(domain, peer.id, far).ok());
+            let port = bound.or_else(|| self.alloc_unbound(domain, DomId(DOMID_SELF), peer.id).ok());
+            link.ports[end] = port;
+        }
+    }
+}
+
+/// An identifier for each domain: its own, or the lowest from 1 on that nobody else wants.
+fn identifiers(plans: &[Plan]) -> Vec<DomId> {
+    let wanted: Vec<u16> = plans.iter().filter_map(|plan| plan.description.id).collect();
+    let mut free = (1..).filter(|id| !wanted.contains(id));
+    plans.iter().map(|plan| DomId(plan.description.id.or_else(|| free.next()).unwrap_or(0))).collect()
+}
+
+/// The command line, with the ports of the channels behind.
+fn command_line<P: Platform>(keeping: &Keeping<P>, index: usize) -> String {
+    let mut line = keeping.kept[index].plan.description.cmdline.clone();
+    for link in &keeping.links {
+        let Some(end) = link.domains.iter().position(|n| *n == index) else { continue };
+        let peer = &keeping.kept[link.domains[1 - end]].plan.description.name;
+        if let Some(port) = link.ports[end] {
+            line += &format!(" paravane.channel.{peer}={}", port.0);
+        }
+    }
+    line.trim_start().into()
+}

@@ -1,0 +1,172 @@
+//! Described domains from their start to their end, on the mock machine.
+
+use super::*;
+use crate::description::Descriptions;
+use crate::event::slot::Binding;
+use crate::mock::{self, MockPlatform};
+use core::sync::atomic::Ordering::SeqCst;
+use std::string::String;
+use xen_abi::xen::StartInfo;
+use zerocopy::{FromBytes, IntoBytes};
+
+type Mock = Hypervisor<MockPlatform>;
+
+const TWO: &str = r#"
+[[domain]]
+name = "a"
+kernel = "k"
+memory = "8M"
+cmdline = "quiet"
+vcpus = 2
+weight = 512
+ioports = ["0x60-0x64"]
+restart = "on-crash"
+restart_limit = 1
+restart_delay = 10
+
+[[domain]]
+name = "b"
+id = 5
+kernel = "k"
+memory = "8M"
+console_io = true
+
+[[channel]]
+domains = ["a", "b"]
+"#;
+
+/// A machine on which what `text` describes was started; all modules are the smallest kernel.
+fn started(text: &str) -> Mock {
+    let hv = mock::hypervisor(8192);
+    let all = Descriptions::parse(text.as_bytes()).expect("a description");
+    let image = crate::builder::tests::small_kernel();
+    let plan = |description| Plan { description, image, initrd: None };
+    let plans = all.domains.into_iter().map(plan).collect();
+    let mut denied = Permissions::none();
+    denied.ioports.insert(0x61, 0x61);
+    hv.start_domains(plans, &all.channels, None, denied).expect("no first domain to fail");
+    hv
+}
+
+fn domain(hv: &Mock, id: u16) -> Arc<Domain<MockPlatform>> {
+    hv.domains.get(DomId(id)).expect("a domain")
+}
+
+/// What the kernel of a domain finds.
+fn start_info(hv: &Mock, domain: &Domain<MockPlatform>) -> StartInfo {
+    let magic = u64::from_le_bytes(*b"xen-3.0-");
+    let frames = hv.platform.frame_table().iter().enumerate();
+    let owned = frames.filter(|(_, info)| info.owner() == Some(domain.id)).map(|(mfn, _)| mfn as u64);
+    let found =
+        owned.map(|mfn| hv.platform.frame_words(crate::ids::Mfn(mfn))).find(|w| w[0].load(SeqCst) == magic);
+    let words: Vec<u64> = found.expect("a start_info").iter().map(|word| word.load(SeqCst)).collect();
+    StartInfo::read_from_prefix(words.as_bytes()).expect("a whole page").0
+}
+
+fn command_line_of(info: &StartInfo) -> String {
+    String::from_utf8(info.cmd_line.iter().copied().take_while(|byte| *byte != 0).collect()).expect("text")
+}
+
+/// Time passes, and the keeper looks.
+fn pass(hv: &Mock, ms: u64) {
+    hv.platform.time.fetch_add(ms * 1_000_000, SeqCst);
+    hv.run_timers();
+}
+
+#[test]
+fn described_domains_are_what_they_should_be() {
+    let hv = started(TWO);
+    let (a, b) = (domain(&hv, 1), domain(&hv, 5));
+    assert_eq!((a.name.as_str(), a.vcpus.len(), a.pages.current(), a.pages.max()), ("a", 2, 2048, 2048));
+    assert!(!a.privileged && !a.uses_console_io() && b.uses_console_io());
+    assert_eq!(a.vcpus[0].sched.weight(), 512);
+    let ports = a.permissions.read().ioports.clone();
+    assert!(ports.contains(0x60, 0x60) && ports.contains(0x62, 0x64) && !ports.contains(0x61, 0x61));
+    assert!(a.vcpus[0].sched.runnable() && !a.vcpus[1].sched.is_up());
+    // Its console has port 1, the channel port 2 (made before the memory): whichever, the ends name each other.
+    let info = start_info(&hv, &a);
+    assert_eq!((info.flags, info.nr_pages, info.store_evtchn), (0, 2048, 0));
+    assert_ne!(info.store_mfn, 0);
+    let console = info.console_domu();
+    assert!(a.events.binding(Port(console.evtchn)).is_some());
+    let line = command_line_of(&info);
+    let near: u32 =
+        line.strip_prefix("quiet paravane.channel.b=").expect("the port").parse().expect("a number");
+    let far: u32 =
+        command_line_of(&start_info(&hv, &b)).strip_prefix("paravane.channel.a=").unwrap().parse().unwrap();
+    assert_eq!(a.events.binding(Port(near)), Some(Binding::Interdomain(DomId(5), Port(far))));
+}
+
+#[test]
+fn a_crash_is_followed_by_a_restart_with_the_same_peers() {
+    let hv = started(TWO);
+    let accounts = hv.accounts();
+    let (a, b) = (domain(&hv, 1), domain(&hv, 5));
+    let end = command_line_of(&start_info(&hv, &b));
+    hv.shutdown_domain(&a, SHUTDOWN_CRASH);
+    drop(a);
+    pass(&hv, 0);
+    assert!(hv.domains.get(DomId(1)).is_none(), "it is gone");
+    let gone = hv.accounts();
+    assert_eq!((gone.domains, gone.dying_domains, gone.domain_frames), (1, 0, 2048));
+    assert_eq!(gone.free_frames, accounts.free_frames + 2049, "its pages, and shared_info");
+    pass(&hv, 5);
+    assert!(hv.domains.get(DomId(1)).is_none(), "not yet");
+    pass(&hv, 6);
+    let again = domain(&hv, 1);
+    assert_eq!(hv.accounts(), accounts);
+    let near = command_line_of(&start_info(&hv, &again));
+    let near: u32 = near.rsplit('=').next().unwrap().parse().unwrap();
+    let far: u32 = end.rsplit('=').next().unwrap().parse().unwrap();
+    assert_eq!(again.events.binding(Port(near)), Some(Binding::Interdomain(DomId(5), Port(far))));
+    // Once more is too often.
+    hv.shutdown_domain(&again, SHUTDOWN_CRASH);
+    drop(again);
+    (0..100).for_each(|_| pass(&hv, 10));
+    assert!(hv.domains.get(DomId(1)).is_none());
+}
+
+#[test]
+fn policies() {
+    for (when, end, again) in [
+        (When::Never, End::Shutdown(SHUTDOWN_CRASH), false),
+        (When::Never, End::Shutdown(SHUTDOWN_REBOOT), false),
+        (When::OnCrash, End::Shutdown(SHUTDOWN_CRASH), true),
+        (When::OnCrash, End::Shutdown(SHUTDOWN_WATCHDOG), true),
+        (When::OnCrash, End::Shutdown(SHUTDOWN_REBOOT), true),
+        (When::OnCrash, End::Shutdown(SHUTDOWN_POWEROFF), false),
+        (When::OnCrash, End::Killed, false),
+        (When::Always, End::Shutdown(SHUTDOWN_POWEROFF), true),
+        (When::Always, End::Killed, true),
+        (When::Always, End::Destroyed, true),
+    ] {
+        assert_eq!(wants_restart(when, end), again, "{when:?} {end:?}");
+    }
+}
+
+#[test]
+fn the_last_end_is_the_machines() {
+    let hv = started(TWO);
+    assert_eq!(hv.kill_domain(DomId(0)), Err(Errno::EINVAL));
+    assert_eq!(hv.kill_domain(DomId(9)), Err(Errno::ESRCH));
+    for id in [1, 5] {
+        assert_eq!(hv.kill_domain(DomId(id)), Ok(()));
+        assert!(!domain(&hv, id).vcpus[0].sched.runnable(), "it stops at once");
+    }
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pass(&hv, 1)));
+    let message = ended.expect_err("the machine ends");
+    assert_eq!(message.downcast_ref::<String>().map(String::as_str), Some("the machine ended: PowerOff"));
+    assert_eq!(hv.accounts().domains, 0);
+}
+
+#[test]
+fn one_that_cannot_be_built_is_left_out() {
+    let text = TWO.replace("memory = \"8M\"\ncmdline", "memory = \"1G\"\ncmdline");
+    let hv = started(&text);
+    pass(&hv, 1);
+    assert!(hv.domains.get(DomId(1)).is_none());
+    assert_eq!(domain(&hv, 5).pages.current(), 2048);
+    (0..100).for_each(|_| pass(&hv, 100));
+    assert!(hv.domains.get(DomId(1)).is_none(), "and not tried again");
+    assert_eq!(hv.accounts().dying_domains, 0);
+}
