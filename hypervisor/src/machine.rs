@@ -15,6 +15,7 @@ use hypervisor_core::page::FrameInfo;
 use hypervisor_core::platform::{
     Flush, FrameWords, GuestFault, Line, MachineEnd, MsiRequest, PciAddress, Platform, TimeRecord, Work,
 };
+use hypervisor_core::regs::Regs;
 use spin::Once;
 use xen_abi::errno::Errno;
 
@@ -171,6 +172,10 @@ impl Platform for Machine {
 
     fn set_segment_base(&self, vcpu: &Vcpu, which: u64, base: u64) -> Result<(), Errno> {
         pv::segments::set_base(vcpu, which, base)
+    }
+
+    fn iret(&self, _vcpu: &Vcpu, regs: &mut Regs) {
+        pv::iret::iret(&pv::Guest::current(this_cpu()), regs);
     }
 
     fn set_task_switched(&self, _vcpu: &Vcpu, set: bool) {

@@ -17,6 +17,7 @@ use crate::page::FrameInfo;
 use crate::platform::{
     Flush, FrameWords, GuestFault, Line, MachineEnd, MsiRequest, PciAddress, Platform, TimeRecord, Work,
 };
+use crate::regs::Regs;
 use crate::sched::Scheduler;
 use crate::time::TimerQueues;
 use alloc::sync::Arc;
@@ -289,6 +290,10 @@ impl Platform for MockPlatform {
         let slot = usize::try_from(which).ok().and_then(|n| vcpu.arch.bases.get(n)).ok_or(Errno::EINVAL)?;
         slot.store(base, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn iret(&self, _vcpu: &Vcpu<Self>, regs: &mut Regs) {
+        regs.rax = 0x1234;
     }
 
     fn set_task_switched(&self, _vcpu: &Vcpu<Self>, _set: bool) {}

@@ -8,6 +8,7 @@ use crate::cpumask::CpuMask;
 use crate::domain::{Domain, Vcpu};
 use crate::ids::{CpuId, GuestVirt, Mfn, Nanos, PAGE_SIZE, Pirq};
 use crate::page::FrameInfo;
+use crate::regs::Regs;
 use bitflags::bitflags;
 use core::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::errno::Errno;
@@ -177,6 +178,8 @@ pub trait Platform: Send + Sync + Sized + 'static {
     /// Sets one of the current vCPU's segment bases or its user GS selector (`SEGBASE_*` of xen.h). The address was checked
     /// to be canonical. Fails with `EINVAL` for an unknown `which`, or when a selector cannot be loaded.
     fn set_segment_base(&self, vcpu: &Vcpu<Self>, which: u64, base: u64) -> Result<(), Errno>;
+    /// Replaces the current vCPU's registers by what the frame on its kernel's stack says (`HYPERVISOR_iret`).
+    fn iret(&self, vcpu: &Vcpu<Self>, regs: &mut Regs);
     /// Sets CR0.TS for the current vCPU.
     fn set_task_switched(&self, vcpu: &Vcpu<Self>, set: bool);
     /// Writes debug register `reg` of the current vCPU, after checks. Fails with `EINVAL` or `EPERM`.

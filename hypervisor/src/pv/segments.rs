@@ -3,6 +3,7 @@
 //! While a guest's kernel runs, GS base is its own and `IA32_KERNEL_GS_BASE` holds its user's; `swapgs` exchanges them
 //! whenever the vCPU changes between kernel and user mode. The hypervisor itself uses neither.
 
+use crate::cpu::descriptors::GUEST_CS64;
 use crate::cpu::{fsgsbase_enabled, msr};
 use crate::machine::Vcpu;
 use core::arch::{asm, global_asm};
@@ -32,12 +33,29 @@ macro_rules! loader {
     };
 }
 
+// edi = selector. Answers its access rights as `lar` does, 0 for one that cannot be looked up.
+global_asm!(
+    ".section .text",
+    ".type access_rights, @function",
+    "access_rights:",
+    "xor eax, eax",
+    "2: lar eax, edi",
+    "3: ret",
+    "4: xor eax, eax",
+    "ret",
+    ".size access_rights, . - access_rights",
+    ".pushsection .fixup_table, \"a\"",
+    ".quad 2b, 3b, 4b",
+    ".popsection",
+);
+
 loader!("load_ds", "ds");
 loader!("load_es", "es");
 loader!("load_fs", "fs");
 loader!("load_gs", "gs");
 
 unsafe extern "sysv64" {
+    fn access_rights(selector: u32) -> u32;
     fn load_ds(selector: u32) -> u64;
     fn load_es(selector: u32) -> u64;
     fn load_fs(selector: u32) -> u64;
@@ -150,4 +168,25 @@ pub fn restore(vcpu: &Vcpu) -> Option<[u16; 4]> {
 /// FS or GS base of the code that runs now.
 pub fn active_base(fs: bool) -> u64 {
     if fs { read_base(msr::FS_BASE, true) } else { read_base(msr::GS_BASE, false) }
+}
+
+/// Bits of addresses and operands of the code that this selector names; `None` where no code can run by it.
+pub fn code_width(cs: u64) -> Option<u32> {
+    const CODE: u32 = 1 << 11;
+    const PRESENT: u32 = 1 << 15;
+    const LONG: u32 = 1 << 21;
+    const BIG: u32 = 1 << 22;
+    if cs == u64::from(GUEST_CS64) {
+        return Some(64);
+    }
+    // SAFETY: reads the descriptor; a fault is fixed up.
+    let rights = unsafe { access_rights((cs & 0xffff) as u32) };
+    if rights & (CODE | PRESENT) != CODE | PRESENT {
+        return None;
+    }
+    Some(match (rights & LONG != 0, rights & BIG != 0) {
+        (true, _) => 64,
+        (_, true) => 32,
+        _ => 16,
+    })
 }

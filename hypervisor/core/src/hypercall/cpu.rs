@@ -27,6 +27,12 @@ const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
 /// End of the lower half of the address space.
 const LOWER_HALF_END: u64 = 1 << 47;
 
+/// `iret`, within a batch: the rest of the batch is not made.
+pub fn iret<P: Platform>(cx: Cx<'_, P>, _args: &[u64; 6], regs: &mut Regs) -> Outcome {
+    cx.hv.platform.iret(cx.vcpu, regs);
+    Outcome::RegsReplaced
+}
+
 /// `stack_switch(ss, rsp)`: the stack of the guest kernel for entries from its user code.
 pub fn stack_switch<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
     switch_stack(&cx.vcpu.pv, args[0], args[1]);

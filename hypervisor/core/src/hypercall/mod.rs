@@ -139,6 +139,7 @@ impl<P: Platform> Table<P> {
         table[nr::GRANT_TABLE_OP as usize] = grant::grant_table_op;
         table[nr::VM_ASSIST as usize] = version::vm_assist;
         table[nr::UPDATE_VA_MAPPING_OTHERDOMAIN as usize] = mmu::update_va_mapping_otherdomain;
+        table[nr::IRET as usize] = cpu::iret;
         table[nr::VCPU_OP as usize] = vcpu::vcpu_op;
         table[nr::SET_SEGMENT_BASE as usize] = cpu::set_segment_base;
         table[nr::MMUEXT_OP as usize] = mmu::mmuext_op;

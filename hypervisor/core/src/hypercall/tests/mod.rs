@@ -96,12 +96,11 @@ fn unknown_numbers() {
     }
 }
 
-/// The dispatch table against the ABI's: every hypercall of PV guests is served, but for those that `unsupported` names,
-/// `iret`, which the entry code serves, and `physdev_op`, which has no command 0.
+/// The dispatch table against the ABI's: every hypercall of PV guests is served, but for those that `unsupported` names and
+/// `physdev_op`, which has no command 0.
 #[test]
 fn every_hypercall_is_served() {
-    const NOT_SERVED: [u32; 9] = [
-        nr::IRET,
+    const NOT_SERVED: [u32; 8] = [
         nr::PHYSDEV_OP,
         nr::XSM_OP,
         nr::XENOPROF_OP,
@@ -168,6 +167,24 @@ fn multicall_results() {
     caller.put_at(near_end, &list[0]);
     assert_eq!(caller.call(nr::MULTICALL, &[near_end, 2]), Err(Errno::EFAULT));
     assert_eq!(caller.word(near_end + 8), 0x4_0011);
+}
+
+/// A batch that returns somewhere else ends there.
+#[test]
+fn multicall_ends_with_iret() {
+    let caller = Caller::new();
+    let list = [
+        entry(nr::XEN_VERSION, &[XENVER_VERSION.into()]),
+        entry(nr::IRET, &[]),
+        entry(nr::XEN_VERSION, &[0]),
+    ];
+    let at = caller.put(&list);
+    assert_eq!(caller.outcome(nr::MULTICALL, [at, 3, 0, 0, 0, 0]), Outcome::RegsReplaced);
+    assert_eq!(
+        [8, 136].map(|n| caller.word(at + n)),
+        [0x4_0011, 0],
+        "the one before is made, the one behind is not"
+    );
 }
 
 /// Preempted between entries and within one, a batch goes on until all of it is done exactly once.
