@@ -85,6 +85,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Makes frames of [`Hypervisor::take_frames`] the domain's; the caller booked them.
     pub(crate) fn assign_frames(&self, domain: &Domain<P>, first: Mfn, order: u32) {
+        domain.pages.note_frames(first, 1 << order);
         let word = Count::new(domain.id, Count::ALLOCATED, 1).0;
         let range = first.0 as usize..first.0 as usize + (1 << order);
         for info in &self.platform.frame_table()[range] {

@@ -13,6 +13,9 @@ use xen_abi::memory::E820Entry;
 pub struct Reservation {
     current: AtomicU64,
     max: AtomicU64,
+    /// All frames that the domain ever owned are from `lowest` on and below `end`.
+    lowest: AtomicU64,
+    end: AtomicU64,
     /// First of the tables that wait to be given up (an mfn), 0 for none: see `page::doomed`.
     pub(crate) doomed: Mutex<u32>,
     /// Whether tables are on `doomed` or being given up, to be read without a lock.
@@ -33,6 +36,8 @@ impl Reservation {
         Self {
             current: AtomicU64::new(0),
             max: AtomicU64::new(max),
+            lowest: AtomicU64::new(u64::MAX),
+            end: AtomicU64::new(0),
             doomed: Mutex::new(0),
             any_doomed: AtomicBool::new(false),
             giving_up: Mutex::new(()),
@@ -68,6 +73,21 @@ impl Reservation {
     /// Books `pages` more, whatever the limit.
     pub(crate) fn grow(&self, pages: u64) {
         self.current.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Notes which frames become the domain's, for its teardown to look at no others.
+    pub(crate) fn note_frames(&self, first: Mfn, count: u64) {
+        if first.0 < self.lowest.load(Ordering::Relaxed) {
+            self.lowest.fetch_min(first.0, Ordering::Relaxed);
+        }
+        if first.0 + count > self.end.load(Ordering::Relaxed) {
+            self.end.fetch_max(first.0 + count, Ordering::Relaxed);
+        }
+    }
+
+    /// A range that all frames that the domain ever owned are in.
+    pub(crate) fn frames(&self) -> core::ops::Range<u64> {
+        self.lowest.load(Ordering::Relaxed)..self.end.load(Ordering::Relaxed)
     }
 
     /// Books `pages` less.

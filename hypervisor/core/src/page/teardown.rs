@@ -1,7 +1,7 @@
 //! Taking everything away from a domain that is being destroyed.
 //!
-//! There is no list of a domain's frames: 16 bytes a frame leave no room for links. The teardown looks through the whole
-//! frame table instead, three times, and remembers where it is when it has to stop: first it takes all pins away, then it
+//! There is no list of a domain's frames: 16 bytes a frame leave no room for links. The teardown looks through the part of the
+//! frame table that they are in instead, three times, and remembers where it is when it has to stop: first it takes all pins away, then it
 //! dooms tables that were left partly checked, then it gives up the domain's own reference to each frame. Frames that
 //! another domain still maps stay, and stay in the reservation's count, until that one lets go of them.
 
@@ -40,21 +40,22 @@ impl<P: Platform> Hypervisor<P> {
     pub fn release_domain_pages(&self, domain: &Domain<P>) -> Result<(), PageError> {
         let mut progress = domain.pages.teardown.lock();
         let Teardown { mut stage, mut next } = *progress;
+        let all = domain.pages.frames();
         if stage == 0 {
             domain.vcpus.iter().for_each(|vcpu| self.drop_vcpu_tables(domain, vcpu));
-            stage = 1;
+            (stage, next) = (1, all.start);
         }
         while stage <= 3 {
             *progress = Teardown { stage, next };
             self.work_off_doomed(domain)?;
-            let end = next.saturating_add(BURST).min(self.platform.frame_table().len() as u64);
+            let end = next.saturating_add(BURST).min(all.end);
             for mfn in (next..end).map(Mfn) {
                 let info = self.known_frame(mfn);
                 if info.count().refs() != 0 && info.count().owner() == domain.id {
                     self.release_frame(domain, mfn, info, stage);
                 }
             }
-            (stage, next) = if end - next < BURST { (stage + 1, 0) } else { (stage, end) };
+            (stage, next) = if end >= all.end { (stage + 1, all.start) } else { (stage, end) };
             *progress = Teardown { stage, next };
             if stage <= 3 && self.platform.work_pending() {
                 return Err(PageError::Restart);

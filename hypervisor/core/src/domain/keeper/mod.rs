@@ -26,7 +26,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
 use xen_abi::errno::Errno;
-use xen_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_WATCHDOG};
+use xen_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SUSPEND, SHUTDOWN_WATCHDOG};
 
 /// The CPU that keeps the domains.
 const KEEPING_CPU: CpuId = CpuId(0);
@@ -156,6 +156,10 @@ impl<P: Platform> Hypervisor<P> {
 
     /// A domain was shut down, and has the keeper look if it is the keeper's.
     pub(crate) fn domain_was_shut_down(&self, domain: &Arc<Domain<P>>, reason: u32) {
+        if reason == SHUTDOWN_SUSPEND {
+            // It stopped for a toolstack, which resumes it or ends it.
+            return;
+        }
         self.report(domain, End::Shutdown(reason));
     }
 
