@@ -122,13 +122,14 @@ impl<P: Platform> Hypervisor<P> {
         frames: mem::FrameAllocator,
     ) -> Self {
         let cpus = machine.apic_ids.len();
+        let sched = sched::Scheduler::with_policy(cpus, options.sched);
         Self {
             platform,
             machine,
             options,
             frames,
             domains: DomainTable::new(),
-            sched: sched::Scheduler::new(cpus),
+            sched,
             timers: time::TimerQueues::new(cpus),
             pirqs: event::PirqTable::new(),
             console: console::Console::new(),

@@ -7,7 +7,7 @@
 use crate::Hypervisor;
 use crate::Machine;
 use crate::console::Console;
-use crate::cpumask::CpuMask;
+use crate::cpumask::{AtomicCpuMask, CpuMask};
 use crate::domain::{Domain, DomainConfig, DomainTable, Vcpu};
 use crate::event::PirqTable;
 use crate::ids::{CpuId, DomId, GuestVirt, Mfn, Nanos, PAGE_SIZE, Pirq};
@@ -85,6 +85,8 @@ pub struct MockPlatform {
     pub cpu: AtomicU32,
     /// Number of CPUs that are up.
     pub cpus: AtomicU32,
+    /// Those of them that are not up.
+    pub offline: AtomicCpuMask,
     /// The time.
     pub time: AtomicU64,
     /// `work_pending` says yes at every n-th question; 0: never.
@@ -135,6 +137,7 @@ impl MockPlatform {
             cr3: AtomicU64::new(0),
             cpu: AtomicU32::new(0),
             cpus: AtomicU32::new(1),
+            offline: AtomicCpuMask::new(),
             time: AtomicU64::new(1_000_000),
             preempt_every: AtomicU32::new(0),
             questions: AtomicU32::new(0),
@@ -250,7 +253,7 @@ impl Platform for MockPlatform {
     fn online_cpus(&self) -> CpuMask {
         let mut mask = CpuMask::EMPTY;
         (0..self.cpus.load(Ordering::Relaxed)).for_each(|n| mask.insert(CpuId(n)));
-        mask
+        mask.without(&self.offline.load())
     }
 
     fn raise_work(&self, cpu: CpuId, work: Work) {

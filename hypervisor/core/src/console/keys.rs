@@ -116,7 +116,12 @@ impl<P: Platform> Hypervisor<P> {
     fn show_domains(&self) {
         for domain in self.domains.all() {
             let state = *domain.lifecycle.lock();
-            self.log(format_args!("Domain {}: {state:?}, {} pages\n", domain.id.0, domain.pages.current()));
+            let (weight, cap) = self.domain_sched(&domain);
+            self.log(format_args!(
+                "Domain {}: {state:?}, {} pages, weight {weight}, cap {cap}%\n",
+                domain.id.0,
+                domain.pages.current()
+            ));
             domain.vcpus.iter().for_each(|vcpu| self.log(format_args!("  {}\n", VcpuLine(vcpu))));
         }
     }
@@ -143,7 +148,7 @@ struct VcpuLine<'a, P: Platform>(&'a Vcpu<P>);
 impl<P: Platform> fmt::Display for VcpuLine<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (sched, cpu) = (&self.0.sched, self.0.cpu.load(core::sync::atomic::Ordering::Relaxed));
-        write!(f, "{} on CPU {cpu}: weight {}, ", self.0.id, sched.weight())?;
+        write!(f, "{} on CPU {cpu}: ", self.0.id)?;
         if sched.runnable() { write!(f, "runnable") } else { write!(f, "{:?}", sched.reasons()) }
     }
 }

@@ -40,7 +40,7 @@ use crate::mem::Reservation;
 use crate::permissions::Permissions;
 use crate::platform::Platform;
 use crate::regs::Regs;
-use crate::sched::VcpuSched;
+use crate::sched::{DomainSched, VcpuSched};
 use crate::time::VcpuTime;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -110,6 +110,8 @@ pub struct Domain<P: Platform> {
     pub console_io: bool,
     /// Its vCPUs by number.
     pub vcpus: Vec<Vcpu<P>>,
+    /// Its weight and cap.
+    pub sched: Arc<DomainSched>,
     /// The frame of its `shared_info`.
     pub shared_info: Mfn,
     /// How many pages it owns and may own.
@@ -209,6 +211,7 @@ impl<P: Platform> Domain<P> {
         if config.max_vcpus == 0 {
             return Err(Errno::EINVAL);
         }
+        let sched = Arc::new(DomainSched::new());
         let vcpus = (0..config.max_vcpus)
             .map(|n| {
                 let pv = PvState::new();
@@ -220,7 +223,7 @@ impl<P: Platform> Domain<P> {
                     id: VcpuId(n),
                     pv,
                     saved: Mutex::new(Regs::default()),
-                    sched: VcpuSched::new(),
+                    sched: VcpuSched::new(sched.clone()),
                     time: VcpuTime::new(),
                     cpu: AtomicU32::new(0),
                     arch: platform.new_vcpu_arch()?,
@@ -236,6 +239,7 @@ impl<P: Platform> Domain<P> {
             handle: Mutex::new(config.handle),
             console_io: config.console_io,
             vcpus,
+            sched,
             shared_info,
             pages: Reservation::new(config.max_pages),
             events,

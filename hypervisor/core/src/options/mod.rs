@@ -10,6 +10,7 @@ mod tests;
 
 pub use memory::{Amount, Dom0Memory};
 
+use crate::sched::Policy;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -130,6 +131,8 @@ pub struct Options {
     pub dom0_vcpus_pin: bool,
     /// `maxcpus=`: most CPUs to bring up; `nosmp` makes it 1.
     pub max_cpus: u32,
+    /// `sched=`: `null`, or proportional shares (`credit` and `credit2`).
+    pub sched: Policy,
     /// `noreboot`: halt instead when the first domain crashes or the machine panics.
     pub noreboot: bool,
     /// `smap`: use supervisor-mode access prevention where the CPU has it.
@@ -155,6 +158,7 @@ impl Default for Options {
             dom0_max_vcpus: (1, u32::MAX),
             dom0_vcpus_pin: false,
             max_cpus: u32::MAX,
+            sched: Policy::Share,
             noreboot: false,
             smap: true,
             smep: true,
@@ -175,7 +179,7 @@ pub enum OptionError {
 }
 
 /// Options of Xen that are met with just one way of doing it.
-const NO_EFFECT: [&str; 5] = ["mem", "reboot", "sched", "sched_credit_tslice_ms", "watchdog"];
+const NO_EFFECT: [&str; 4] = ["mem", "reboot", "sched_credit_tslice_ms", "watchdog"];
 /// Options of Xen that ask for what is done anyway: console output always waits for the UART.
 const ALWAYS: [&str; 1] = ["sync_console"];
 
@@ -248,6 +252,7 @@ impl Options {
             "dom0_mem" => Dom0Memory::parse(value).map(|v| self.dom0_mem = v),
             "dom0_max_vcpus" => parse_range(value).map(|v| self.dom0_max_vcpus = v),
             "maxcpus" => parse_u32(value).map(|v| self.max_cpus = v.max(1)),
+            "sched" => parse_policy(value).map(|v| self.sched = v),
             "nosmp" => parse_bool_or_empty(value).map(|on| {
                 if on {
                     self.max_cpus = 1;
@@ -269,6 +274,15 @@ fn parse_bool(value: &str) -> Option<bool> {
 
 fn parse_bool_or_empty(value: &str) -> Option<bool> {
     if value.is_empty() { Some(true) } else { parse_bool(value) }
+}
+
+/// Both of Xen's general schedulers are met by proportional shares.
+fn parse_policy(value: &str) -> Option<Policy> {
+    match value {
+        "credit" | "credit2" => Some(Policy::Share),
+        "null" => Some(Policy::Null),
+        _ => None,
+    }
 }
 
 /// A number in decimal, or hexadecimal with `0x`.

@@ -97,8 +97,8 @@ fn the_first_domains_part() {
 
 #[test]
 fn what_changes_nothing_is_named() {
-    let (options, errors) = Options::parse("sched=credit2 no-watchdog sync_console");
-    let expected = ["sched=credit2", "no-watchdog"].map(|w| OptionError::NoEffect(w.into()));
+    let (options, errors) = Options::parse("watchdog=1 no-watchdog sync_console");
+    let expected = ["watchdog=1", "no-watchdog"].map(|w| OptionError::NoEffect(w.into()));
     assert_eq!(errors, expected);
     assert_eq!(options.log_level, Options::default().log_level);
 }

@@ -3,7 +3,7 @@
 //! A vCPU behind it got less than its share, one ahead of it more. It is computed from exact sums, which count what
 //! runs at the very moment as well, so that it neither drifts nor waits for anybody's accounting.
 
-use super::queue::DEFAULT_WEIGHT;
+use super::share::BASE;
 use crate::ids::Nanos;
 
 /// Sums over the vCPUs that run or wait.
@@ -28,7 +28,7 @@ impl VirtualClock {
     pub fn read(&mut self, now: Nanos) -> u64 {
         if self.weight != 0 {
             let unaccounted = (u128::from(self.busy) * u128::from(now.0)).saturating_sub(self.since);
-            let sum = self.sum + unaccounted * u128::from(DEFAULT_WEIGHT);
+            let sum = self.sum + unaccounted * u128::from(BASE);
             self.last = u64::try_from(sum / u128::from(self.weight)).unwrap_or(u64::MAX);
         }
         self.last
@@ -45,6 +45,14 @@ impl VirtualClock {
         self.read(now);
         self.weight = self.weight.saturating_sub(weight.into());
         self.sum = self.sum.saturating_sub(u128::from(weight) * u128::from(vruntime));
+    }
+
+    /// The weight of a vCPU that wants to run changed.
+    pub fn reweigh(&mut self, vruntime: u64, old: u32, new: u32, now: Nanos) {
+        self.read(now);
+        self.weight = (self.weight + u64::from(new)).saturating_sub(old.into());
+        let product = |weight: u32| u128::from(weight) * u128::from(vruntime);
+        self.sum = (self.sum + product(new)).saturating_sub(product(old));
     }
 
     /// The virtual runtime of a vCPU changed.

@@ -14,30 +14,39 @@
 //!   which may be out of date: it only ever decides whom to look at, not whom to run.
 //!
 //! # Policy
-//! Each vCPU has a *virtual runtime*: nanoseconds it ran, divided by its weight relative to [`DEFAULT_WEIGHT`]. The
+//! Each vCPU has a *virtual runtime*: nanoseconds it ran, divided by its part of its domain's weight ([`share`]). The
 //! least one runs first, on one scale for the whole machine, whose own virtual time advances as for a vCPU that gets just
 //! its share: a CPU takes over another's waiting vCPU when it is
 //! behind by more than [`MARGIN`], so that shares hold across CPUs and not just within one. Whoever slept comes back with
 //! at most [`WAKE_CREDIT`] of advantage over those that did not: it runs at once, but saved up nothing.
 //! Where nobody waits there is no slice timer and a decision is a handful of loads.
+//!
+//! Hard affinity is a rule; soft affinity is where a vCPU is put, and by whom it is taken over, as long as that leaves no CPU idle.
+//! The option `sched=null` replaces all of this by one vCPU for each CPU ([`null`]).
 
+mod affinity;
 mod clock;
 mod idle;
+mod null;
 mod ops;
+mod place;
 mod queue;
+mod share;
 mod shutdown;
 #[cfg(test)]
 mod tests;
 mod upcall;
 mod watchdog;
 
-pub use queue::{DEFAULT_WEIGHT, MARGIN, SLICE, Scheduler, WAKE_CREDIT};
+pub use queue::{MARGIN, Policy, SLICE, Scheduler, WAKE_CREDIT};
+pub use share::{CAP_PERIOD, DEFAULT_WEIGHT, DomainSched, MAX_WEIGHT};
 pub use watchdog::Watchdogs;
 
 use crate::cpumask::{AtomicCpuMask, CpuMask};
 use crate::ids::CpuId;
+use alloc::sync::Arc;
 use bitflags::bitflags;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use spin::Mutex;
 
 bitflags! {
@@ -52,6 +61,8 @@ bitflags! {
         const POLLING = 1 << 2;
         /// Its domain was shut down.
         const STOPPED = 1 << 3;
+        /// Its domain used up the time that its cap allows.
+        const CAPPED = 1 << 4;
     }
 }
 
@@ -92,30 +103,37 @@ pub struct VcpuSched {
     poll_port: AtomicU32,
     /// Virtual runtime in nanoseconds.
     vruntime: AtomicU64,
-    /// Share of the machine relative to others; never 0.
-    weight: AtomicU32,
-    /// The weight as it was counted into the sum of all when the vCPU became runnable.
+    /// What it shares with the domain's other vCPUs.
+    share: Arc<DomainSched>,
+    /// Its part of the domain's weight, as it is counted in the sum of all while the vCPU runs or waits.
     counted: AtomicU32,
+    /// What it holds of the domain's budget, in nanoseconds ([`share`]); never negative.
+    quota: AtomicI64,
     /// CPUs it may run on.
     affinity: AtomicCpuMask,
+    /// CPUs it should rather run on.
+    soft_affinity: AtomicCpuMask,
     /// The affinity that `SCHEDOP_pin_override` set aside.
     pinned_from: Mutex<Option<CpuMask>>,
 }
 
 impl VcpuSched {
-    /// A vCPU that is down, of default weight, that may run anywhere.
-    pub fn new() -> Self {
-        let affinity = AtomicCpuMask::new();
-        CpuMask::ALL.iter().for_each(|cpu| affinity.insert(cpu));
+    /// A vCPU that is down and may run anywhere.
+    pub fn new(share: Arc<DomainSched>) -> Self {
+        let (affinity, soft_affinity) = (AtomicCpuMask::new(), AtomicCpuMask::new());
+        affinity.store(&CpuMask::ALL);
+        soft_affinity.store(&CpuMask::ALL);
         Self {
             reasons: AtomicU32::new(Reasons::DOWN.bits()),
             place: AtomicU8::new(Place::Off as u8),
             yielded: AtomicBool::new(false),
             poll_port: AtomicU32::new(0),
             vruntime: AtomicU64::new(0),
-            weight: AtomicU32::new(DEFAULT_WEIGHT),
+            share,
             counted: AtomicU32::new(0),
+            quota: AtomicI64::new(0),
             affinity,
+            soft_affinity,
             pinned_from: Mutex::new(None),
         }
     }
@@ -145,19 +163,14 @@ impl VcpuSched {
         self.vruntime.load(Ordering::Relaxed)
     }
 
-    /// Its weight.
-    pub fn weight(&self) -> u32 {
-        self.weight.load(Ordering::Relaxed)
-    }
-
-    /// Sets its weight from its next wake-up on; 0 counts as 1.
-    pub fn set_weight(&self, weight: u32) {
-        self.weight.store(weight.max(1), Ordering::Relaxed);
-    }
-
     /// CPUs it may run on.
     pub fn affinity(&self) -> CpuMask {
         self.affinity.load()
+    }
+
+    /// CPUs it should rather run on.
+    pub fn soft_affinity(&self) -> CpuMask {
+        self.soft_affinity.load()
     }
 
     fn word(&self) -> u32 {
@@ -197,17 +210,10 @@ impl VcpuSched {
     }
 
     fn may_run_on(&self, cpu: CpuId) -> bool {
-        self.affinity.load().contains(cpu)
+        self.affinity.contains(cpu)
     }
 
-    fn set_affinity(&self, mask: &CpuMask) {
-        mask.iter().for_each(|cpu| self.affinity.insert(cpu));
-        CpuMask::ALL.iter().filter(|cpu| !mask.contains(*cpu)).for_each(|cpu| self.affinity.remove(cpu));
-    }
-}
-
-impl Default for VcpuSched {
-    fn default() -> Self {
-        Self::new()
+    fn likes(&self, cpu: CpuId) -> bool {
+        self.soft_affinity.contains(cpu)
     }
 }

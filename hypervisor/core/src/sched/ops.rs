@@ -1,8 +1,8 @@
 //! What the rest of the hypervisor asks of the scheduler: choosing, waking, sleeping, pausing, moving.
 
+use super::place::From;
 use super::{ANY_PORT, PAUSE, Reasons, VcpuSched};
 use crate::Hypervisor;
-use crate::cpumask::CpuMask;
 use crate::domain::{Domain, Vcpu, VcpuRef};
 use crate::guest_ptr::GuestPtr;
 use crate::hypercall::Cx;
@@ -37,9 +37,10 @@ impl<P: Platform> Hypervisor<P> {
             self.sched.is_on_cpu(vcpu.vcpu()) && vcpu.vcpu().cpu.load(Ordering::SeqCst) == cpu.0
         };
         let current = current.filter(here);
-        let before = self.sched.slice_end(cpu);
+        let deadlines = || (self.sched.slice_end(cpu), self.sched.next_refill(cpu));
+        let before = deadlines();
         let chosen = self.sched.choose(&self.platform, cpu, self.platform.now(), current);
-        if self.sched.slice_end(cpu) != before {
+        if deadlines() != before {
             self.rearm_timer();
         }
         chosen
@@ -56,8 +57,10 @@ impl<P: Platform> Hypervisor<P> {
             let state = idle_state(&prev.vcpu().sched);
             prev.vcpu().time.change_runstate(state, now);
             self.vcpu_time_stopped(prev);
-            if self.sched.saved(prev.vcpu(), now) {
-                self.sched.enqueue(&self.platform, now, prev, false);
+            let runnable = self.sched.saved(prev.vcpu(), now);
+            self.sched.give_up_cpu(&self.platform, now, prev.vcpu());
+            if runnable {
+                self.sched.enqueue(&self.platform, now, prev, From::Cpu);
             }
         }
         if let Some(next) = next {
@@ -246,60 +249,16 @@ impl<P: Platform> Hypervisor<P> {
         if !self.sched.is_on_cpu(vcpu.vcpu()) {
             vcpu.vcpu().time.change_runstate(RunState::Runnable, now);
         }
-        self.sched.enqueue(&self.platform, now, vcpu, true);
+        self.sched.enqueue(&self.platform, now, vcpu, From::Sleep);
     }
 
-    fn interrupt(&self, vcpu: &Vcpu<P>) {
+    pub(super) fn interrupt(&self, vcpu: &Vcpu<P>) {
         if self.sched.is_on_cpu(vcpu) {
             self.platform.raise_work(CpuId(vcpu.cpu.load(Ordering::SeqCst)), Work::RESCHEDULE);
         } else {
-            vcpu.time.change_runstate(idle_state(&vcpu.sched), self.platform.now());
-        }
-    }
-
-    /// Says where a vCPU may run from now on. One that runs elsewhere leaves at once, one that waits finds the best place.
-    ///
-    /// # Errors
-    /// `EINVAL` when no CPU of the set is up.
-    pub fn set_affinity(&self, vcpu: &VcpuRef<P>, mask: &CpuMask) -> Result<(), Errno> {
-        if mask.intersect(&self.platform.online_cpus()).is_empty() {
-            return Err(Errno::EINVAL);
-        }
-        vcpu.vcpu().sched.set_affinity(mask);
-        let cpu = CpuId(vcpu.vcpu().cpu.load(Ordering::SeqCst));
-        if !mask.contains(cpu) {
-            self.interrupt(vcpu.vcpu());
-        }
-        self.sched.requeue(&self.platform, self.platform.now(), vcpu);
-        Ok(())
-    }
-
-    /// Binds a vCPU to one CPU until it is called with `None` (`SCHEDOP_pin_override`).
-    ///
-    /// # Errors
-    /// `EBUSY` when it is bound already, `EINVAL` when it is not, or for a CPU that is not up.
-    pub fn pin_override(&self, vcpu: &VcpuRef<P>, cpu: Option<CpuId>) -> Result<(), Errno> {
-        let sched = &vcpu.vcpu().sched;
-        let mut set_aside = sched.pinned_from.lock();
-        match (cpu, set_aside.take()) {
-            (None, Some(mask)) => {
-                drop(set_aside);
-                // Its CPUs may have gone meanwhile: then it may run anywhere.
-                self.set_affinity(vcpu, &mask).or_else(|_| self.set_affinity(vcpu, &CpuMask::ALL))
-            }
-            (None, None) => Err(Errno::EINVAL),
-            (Some(_), Some(mask)) => {
-                *set_aside = Some(mask);
-                Err(Errno::EBUSY)
-            }
-            (Some(cpu), None) => {
-                if !self.platform.online_cpus().contains(cpu) {
-                    return Err(Errno::EINVAL);
-                }
-                *set_aside = Some(sched.affinity());
-                drop(set_aside);
-                self.set_affinity(vcpu, &CpuMask::of(cpu))
-            }
+            let now = self.platform.now();
+            vcpu.time.change_runstate(idle_state(&vcpu.sched), now);
+            self.sched.give_up_cpu(&self.platform, now, vcpu);
         }
     }
 }

@@ -2,62 +2,85 @@
 
 use super::clock::VirtualClock;
 use super::idle::IdleAccount;
+use super::null::Assignments;
+use super::place::From;
+use super::share::{Admission, BASE};
 use super::{Place, VcpuSched, Watchdogs};
-use crate::cpumask::CpuMask;
 use crate::domain::{Vcpu, VcpuRef};
-use crate::ids::{CpuId, Nanos};
+use crate::ids::{CpuId, DomId, Nanos};
 use crate::platform::{Platform, Work};
+use crate::time::RunState;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
 
-/// Weight of a vCPU that nobody gave another: its virtual runtime advances like real time.
-pub const DEFAULT_WEIGHT: u32 = 256;
-/// Longest time a vCPU runs while another waits for the same CPU, in nanoseconds.
+/// Longest time a vCPU runs while another waits for the same CPU, in nanoseconds. One of less than the default weight has less
+/// of it, so that a round is short where many run.
 pub const SLICE: u64 = 10_000_000;
+/// Shortest slice, in nanoseconds.
+const SHORTEST_SLICE: u64 = 2_000_000;
 /// Virtual runtime by which a waiting vCPU must be behind to be taken to (or run by) another CPU, in nanoseconds.
 pub const MARGIN: u64 = 5_000_000;
-/// Most virtual runtime that sleeping earns over those that kept running, in nanoseconds.
+/// Most time that sleeping earns over those that kept running, in nanoseconds: of virtual runtime, or of the vCPU's own time
+/// if that is more.
 pub const WAKE_CREDIT: u64 = 10_000_000;
 /// A running vCPU is not interrupted for one that is behind by less than this, in nanoseconds.
-const GRANULARITY: u64 = 500_000;
+pub(super) const GRANULARITY: u64 = 500_000;
 /// How far a vCPU may get behind the machine's virtual time while it has a CPU for itself, and ahead of it while nobody waits at
 /// all, in nanoseconds. The first happens where its share is more than a whole CPU, the second where there is room.
 const LAG: u64 = 30_000_000;
 /// The same for those that compete: between them, the difference is their fair treatment, as long as it is not absurd.
 const BOUND: u64 = 2_000_000_000;
 /// No time: the slice is unlimited, the queue is empty.
-const NEVER: u64 = u64::MAX;
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// How vCPUs and CPUs come together (option `sched=`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Each domain gets its proportional share.
+    #[default]
+    Share,
+    /// Each vCPU gets a CPU of its own, or waits for one.
+    Null,
+}
 
 /// All run queues.
 pub struct Scheduler<P: Platform> {
-    cpus: Box<[CpuQueue<P>]>,
+    pub(super) cpus: Box<[CpuQueue<P>]>,
     /// vCPUs in all queues.
-    waiting: AtomicUsize,
+    pub(super) waiting: AtomicUsize,
     /// How long each CPU had nothing to run.
     idle: Box<[IdleAccount]>,
     /// Taken last, for a few instructions.
-    clock: Mutex<VirtualClock>,
+    pub(super) clock: Mutex<VirtualClock>,
     /// vCPUs in `SCHEDOP_poll`.
     pub(super) pollers: AtomicUsize,
+    /// Which CPU belongs to which vCPU, where the policy is [`Policy::Null`].
+    pub(super) assignments: Option<Mutex<Assignments<P>>>,
     /// Watchdogs and announced endings of domains.
     pub(crate) watchdogs: Watchdogs<P>,
 }
 
 /// One CPU's queue, on cache lines of its own.
 #[repr(align(128))]
-struct CpuQueue<P: Platform> {
+pub(super) struct CpuQueue<P: Platform> {
     /// Least virtual runtime last: the next to run is popped.
-    waiting: Mutex<Vec<VcpuRef<P>>>,
+    pub waiting: Mutex<Vec<VcpuRef<P>>>,
     /// Virtual runtime of the next to run, [`NEVER`] without one.
-    head: AtomicU64,
+    pub head: AtomicU64,
     /// What runs: its weight (0: the CPU is idle), and its virtual runtime at the time `since`.
     weight: AtomicU32,
     vruntime: AtomicU64,
     since: AtomicU64,
-    /// When the running vCPU must let another one go first.
+    /// Somebody waits for what runs here to let it go first.
+    pub contended: AtomicBool,
+    /// When the running vCPU must stop, for others' sake or for its cap's.
     slice_end: AtomicU64,
+    /// Domains with vCPUs that this CPU found capped, and when they get their next budget.
+    capped: Mutex<Vec<(Nanos, DomId)>>,
+    /// The earliest of these times.
+    next_refill: AtomicU64,
 }
 
 impl<P: Platform> CpuQueue<P> {
@@ -68,16 +91,19 @@ impl<P: Platform> CpuQueue<P> {
             weight: AtomicU32::new(0),
             vruntime: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            contended: AtomicBool::new(false),
             slice_end: AtomicU64::new(NEVER),
+            capped: Mutex::new(Vec::new()),
+            next_refill: AtomicU64::new(NEVER),
         }
     }
 
-    fn idle(&self) -> bool {
+    pub fn idle(&self) -> bool {
         self.weight.load(Ordering::SeqCst) == 0
     }
 
     /// Virtual runtime that the running vCPU has by now; the largest number when there is none.
-    fn running_vruntime(&self, now: Nanos) -> u64 {
+    pub fn running_vruntime(&self, now: Nanos) -> u64 {
         match self.weight.load(Ordering::SeqCst) {
             0 => NEVER,
             weight => {
@@ -87,42 +113,100 @@ impl<P: Platform> CpuQueue<P> {
         }
     }
 
-    fn publish_head(&self, waiting: &[VcpuRef<P>]) {
+    pub fn publish_head(&self, waiting: &[VcpuRef<P>]) {
         let head = waiting.last().map_or(NEVER, |next| next.vcpu().sched.vruntime());
         self.head.store(head, Ordering::SeqCst);
     }
+
+    fn publish_refill(&self, capped: &[(Nanos, DomId)]) {
+        let next = capped.iter().map(|(at, _)| at.0).min().unwrap_or(NEVER);
+        self.next_refill.store(next, Ordering::SeqCst);
+    }
+}
+
+/// How long a vCPU of this weight runs while others wait, in nanoseconds.
+fn slice(weight: u32) -> u64 {
+    (SLICE * u64::from(weight.min(BASE)) / u64::from(BASE)).max(SHORTEST_SLICE)
 }
 
 /// Nanoseconds of real time as virtual runtime of a vCPU of this weight.
-fn scaled(ran: u64, weight: u32) -> u64 {
-    let scaled = u128::from(ran) * u128::from(DEFAULT_WEIGHT) / u128::from(weight.max(1));
+pub(super) fn scaled(ran: u64, weight: u32) -> u64 {
+    let scaled = u128::from(ran) * u128::from(BASE) / u128::from(weight.max(1));
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
+/// A time that may be [`NEVER`].
+fn time(nanos: &AtomicU64) -> Option<Nanos> {
+    match nanos.load(Ordering::SeqCst) {
+        NEVER => None,
+        at => Some(Nanos(at)),
+    }
+}
+
 /// The CPU whose queue a vCPU belongs to.
-fn home<P: Platform>(vcpu: &Vcpu<P>) -> CpuId {
+pub(super) fn home<P: Platform>(vcpu: &Vcpu<P>) -> CpuId {
     CpuId(vcpu.cpu.load(Ordering::SeqCst))
+}
+
+/// What a look for the next vCPU found.
+struct Pick<P: Platform> {
+    vcpu: VcpuRef<P>,
+    /// Others wait for this CPU.
+    contended: bool,
 }
 
 impl<P: Platform> Scheduler<P> {
     /// Empty run queues for `cpus` physical CPUs (at least one).
     pub fn new(cpus: usize) -> Self {
+        Self::with_policy(cpus, Policy::Share)
+    }
+
+    /// The same with another policy.
+    pub fn with_policy(cpus: usize, policy: Policy) -> Self {
+        let cpus = cpus.max(1);
         Self {
-            cpus: (0..cpus.max(1)).map(|_| CpuQueue::new()).collect(),
+            cpus: (0..cpus).map(|_| CpuQueue::new()).collect(),
             waiting: AtomicUsize::new(0),
-            idle: (0..cpus.max(1)).map(|_| IdleAccount::new()).collect(),
+            idle: (0..cpus).map(|_| IdleAccount::new()).collect(),
             clock: Mutex::new(VirtualClock::new()),
             pollers: AtomicUsize::new(0),
+            assignments: (policy == Policy::Null).then(|| Mutex::new(Assignments::new(cpus))),
             watchdogs: Watchdogs::new(),
         }
     }
 
-    /// When the vCPU that runs on `cpu` must let another one go first; `None` while nobody waits.
+    /// How vCPUs and CPUs come together.
+    pub fn policy(&self) -> Policy {
+        if self.assignments.is_some() { Policy::Null } else { Policy::Share }
+    }
+
+    /// When the vCPU that runs on `cpu` must stop; `None` while nobody waits and no cap limits it.
     pub fn slice_end(&self, cpu: CpuId) -> Option<Nanos> {
-        match self.queue(cpu).slice_end.load(Ordering::SeqCst) {
-            NEVER => None,
-            end => Some(Nanos(end)),
-        }
+        time(&self.queue(cpu).slice_end)
+    }
+
+    /// When `cpu` has to see to a domain's next budget.
+    pub(crate) fn next_refill(&self, cpu: CpuId) -> Option<Nanos> {
+        time(&self.queue(cpu).next_refill)
+    }
+
+    /// Takes the domains whose next budget `cpu` has to see to by now.
+    pub(super) fn take_refills(&self, cpu: CpuId, now: Nanos) -> Vec<DomId> {
+        let queue = self.queue(cpu);
+        let mut capped = queue.capped.lock();
+        let due = capped.extract_if(.., |(at, _)| *at <= now).map(|(_, id)| id).collect();
+        queue.publish_refill(&capped);
+        due
+    }
+
+    /// What `cpu` has to see to becomes the business of `heir`.
+    pub(super) fn adopt_refills(&self, cpu: CpuId, heir: CpuId) {
+        let mut orphans = core::mem::take(&mut *self.queue(cpu).capped.lock());
+        self.queue(cpu).next_refill.store(NEVER, Ordering::SeqCst);
+        let queue = self.queue(heir);
+        let mut capped = queue.capped.lock();
+        capped.append(&mut orphans);
+        queue.publish_refill(&capped);
     }
 
     /// Nanoseconds that a CPU had nothing to run until now; 0 for a number that no CPU has.
@@ -148,7 +232,7 @@ impl<P: Platform> Scheduler<P> {
     }
 
     /// The queue of a CPU; that of the boot CPU for a number that no CPU has.
-    fn queue(&self, cpu: CpuId) -> &CpuQueue<P> {
+    pub(super) fn queue(&self, cpu: CpuId) -> &CpuQueue<P> {
         self.cpus.get(cpu.0 as usize).unwrap_or(&self.cpus[0])
     }
 
@@ -160,49 +244,95 @@ impl<P: Platform> Scheduler<P> {
         now: Nanos,
         current: Option<&VcpuRef<P>>,
     ) -> Option<VcpuRef<P>> {
-        let queue = self.queue(cpu);
         if let Some(current) = current {
-            self.charge(queue, current.vcpu(), now);
+            self.charge(self.queue(cpu), current.vcpu(), now);
         }
-        let keep = current.filter(|c| c.vcpu().sched.runnable() && c.vcpu().sched.may_run_on(cpu));
-        if let Some(keep) = keep {
-            self.publish_running(cpu, Some(&keep.vcpu().sched), now, NEVER);
-            if self.waiting.load(Ordering::SeqCst) == 0 {
-                keep.vcpu().sched.yielded.store(false, Ordering::Relaxed);
-                return Some(keep.clone());
+        if !platform.online_cpus().contains(cpu) {
+            self.publish_running(cpu, None, now, false, NEVER);
+            return None;
+        }
+        loop {
+            let keep = current.filter(|c| c.vcpu().sched.runnable() && c.vcpu().sched.may_run_on(cpu));
+            let Pick { vcpu, contended } = self.pick(cpu, now, keep)?;
+            let sched = &vcpu.vcpu().sched;
+            let admission = match self.policy() {
+                Policy::Share => sched.admit(now),
+                Policy::Null => Admission::Unlimited,
+            };
+            let limit = match admission {
+                Admission::Unlimited => NEVER,
+                Admission::For(nanos) => now.0.saturating_add(nanos),
+                Admission::NotBefore { refill_at, first } => {
+                    if first {
+                        self.note_capped(cpu, refill_at, vcpu.domain.id);
+                    }
+                    if keep.is_none_or(|keep| !core::ptr::eq(keep.vcpu(), vcpu.vcpu())) {
+                        self.put_back(platform, now, &vcpu);
+                    }
+                    continue;
+                }
+            };
+            let weight = sched.counted.load(Ordering::Relaxed);
+            let slice = if contended { now.0.saturating_add(slice(weight)) } else { NEVER };
+            let published = keep.is_some() && !contended && limit == NEVER;
+            if !published {
+                self.publish_running(cpu, Some(sched), now, contended, slice.min(limit));
             }
-        }
-        let chosen = match self.contend(cpu, now, keep) {
-            Some(chosen) => Some(chosen),
-            None => {
-                self.publish_running(cpu, None, now, NEVER);
-                // Who queued a vCPU before it could see that this CPU is idle looked for no idle CPU.
-                (self.waiting.load(Ordering::SeqCst) != 0).then(|| self.contend(cpu, now, None)).flatten()
+            if contended {
+                self.offer(platform, cpu, now);
             }
-        };
-        if let Some(chosen) = &chosen {
-            self.dispatched(platform, cpu, now, chosen, keep.is_some());
+            return Some(vcpu);
         }
-        chosen
     }
 
-    /// Publishes who runs, for how long, and asks another CPU for help with who does not.
-    fn dispatched(&self, platform: &P, cpu: CpuId, now: Nanos, chosen: &VcpuRef<P>, kept: bool) {
-        let contended = kept || self.waiting.load(Ordering::SeqCst) != 0;
-        let sched = &chosen.vcpu().sched;
-        self.publish_running(
-            cpu,
-            Some(sched),
-            now,
-            if contended { now.0.saturating_add(SLICE) } else { NEVER },
-        );
-        self.offer(platform, cpu, now);
+    fn note_capped(&self, cpu: CpuId, refill_at: Nanos, domain: DomId) {
+        let queue = self.queue(cpu);
+        let mut capped = queue.capped.lock();
+        capped.push((refill_at, domain));
+        queue.publish_refill(&capped);
+    }
+
+    /// A vCPU that was taken out of a queue is not to run after all.
+    fn put_back(&self, platform: &P, now: Nanos, vcpu: &VcpuRef<P>) {
+        if self.saved(vcpu.vcpu(), now) {
+            self.enqueue(platform, now, vcpu, From::Cpu);
+        } else {
+            vcpu.vcpu().time.change_runstate(RunState::Offline, now);
+        }
+    }
+
+    /// Looks for the vCPU to run on `cpu`; `keep` runs there and may go on. Publishes that the CPU is idle where there is none.
+    fn pick(&self, cpu: CpuId, now: Nanos, keep: Option<&VcpuRef<P>>) -> Option<Pick<P>> {
+        let waiting = || self.waiting.load(Ordering::SeqCst) != 0;
+        if let Some(keep) = keep {
+            self.publish_running(cpu, Some(&keep.vcpu().sched), now, false, NEVER);
+            if !waiting() || self.policy() == Policy::Null {
+                keep.vcpu().sched.yielded.store(false, Ordering::Relaxed);
+                return Some(Pick { vcpu: keep.clone(), contended: false });
+            }
+        }
+        if let Some(vcpu) = self.contend(cpu, now, keep) {
+            let contended = self.policy() == Policy::Share && (keep.is_some() || waiting());
+            return Some(Pick { vcpu, contended });
+        }
+        self.publish_running(cpu, None, now, false, NEVER);
+        // Who queued a vCPU before it could see that this CPU is idle looked for no idle CPU.
+        let vcpu = waiting().then(|| self.contend(cpu, now, None)).flatten()?;
+        Some(Pick { vcpu, contended: self.policy() == Policy::Share && waiting() })
     }
 
     /// Tells the other CPUs what this one runs from now on.
-    fn publish_running(&self, cpu: CpuId, vcpu: Option<&VcpuSched>, now: Nanos, slice_end: u64) {
+    fn publish_running(
+        &self,
+        cpu: CpuId,
+        vcpu: Option<&VcpuSched>,
+        now: Nanos,
+        contended: bool,
+        slice_end: u64,
+    ) {
         let queue = self.queue(cpu);
         let weight = vcpu.map_or(0, |vcpu| vcpu.counted.load(Ordering::Relaxed));
+        queue.contended.store(contended, Ordering::SeqCst);
         queue.slice_end.store(slice_end, Ordering::SeqCst);
         queue.vruntime.store(vcpu.map_or(0, VcpuSched::vruntime), Ordering::Relaxed);
         let since = Nanos(queue.since.swap(now.0, Ordering::Relaxed));
@@ -218,24 +348,28 @@ impl<P: Platform> Scheduler<P> {
     /// much further behind.
     fn contend(&self, cpu: CpuId, now: Nanos, keep: Option<&VcpuRef<P>>) -> Option<VcpuRef<P>> {
         let queue = self.queue(cpu);
-        let kept = keep.map(|keep| {
-            let sched = &keep.vcpu().sched;
-            let first = queue.head.load(Ordering::SeqCst);
-            if sched.yielded.swap(false, Ordering::Relaxed) && first != NEVER {
-                let (old, new) = (sched.vruntime(), sched.vruntime().max(first.saturating_add(GRANULARITY)));
-                sched.vruntime.store(new, Ordering::Relaxed);
-                self.clock.lock().change(sched.counted.load(Ordering::Relaxed), old, new);
-            }
-            sched.vruntime()
-        });
+        let kept = keep.map(|keep| self.let_others_go(queue, &keep.vcpu().sched));
         let own = kept.unwrap_or(NEVER).min(queue.head.load(Ordering::SeqCst));
         let limit = if own == NEVER { NEVER } else { own.saturating_sub(MARGIN) };
-        if let Some(stolen) = self.steal(cpu, limit) {
+        if self.policy() == Policy::Share
+            && let Some(stolen) = self.steal(cpu, limit)
+        {
             return Some(stolen);
         }
         let mut waiting = queue.waiting.lock();
         let first = self.pop_if(queue, &mut waiting, now, |first| kept.is_none_or(|kept| first < kept));
         first.or_else(|| keep.cloned())
+    }
+
+    /// The virtual runtime with which the running vCPU competes: one that yielded goes behind the first that waits.
+    fn let_others_go(&self, queue: &CpuQueue<P>, sched: &VcpuSched) -> u64 {
+        let first = queue.head.load(Ordering::SeqCst);
+        if sched.yielded.swap(false, Ordering::Relaxed) && first != NEVER {
+            let (old, new) = (sched.vruntime(), sched.vruntime().max(first.saturating_add(GRANULARITY)));
+            sched.vruntime.store(new, Ordering::Relaxed);
+            self.clock.lock().change(sched.counted.load(Ordering::Relaxed), old, new);
+        }
+        sched.vruntime()
     }
 
     /// Takes the first runnable vCPU out of a queue if `wanted` says so of its virtual runtime; drops those that
@@ -267,73 +401,42 @@ impl<P: Platform> Scheduler<P> {
         chosen
     }
 
-    /// Takes the vCPU that is furthest behind and may run on `cpu` out of the other queues, if its virtual runtime is below
-    /// `limit`.
-    fn steal(&self, cpu: CpuId, limit: u64) -> Option<VcpuRef<P>> {
-        if self.waiting.load(Ordering::SeqCst) == 0 {
-            return None;
-        }
-        let mut tried = CpuMask::of(cpu);
-        loop {
-            let (victim, _) = self
-                .heads()
-                .filter(|(other, head)| *head < limit && !tried.contains(*other))
-                .min_by_key(|(_, head)| *head)?;
-            tried.insert(victim);
-            if let Some(stolen) = self.steal_from(victim, cpu, limit) {
-                return Some(stolen);
-            }
-        }
-    }
-
-    /// Every CPU with the virtual runtime of its first waiting vCPU.
-    fn heads(&self) -> impl Iterator<Item = (CpuId, u64)> + '_ {
-        let numbers = (0u32..).map(CpuId);
-        numbers.zip(self.cpus.iter()).map(|(cpu, queue)| (cpu, queue.head.load(Ordering::SeqCst)))
-    }
-
-    fn steal_from(&self, victim: CpuId, cpu: CpuId, limit: u64) -> Option<VcpuRef<P>> {
-        let queue = self.queue(victim);
-        let mut waiting = queue.waiting.lock();
-        let index = waiting.iter().rposition(|candidate| {
-            let sched = &candidate.vcpu().sched;
-            sched.runnable() && sched.may_run_on(cpu) && sched.vruntime() < limit
-        })?;
-        let stolen = waiting.remove(index);
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        queue.publish_head(&waiting);
-        stolen.vcpu().sched.set_place(Place::Running);
-        stolen.vcpu().cpu.store(cpu.0, Ordering::SeqCst);
-        Some(stolen)
-    }
-
     /// Adds the time since the last look to the virtual runtime of the vCPU that runs here.
     fn charge(&self, queue: &CpuQueue<P>, vcpu: &Vcpu<P>, now: Nanos) {
         let since = Nanos(queue.since.swap(now.0, Ordering::Relaxed));
         let (weight, old) = (vcpu.sched.counted.load(Ordering::Relaxed), vcpu.sched.vruntime());
-        let charged = old.saturating_add(scaled(now.0.saturating_sub(since.0), weight));
+        let ran = now.0.saturating_sub(since.0);
+        vcpu.sched.use_quota(ran);
+        let charged = old.saturating_add(scaled(ran, weight));
         let alone = queue.head.load(Ordering::SeqCst) == NEVER;
         let room = self.waiting.load(Ordering::SeqCst) == 0;
         let bound = |free: bool| if free { LAG } else { BOUND } + scaled(4 * SLICE, weight);
         let (behind, ahead) = (bound(alone), bound(room));
+        let part = vcpu.sched.share.part();
         let mut clock = self.clock.lock();
         let vtime = clock.read(now);
         let bounded = charged.clamp(vtime.saturating_sub(behind), vtime.saturating_add(ahead));
         clock.change(weight, old, bounded);
         clock.account(Some(since), Some(now));
+        if part != weight {
+            clock.reweigh(bounded, weight, part, now);
+        }
         drop(clock);
+        vcpu.sched.counted.store(part, Ordering::Relaxed);
         vcpu.sched.vruntime.store(bounded, Ordering::Relaxed);
     }
 
     /// Moves a vCPU between off, waiting and running; the lock of its queue is held.
-    fn set_place(&self, sched: &VcpuSched, place: Place, now: Nanos) {
+    pub(super) fn set_place(&self, sched: &VcpuSched, place: Place, now: Nanos) {
         match (sched.place(), place) {
             (Place::Off, Place::Waiting | Place::Running) => {
-                let weight = sched.weight();
+                sched.share.joined();
+                let weight = sched.share.part();
                 sched.counted.store(weight, Ordering::Relaxed);
                 self.clock.lock().add(weight, sched.vruntime());
             }
             (Place::Waiting | Place::Running, Place::Off) => {
+                sched.share.left();
                 let weight = sched.counted.load(Ordering::Relaxed);
                 self.clock.lock().remove(weight, sched.vruntime(), now);
             }
@@ -342,145 +445,16 @@ impl<P: Platform> Scheduler<P> {
         sched.set_place(place);
     }
 
-    /// Puts a vCPU that became runnable into a queue and sees to it that some CPU notices. Does nothing for one
-    /// that is on a CPU already. `slept`: it waited for something, and did not just lose its CPU.
-    pub(super) fn enqueue(&self, platform: &P, now: Nanos, vcpu: &VcpuRef<P>, slept: bool) {
-        let mut placed = false;
-        loop {
-            let cpu = home(vcpu.vcpu());
-            let queue = self.queue(cpu);
-            let mut waiting = queue.waiting.lock();
-            let sched = &vcpu.vcpu().sched;
-            if home(vcpu.vcpu()) != cpu {
-                continue;
-            }
-            match sched.place() {
-                _ if !sched.runnable() => return,
-                Place::Running => return,
-                Place::Waiting => {
-                    // It stopped being runnable while it waited, and kept its place: there may be a better one by now.
-                    drop(waiting);
-                    return self.requeue(platform, now, vcpu);
-                }
-                Place::Off => {}
-            }
-            let target = if placed { cpu } else { self.target(platform, now, vcpu.vcpu(), cpu) };
-            placed = true;
-            if target != cpu {
-                vcpu.vcpu().cpu.store(target.0, Ordering::SeqCst);
-                continue;
-            }
-            if slept {
-                let floor = self.clock.lock().read(now).saturating_sub(WAKE_CREDIT);
-                sched.vruntime.fetch_max(floor, Ordering::Relaxed);
-            }
-            self.insert(queue, &mut waiting, vcpu.clone(), now);
-            drop(waiting);
-            return self.notice(platform, cpu, now, sched.vruntime());
-        }
-    }
-
-    fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Vec<VcpuRef<P>>, vcpu: VcpuRef<P>, now: Nanos) {
-        let vruntime = vcpu.vcpu().sched.vruntime();
-        self.set_place(&vcpu.vcpu().sched, Place::Waiting, now);
-        // Equals go behind: first come, first served.
-        let index = waiting.partition_point(|other| other.vcpu().sched.vruntime() > vruntime);
-        waiting.insert(index, vcpu);
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        queue.publish_head(waiting);
-    }
-
-    /// Where a vCPU that became runnable is queued: where it was if nobody is there, else an idle CPU, else where it
-    /// was, else the CPU whose vCPU is furthest ahead.
-    fn target(&self, platform: &P, now: Nanos, vcpu: &Vcpu<P>, home: CpuId) -> CpuId {
-        let online = platform.online_cpus();
-        let may = |cpu: CpuId| vcpu.sched.may_run_on(cpu) && online.contains(cpu);
-        let free = |cpu: CpuId| {
-            let queue = self.queue(cpu);
-            queue.idle() && queue.head.load(Ordering::SeqCst) == NEVER
-        };
-        let home_allowed = may(home);
-        if home_allowed && free(home) {
-            return home;
-        }
-        let candidates = || (0u32..).take(self.cpus.len()).map(CpuId).filter(|cpu| may(*cpu));
-        candidates()
-            .find(|cpu| free(*cpu))
-            .or_else(|| home_allowed.then_some(home))
-            .or_else(|| candidates().max_by_key(|cpu| self.queue(*cpu).running_vruntime(now)))
-            .unwrap_or(home)
-    }
-
-    /// Makes `cpu` choose anew where that is due to a vCPU that was queued there.
-    fn notice(&self, platform: &P, cpu: CpuId, now: Nanos, vruntime: u64) {
-        let queue = self.queue(cpu);
-        let no_slice = queue.slice_end.load(Ordering::SeqCst) == NEVER;
-        if no_slice || queue.running_vruntime(now) > vruntime.saturating_add(GRANULARITY) {
-            platform.raise_work(cpu, Work::RESCHEDULE);
-        }
-    }
-
-    /// Makes another CPU choose anew if what waits here should rather run there.
-    fn offer(&self, platform: &P, cpu: CpuId, now: Nanos) {
-        let head = self.queue(cpu).head.load(Ordering::SeqCst);
-        if head == NEVER || self.cpus.len() == 1 {
-            return;
-        }
-        let Some(allowed) = self.queue(cpu).waiting.lock().last().map(|first| first.vcpu().sched.affinity())
-        else {
-            return;
-        };
-        let online = platform.online_cpus();
-        let best = (0u32..)
-            .map(CpuId)
-            .zip(self.cpus.iter())
-            .filter(|(other, _)| *other != cpu && allowed.contains(*other) && online.contains(*other))
-            .map(|(other, queue)| (other, queue.running_vruntime(now)))
-            .max_by_key(|(_, vruntime)| *vruntime);
-        if let Some((other, vruntime)) = best
-            && vruntime > head.saturating_add(MARGIN)
-        {
-            platform.raise_work(other, Work::RESCHEDULE);
-        }
-    }
-
-    /// Takes a waiting vCPU out of its queue and finds it the best one.
-    pub(super) fn requeue(&self, platform: &P, now: Nanos, vcpu: &VcpuRef<P>) {
-        let queue = self.queue(home(vcpu.vcpu()));
-        let mut waiting = queue.waiting.lock();
-        let same = |other: &VcpuRef<P>| core::ptr::eq(other.vcpu(), vcpu.vcpu());
-        let Some(index) = waiting.iter().position(same) else { return };
-        waiting.remove(index);
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        queue.publish_head(&waiting);
-        self.set_place(&vcpu.vcpu().sched, Place::Off, now);
-        drop(waiting);
-        self.enqueue(platform, now, vcpu, false);
-    }
-
-    /// Takes a vCPU that has a reason not to run out of its queue. Answers whether it is on no CPU either, nor being put there.
-    pub(crate) fn retire(&self, vcpu: &Vcpu<P>, now: Nanos) -> bool {
-        loop {
-            let cpu = home(vcpu);
-            let queue = self.queue(cpu);
-            let mut waiting = queue.waiting.lock();
-            if home(vcpu) != cpu {
-                continue;
-            }
-            if let Some(index) = waiting.iter().position(|other| core::ptr::eq(other.vcpu(), vcpu)) {
-                waiting.remove(index);
-                self.waiting.fetch_sub(1, Ordering::SeqCst);
-                queue.publish_head(&waiting);
-                self.set_place(&vcpu.sched, Place::Off, now);
-            }
-            return vcpu.sched.place() == Place::Off;
-        }
-    }
-
     /// A CPU stopped running this vCPU and saved its registers: it belongs to nobody now. Answers whether it is runnable.
     pub(super) fn saved(&self, vcpu: &Vcpu<P>, now: Nanos) -> bool {
         let _queue = self.queue(home(vcpu)).waiting.lock();
+        vcpu.sched.return_quota();
         self.set_place(&vcpu.sched, Place::Off, now);
         vcpu.sched.runnable()
+    }
+
+    /// Makes a CPU look whether it should run something else.
+    pub(super) fn nudge(&self, platform: &P, cpu: CpuId) {
+        platform.raise_work(cpu, Work::RESCHEDULE);
     }
 }

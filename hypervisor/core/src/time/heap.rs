@@ -47,12 +47,17 @@ impl<E: Entry> Heap<E> {
         }
     }
 
-    /// Takes out the entry at `index`, if there is one.
-    pub fn remove(&mut self, index: usize) -> Option<E> {
+    /// The earliest entry.
+    pub fn first(&self) -> Option<&E> {
+        self.0.first().map(|(_, entry)| entry)
+    }
+
+    /// Takes out the entry at `index`, if there is one, with its deadline.
+    pub fn remove(&mut self, index: usize) -> Option<(Nanos, E)> {
         if index >= self.0.len() {
             return None;
         }
-        let (_, entry) = self.0.swap_remove(index);
+        let entry = self.0.swap_remove(index);
         if index < self.0.len() {
             self.settle(index);
         }
@@ -61,7 +66,7 @@ impl<E: Entry> Heap<E> {
 
     /// Takes out the earliest entry if its deadline has come.
     pub fn pop_due(&mut self, now: Nanos) -> Option<E> {
-        if self.next_deadline()? <= now { self.remove(0) } else { None }
+        if self.next_deadline()? <= now { self.remove(0).map(|(_, entry)| entry) } else { None }
     }
 
     /// Moves the entry at `index` up or down to where it belongs, and tells all that move.

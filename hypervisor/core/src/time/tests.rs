@@ -45,7 +45,7 @@ proptest! {
                 2 if !model.is_empty() => {
                     let (_, item) = model.remove(pick % model.len());
                     let removed = heap.remove(item.index.get().unwrap()).unwrap();
-                    prop_assert_eq!(removed.id, item.id);
+                    prop_assert_eq!(removed.1.id, item.id);
                 }
                 3 if !model.is_empty() => {
                     let at = pick % model.len();

@@ -149,6 +149,31 @@ impl<P: Platform> TimerQueues<P> {
         Some(due)
     }
 
+    /// The timers of `cpu` become those of `heir`.
+    pub(crate) fn adopt(&self, cpu: CpuId, heir: CpuId) {
+        if cpu == heir {
+            return;
+        }
+        // One at a time, so that the locks are taken in their order. Nobody arms a timer on a CPU that is gone.
+        loop {
+            let first = self.heap(cpu).lock().first().map(|armed| (armed.vcpu.clone(), armed.kind));
+            let Some((vcpu, kind)) = first else { return };
+            let slot = &vcpu.vcpu().time.slots[kind as usize];
+            let _arming = vcpu.vcpu().time.arming.lock();
+            let deadline = {
+                let mut heap = self.heap(cpu).lock();
+                let Some(index) = slot.index().filter(|_| slot.cpu.load(Ordering::Relaxed) == cpu.0) else {
+                    continue;
+                };
+                slot.position.store(UNARMED, Ordering::Relaxed);
+                heap.remove(index).map(|(deadline, _)| deadline)
+            };
+            let Some(deadline) = deadline else { continue };
+            slot.cpu.store(heir.0, Ordering::Relaxed);
+            self.heap(heir).lock().insert(deadline, Armed { vcpu: vcpu.clone(), kind });
+        }
+    }
+
     /// The earliest deadline of `cpu`.
     fn next_deadline(&self, cpu: CpuId) -> Option<Nanos> {
         self.heap(cpu).lock().next_deadline()
@@ -179,6 +204,9 @@ impl<P: Platform> Hypervisor<P> {
         if self.keeper.next_deadline(cpu).is_some_and(|next| next <= now) {
             self.keep_domains();
         }
+        if self.sched.next_refill(cpu).is_some_and(|next| next <= now) {
+            self.refill_budgets(now);
+        }
         // The choice that is due now arms the timer for the next slice.
         self.arm_for(cpu, slice.filter(|_| !slice_over));
     }
@@ -195,7 +223,8 @@ impl<P: Platform> Hypervisor<P> {
         let timer = or_never(self.timers.next_deadline(cpu));
         let watchdog = or_never(self.sched.watchdogs.next_deadline(cpu));
         let keeper = or_never(self.keeper.next_deadline(cpu));
-        let first = timer.min(watchdog).min(keeper).min(or_never(slice));
+        let refill = or_never(self.sched.next_refill(cpu));
+        let first = timer.min(watchdog).min(keeper).min(refill).min(or_never(slice));
         self.platform.arm_timer((first != NEVER).then_some(Nanos(first)));
     }
 

@@ -16,8 +16,7 @@ pub(crate) const SCHEDULER: u32 = XEN_SCHEDULER_CREDIT2;
 /// NUMA nodes of a bitmap: Xen's number.
 const NODES: usize = 64;
 
-/// `XEN_DOMCTL_setvcpuaffinity` and `XEN_DOMCTL_getvcpuaffinity`. Preferences (soft affinity) are not kept: each vCPU prefers
-/// all CPUs that it may use.
+/// `XEN_DOMCTL_setvcpuaffinity` and `XEN_DOMCTL_getvcpuaffinity`.
 ///
 /// # Errors
 /// `EINVAL` for an unknown vCPU, no flag at all, a set without a buffer, and a set without a CPU that is up; `EFAULT`.
@@ -44,19 +43,17 @@ pub(super) fn affinity<P: Platform>(request: &mut Request<'_, P>, domain: &Arc<D
         }
         if soft {
             let wanted = mask_of(&bitmap::read(hv, &payload.cpumap_soft, MAX_CPUS)?);
-            if wanted.is_empty() {
-                return Err(Errno::EINVAL);
-            }
+            hv.set_soft_affinity(&target, &wanted)?;
         }
         shown = hv.platform.online_cpus();
     }
-    let affinity = sched.affinity().intersect(&shown);
+    let (affinity, liked) = (sched.affinity().intersect(&shown), sched.soft_affinity().intersect(&shown));
     let bits = |mask: &CpuMask| bitmap::of(mask.iter().map(|cpu| cpu.0 as usize), MAX_CPUS);
     if hard {
         bitmap::write(hv, &payload.cpumap_hard, &bits(&affinity))?;
     }
     if soft {
-        bitmap::write(hv, &payload.cpumap_soft, &bits(&affinity))?;
+        bitmap::write(hv, &payload.cpumap_soft, &bits(&liked))?;
     }
     Ok(Reply::Done)
 }
@@ -79,13 +76,13 @@ pub(super) fn nodes<P: Platform>(request: &Request<'_, P>) -> Answer {
 }
 
 /// `XEN_DOMCTL_scheduler_op`: the structure goes back even where the command is refused.
-pub(super) fn scheduler<P: Platform>(request: &mut Request<'_, P>, domain: &Domain<P>) -> Answer {
+pub(super) fn scheduler<P: Platform>(request: &mut Request<'_, P>, domain: &Arc<Domain<P>>) -> Answer {
     let result = adjust(request, domain);
     request.at.write(request.cx.hv, &request.op)?;
     result.map(|()| Reply::Done)
 }
 
-fn adjust<P: Platform>(request: &mut Request<'_, P>, domain: &Domain<P>) -> Result<(), Errno> {
+fn adjust<P: Platform>(request: &mut Request<'_, P>, domain: &Arc<Domain<P>>) -> Result<(), Errno> {
     let mut payload = request.payload::<XenDomctlSchedulerOp>()?;
     if payload.sched_id != SCHEDULER {
         return Err(Errno::EINVAL);
@@ -97,18 +94,13 @@ fn adjust<P: Platform>(request: &mut Request<'_, P>, domain: &Domain<P>) -> Resu
             if usize::from(wanted.cap) > most {
                 return Err(Errno::EINVAL);
             }
-            for vcpu in &domain.vcpus {
-                if wanted.weight != 0 {
-                    vcpu.sched.set_weight(wanted.weight.into());
-                }
-            }
-            Ok(())
+            let weight = if wanted.weight == 0 { domain.sched.weight() } else { wanted.weight.into() };
+            request.cx.hv.set_domain_sched(domain, weight, wanted.cap.into())
         }
         XEN_DOMCTL_SCHEDOP_GETINFO => {
-            let weight = domain.vcpus.first().map_or(0, |vcpu| vcpu.sched.weight());
-            let weight = u16::try_from(weight).unwrap_or(u16::MAX);
-            payload.u[..2].copy_from_slice(&weight.to_le_bytes());
-            payload.u[2..4].copy_from_slice(&0u16.to_le_bytes());
+            let (weight, cap) = request.cx.hv.domain_sched(domain);
+            let words = [weight, cap].map(|value| u16::try_from(value).unwrap_or(u16::MAX).to_le_bytes());
+            payload.u[..4].copy_from_slice(words.as_flattened());
             request.set(&payload);
             Ok(())
         }

@@ -1,5 +1,8 @@
 //! Host tests of the scheduler: a machine of several CPUs in simulated time.
 
+mod policy;
+mod random;
+
 use super::*;
 use crate::Hypervisor;
 use crate::domain::{Domain, VcpuRef};
@@ -11,7 +14,6 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::SeqCst;
-use proptest::prelude::*;
 use xen_abi::GuestHandle;
 use xen_abi::errno::Errno;
 use xen_abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
@@ -22,7 +24,10 @@ const STEP: u64 = 500_000;
 /// A machine whose CPUs run what the scheduler tells them.
 struct Sim {
     hv: Hypervisor<MockPlatform>,
+    /// The first domain.
     domain: Arc<Domain<MockPlatform>>,
+    /// All vCPUs of all domains.
+    vcpus: Vec<VcpuRef<MockPlatform>>,
     current: Vec<Option<VcpuRef<MockPlatform>>>,
     /// Nanoseconds that each vCPU ran.
     ran: Vec<u64>,
@@ -30,19 +35,43 @@ struct Sim {
 
 impl Sim {
     fn new(cpus: u32, vcpus: u32) -> Self {
+        Self::with_domains(cpus, &[vcpus], Policy::Share)
+    }
+
+    /// As many domains of one vCPU each.
+    fn singles(cpus: u32, domains: usize) -> Self {
+        Self::with_domains(cpus, &vec![1; domains], Policy::Share)
+    }
+
+    fn with_domains(cpus: u32, domains: &[u32], policy: Policy) -> Self {
         let mut hv = mock::hypervisor(64);
-        hv.sched = Scheduler::new(cpus as usize);
+        hv.sched = Scheduler::with_policy(cpus as usize, policy);
         hv.timers = crate::time::TimerQueues::new(cpus as usize);
         hv.platform.cpus.store(cpus, SeqCst);
-        let domain = mock::domain(&hv, 1, vcpus, 16);
-        for vcpu in &domain.vcpus {
-            vcpu.time.disable_periodic();
+        let mut all = Vec::new();
+        for (index, vcpus) in domains.iter().enumerate() {
+            let domain = mock::domain(&hv, index as u16 + 1, *vcpus, 16);
+            for vcpu in &domain.vcpus {
+                vcpu.time.disable_periodic();
+                all.push(VcpuRef { domain: domain.clone(), id: vcpu.id });
+            }
         }
-        Self { hv, domain, current: vec![None; cpus as usize], ran: vec![0; vcpus as usize] }
+        let ran = vec![0; all.len()];
+        Self { hv, domain: all[0].domain.clone(), vcpus: all, current: vec![None; cpus as usize], ran }
     }
 
     fn vcpu(&self, n: usize) -> VcpuRef<MockPlatform> {
-        VcpuRef { domain: self.domain.clone(), id: VcpuId(n as u32) }
+        self.vcpus[n].clone()
+    }
+
+    /// Number of a vCPU among all.
+    fn number(&self, vcpu: &VcpuRef<MockPlatform>) -> usize {
+        self.vcpus.iter().position(|other| core::ptr::eq(other.vcpu(), vcpu.vcpu())).unwrap()
+    }
+
+    /// Gives the domain of vCPU `n` its weight and cap.
+    fn share(&self, n: usize, weight: u32, cap: u32) {
+        self.hv.set_domain_sched(&self.vcpus[n].domain, weight, cap).unwrap();
     }
 
     fn up_all(&mut self) {
@@ -60,7 +89,7 @@ impl Sim {
         self.on_cpu(cpu);
         let prev = self.current[cpu].take();
         let next = self.hv.schedule(prev.as_ref());
-        let id = |v: &Option<VcpuRef<MockPlatform>>| v.as_ref().map(|v| v.id);
+        let id = |v: &Option<VcpuRef<MockPlatform>>| v.as_ref().map(|v| core::ptr::from_ref(v.vcpu()));
         if id(&prev) != id(&next) {
             self.hv.vcpu_switched(prev.as_ref(), next.as_ref());
         }
@@ -89,7 +118,7 @@ impl Sim {
         let mut seen = vec![false; self.ran.len()];
         for (cpu, vcpu) in self.current.iter().enumerate() {
             let Some(vcpu) = vcpu else { continue };
-            assert!(!core::mem::replace(&mut seen[vcpu.id.0 as usize], true), "{vcpu:?} runs twice");
+            assert!(!core::mem::replace(&mut seen[self.number(vcpu)], true), "{vcpu:?} runs twice");
             assert_eq!(vcpu.vcpu().cpu.load(SeqCst), cpu as u32);
             assert_eq!(vcpu.vcpu().sched.place(), Place::Running);
         }
@@ -107,7 +136,8 @@ impl Sim {
     fn run(&mut self, nanos: u64) {
         for _ in 0..nanos / STEP {
             for vcpu in self.current.iter().flatten() {
-                self.ran[vcpu.id.0 as usize] += STEP;
+                let n = self.vcpus.iter().position(|v| core::ptr::eq(v.vcpu(), vcpu.vcpu())).unwrap();
+                self.ran[n] += STEP;
             }
             self.hv.platform.time.fetch_add(STEP, SeqCst);
             for cpu in 0..self.current.len() {
@@ -126,7 +156,7 @@ impl Sim {
     }
 
     fn running(&self) -> Vec<Option<u32>> {
-        self.current.iter().map(|v| v.as_ref().map(|v| v.id.0)).collect()
+        self.current.iter().map(|v| v.as_ref().map(|v| self.number(v) as u32)).collect()
     }
 
     fn info_word(&self, n: usize) -> &AtomicU64 {
@@ -162,9 +192,9 @@ fn alone_without_timer() {
 /// Weights hold on one CPU.
 #[test]
 fn weights_on_one_cpu() {
-    let mut sim = Sim::new(1, 3);
+    let mut sim = Sim::singles(1, 3);
     for (n, weight) in [256, 512, 1024].into_iter().enumerate() {
-        sim.domain.vcpus[n].sched.set_weight(weight);
+        sim.share(n, weight, 0);
     }
     sim.up_all();
     sim.run(7_000_000_000);
@@ -188,8 +218,8 @@ fn three_on_two_cpus() {
 /// A weight that is worth more than a CPU gets one CPU, and the others share the rest.
 #[test]
 fn infeasible_weight() {
-    let mut sim = Sim::new(2, 3);
-    sim.domain.vcpus[0].sched.set_weight(4096);
+    let mut sim = Sim::singles(2, 3);
+    sim.share(0, 4096, 0);
     sim.up_all();
     sim.run(6_000_000_000);
     assert!(sim.ran[0] > 5_700_000_000, "{:?}", sim.ran);
@@ -470,88 +500,4 @@ fn pin_override() {
     assert_eq!(vcpu.vcpu().sched.affinity(), CpuMask::of(CpuId(1)));
     assert_eq!(sim.hv.pin_override(&vcpu, None), Ok(()));
     assert_eq!(vcpu.vcpu().sched.affinity(), CpuMask::ALL);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Any weights on any number of CPUs: everyone gets the share that its weight is worth, as far as one CPU holds it.
-    #[test]
-    fn shares_follow_weights(cpus in 1u32..4, weights in proptest::collection::vec(1u32..8, 2..7)) {
-        let mut sim = Sim::new(cpus, weights.len() as u32);
-        for (n, weight) in weights.iter().enumerate() {
-            sim.domain.vcpus[n].sched.set_weight(weight * 128);
-        }
-        sim.up_all();
-        let total = 8_000_000_000u64;
-        sim.run(total);
-        let want = fair_shares(cpus, &weights);
-        for (n, want) in want.iter().enumerate() {
-            let got = sim.ran[n] as f64 / total as f64;
-            prop_assert!((got - want).abs() < 0.08, "vCPU {n} of {weights:?} on {cpus}: {got} instead of {want}");
-        }
-    }
-
-    /// Whatever happens: nobody runs twice or where it must not, no CPU idles while somebody waits who may run there,
-    /// and the sum of weights does not drift.
-    #[test]
-    fn any_sequence_keeps_the_invariants(ops in proptest::collection::vec((0u8..8, 0usize..5, 0u32..7), 1..120)) {
-        let mut sim = Sim::new(3, 5);
-        let mut pauses = [0u32; 5];
-        for (op, n, arg) in ops {
-            let vcpu = sim.vcpu(n);
-            match op {
-                0 => { sim.hv.bring_up(&vcpu); }
-                1 => sim.hv.take_down(vcpu.vcpu()),
-                2 => { pauses[n] += 1; sim.hv.pause(vcpu.vcpu()) }
-                3 if pauses[n] > 0 => { pauses[n] -= 1; sim.hv.unpause(&vcpu) }
-                4 => sim.hv.kick(&vcpu),
-                5 if sim.hv.sched.is_on_cpu(vcpu.vcpu()) => {
-                    vcpu.vcpu().sched.add(Reasons::BLOCKED);
-                    let cpu = vcpu.vcpu().cpu.load(SeqCst) as usize;
-                    sim.reschedule(cpu);
-                }
-                6 => {
-                    let cpus: Vec<u32> = (0..3).filter(|cpu| (arg + 1) >> cpu & 1 != 0).collect();
-                    sim.pin(n, &cpus);
-                }
-                _ => sim.run(u64::from(arg) * STEP),
-            }
-            sim.settle();
-            sim.check_settled();
-            for (cpu, current) in sim.current.iter().enumerate() {
-                let waiting = |v: &crate::domain::Vcpu<MockPlatform>| {
-                    v.sched.runnable() && v.sched.place() != Place::Running && v.sched.may_run_on(CpuId(cpu as u32))
-                };
-                let somebody = sim.domain.vcpus.iter().any(waiting);
-                prop_assert!(current.is_some() || !somebody, "cpu {cpu} idles");
-            }
-        }
-        sim.domain.vcpus.iter().for_each(|vcpu| sim.hv.take_down(vcpu));
-        sim.settle();
-        sim.run(50 * STEP);
-        prop_assert_eq!(sim.running(), [None, None, None]);
-        for cpu in 0..3 {
-            sim.reschedule(cpu);
-        }
-        prop_assert_eq!(sim.hv.sched.total_active_weight(), 0);
-    }
-}
-
-/// The share of one CPU that each weight is worth: nobody can use more than one CPU, and what it cannot use the
-/// others share.
-fn fair_shares(cpus: u32, weights: &[u32]) -> Vec<f64> {
-    let mut shares = vec![None; weights.len()];
-    loop {
-        let fixed = shares.iter().flatten().count() as f64;
-        let rest: u32 = weights.iter().zip(&shares).filter(|(_, s)| s.is_none()).map(|(w, _)| *w).sum();
-        let room = f64::from(cpus) - fixed;
-        let worth = |w: u32| f64::from(w) / f64::from(rest) * room;
-        let over: Vec<usize> =
-            (0..weights.len()).filter(|n| shares[*n].is_none() && worth(weights[*n]) >= 1.0).collect();
-        if over.is_empty() {
-            return weights.iter().zip(shares).map(|(w, s)| s.unwrap_or_else(|| worth(*w))).collect();
-        }
-        over.into_iter().for_each(|n| shares[n] = Some(1.0));
-    }
 }

@@ -1,0 +1,215 @@
+//! Where a vCPU that wants to run goes: into which queue, and out of it again to another CPU.
+
+use super::Place;
+use super::queue::{CpuQueue, GRANULARITY, MARGIN, NEVER, Policy, Scheduler, WAKE_CREDIT, home, scaled};
+use crate::cpumask::CpuMask;
+use crate::domain::{Vcpu, VcpuRef};
+use crate::ids::{CpuId, Nanos};
+use crate::platform::Platform;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+/// A busy CPU takes over a vCPU that would rather run elsewhere only where it is behind by so many times [`MARGIN`].
+const RELUCTANCE: u64 = 4;
+
+/// What a vCPU did before it came into a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    /// It ran, or waited in another queue.
+    Cpu,
+    /// It slept, or was kept from running: it is due before those that kept running.
+    Sleep,
+}
+
+impl<P: Platform> Scheduler<P> {
+    /// Takes the vCPU that is furthest behind and may run on `cpu` out of the other queues, if its virtual runtime is below
+    /// `limit` (with more reluctance for one whose soft affinity is elsewhere).
+    pub(super) fn steal(&self, cpu: CpuId, limit: u64) -> Option<VcpuRef<P>> {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        let far = if limit == NEVER { NEVER } else { limit.saturating_sub((RELUCTANCE - 1) * MARGIN) };
+        self.steal_below(cpu, limit, true).or_else(|| self.steal_below(cpu, far, false))
+    }
+
+    fn steal_below(&self, cpu: CpuId, limit: u64, liked: bool) -> Option<VcpuRef<P>> {
+        let mut tried = CpuMask::of(cpu);
+        loop {
+            let (victim, _) = self
+                .heads()
+                .filter(|(other, head)| *head < limit && !tried.contains(*other))
+                .min_by_key(|(_, head)| *head)?;
+            tried.insert(victim);
+            if let Some(stolen) = self.steal_from(victim, cpu, limit, liked) {
+                return Some(stolen);
+            }
+        }
+    }
+
+    /// Every CPU with the virtual runtime of its first waiting vCPU.
+    fn heads(&self) -> impl Iterator<Item = (CpuId, u64)> + '_ {
+        let numbers = (0u32..).map(CpuId);
+        numbers.zip(self.cpus.iter()).map(|(cpu, queue)| (cpu, queue.head.load(Ordering::SeqCst)))
+    }
+
+    fn steal_from(&self, victim: CpuId, cpu: CpuId, limit: u64, liked: bool) -> Option<VcpuRef<P>> {
+        let queue = self.queue(victim);
+        let mut waiting = queue.waiting.lock();
+        let index = waiting.iter().rposition(|candidate| {
+            let sched = &candidate.vcpu().sched;
+            let fits = sched.may_run_on(cpu) && (!liked || sched.likes(cpu));
+            sched.runnable() && fits && sched.vruntime() < limit
+        })?;
+        let stolen = waiting.remove(index);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        queue.publish_head(&waiting);
+        stolen.vcpu().sched.set_place(Place::Running);
+        stolen.vcpu().cpu.store(cpu.0, Ordering::SeqCst);
+        Some(stolen)
+    }
+
+    /// Puts a vCPU that became runnable into a queue and sees to it that some CPU notices. Does nothing for one
+    /// that is on a CPU already.
+    pub(super) fn enqueue(&self, platform: &P, now: Nanos, vcpu: &VcpuRef<P>, from: From) {
+        let mut placed = false;
+        loop {
+            let cpu = home(vcpu.vcpu());
+            let queue = self.queue(cpu);
+            let mut waiting = queue.waiting.lock();
+            let sched = &vcpu.vcpu().sched;
+            if home(vcpu.vcpu()) != cpu {
+                continue;
+            }
+            match sched.place() {
+                _ if !sched.runnable() => return,
+                Place::Running => return,
+                Place::Waiting => {
+                    // It stopped being runnable while it waited, and kept its place: there may be a better one by now.
+                    drop(waiting);
+                    return self.requeue(platform, now, vcpu);
+                }
+                Place::Off => {}
+            }
+            if !placed {
+                let target = match self.policy() {
+                    Policy::Share => self.target(platform, now, vcpu.vcpu(), cpu),
+                    // Without one it waits until another vCPU gives its CPU up.
+                    Policy::Null => match self.own_cpu(platform, vcpu) {
+                        Some(own) => own,
+                        None => return,
+                    },
+                };
+                placed = true;
+                if target != cpu {
+                    vcpu.vcpu().cpu.store(target.0, Ordering::SeqCst);
+                    continue;
+                }
+            }
+            if from != From::Cpu {
+                let credit = scaled(WAKE_CREDIT, sched.share.part()).max(WAKE_CREDIT);
+                let floor = self.clock.lock().read(now).saturating_sub(credit);
+                sched.vruntime.fetch_max(floor, Ordering::Relaxed);
+            }
+            self.insert(queue, &mut waiting, vcpu.clone(), now);
+            drop(waiting);
+            return self.notice(platform, cpu, now, sched.vruntime());
+        }
+    }
+
+    fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Vec<VcpuRef<P>>, vcpu: VcpuRef<P>, now: Nanos) {
+        let vruntime = vcpu.vcpu().sched.vruntime();
+        self.set_place(&vcpu.vcpu().sched, Place::Waiting, now);
+        // Equals go behind: first come, first served.
+        let index = waiting.partition_point(|other| other.vcpu().sched.vruntime() > vruntime);
+        waiting.insert(index, vcpu);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        queue.publish_head(waiting);
+    }
+
+    /// Where a vCPU that became runnable is queued: where it was if nobody is there and it likes to be there, else on an
+    /// idle CPU, one that it likes first, else where it was, else on the CPU whose vCPU is furthest ahead.
+    fn target(&self, platform: &P, now: Nanos, vcpu: &Vcpu<P>, home: CpuId) -> CpuId {
+        let allowed = vcpu.sched.affinity().intersect(&platform.online_cpus());
+        let liked = allowed.intersect(&vcpu.sched.soft_affinity());
+        let free = |cpu: &CpuId| {
+            let queue = self.queue(*cpu);
+            queue.idle() && queue.head.load(Ordering::SeqCst) == NEVER
+        };
+        if liked.contains(home) && free(&home) {
+            return home;
+        }
+        let busiest = |cpus: &CpuMask| cpus.iter().max_by_key(|cpu| self.queue(*cpu).running_vruntime(now));
+        liked
+            .iter()
+            .find(free)
+            .or_else(|| Some(home).filter(|home| allowed.contains(*home) && free(home)))
+            .or_else(|| allowed.without(&liked).iter().find(free))
+            .or_else(|| liked.contains(home).then_some(home))
+            .or_else(|| busiest(&liked))
+            .or_else(|| busiest(&allowed))
+            .unwrap_or(home)
+    }
+
+    /// Makes `cpu` choose anew where that is due to a vCPU that was queued there.
+    fn notice(&self, platform: &P, cpu: CpuId, now: Nanos, vruntime: u64) {
+        let queue = self.queue(cpu);
+        let unaware = !queue.contended.load(Ordering::SeqCst);
+        if unaware || queue.running_vruntime(now) > vruntime.saturating_add(GRANULARITY) {
+            self.nudge(platform, cpu);
+        }
+    }
+
+    /// Makes another CPU choose anew if what waits here should rather run there.
+    pub(super) fn offer(&self, platform: &P, cpu: CpuId, now: Nanos) {
+        let head = self.queue(cpu).head.load(Ordering::SeqCst);
+        if head == NEVER || self.cpus.len() == 1 {
+            return;
+        }
+        let first = self.queue(cpu).waiting.lock().last().cloned();
+        let Some(first) = first else { return };
+        let sched = &first.vcpu().sched;
+        let mut others = sched.affinity().intersect(&platform.online_cpus());
+        others.remove(cpu);
+        let best = others
+            .iter()
+            .map(|other| (other, self.queue(other).running_vruntime(now)))
+            .max_by_key(|(other, vruntime)| (*vruntime, sched.likes(*other)));
+        if let Some((other, vruntime)) = best
+            && vruntime > head.saturating_add(if sched.likes(other) { MARGIN } else { RELUCTANCE * MARGIN })
+        {
+            self.nudge(platform, other);
+        }
+    }
+
+    /// Takes a waiting vCPU out of its queue and finds it the best one.
+    pub(super) fn requeue(&self, platform: &P, now: Nanos, vcpu: &VcpuRef<P>) {
+        if self.take_out(vcpu.vcpu(), now).1 {
+            self.enqueue(platform, now, vcpu, From::Cpu);
+        }
+    }
+
+    /// Takes a vCPU that has a reason not to run out of its queue. Answers whether it is on no CPU either, nor being put there.
+    pub(crate) fn retire(&self, vcpu: &Vcpu<P>, now: Nanos) -> bool {
+        self.take_out(vcpu, now).0 == Place::Off
+    }
+
+    /// Takes a vCPU out of its queue, if it is in one. Answers where it is now, and whether it was.
+    fn take_out(&self, vcpu: &Vcpu<P>, now: Nanos) -> (Place, bool) {
+        loop {
+            let cpu = home(vcpu);
+            let queue = self.queue(cpu);
+            let mut waiting = queue.waiting.lock();
+            if home(vcpu) != cpu {
+                continue;
+            }
+            let index = waiting.iter().position(|other| core::ptr::eq(other.vcpu(), vcpu));
+            if let Some(index) = index {
+                waiting.remove(index);
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                queue.publish_head(&waiting);
+                self.set_place(&vcpu.sched, Place::Off, now);
+            }
+            return (vcpu.sched.place(), index.is_some());
+        }
+    }
+}
