@@ -76,6 +76,8 @@ pub struct Description {
     pub vcpus: u32,
     /// `weight`: its share of the machine relative to others; 256 is usual.
     pub weight: Option<u32>,
+    /// `cap`: most that it may use of the CPUs, in percent of one; 0 is no limit.
+    pub cap: u32,
     /// `cpus` (such as `"0-1,3"`): those that its vCPUs may run on.
     pub cpus: Option<CpuMask>,
     /// `privileged`: it may make the hypercalls that control the machine.
@@ -230,6 +232,7 @@ impl Description {
             pages: 0,
             vcpus: 1,
             weight: None,
+            cap: 0,
             cpus: None,
             privileged: false,
             console_io: false,
@@ -262,6 +265,7 @@ impl Description {
             pages: if first { 0 } else { pages.ok_or_else(|| missing("memory"))? },
             vcpus: reader.number("vcpus", 1, MOST_VCPUS)?.unwrap_or(1) as u32,
             weight: reader.number("weight", 1, MOST_WEIGHT)?.map(|weight| weight as u32),
+            cap: reader.number("cap", 0, MOST_WEIGHT)?.unwrap_or(0) as u32,
             cpus: reader.cpus("cpus")?,
             privileged: reader.flag("privileged")?.unwrap_or(first),
             console_io: reader.flag("console_io")?.unwrap_or(first),

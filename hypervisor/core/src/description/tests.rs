@@ -14,6 +14,7 @@ cmdline = "console=hvc0 quiet"
 memory = "256M"
 vcpus = 2
 weight = 512
+cap = 150
 cpus = "0-1,3"
 iomem = ["0xfebf0000-0xfebf0fff", "0xfed00000-0xfed01fff"]
 ioports = ["0x3f8-0x3ff", "0x80"]
@@ -44,7 +45,7 @@ fn a_whole_description() {
     );
     assert_eq!(web.initrd.as_deref(), Some("initramfs.cpio"));
     assert_eq!((web.cmdline.as_str(), web.pages, web.vcpus), ("console=hvc0 quiet", 65536, 2));
-    assert_eq!(web.weight, Some(512));
+    assert_eq!((web.weight, web.cap, db.cap), (Some(512), 150, 0));
     assert_eq!(web.cpus.unwrap().iter().collect::<Vec<_>>(), [CpuId(0), CpuId(1), CpuId(3)]);
     assert_eq!(web.iomem, [(0xfebf0, 0xfebf0), (0xfed00, 0xfed01)]);
     assert_eq!(web.ioports, [(0x3f8, 0x3ff), (0x80, 0x80)]);

@@ -9,6 +9,7 @@ use crate::event::slot::Binding;
 use crate::ids::{DomId, Mfn, Nanos, PAGE_SIZE};
 use crate::permissions::Permissions;
 use crate::platform::{Platform, Work};
+use crate::sched::DEFAULT_WEIGHT;
 use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
@@ -174,8 +175,8 @@ impl<P: Platform> Hypervisor<P> {
             about.irqs.iter().for_each(|irq| permissions.irqs.insert(*irq, *irq));
             permissions.take_away(denied);
         }
+        self.set_domain_sched(&domain, about.weight.unwrap_or(DEFAULT_WEIGHT), about.cap)?;
         for vcpu in domain.vcpu_refs() {
-            about.weight.into_iter().for_each(|weight| vcpu.vcpu().sched.set_weight(weight));
             if let Some(cpus) = &about.cpus {
                 self.set_affinity(&vcpu, cpus)?;
             }
