@@ -123,9 +123,11 @@ impl<P: Platform> Hypervisor<P> {
     /// Whether an event waits on a port (`SCHEDOP_poll`).
     ///
     /// # Errors
-    /// [`EventError::Invalid`] for a port that is not valid.
+    /// [`EventError::Invalid`] for a port that is not bound.
     pub fn event_is_pending(&self, domain: &Domain<P>, port: Port) -> Result<bool, EventError> {
-        domain.events.slot(port)?;
+        if domain.events.slot(port)?.load().binding() == Binding::Free {
+            return Err(EventError::Invalid);
+        }
         Ok(match domain.events.fifo() {
             None => self.two_level_is_pending(domain, port),
             Some(fifo) => fifo.is_pending(&self.platform, port),

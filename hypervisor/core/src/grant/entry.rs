@@ -11,7 +11,10 @@ use xen_abi::grant_table::*;
 /// Attempts at an entry that the guest changes at the same time; it may do so legally a few times.
 const TRIES: u32 = 5;
 
-/// Users of a grant, by kind. A count of 255 is full.
+/// The bit of a count that is full: where there are as many users of any kind, a grant takes no more of either, as in Xen.
+const FULL: u8 = 128;
+
+/// Users of a grant, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pins {
     host_read: u8,
@@ -39,9 +42,12 @@ impl Pins {
 
     /// The pins with one use more; `None` when a count is full.
     pub fn plus(mut self, kinds: PinKinds) -> Option<Self> {
+        if (self.host_read | self.host_write | self.device_read | self.device_write) & FULL != 0 {
+            return None;
+        }
         let (host, device) = self.counts(kinds.readonly);
-        *host = host.checked_add(kinds.host.into())?;
-        *device = device.checked_add(kinds.device.into())?;
+        *host += u8::from(kinds.host);
+        *device += u8::from(kinds.device);
         Some(self)
     }
 

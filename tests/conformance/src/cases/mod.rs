@@ -46,4 +46,6 @@ mod va_mapping;
 mod vcpu;
 mod version;
 mod writable_tables;
+mod xsa_event;
+mod xsa_grant;
 mod xsa_trap;
