@@ -79,7 +79,7 @@ fn described_domains_are_what_they_should_be() {
     let (a, b) = (domain(&hv, 1), domain(&hv, 5));
     assert_eq!((a.name.as_str(), a.vcpus.len(), a.pages.current(), a.pages.max()), ("a", 2, 2048, 2048));
     assert!(!a.privileged && !a.uses_console_io() && b.uses_console_io());
-    assert_eq!(a.vcpus[0].sched.weight(), 512);
+    assert_eq!(a.sched.weight(), 512);
     let ports = a.permissions.read().ioports.clone();
     assert!(ports.contains(0x60, 0x60) && ports.contains(0x62, 0x64) && !ports.contains(0x61, 0x61));
     assert!(a.vcpus[0].sched.runnable() && !a.vcpus[1].sched.is_up());
