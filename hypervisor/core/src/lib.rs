@@ -107,6 +107,8 @@ pub struct Hypervisor<P: Platform> {
     pub timers: time::TimerQueues<P>,
     /// Which domain serves which device interrupt.
     pub pirqs: event::PirqTable<P>,
+    /// Which domain gets the machine's own virtual interrupts.
+    pub virq_handlers: event::GlobalVirqs,
     /// Console input on its way to its reader.
     pub console: console::Console,
     /// Domains that the hypervisor itself starts.
@@ -132,6 +134,7 @@ impl<P: Platform> Hypervisor<P> {
             sched,
             timers: time::TimerQueues::new(cpus),
             pirqs: event::PirqTable::new(),
+            virq_handlers: event::GlobalVirqs::new(),
             console: console::Console::new(),
             keeper: domain::keeper::Keeper::new(),
         }

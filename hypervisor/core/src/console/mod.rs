@@ -25,7 +25,7 @@ pub use screen::LogPart;
 
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::ids::{DomId, Mfn, Port, VcpuId};
+use crate::ids::{DomId, Mfn, Port};
 use crate::page::PageType;
 use crate::platform::{Platform, Work};
 use alloc::collections::BTreeMap;
@@ -185,10 +185,8 @@ impl<P: Platform> Hypervisor<P> {
                 self.serve_console(&domain);
             }
         }
-        if self.console.log_grew.swap(false, Ordering::Relaxed)
-            && let Some(control) = self.domains.get(DomId(0))
-        {
-            self.send_virq(&control, VcpuId(0), VIRQ_CON_RING);
+        if self.console.log_grew.swap(false, Ordering::Relaxed) {
+            self.send_global_virq(VIRQ_CON_RING);
         }
     }
 }

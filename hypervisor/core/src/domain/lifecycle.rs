@@ -19,7 +19,7 @@
 use super::{Domain, DomainConfig, Lifecycle, Vcpu, VcpuRef};
 use crate::Hypervisor;
 use crate::event::Progress;
-use crate::ids::{DomId, MachineAddr, Mfn, VcpuId};
+use crate::ids::{DomId, MachineAddr, Mfn};
 use crate::page::PageError;
 use crate::platform::{FrameWords, Platform};
 use crate::sched::Reasons;
@@ -233,6 +233,7 @@ impl<P: Platform> Hypervisor<P> {
             self.stop_polling(vcpu);
         }
         self.forget_watchdogs(domain.id);
+        self.forget_virq_handler(domain.id);
         self.detach_console(domain);
         Stage::Events
     }
@@ -250,9 +251,7 @@ impl<P: Platform> Hypervisor<P> {
         *domain.lifecycle.lock() = Lifecycle::Dead;
         domain.dead.store(true, Ordering::SeqCst);
         self.domains.bury(domain);
-        if let Some(control) = self.domains.get(DomId(0)) {
-            self.send_virq(&control, VcpuId(0), VIRQ_DOM_EXC);
-        }
+        self.send_global_virq(VIRQ_DOM_EXC);
         Ok(Stage::Done)
     }
 

@@ -129,8 +129,8 @@ impl<P: Platform> Hypervisor<P> {
     /// [`Progress::Preempted`].
     ///
     /// # Errors
-    /// [`EventError::NoSuchDomain`], [`EventError::NotPermitted`]; [`EventError::Invalid`] for a domain that is not the
-    /// caller's own, whose vCPUs could bind ports meanwhile; [`EventError::ResetInProgress`];
+    /// [`EventError::NoSuchDomain`], [`EventError::NotPermitted`]; [`EventError::Invalid`] for another domain that
+    /// its controller does not pause: its vCPUs could bind ports meanwhile; [`EventError::ResetInProgress`];
     /// [`EventError::ResetIncomplete`] when another vCPU bound a port meanwhile.
     pub fn reset_events(
         &self,
@@ -139,7 +139,7 @@ impl<P: Platform> Hypervisor<P> {
         resuming: bool,
     ) -> Result<Progress, EventError> {
         let domain = self.managed_domain(caller, dom)?;
-        if !Arc::ptr_eq(caller, &domain) {
+        if !Arc::ptr_eq(caller, &domain) && !domain.is_paused() {
             return Err(EventError::Invalid);
         }
         let events = &domain.events;

@@ -26,6 +26,7 @@ mod bind;
 mod close;
 mod deliver;
 mod fifo;
+mod global;
 pub mod pirq;
 mod pirq_map;
 mod query;
@@ -35,6 +36,7 @@ mod tests;
 mod two_level;
 
 pub use close::Progress;
+pub use global::GlobalVirqs;
 pub use pirq::PirqTable;
 pub use pirq_map::WantedPirq;
 pub use query::PortStatus;

@@ -3,7 +3,7 @@
 use super::Reasons;
 use crate::Hypervisor;
 use crate::domain::{Domain, Lifecycle};
-use crate::ids::{DomId, VcpuId};
+use crate::ids::DomId;
 use crate::platform::{MachineEnd, Platform};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -42,9 +42,7 @@ impl<P: Platform> Hypervisor<P> {
         for vcpu in &domain.vcpus {
             self.suspend(vcpu, Reasons::STOPPED);
         }
-        if let Some(control) = self.domains.get(CONTROL_DOMAIN) {
-            self.send_virq(&control, VcpuId(0), VIRQ_DOM_EXC);
-        }
+        self.send_global_virq(VIRQ_DOM_EXC);
         self.domain_was_shut_down(domain, reason);
     }
 

@@ -154,7 +154,7 @@ case! {
             };
             let before = get()?;
             same("size", before.size, 64)?;
-            same("none", before.sysenter_callback_eip, 0)?;
+            same("none", (before.sysenter_callback_eip, before.sysenter_callback_cs), (0, 0))?;
             let wanted = XenDomctlExtVcpucontext { sysenter_callback_eip: 0x5000, sysenter_callback_cs: 0xe030, sysenter_disables_events: 1, ..before };
             same("set", set(wanted), Ok(()))?;
             let after = get()?;

@@ -30,6 +30,7 @@ mod peer_end;
 mod peer_event;
 mod peer_foreign;
 mod peer_grant;
+mod peer_memory;
 mod peer_rights;
 mod physdev;
 mod pin;

@@ -1,13 +1,19 @@
 //! Event channels between two domains (event_channel.h).
 
+use core::mem::offset_of;
+use core::sync::atomic::Ordering::Relaxed;
+
 use guest_pv_lib::Errno;
 use guest_pv_lib::events::{self, Port};
+use guest_pv_lib::mmu::Mfn;
+use xen_abi::domctl::{XEN_DOMCTL_SET_VIRQ_HANDLER, XenDomctlSetVirqHandler};
 use xen_abi::event_channel::*;
 use xen_abi::hypercall::nr;
-use xen_abi::xen::{DOMID_SELF, VIRQ_ARGO, VIRQ_CONSOLE, VIRQ_DEBUG, VIRQ_DOM_EXC, VIRQ_TIMER};
+use xen_abi::xen::{DOMID_SELF, SharedInfo, VIRQ_ARGO, VIRQ_CONSOLE, VIRQ_DEBUG, VIRQ_DOM_EXC, VIRQ_TIMER};
 
 use crate::call::{Ret, op};
-use crate::harness::{Outcome, check, need, same};
+use crate::harness::{Outcome, Verdict, check, need, same};
+use crate::peer::control::{Domain, domctl, info};
 use crate::peer::{Peer, with_peer};
 
 fn event<T>(command: u32, arg: &mut T) -> Ret {
@@ -186,5 +192,99 @@ case! {
         same("close", close(arg.port), Ok(0))?;
         outcome?;
         check("told", told)
+    }
+}
+
+case! {
+    /// A virtual interrupt of the machine goes to the domain that the control domain named, and to the control domain
+    /// again when that domain ends.
+    #[peer]
+    fn virq_handler(env) {
+        let mut arg = EvtchnBindVirq { virq: VIRQ_DOM_EXC, vcpu: 0, port: 0 };
+        need("bind_virq", event(EVTCHNOP_BIND_VIRQ, &mut arg))?;
+        let own = Port(arg.port);
+        events::mask(own);
+        let outcome = with_peer(env, |peer| {
+            let set = |virq| {
+                domctl(XEN_DOMCTL_SET_VIRQ_HANDLER, peer.id(), &mut XenDomctlSetVirqHandler { virq }).map(|_| ())
+            };
+            same("one that a vCPU has", set(VIRQ_TIMER), Err(Errno::EINVAL))?;
+            same("none such", set(24), Err(Errno::EINVAL))?;
+            let port = need("the peer binds it", virq(peer, VIRQ_DOM_EXC))?;
+            need("set_virq_handler", set(VIRQ_DOM_EXC))?;
+            let _ = events::take(own);
+            need("a domain ends", Domain::create()?.destroy())?;
+            check("the control domain is not told", !events::take(own))?;
+            check("the peer is", pending(peer, port)?)
+        });
+        let told = events::take(own);
+        same("close", close(own.0), Ok(0))?;
+        outcome?;
+        check("told of the handler's own end", told)
+    }
+}
+
+/// Whether a port of the peer is pending.
+fn pending(peer: &Peer<'_>, port: u32) -> Result<bool, Verdict> {
+    let shared = need("getdomaininfo", info(peer.id()))?.shared_info_frame;
+    let word = offset_of!(SharedInfo, evtchn_pending) / 8 + port as usize / 64;
+    peer.look_at(Mfn(shared), |page| page.0[word].load(Relaxed) >> (port % 64) & 1 != 0)
+}
+
+case! {
+    /// A masked port of the peer becomes pending all the same; the control domain sees it in the shared page.
+    #[peer]
+    fn pending_at_the_peer(env) {
+        with_peer(env, |peer| with_channel(peer, |local, remote| {
+            need("nothing yet", peer.call(nr::XEN_VERSION, &[0]))?;
+            let shared = need("getdomaininfo", info(peer.id()))?.shared_info_frame;
+            let word = offset_of!(SharedInfo, evtchn_pending) / 8;
+            peer.look_at(Mfn(shared), |page| page.0[word].fetch_and(!(1 << remote), Relaxed))?;
+            check("not pending", !pending(peer, remote)?)?;
+            same("send", send(local), Ok(0))?;
+            check("pending", pending(peer, remote)?)
+        }))
+    }
+}
+
+case! {
+    /// A domain allocates ports up to its limit, and all of them are gone with it.
+    #[peer]
+    fn all_ports(env) {
+        with_peer(env, |peer| {
+            let mut count = 0;
+            let refused = loop {
+                let mut arg = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: 0, port: 0 };
+                match peer.op(nr::EVENT_CHANNEL_OP, EVTCHNOP_ALLOC_UNBOUND, &mut arg) {
+                    Ok(_) => count += 1,
+                    Err(error) => break error,
+                }
+            };
+            same("the reason", refused, Errno::ENOSPC)?;
+            // Port 0 is never given, one is the peer's own.
+            same("ports", count, 1022)
+        })
+    }
+}
+
+case! {
+    /// The control domain resets all ports of the peer; what they were connected to is unbound.
+    #[peer]
+    fn reset_by_the_control_domain(env) {
+        let mut local = 0;
+        let outcome = with_peer(env, |peer| {
+            local = need("alloc_unbound", offer(peer.id()))?;
+            need("the peer connects", connect(peer, 0, local))?;
+            let mut none = EvtchnReset { dom: 0 };
+            let ret = peer.op(nr::EVENT_CHANNEL_OP, EVTCHNOP_RESET, &mut none);
+            same("the control domain's, by the peer", ret, Err(Errno::EPERM))?;
+            let reset = || event(EVTCHNOP_RESET, &mut EvtchnReset { dom: peer.id() });
+            same("while it runs", reset(), Err(Errno::EINVAL))?;
+            need("pause", peer.domain().pause())?;
+            same("reset", reset(), Ok(0))?;
+            same("unbound", status(DOMID_SELF, local), Ok(EVTCHNSTAT_UNBOUND))
+        });
+        same("close", close(local), Ok(0))?;
+        outcome
     }
 }

@@ -6,6 +6,7 @@
 use super::{Answer, Reply, Request, vcpu_of};
 use crate::domain::{Domain, PvState, Vcpu, VcpuFlags, VcpuRef};
 use crate::guest_ptr::GuestPtr;
+use crate::hypercall::callback::guest_selector;
 use crate::hypercall::vcpu_init::{self, Failure};
 use crate::ids::GuestVirt;
 use crate::platform::Platform;
@@ -175,13 +176,14 @@ pub(super) fn get_entries<P: Platform>(request: &mut Request<'_, P>, domain: &Ar
         return Err(Errno::ESRCH);
     }
     let pv = &target.vcpu().pv;
+    let selector = |value: u32| (value & 0xffff) as u16;
     request.answer(&XenDomctlExtVcpucontext {
         vcpu: wanted.vcpu,
         size: size_of::<XenDomctlExtVcpucontext>() as u32,
         syscall32_callback_eip: pv.syscall32_callback.load(Relaxed),
         sysenter_callback_eip: pv.sysenter_callback.load(Relaxed),
-        syscall32_callback_cs: FLAT_KERNEL_CS,
-        sysenter_callback_cs: FLAT_KERNEL_CS,
+        syscall32_callback_cs: selector(pv.syscall32_cs.load(Relaxed)),
+        sysenter_callback_cs: selector(pv.sysenter_cs.load(Relaxed)),
         syscall32_disables_events: pv.has_flags(VcpuFlags::SYSCALL32_MASKS_EVENTS).into(),
         sysenter_disables_events: pv.has_flags(VcpuFlags::SYSENTER_MASKS_EVENTS).into(),
         ..XenDomctlExtVcpucontext::default()
@@ -208,7 +210,8 @@ pub(super) fn set_entries<P: Platform>(request: &Request<'_, P>, domain: &Arc<Do
         let pv = &target.vcpu().pv;
         pv.syscall32_callback.store(wanted.syscall32_callback_eip, Relaxed);
         pv.sysenter_callback.store(wanted.sysenter_callback_eip, Relaxed);
-        // The selectors are a 32-bit kernel's: a 64-bit one is entered with flat code always.
+        pv.syscall32_cs.store(guest_selector(wanted.syscall32_callback_cs).into(), Relaxed);
+        pv.sysenter_cs.store(guest_selector(wanted.sysenter_callback_cs).into(), Relaxed);
         pv.set_flags(VcpuFlags::SYSCALL32_MASKS_EVENTS, wanted.syscall32_disables_events != 0);
         pv.set_flags(VcpuFlags::SYSENTER_MASKS_EVENTS, wanted.sysenter_disables_events != 0);
         Ok(Reply::Done)

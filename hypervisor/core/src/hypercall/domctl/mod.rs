@@ -181,6 +181,10 @@ fn command<P: Platform>(request: &mut Request<'_, P>, domain: &Arc<Domain<P>>) -
         XEN_DOMCTL_SENDTRIGGER => life::send_trigger(request, domain),
         // Only a hardware guest can be set back without its help.
         XEN_DOMCTL_SOFT_RESET | XEN_DOMCTL_SOFT_RESET_CONT => Err(Errno::EINVAL),
+        XEN_DOMCTL_SET_VIRQ_HANDLER => {
+            let virq = request.payload::<XenDomctlSetVirqHandler>()?.virq;
+            Ok(request.cx.hv.set_virq_handler(domain, virq).map(|()| Reply::Done)?)
+        }
         XEN_DOMCTL_SETVCPUCONTEXT => context::set(request, domain),
         XEN_DOMCTL_GETVCPUCONTEXT => context::get(request, domain),
         XEN_DOMCTL_SET_EXT_VCPUCONTEXT => context::set_entries(request, domain),
