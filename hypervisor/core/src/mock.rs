@@ -446,6 +446,7 @@ pub fn hypervisor(frames: usize) -> Hypervisor<MockPlatform> {
         sched: Scheduler::new(1),
         timers: TimerQueues::new(1),
         pirqs: PirqTable::new(),
+        virq_handlers: crate::event::GlobalVirqs::new(),
         console: Console::new(),
         keeper: crate::domain::keeper::Keeper::new(),
     }

@@ -162,7 +162,7 @@ case! {
         same("cleared", read_cr4(env)?, VISIBLE)?;
         write_cr4(env, TSD | DE)?;
         same("own bits", read_cr4(env)?, VISIBLE | TSD | DE)?;
-        write_cr4(env, u64::MAX & !(FSGSBASE | OSXSAVE))?;
+        write_cr4(env, !(FSGSBASE | OSXSAVE))?;
         same("all bits", read_cr4(env)?, VISIBLE | TSD | DE)?;
         write_cr4(env, 0)
     }
