@@ -82,12 +82,28 @@ pub fn supported_xcr0(native: &impl Fn(u32, u32) -> Leaf) -> u64 {
     (u64::from(high) << 32 | u64::from(low)) & XCR0_USABLE
 }
 
+/// What every answer needs of the processor: asked for once, because where a hypervisor runs in a virtual machine each
+/// `cpuid` is an exit.
+#[derive(Clone, Copy, Debug)]
+pub struct Host {
+    vendor: Vendor,
+    max_basic: u32,
+    max_extended: u32,
+}
+
+impl Host {
+    /// The processor that `native` asks.
+    pub fn of(native: &impl Fn(u32, u32) -> Leaf) -> Self {
+        let first = native(0, 0);
+        let vendor = Vendor::of(first);
+        let most = if vendor == Vendor::Amd { MAX_EXTENDED_AMD } else { MAX_EXTENDED };
+        Self { vendor, max_basic: first[0].min(MAX_BASIC), max_extended: native(0x8000_0000, 0)[0].min(most) }
+    }
+}
+
 /// One leaf. The hypervisor's own, from 40000000h on, are not here.
-pub fn leaf(native: &impl Fn(u32, u32) -> Leaf, viewer: &Viewer, number: u32, sub: u32) -> Leaf {
-    let vendor = Vendor::of(native(0, 0));
-    let max_basic = native(0, 0)[0].min(MAX_BASIC);
-    let max_extended =
-        native(0x8000_0000, 0)[0].min(if vendor == Vendor::Amd { MAX_EXTENDED_AMD } else { MAX_EXTENDED });
+pub fn leaf(native: &impl Fn(u32, u32) -> Leaf, host: &Host, viewer: &Viewer, number: u32, sub: u32) -> Leaf {
+    let Host { vendor, max_basic, max_extended } = *host;
     match number {
         0 => {
             let [_, ebx, ecx, edx] = native(0, 0);

@@ -36,16 +36,21 @@ impl Vendor {
     /// From leaf 0 of CPUID.
     pub fn of(leaf0: [u32; 4]) -> Self {
         let [_, ebx, ecx, edx] = leaf0;
-        let mut name = [0; 12];
-        for (bytes, word) in name.chunks_exact_mut(4).zip([ebx, edx, ecx]) {
-            bytes.copy_from_slice(&word.to_le_bytes());
-        }
-        match &name {
-            b"GenuineIntel" => Self::Intel,
-            b"AuthenticAMD" | b"HygonGenuine" => Self::Amd,
+        const INTEL: [u32; 3] = words(b"GenuineIntel");
+        const AMD: [u32; 3] = words(b"AuthenticAMD");
+        const HYGON: [u32; 3] = words(b"HygonGenuine");
+        match [ebx, edx, ecx] {
+            INTEL => Self::Intel,
+            AMD | HYGON => Self::Amd,
             _ => Self::Other,
         }
     }
+}
+
+/// A vendor's name as the words that CPUID gives.
+const fn words(name: &[u8; 12]) -> [u32; 3] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = *name;
+    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]), u32::from_le_bytes([i, j, k, l])]
 }
 
 /// The value of a guest's CR4 after it wrote `wanted`: its own choice of the bits that it may choose, as far as the processor has

@@ -1,6 +1,6 @@
 //! The policy beside what Debian's Xen 4.17 shows on the same processors.
 
-use super::cpuid::{Leaf, Viewer, leaf};
+use super::cpuid::{Host, Leaf, Viewer, leaf};
 use super::msr::{self, MsrGuest, MsrState};
 use super::*;
 use core::cell::Cell;
@@ -31,7 +31,7 @@ const USER: Viewer = Viewer { privileged: false, kernel: false, forced: true, cr
 
 #[test]
 fn cpuid_of_the_control_domain() {
-    let cpuid = |number, sub| leaf(&qemu, &DOM0, number, sub);
+    let cpuid = |number, sub| leaf(&qemu, &Host::of(&qemu), &DOM0, number, sub);
     assert_eq!(cpuid(0, 0), qemu(0, 0));
     assert_eq!(cpuid(1, 0)[3], 0x0fc9_d3f5);
     assert_eq!(cpuid(1, 0)[2] >> 26 & 0b11, 0b11, "XSAVE, and OSXSAVE through the prefix");
@@ -47,11 +47,11 @@ fn cpuid_of_the_control_domain() {
 
 #[test]
 fn cpuid_of_user_code() {
-    let [_, _, ecx, edx] = leaf(&qemu, &USER, 1, 0);
+    let [_, _, ecx, edx] = leaf(&qemu, &Host::of(&qemu), &USER, 1, 0);
     assert_eq!(ecx >> 27 & 1, 0, "OSXSAVE as in CR4");
     assert_eq!(edx >> 12 & 1, 0, "no MTRR");
     let on = Viewer { cr4: CR4_VISIBLE | CR4_OSXSAVE, ..USER };
-    assert_eq!(leaf(&qemu, &on, 1, 0)[2] >> 27 & 1, 1);
+    assert_eq!(leaf(&qemu, &Host::of(&qemu), &on, 1, 0)[2] >> 27 & 1, 1);
 }
 
 #[test]

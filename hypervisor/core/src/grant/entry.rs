@@ -186,6 +186,7 @@ impl Shared<'_> {
 
     /// Marks the entry as in use by `user`, after checking that it lets that user in. `pinned`: somebody uses it already,
     /// so that only the right to write is judged.
+    #[inline(always)]
     pub fn set_in_use(&self, user: User, pinned: bool, map: bool) -> Result<(), GrantError> {
         match self {
             Shared::V1(word) => set_v1(word, user, pinned, map),

@@ -55,6 +55,7 @@ impl Maptrack {
     }
 
     /// Takes a free handle; it is busy until it is [set](Self::set) or [freed](Self::free).
+    #[inline(always)]
     pub fn allocate(&mut self) -> Result<u32, GrantError> {
         let handle = match self.first_free {
             Some(handle) => handle,

@@ -73,6 +73,7 @@ impl Table {
     }
 
     /// A grant's shared words.
+    #[inline(always)]
     pub fn shared<'a, P: Platform>(&self, platform: &'a P, reference: GrantRef) -> Option<Shared<'a>> {
         if reference.0 >= self.entries() {
             return None;

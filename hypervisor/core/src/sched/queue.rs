@@ -131,6 +131,10 @@ fn slice(weight: u32) -> u64 {
 
 /// Nanoseconds of real time as virtual runtime of a vCPU of this weight.
 pub(super) fn scaled(ran: u64, weight: u32) -> u64 {
+    // Nobody runs for so long that the product does not fit; but then it is divided the long way.
+    if let Some(product) = ran.checked_mul(u64::from(BASE)) {
+        return product / u64::from(weight.max(1));
+    }
     let scaled = u128::from(ran) * u128::from(BASE) / u128::from(weight.max(1));
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }

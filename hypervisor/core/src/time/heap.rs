@@ -43,7 +43,9 @@ impl<E: Entry> Heap<E> {
     pub fn change(&mut self, index: usize, deadline: Nanos) {
         if let Some(slot) = self.0.get_mut(index) {
             slot.0 = deadline;
-            self.settle(index);
+            if self.0.len() > 1 {
+                self.settle(index);
+            }
         }
     }
 

@@ -11,16 +11,25 @@ use crate::dev::clock;
 use crate::mm::uaccess::copy_from_guest;
 use crate::pv::Guest;
 use core::sync::atomic::Ordering;
-use hypervisor_core::cpu_policy::cpuid::{Leaf, Viewer, leaf};
+use hypervisor_core::cpu_policy::cpuid::{Host, Leaf, Viewer, leaf};
 use hypervisor_core::ids::GuestVirt;
 use hypervisor_core::regs::Regs;
+use spin::Once;
 use xen_abi::arch_x86::XEN_EMULATE_PREFIX;
 use xen_abi::cpuid::{
     XEN_CPUID_FEAT1_MMU_PT_UPDATE_PRESERVE_AD, XEN_CPUID_FIRST_LEAF, XEN_CPUID_MAX_NUM_LEAVES,
     XEN_CPUID_SIGNATURE_EBX, XEN_CPUID_SIGNATURE_ECX, XEN_CPUID_SIGNATURE_EDX,
 };
 
+static HOST: Once<Host> = Once::new();
+
 const CPUID: [u8; 2] = [0x0f, 0xa2];
+/// Prefix and instruction as one number, and the bytes of it that they are.
+const FORCED: u64 = {
+    let [a, b, c, d, e] = XEN_EMULATE_PREFIX;
+    u64::from_le_bytes([a, b, c, d, e, CPUID[0], CPUID[1], 0])
+};
+const FORCED_BYTES: u64 = u64::MAX >> 8;
 const HYPERVISOR_MSRS: u32 = 0x4000_0000;
 const LAST_HYPERVISOR_LEAF: u32 = 0x4000_01ff;
 const GENERAL_PROTECTION: u8 = 13;
@@ -40,6 +49,11 @@ pub fn faulted(guest: &Guest<'_>, regs: &mut Regs, length: u64) -> Emulated {
 pub fn forced(regs: &mut Regs, guest: &Guest<'_>) -> Emulated {
     let mut prefix = XEN_EMULATE_PREFIX;
     let at = GuestVirt(regs.rip);
+    if is_forced_within_page(at) && !wants_fault(guest) {
+        answer(guest, regs, true);
+        step_over(regs, (prefix.len() + CPUID.len()) as u64);
+        return Emulated::Done;
+    }
     if copy_from_guest(&mut prefix, at).is_err() {
         return Emulated::PageFault(first_fault(at, prefix.len(), false), 0);
     }
@@ -62,6 +76,14 @@ pub fn forced(regs: &mut Regs, guest: &Guest<'_>) -> Emulated {
     Emulated::Done
 }
 
+/// The usual case, by one load: all bytes are there, and more of the same page behind them.
+fn is_forced_within_page(at: GuestVirt) -> bool {
+    let mut bytes = [0; 8];
+    at.0 & 0xfff <= 0xff8
+        && copy_from_guest(&mut bytes, at).is_ok()
+        && u64::from_le_bytes(bytes) & FORCED_BYTES == FORCED
+}
+
 /// The guest's kernel asked for faults in its user code (MSR_MISC_FEATURES_ENABLES).
 fn wants_fault(guest: &Guest<'_>) -> bool {
     guest.vcpu.arch.msrs.misc_features.load(Ordering::Relaxed) & 1 != 0 && !guest.in_kernel()
@@ -78,7 +100,8 @@ fn answer(guest: &Guest<'_>, regs: &mut Regs, forced: bool) {
                 forced,
                 cr4: guest.vcpu.pv.cr4.load(Ordering::Relaxed),
             };
-            leaf(&native_cpuid, &viewer, number, sub)
+            let host = HOST.call_once(|| Host::of(&native_cpuid));
+            leaf(&native_cpuid, host, &viewer, number, sub)
         }
     };
     regs.rax = u64::from(eax);

@@ -39,6 +39,17 @@ pub enum Emulated {
 
 /// The bytes at `rip`, as many as there are.
 fn fetch(regs: &Regs, buffer: &mut [u8; MAX_LENGTH]) -> usize {
+    // Mostly two words of one page.
+    let (mut low, mut high) = ([0; 8], [0; 8]);
+    let behind = GuestVirt(regs.rip).add(low.len() as u64);
+    if regs.rip & 0xfff <= 0xff0
+        && copy_from_guest(&mut low, GuestVirt(regs.rip)).is_ok()
+        && copy_from_guest(&mut high, behind).is_ok()
+    {
+        buffer[..8].copy_from_slice(&low);
+        buffer[8..].copy_from_slice(&high[..MAX_LENGTH - 8]);
+        return MAX_LENGTH;
+    }
     if copy_from_guest(buffer, GuestVirt(regs.rip)).is_ok() {
         return MAX_LENGTH;
     }

@@ -1,6 +1,7 @@
 //! The rows, in the order in which they are counted.
 
 mod calls;
+mod domains;
 mod emulation;
 mod grants;
 mod page_tables;
@@ -17,8 +18,15 @@ type Row = (&'static str, fn(&Env) -> Result<u64, Missing>);
 
 /// Counts what needs one CPU.
 pub fn one_cpu(env: &Env) {
-    for rows in [calls::ROWS, page_tables::ROWS, user_mode::ROWS, emulation::ROWS, grants::ROWS, vcpus::ROWS]
-    {
+    for rows in [
+        calls::ROWS,
+        page_tables::ROWS,
+        user_mode::ROWS,
+        emulation::ROWS,
+        grants::ROWS,
+        vcpus::ROWS,
+        domains::ROWS,
+    ] {
         run(env, rows);
     }
 }

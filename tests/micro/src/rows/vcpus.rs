@@ -14,11 +14,7 @@ use crate::measure::{ROUNDS, WARM_UP, least};
 use crate::{Env, Missing};
 
 /// The rows for two vCPUs on one CPU.
-pub const ROWS: &[Row] = &[
-    ("vcpu_switch", vcpu_switch),
-    ("ipi_same_cpu", ipi),
-    ("domain_create_destroy", |_| Err("needs domctl")),
-];
+pub const ROWS: &[Row] = &[("vcpu_switch", vcpu_switch), ("ipi_same_cpu", ipi)];
 
 /// The rows for a CPU for each.
 pub const PEER_ROWS: &[Row] = &[("ipi_two_cpus", ipi)];

@@ -1,0 +1,84 @@
+//! Another domain, by the control interface: made with a vCPU and some memory, and destroyed before it ever runs.
+
+use guest_pv_lib::Errno;
+use xen_abi::GuestHandle;
+use xen_abi::domctl::*;
+use xen_abi::hypercall::nr;
+use xen_abi::memory::{XENMEM_POPULATE_PHYSMAP, XenMemoryReservation};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{Row, need};
+use crate::Missing;
+use crate::call::{hc1, op};
+use crate::measure::ticks_of_pair;
+
+/// The rows of this file.
+pub const ROWS: &[Row] = &[
+    ("domain_create", |_| create_and_destroy().map(|(create, _)| create)),
+    ("domain_destroy", |_| create_and_destroy().map(|(_, destroy)| destroy)),
+];
+
+/// Pages of the domain.
+const PAGES: usize = 32;
+
+/// `domctl`: the payload goes in, and what the hypervisor left in its place comes out; answers the domain's identifier.
+fn domctl<T: IntoBytes + FromBytes + Immutable>(
+    cmd: u32,
+    domain: u16,
+    payload: &mut T,
+) -> Result<u16, Errno> {
+    let mut whole =
+        XenDomctl { cmd, interface_version: XEN_DOMCTL_INTERFACE_VERSION, domain, ..XenDomctl::default() };
+    let bytes = payload.as_mut_bytes();
+    whole.u[..bytes.len()].copy_from_slice(bytes);
+    hc1(nr::DOMCTL, &raw mut whole as u64)?;
+    bytes.copy_from_slice(&whole.u[..bytes.len()]);
+    Ok(whole.domain)
+}
+
+fn create() -> Result<u16, Errno> {
+    let mut config = XenDomctlCreatedomain {
+        handle: *b"micro benchmarks",
+        max_vcpus: 1,
+        max_evtchn_port: 1023,
+        max_grant_frames: 4,
+        max_maptrack_frames: 4,
+        grant_opts: 2,
+        ..XenDomctlCreatedomain::default()
+    };
+    let id = domctl(XEN_DOMCTL_CREATEDOMAIN, 0, &mut config)?;
+    domctl(XEN_DOMCTL_MAX_VCPUS, id, &mut XenDomctlMaxVcpus { max: 1 })?;
+    domctl(XEN_DOMCTL_MAX_MEM, id, &mut XenDomctlMaxMem { max_memkb: 4 * (PAGES as u64 + 8) })?;
+    let mut frames: [u64; PAGES] = core::array::from_fn(|page| page as u64);
+    let mut arg = XenMemoryReservation {
+        extent_start: GuestHandle::from(frames.as_mut_ptr() as u64),
+        nr_extents: PAGES as u64,
+        domid: id,
+        ..XenMemoryReservation::default()
+    };
+    op(nr::MEMORY_OP, XENMEM_POPULATE_PHYSMAP, &mut arg)?;
+    Ok(id)
+}
+
+/// `destroydomain`, again as long as the hypervisor says so.
+fn destroy(id: u16) -> Result<(), Errno> {
+    loop {
+        match domctl(XEN_DOMCTL_DESTROYDOMAIN, id, &mut [0u8; 0]) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EAGAIN) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn create_and_destroy() -> Result<(u64, u64), Missing> {
+    let first = need("createdomain", create())?;
+    need("destroydomain", destroy(first))?;
+    let domain = core::cell::Cell::new(Ok(0));
+    let counts = ticks_of_pair(
+        || domain.set(create()),
+        || domain.set(domain.get().and_then(|id| destroy(id).map(|()| id))),
+    );
+    need("create and destroy", domain.get())?;
+    Ok(counts)
+}
