@@ -23,7 +23,7 @@ mod life;
 mod place;
 mod rights;
 
-pub(crate) use place::SCHEDULER;
+pub(crate) use place::scheduler_id;
 
 use super::{Cx, Outcome};
 use crate::domain::{Domain, VcpuRef};

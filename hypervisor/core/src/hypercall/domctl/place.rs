@@ -1,18 +1,25 @@
 //! Where vCPUs run, and with which weight.
 
 use super::{Answer, Reply, Request, vcpu_of};
+use crate::Hypervisor;
 use crate::cpumask::{CpuMask, MAX_CPUS};
 use crate::domain::Domain;
 use crate::hypercall::bitmap;
 use crate::ids::CpuId;
 use crate::platform::Platform;
+use crate::sched::Policy;
 use alloc::sync::Arc;
 use xen_abi::domctl::*;
 use xen_abi::errno::Errno;
 use zerocopy::FromBytes;
 
-/// The scheduler that toolstacks are told: weights and caps mean what they mean there.
-pub(crate) const SCHEDULER: u32 = XEN_SCHEDULER_CREDIT2;
+/// The scheduler that toolstacks are told: weights and caps mean what they mean in credit2.
+pub(crate) fn scheduler_id<P: Platform>(hv: &Hypervisor<P>) -> u32 {
+    match hv.sched.policy() {
+        Policy::Share => XEN_SCHEDULER_CREDIT2,
+        Policy::Null => XEN_SCHEDULER_NULL,
+    }
+}
 /// NUMA nodes of a bitmap: Xen's number.
 const NODES: usize = 64;
 
@@ -84,8 +91,13 @@ pub(super) fn scheduler<P: Platform>(request: &mut Request<'_, P>, domain: &Arc<
 
 fn adjust<P: Platform>(request: &mut Request<'_, P>, domain: &Arc<Domain<P>>) -> Result<(), Errno> {
     let mut payload = request.payload::<XenDomctlSchedulerOp>()?;
-    if payload.sched_id != SCHEDULER {
+    let id = scheduler_id(request.cx.hv);
+    if payload.sched_id != id || payload.cmd > XEN_DOMCTL_SCHEDOP_GETVCPUINFO {
         return Err(Errno::EINVAL);
+    }
+    // Where each vCPU has a CPU there is nothing to set.
+    if id == XEN_SCHEDULER_NULL {
+        return Ok(());
     }
     let (wanted, _) = XenDomctlSchedCredit2::read_from_prefix(&payload.u).map_err(|_| Errno::EINVAL)?;
     match payload.cmd {

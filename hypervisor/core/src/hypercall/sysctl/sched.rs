@@ -3,14 +3,15 @@
 use super::Request;
 use crate::cpumask::MAX_CPUS;
 use crate::hypercall::bitmap;
-use crate::hypercall::domctl::SCHEDULER;
+use crate::hypercall::domctl::scheduler_id;
 use crate::platform::Platform;
 use xen_abi::errno::Errno;
 use xen_abi::sysctl::*;
 
 /// `XEN_SYSCTL_sched_id`.
 pub(super) fn id<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Errno> {
-    request.answer(&XenSysctlSchedId { sched_id: SCHEDULER })
+    let sched_id = scheduler_id(request.cx.hv);
+    request.answer(&XenSysctlSchedId { sched_id })
 }
 
 /// `XEN_SYSCTL_scheduler_op`: there is no minimum time slice to set.
@@ -23,7 +24,7 @@ pub(super) fn parameters<P: Platform>(request: &mut Request<'_, P>) -> Result<()
     if payload.cpupool_id != 0 {
         return Err(Errno::ESRCH);
     }
-    if payload.sched_id != SCHEDULER {
+    if payload.sched_id != scheduler_id(request.cx.hv) {
         return Err(Errno::EINVAL);
     }
     let ratelimit = u32::from_le_bytes([payload.u[0], payload.u[1], payload.u[2], payload.u[3]]);
@@ -46,7 +47,7 @@ pub(super) fn pools<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Err
             let cpus = hv.platform.online_cpus();
             let bits = bitmap::of(cpus.iter().map(|cpu| cpu.0 as usize), MAX_CPUS);
             bitmap::write(hv, &payload.cpumap, &bits)?;
-            payload.sched_id = SCHEDULER;
+            payload.sched_id = scheduler_id(hv);
             payload.n_dom = u32::try_from(hv.domains.all().len()).unwrap_or(u32::MAX);
             request.answer(&payload)
         }

@@ -91,7 +91,7 @@ impl Caller {
 fn unknown_numbers() {
     let caller = Caller::new();
     let cx = Cx { hv: &caller.hv, domain: &caller.domain, vcpu: caller.vcpu(0) };
-    for number in [11, 23, 50, 63, 64, u64::from(u32::MAX), u64::MAX] {
+    for number in [11, 50, 63, 64, u64::from(u32::MAX), u64::MAX] {
         assert_eq!(dispatch(cx, number, &mut Regs::default()), Errno::ENOSYS.into(), "{number}");
     }
 }
@@ -182,7 +182,7 @@ fn multicall_ends_with_iret() {
     assert_eq!(caller.outcome(nr::MULTICALL, [at, 3, 0, 0, 0, 0]), Outcome::RegsReplaced);
     assert_eq!(
         [8, 136].map(|n| caller.word(at + n)),
-        [0x4_0011, 0],
+        [0x4_0011, 0x5555],
         "the one before is made, the one behind is not"
     );
 }
