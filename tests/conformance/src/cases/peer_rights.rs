@@ -3,17 +3,20 @@
 use guest_pv_lib::Errno;
 use xen_abi::domctl::*;
 use xen_abi::hypercall::nr;
+use xen_abi::mca::*;
 use xen_abi::memory::*;
 use xen_abi::physdev::*;
 use xen_abi::platform::*;
 use xen_abi::sched::*;
 use xen_abi::sysctl::*;
+use xen_abi::vcpu::VCPUOP_GET_PHYSID;
+use xen_abi::version::*;
 use xen_abi::xen::*;
 use zerocopy::IntoBytes;
 
 use crate::call::{NO_DOMAIN, Ret};
-use crate::harness::same;
-use crate::peer::{FREE, Peer, with_peer};
+use crate::harness::{check, need, same};
+use crate::peer::{FREE, Peer, control, with_peer};
 
 /// `domctl` of the peer on a domain.
 fn domctl(peer: &Peer<'_>, cmd: u32, domain: u16) -> Ret {
@@ -163,6 +166,105 @@ case! {
             same("read", peer.call(nr::CONSOLE_IO, &[u64::from(CONSOLEIO_READ), 1, at]), Err(Errno::EPERM))?;
             same("write", peer.call(nr::CONSOLE_IO, &[u64::from(CONSOLEIO_WRITE), 1, at]), Err(Errno::EPERM))?;
             same("an unknown command", peer.call(nr::CONSOLE_IO, &[99, 1, at]), Err(Errno::EPERM))
+        })
+    }
+}
+
+case! {
+    /// What anybody may know of the hypervisor, and what is kept from ordinary domains.
+    #[peer]
+    fn version_of_a_guest(env) {
+        with_peer(env, |peer| {
+            same("version", peer.call(nr::XEN_VERSION, &[u64::from(XENVER_VERSION)]), Ok(4 << 16 | 17))?;
+            let mut text = [0u8; 1024];
+            let ask = |cmd, text: &mut [u8; 1024]| peer.op(nr::XEN_VERSION, cmd, text);
+            same("extraversion", ask(XENVER_EXTRAVERSION, &mut text), Ok(0))?;
+            same("command line", ask(XENVER_COMMANDLINE, &mut text), Ok(0))?;
+            same("of which nothing is told", &text[..9], b"<denied>\0")?;
+            let mut id = [0u8; 64];
+            id[..4].copy_from_slice(&32u32.to_le_bytes());
+            same("build id", peer.op(nr::XEN_VERSION, XENVER_BUILD_ID, &mut id), Err(Errno::EPERM))
+        })
+    }
+}
+
+case! {
+    /// What is about the machine's CPUs and errors.
+    #[peer]
+    fn processors_of_a_guest(env) {
+        with_peer(env, |peer| {
+            let mut physid = 0u64;
+            let at = peer.put(physid.as_mut_bytes());
+            let args = [u64::from(VCPUOP_GET_PHYSID), 0, at];
+            same("get_physid", peer.call(nr::VCPU_OP, &args), Err(Errno::EINVAL))?;
+            let mc = XenMc { cmd: XEN_MC_FETCH, interface_version: XEN_MCA_INTERFACE_VERSION, ..XenMc::default() };
+            let at = peer.put(mc.as_bytes());
+            same("mca", peer.call(nr::MCA, &[at]), Err(Errno::EPERM))?;
+            let mut claim = XenMemoryReservation { domid: peer.id(), ..XenMemoryReservation::default() };
+            same("claim_pages", peer.op(nr::MEMORY_OP, XENMEM_CLAIM_PAGES, &mut claim), Err(Errno::EPERM))
+        })
+    }
+}
+
+case! {
+    /// A port is read where its domain has it: without, an ordinary domain reads ones.
+    #[peer]
+    fn ports_of_a_guest(env) {
+        with_peer(env, |peer| {
+            let mut level = PhysdevSetIopl { iopl: 1 };
+            same("set_iopl", peer.op(nr::PHYSDEV_OP, PHYSDEVOP_SET_IOPL, &mut level), Ok(0))?;
+            // mov edx, edi; in al, dx; movzx eax, al; ret
+            peer.load(FREE, &[0x89, 0xfa, 0xec, 0x0f, 0xb6, 0xc0, 0xc3])?;
+            // The status of the keyboard's controller.
+            let read = || peer.run(peer.virt(FREE), &[0x64]);
+            let permit = |allow_access| {
+                let mut payload = XenDomctlIoportPermission { first_port: 0x64, nr_ports: 1, allow_access, ..XenDomctlIoportPermission::default() };
+                control::domctl(XEN_DOMCTL_IOPORT_PERMISSION, peer.id(), &mut payload).map(|_| ())
+            };
+            same("without it", read(), Ok(0xff))?;
+            same("permit", permit(1), Ok(()))?;
+            check("with it", need("in", read())? != 0xff)?;
+            same("take it back", permit(0), Ok(()))?;
+            same("without it again", read(), Ok(0xff))
+        })
+    }
+}
+
+case! {
+    /// Without the privilege level for ports, an access is a fault, which ends a domain that does not handle it.
+    #[peer]
+    fn port_without_level(env) {
+        with_peer(env, |peer| {
+            // in al, 0x64
+            peer.load(FREE, &[0xe4, 0x64])?;
+            same("reason", peer.last_run(peer.virt(FREE))?, SHUTDOWN_CRASH)
+        })
+    }
+}
+
+case! {
+    /// Frames of devices are mapped where they were given; machine memory that is nobody's is not.
+    #[peer]
+    fn device_frames(env) {
+        with_peer(env, |peer| {
+            // VGA's window, below the first MiB.
+            const FRAME: u64 = 0xa0;
+            let map = || {
+                let at = peer.put(MmuUpdate { ptr: peer.mfn(3).address() + 8 * FREE as u64, val: FRAME << 12 | 7 }.as_bytes());
+                peer.call(nr::MMU_UPDATE, &[at, 1, 0, u64::from(DOMID_IO)])
+            };
+            let permit = |allow_access| {
+                let mut payload = XenDomctlIomemPermission { first_mfn: FRAME, nr_mfns: 1, allow_access, ..XenDomctlIomemPermission::default() };
+                control::domctl(XEN_DOMCTL_IOMEM_PERMISSION, peer.id(), &mut payload).map(|_| ())
+            };
+            same("without it", map(), Err(Errno::EPERM))?;
+            same("permit", permit(1), Ok(()))?;
+            same("with it", map(), Ok(0))?;
+            same("take it back", permit(0), Ok(()))?;
+            let back = MmuUpdate { ptr: peer.mfn(3).address() + 8 * FREE as u64, val: 0 };
+            let at = peer.put(back.as_bytes());
+            same("unmap", peer.call(nr::MMU_UPDATE, &[at, 1, 0, u64::from(DOMID_SELF)]), Ok(0))?;
+            same("without it again", map(), Err(Errno::EPERM))
         })
     }
 }
