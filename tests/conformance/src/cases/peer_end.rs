@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use guest_pv_lib::Errno;
 use guest_pv_lib::mmu::Pte;
+use xen_abi::arch_x86::VcpuGuestContext;
 use xen_abi::domctl::*;
 use xen_abi::hypercall::nr;
 use xen_abi::sched::*;
@@ -11,9 +12,9 @@ use xen_abi::xen::DOMID_SELF;
 use zerocopy::IntoBytes;
 
 use crate::call::{NO_DOMAIN, op};
-use crate::harness::{check, need, same};
-use crate::peer::control::{info, plain};
-use crate::peer::{FREE, Peer, with_peer};
+use crate::harness::{Verdict, check, need, same};
+use crate::peer::control::{domctl, info, plain};
+use crate::peer::{FREE, Peer, sleep, with_peer};
 
 /// The peer ends itself.
 fn shut_down(peer: &Peer<'_>, reason: u32) -> Result<u32, crate::harness::Verdict> {
@@ -139,6 +140,78 @@ case! {
         with_peer(env, |peer| {
             need("pause", peer.domain().pause())?;
             check("paused", info(peer.id()).is_ok_and(|found| found.flags & XEN_DOMINF_PAUSED != 0))
+        })
+    }
+}
+
+/// `jmp` to itself.
+const LOOP: [u8; 2] = [0xeb, 0xfe];
+
+/// The peer runs without end, and has begun to.
+fn run_for_ever(peer: &Peer<'_>) -> crate::harness::Outcome {
+    peer.load(FREE, &LOOP)?;
+    peer.start_run(peer.virt(FREE))?;
+    for _ in 0..1000 {
+        sleep(&[], 1_000_000);
+        if peers_context(peer)?.user_regs.rip == peer.virt(FREE) {
+            return Ok(());
+        }
+    }
+    Err(Verdict::Error("the peer does not begin"))
+}
+
+fn peers_context(peer: &Peer<'_>) -> Result<VcpuGuestContext, Verdict> {
+    let mut context = VcpuGuestContext::default();
+    let mut payload =
+        XenDomctlVcpucontext { ctxt: (&raw mut context as u64).into(), ..XenDomctlVcpucontext::default() };
+    need("getvcpucontext", domctl(XEN_DOMCTL_GETVCPUCONTEXT, peer.id(), &mut payload))?;
+    Ok(context)
+}
+
+case! {
+    /// A domain that never stops by itself is ended like any other.
+    #[peer]
+    fn while_it_runs(env) {
+        for _ in 0..3 {
+            with_peer(env, run_for_ever)?;
+        }
+        Ok(())
+    }
+}
+
+case! {
+    /// A domain that never stops by itself is paused: its clock stands, and it goes on when it may.
+    #[peer]
+    fn paused_while_it_runs(env) {
+        with_peer(env, |peer| {
+            run_for_ever(peer)?;
+            need("pause", peer.domain().pause())?;
+            let time = || info(peer.id()).map(|found| found.cpu_time);
+            let before = need("getdomaininfo", time())?;
+            sleep(&[], 20_000_000);
+            same("its time stands", time(), Ok(before))?;
+            need("unpause", peer.domain().unpause())?;
+            let goes_on = (0..1000).any(|_| {
+                sleep(&[], 1_000_000);
+                time().is_ok_and(|now| now > before)
+            });
+            check("it goes on", goes_on)
+        })
+    }
+}
+
+case! {
+    /// A vCPU that never stops by itself is set to go on somewhere else.
+    #[peer]
+    fn redirected_while_it_runs(env) {
+        with_peer(env, |peer| {
+            run_for_ever(peer)?;
+            // mov eax, 42; ret
+            peer.load(FREE + 1, &[0xb8, 42, 0, 0, 0, 0xc3])?;
+            let mut context = peers_context(peer)?;
+            context.user_regs.rip = peer.virt(FREE + 1);
+            same("setvcpucontext", peer.domain().set_context(0, &context), Ok(0))?;
+            same("it comes back from there", peer.resumed(), Ok(42))
         })
     }
 }

@@ -26,7 +26,7 @@ use xen_abi::xen::DOMID_SELF;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::call::{Ret, op};
-use crate::harness::{Env, Outcome, Verdict, need, same};
+use crate::harness::{Env, Outcome, Verdict, check, need};
 use control::Domain;
 use space::{Window, mailbox};
 
@@ -51,7 +51,7 @@ pub struct Peer<'a> {
 
 /// Runs `body` beside a peer, and ends the peer whatever the body found.
 pub fn with_peer(env: &Env, body: impl FnOnce(&Peer<'_>) -> Outcome) -> Outcome {
-    let peer = Peer::start(env)?;
+    let peer = Peer::create(env)?;
     let id = peer.id();
     let outcome = body(&peer);
     let silent = peer.silent.get();
@@ -62,11 +62,11 @@ pub fn with_peer(env: &Env, body: impl FnOnce(&Peer<'_>) -> Outcome) -> Outcome 
     }
     ended?;
     // A frame or a grant that somebody still held would keep the domain.
-    same("the peer is gone", control::info(id).map(|_| ()), Err(Errno::ESRCH))
+    check("the peer is gone", control::info(id) == Err(Errno::ESRCH))
 }
 
 impl<'a> Peer<'a> {
-    fn start(env: &'a Env) -> Result<Self, Verdict> {
+    fn create(env: &'a Env) -> Result<Self, Verdict> {
         let domain = Domain::create()?;
         let frames = space::populate(domain.id())?;
         let shared_info = need("getdomaininfo", control::info(domain.id()))?.shared_info_frame;
@@ -176,9 +176,18 @@ impl<'a> Peer<'a> {
         self.last(program::CALL, address, &[])
     }
 
-    fn last(&self, kind: u64, what: u64, args: &[u64]) -> Result<u32, Verdict> {
+    /// Has the peer call a function, and does not wait for its end.
+    pub fn start_run(&self, address: u64) -> Outcome {
+        self.start_request(program::CALL, address, &[])
+    }
+
+    fn start_request(&self, kind: u64, what: u64, args: &[u64]) -> Outcome {
         program::ask(kind, what, args);
-        need("send", op(nr::EVENT_CHANNEL_OP, EVTCHNOP_SEND, &mut EvtchnSend { port: self.port }))?;
+        need("send", op(nr::EVENT_CHANNEL_OP, EVTCHNOP_SEND, &mut EvtchnSend { port: self.port })).map(drop)
+    }
+
+    fn last(&self, kind: u64, what: u64, args: &[u64]) -> Result<u32, Verdict> {
+        self.start_request(kind, what, args)?;
         let deadline = time::now() + PATIENCE;
         while time::now() < deadline {
             if let Some(reason) = self.domain.shutdown_reason() {
