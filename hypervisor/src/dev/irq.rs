@@ -69,7 +69,6 @@ pub fn isa_route(overrides: &[Override], irq: u8) -> (u32, Line) {
 /// Claims a free vector for an interrupt number; no vector is left when all are taken.
 fn claim_vector(owner: u32) -> Result<u8, Errno> {
     VECTORS
-        .into_iter()
         .filter(|v| usize::from(*v) != INT80_VECTOR)
         .find(|v| {
             OWNERS[usize::from(*v)].compare_exchange(0, owner, Ordering::Relaxed, Ordering::Relaxed).is_ok()

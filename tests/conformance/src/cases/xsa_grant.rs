@@ -121,7 +121,7 @@ case! {
             let entry = setup.place_entry()?;
             for place in [
                 entry + 1, entry + 4, entry + 7, env.page(2).entry(0), env.boot.root_table().address() + 8 * 300,
-                setup.table.virt(), u64::MAX & !7,
+                setup.table.virt(), !7,
             ] {
                 same("status", map(REF, place, HOST | GNTMAP_CONTAINS_PTE).0, GNTST_GENERAL_ERROR)?;
                 same("in use", in_use(setup.table, REF), 0)?;
