@@ -19,6 +19,7 @@ mod harness;
 mod call;
 mod cases;
 mod peer;
+mod memory;
 
 #[cfg(target_os = "none")]
 guest_pv_lib::entry!(harness::main, name = "conformance", version = "1");
