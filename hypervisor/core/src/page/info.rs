@@ -133,7 +133,8 @@ impl Count {
 /// | 57 | busy: the contents are being checked or given up; bits 56 and 55 say by whom |
 /// | 56 | partial: (busy) nobody works on it, the next who wants it carries on |
 /// | 55 | doomed: (busy) it waits on its owner's list of tables to give up |
-/// | 54, 53 | (live) it has linear entries that name other tables; such entries name it |
+/// | 54 or 53 | (busy, live) it has linear entries that name other tables, or such entries name it |
+/// | 52..42 | (busy, live) how many |
 /// | 41..32 | (busy) entries that hold references: all below this index |
 /// | 56..32 | (idle) TLB clock when the last type reference went |
 /// | 31..0 | (live) type references; (doomed) next frame of the list |
@@ -152,6 +153,10 @@ impl Type {
     pub(crate) const DOOMED: u64 = 1 << 55;
     pub(crate) const LINEAR_OUT: u64 = 1 << 54;
     pub(crate) const LINEAR_IN: u64 = 1 << 53;
+    const LINEAR_ONE: u64 = 1 << 42;
+    const LINEAR_COUNT: u64 = 0x7ff << 42;
+    /// All that is known of linear entries.
+    pub(crate) const LINEAR: u64 = Self::LINEAR_OUT | Self::LINEAR_IN | Self::LINEAR_COUNT;
     pub(crate) const COUNT: u64 = 0xffff_ffff;
     /// Type references beyond this are refused.
     pub(crate) const MAX_COUNT: u64 = 0x7fff_ffff;
@@ -176,6 +181,25 @@ impl Type {
     /// of the list.
     pub(crate) const fn busy(t: PageType, entries: usize, how: u64) -> Type {
         Type(Self::bits_of(t) | Self::BUSY | (entries as u64) << Self::MIDDLE_SHIFT | how)
+    }
+
+    /// With one linear entry more, of which the table is the `end` (`LINEAR_OUT` or `LINEAR_IN`); `None` when it is the other end
+    /// of some, or of too many.
+    pub(crate) const fn with_linear(self, end: u64) -> Option<Type> {
+        let other = (Self::LINEAR_OUT | Self::LINEAR_IN) & !end;
+        if self.0 & other != 0 || self.0 & Self::LINEAR_COUNT == Self::LINEAR_COUNT {
+            return None;
+        }
+        Some(Type((self.0 | end) + Self::LINEAR_ONE))
+    }
+
+    /// Undoes [`Type::with_linear`]; `None` when it is not that end of any.
+    pub(crate) const fn without_linear(self, end: u64) -> Option<Type> {
+        if self.0 & end == 0 {
+            return None;
+        }
+        let left = self.0 - Self::LINEAR_ONE;
+        Some(Type(if left & Self::LINEAR_COUNT == 0 { left & !end } else { left }))
     }
 
     /// Entries that hold references, of a busy frame.

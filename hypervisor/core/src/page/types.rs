@@ -129,7 +129,7 @@ impl<P: Platform> Hypervisor<P> {
             _ => match self.check_upper(domain, mfn, t.level().unwrap_or(4), from) {
                 Err((error, done)) if done != 0 => {
                     let word = info.type_word();
-                    let linear = word.0 & (Type::LINEAR_OUT | Type::LINEAR_IN);
+                    let linear = word.0 & Type::LINEAR;
                     if error == PageError::Restart {
                         info.set_type(Type::busy(t, done, Type::PARTIAL | linear));
                     } else {
@@ -146,7 +146,7 @@ impl<P: Platform> Hypervisor<P> {
         };
         match result {
             Ok(()) => {
-                let linear = info.type_word().0 & (Type::LINEAR_OUT | Type::LINEAR_IN);
+                let linear = info.type_word().0 & Type::LINEAR;
                 info.set_type(Type(Type::first(t).0 | linear));
             }
             Err(_) => {

@@ -4,7 +4,8 @@
 //! [`Hypervisor::take_l1_entry`]), an entry further up a table of the next lower level, which is checked in turn. An
 //! entry further up may also name a table of its *own* level, read-only: such *linear* entries let a guest see its tables in
 //! its own address space. A table that names itself holds no reference for that; tables that name each other must be
-//! either the naming or the named kind, never both, so no cycle of references comes about.
+//! either the naming or the named kind, never both, so no cycle of references comes about. Either kind is counted, so
+//! that a table is free to be the other kind when the last such entry is gone.
 
 use super::info::{FrameInfo, PageType, Type};
 use super::{PageError, pte};
@@ -225,30 +226,46 @@ impl<P: Platform> Hypervisor<P> {
         if !to.try_get_live(type_of(level)) {
             return Err(PageError::WrongType);
         }
-        let fits = to.count().owner() == domain.id
-            && mark_linear(to, Type::LINEAR_IN, Type::LINEAR_OUT)
-            && mark_linear(from, Type::LINEAR_OUT, Type::LINEAR_IN);
-        if !fits {
-            self.put_table(domain, named);
-            return Err(PageError::WrongType);
+        if to.count().owner() == domain.id && to.count_linear(Type::LINEAR_IN) {
+            if from.count_linear(Type::LINEAR_OUT) {
+                return Ok(());
+            }
+            to.uncount_linear(Type::LINEAR_IN);
         }
-        Ok(())
+        self.put_table(domain, named);
+        Err(PageError::WrongType)
     }
 
     /// Drops the references that a present entry of a table of `level` 2..=4 stands for.
     #[inline]
     pub(crate) fn put_upper_entry(&self, domain: &Domain<P>, table: Mfn, entry: u64) {
         let named = pte::frame_of(entry);
-        if named != table {
-            self.put_table(domain, named);
+        if named == table {
+            return;
         }
+        let (from, to) = (self.known_frame(table), self.known_frame(named));
+        // While the entry's reference is there, the named table keeps its type.
+        if to.type_word().page_type() == from.type_word().page_type() {
+            to.uncount_linear(Type::LINEAR_IN);
+            from.uncount_linear(Type::LINEAR_OUT);
+        }
+        self.put_table(domain, named);
     }
 }
 
-/// Marks a table as one end of linear entries, unless it is the other end of some.
-fn mark_linear(info: &FrameInfo, end: u64, other: u64) -> bool {
-    let mark = |word: u64| (word & other == 0).then_some(word | end);
-    info.type_.fetch_update(AcqRel, Acquire, mark).is_ok()
+impl FrameInfo {
+    /// Counts a linear entry of which this table is the `end`; `false` when it is the other end of some.
+    fn count_linear(&self, end: u64) -> bool {
+        let more = |word: u64| Type(word).with_linear(end).map(|word| word.0);
+        self.type_.fetch_update(AcqRel, Acquire, more).is_ok()
+    }
+
+    /// Undoes [`FrameInfo::count_linear`]. A table that is being given up has forgotten what it counted.
+    fn uncount_linear(&self, end: u64) {
+        let less = |word: u64| Type(word).without_linear(end).map(|word| word.0);
+        // Nothing to undo is no failure.
+        let _ = self.type_.fetch_update(AcqRel, Acquire, less);
+    }
 }
 
 /// Writes the hypervisor's own entries into an L4 table. The machine-to-physical table, which ring 3 can read, stays out of it
