@@ -201,9 +201,11 @@ impl Platform for Machine {
         }
     }
 
-    fn flush_caches(&self) {
-        // SAFETY: writes back what is dirty; nothing is lost.
-        unsafe { asm!("wbinvd", options(nostack, preserves_flags)) }
+    fn flush_caches(&self, cpus: &CpuMask) {
+        if cpus.contains(self.this_cpu()) {
+            cpu::flush_caches();
+        }
+        smp::flush_other_caches(cpus);
     }
 
     fn now(&self) -> Nanos {

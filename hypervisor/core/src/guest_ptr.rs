@@ -6,6 +6,7 @@
 
 use crate::Hypervisor;
 use crate::ids::GuestVirt;
+use crate::page::is_hypervisors;
 use crate::platform::{GuestFault, Platform};
 use core::fmt;
 use core::marker::PhantomData;
@@ -32,6 +33,11 @@ impl<T> GuestPtr<T> {
     /// Whether the address is zero: how an optional buffer says that it is absent.
     pub const fn is_null(self) -> bool {
         self.address.0 == 0
+    }
+
+    /// Whether the address can be a guest's at all; a copy may fail all the same.
+    pub(crate) fn is_plausible(self) -> bool {
+        self.address.is_canonical() && !is_hypervisors(self.address)
     }
 
     /// The same address as a pointer to something else.

@@ -68,8 +68,8 @@ pub struct Record {
     pub restored: Vec<PciAddress>,
     /// The CPU that each interrupt was last sent to.
     pub irq_cpus: BTreeMap<Pirq, CpuId>,
-    /// Times the caches were flushed.
-    pub cache_flushes: u32,
+    /// Cache flushes, oldest first.
+    pub cache_flushes: Vec<CpuMask>,
 }
 
 /// The machine.
@@ -316,8 +316,8 @@ impl Platform for MockPlatform {
 
     fn vcpu_info_moved(&self, _vcpu: &Vcpu<Self>) {}
 
-    fn flush_caches(&self) {
-        self.record.lock().unwrap().cache_flushes += 1;
+    fn flush_caches(&self, cpus: &CpuMask) {
+        self.record.lock().unwrap().cache_flushes.push(*cpus);
     }
 
     fn now(&self) -> Nanos {

@@ -190,8 +190,8 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn io_permission_changed(&self, domain: &Domain<Self>, vcpu: &Vcpu<Self>);
     /// The page that holds the vCPU's `vcpu_info` moved (`pv.vcpu_info`).
     fn vcpu_info_moved(&self, vcpu: &Vcpu<Self>);
-    /// Writes back and invalidates all caches of this CPU (`wbinvd`).
-    fn flush_caches(&self);
+    /// Writes back and invalidates all caches of `cpus` (`wbinvd`); returns when all have done so.
+    fn flush_caches(&self, cpus: &CpuMask);
 
     // ---- time -----------------------------------------------------------------------------------------------
 

@@ -156,6 +156,12 @@ pub fn flush_tlb_global() {
     }
 }
 
+/// Writes back and invalidates this CPU's caches.
+pub fn flush_caches() {
+    // SAFETY: what is dirty is written back; nothing is lost.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) }
+}
+
 /// Loads a page-table root.
 ///
 /// # Safety

@@ -5,7 +5,7 @@
 //! flush each other with interrupts off do not wait for ever. No lock is involved.
 
 use super::percpu::{self, GUARD_PAGES, PerCpu, cpu, this_cpu};
-use super::{apic, descriptors, features, flush_tlb_global, fpu, init_control_registers, msr, stub};
+use super::{apic, descriptors, features, flush_caches, flush_tlb_global, fpu, init_control_registers, msr, stub};
 use crate::dev::clock;
 use crate::mm::layout::{CPU_AREA, CPU_AREAS, DIRECT_MAP};
 use crate::mm::tables::{self, DATA, NoTable};
@@ -25,6 +25,8 @@ const TRAMPOLINE_PAGE: u8 = 0x08;
 /// How long a CPU may take from its start-up interrupt to its first words.
 const START_TIMEOUT_US: u64 = 200_000;
 
+/// CPUs that are to flush their caches with the next TLB flush that they are asked for.
+static CACHES: AtomicCpuMask = AtomicCpuMask::new();
 /// Number of the grace period that began last.
 static GRACE: AtomicU64 = AtomicU64::new(0);
 
@@ -196,6 +198,11 @@ pub fn serve_flushes(this: &PerCpu) {
         let requested = this.flush_requested.load(Ordering::SeqCst);
         if requested != this.flush_done.load(Ordering::Relaxed) {
             flush_tlb_global();
+            if CACHES.load().contains(this.id()) {
+                // Before the flush: who asks during it wants another one.
+                CACHES.remove(this.id());
+                flush_caches();
+            }
             this.flush_done.store(requested, Ordering::SeqCst);
         }
     });
@@ -218,6 +225,13 @@ pub fn flush_others(targets: &CpuMask) {
             core::hint::spin_loop();
         }
     }
+}
+
+/// Writes back and invalidates the caches of other CPUs, and returns when they have done so.
+pub fn flush_other_caches(targets: &CpuMask) {
+    let this = this_cpu().id();
+    targets.iter().filter(|id| *id != this).for_each(|id| CACHES.insert(id));
+    flush_others(targets);
 }
 
 /// Stops all other CPUs: the machine is about to end or has failed.

@@ -107,7 +107,7 @@ impl<P: Platform> Hypervisor<P> {
         if self.domains.is_taken(config.id) {
             return Err(Errno::EEXIST);
         }
-        let shared_info = self.take_frames(0, 0).ok_or(Errno::ENOMEM)?;
+        let shared_info = self.take_frames(None, 0, 0).ok_or(Errno::ENOMEM)?;
         let words = self.platform.frame_words(shared_info);
         write_shared_info(words);
         let made = Domain::new(&self.platform, config, shared_info).map(Arc::new);

@@ -6,7 +6,7 @@
 //! "in use" flags, so that the granter can tell.
 //!
 //! What each file owns: `entry` the words shared with the guest and the pins; `table` the frames, versions and sizes;
-//! `maptrack` the mappings a domain has; `map` making and undoing mappings; `copy` copying; `transfer` giving a page away.
+//! `maptrack` the mappings a domain has; `resource` a table's frames for toolstacks; `map` making and undoing mappings; `copy` copying; `transfer` giving a page away.
 //!
 //! # Invariants
 //!
@@ -23,6 +23,7 @@ mod copy;
 mod entry;
 mod map;
 mod maptrack;
+mod resource;
 mod table;
 #[cfg(test)]
 mod tests;

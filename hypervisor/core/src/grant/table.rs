@@ -17,8 +17,8 @@ use xen_abi::errno::Errno;
 use xen_abi::grant_table::*;
 
 const V1_PER_FRAME: u32 = (PAGE_SIZE / 8) as u32;
-const V2_PER_FRAME: u32 = (PAGE_SIZE / 16) as u32;
-const STATUS_PER_FRAME: u32 = (PAGE_SIZE / 2) as u32;
+pub(super) const V2_PER_FRAME: u32 = (PAGE_SIZE / 16) as u32;
+pub(super) const STATUS_PER_FRAME: u32 = (PAGE_SIZE / 2) as u32;
 const RESERVED: u32 = GNTTAB_NR_RESERVED_ENTRIES;
 
 /// A domain's grant table.
@@ -64,6 +64,15 @@ impl Table {
         self.version
     }
 
+    pub const fn max_frames(&self) -> u32 {
+        self.max_frames
+    }
+
+    /// The frames of status words, or else those of entries.
+    pub fn part(&self, status: bool) -> &[Mfn] {
+        if status { &self.status } else { &self.frames }
+    }
+
     /// What the hypervisor keeps of a grant.
     pub fn active(&mut self, reference: GrantRef) -> Option<&mut Active> {
         if reference.0 >= self.entries() {
@@ -100,7 +109,7 @@ impl Table {
     }
 
     /// Grows to at least `frames` frames and, in version `version`, the status frames that go with them.
-    fn grow<P: Platform>(
+    pub fn grow<P: Platform>(
         &mut self,
         hv: &Hypervisor<P>,
         domain: &Domain<P>,
@@ -122,13 +131,13 @@ impl Table {
 }
 
 /// No frame is left for the table.
-struct OutOfFrames;
+pub(super) struct OutOfFrames;
 
-fn count(frames: &[Mfn]) -> u32 {
+pub(super) fn count(frames: &[Mfn]) -> u32 {
     u32::try_from(frames.len()).unwrap_or(u32::MAX)
 }
 
-const fn status_frames(frames: u32) -> u32 {
+pub(super) const fn status_frames(frames: u32) -> u32 {
     (frames * V2_PER_FRAME).div_ceil(STATUS_PER_FRAME)
 }
 
@@ -141,7 +150,7 @@ fn add_frames<P: Platform>(
     let missing = (wanted as usize).saturating_sub(list.len());
     list.try_reserve(missing).map_err(|_| OutOfFrames)?;
     for _ in 0..missing {
-        let mfn = hv.take_frames(0, 0).ok_or(OutOfFrames)?;
+        let mfn = hv.take_frames(None, 0, 0).ok_or(OutOfFrames)?;
         hv.platform.frame_words(mfn).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         hv.share_xen_page(domain, mfn);
         list.push(mfn);

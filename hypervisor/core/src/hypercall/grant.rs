@@ -8,6 +8,7 @@ use crate::domain::Domain;
 use crate::grant::{
     CopyEnd, CopyRequest, GrantError, MapRequest, UnmapBatch, UnmapRequest, VersionError, status_of,
 };
+use crate::cpumask::CpuMask;
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{DomId, GrantRef, Mfn};
 use crate::platform::{GuestFault, Platform};
@@ -216,7 +217,7 @@ fn cache_flush<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabCacheFlush>) -> R
     if op.op & GNTTAB_CACHE_CLEAN == 0 {
         return Err(Errno::EOPNOTSUPP);
     }
-    cx.hv.platform.flush_caches();
+    cx.hv.platform.flush_caches(&CpuMask::of(cx.hv.platform.this_cpu()));
     Ok(())
 }
 

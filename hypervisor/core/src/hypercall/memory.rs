@@ -5,10 +5,14 @@
 //! | `extents.rs` | increase, decrease, populate |
 //! | `exchange.rs` | exchange |
 //! | `maps.rs` | memory maps and the machine-to-physical table |
+//! | `placement.rs` | where memory is to be, by the flags of a request |
+//! | `resource.rs` | frames of a domain's resources |
 
 mod exchange;
 mod extents;
 mod maps;
+mod placement;
+mod resource;
 
 use super::{Cx, Outcome};
 use crate::domain::Domain;
@@ -43,10 +47,27 @@ pub fn memory_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) 
         // These keep their progress in `cmd`, too, and nothing else does.
         XENMEM_ADD_TO_PHYSMAP => add_to_physmap(cx, start, arg).into(),
         XENMEM_ADD_TO_PHYSMAP_BATCH => add_to_physmap_batch(cx, start, arg).into(),
-        _ if start != 0 => Errno::EINVAL.into(),
+        XENMEM_ACQUIRE_RESOURCE => resource::acquire(cx, start, arg),
+        _ if start != 0 => if has_no_progress(op) { Errno::EINVAL } else { Errno::ENOSYS }.into(),
         XENMEM_EXCHANGE => exchange::exchange(cx, arg),
         _ => query(cx, op, arg).into(),
     }
+}
+
+/// The commands that say so when there is progress in `cmd` nevertheless; the others do not exist then.
+fn has_no_progress(op: u32) -> bool {
+    matches!(
+        op,
+        XENMEM_EXCHANGE
+            | XENMEM_MAXIMUM_RAM_PAGE
+            | XENMEM_CURRENT_RESERVATION
+            | XENMEM_MAXIMUM_RESERVATION
+            | XENMEM_MAXIMUM_GPFN
+            | XENMEM_REMOVE_FROM_PHYSMAP
+            | XENMEM_CLAIM_PAGES
+            | XENMEM_GET_VNUMAINFO
+            | XENMEM_RESERVED_DEVICE_MEMORY_MAP
+    )
 }
 
 /// The commands that are done in one go.
@@ -90,7 +111,12 @@ fn query<P: Platform>(cx: Cx<'_, P>, op: u32, arg: u64) -> Result<i64, Errno> {
             Err(Errno::EOPNOTSUPP)
         }
         XENMEM_RESERVED_DEVICE_MEMORY_MAP => maps::reserved_device_memory(cx, arg),
-        XENMEM_ACQUIRE_RESOURCE => Err(Errno::EOPNOTSUPP),
+        XENMEM_ACCESS_OP => {
+            // Only domains with a physmap of their own have access rights beside it.
+            let request: XenMemAccessOp = read(cx, arg)?;
+            remote(cx, request.domid)?;
+            Err(Errno::EINVAL)
+        }
         _ => Err(Errno::ENOSYS),
     }
 }
@@ -120,8 +146,7 @@ fn add_to_physmap_batch<P: Platform>(cx: Cx<'_, P>, start: u64, arg: u64) -> Res
     Err(Errno::EACCES)
 }
 
-/// A claim sets frames aside for a domain that a toolstack builds. With one allocator lock and no ballooning race to
-/// win there is nothing to set aside: what is free now is promised, what is not is refused.
+/// Sets frames aside for a domain that a toolstack builds, so that nobody else gets them meanwhile.
 fn claim_pages<P: Platform>(cx: Cx<'_, P>, arg: u64) -> Result<i64, Errno> {
     let request: XenMemoryReservation = read(cx, arg)?;
     if !request.extent_start.is_null() || request.extent_order != 0 || request.mem_flags != 0 {
@@ -131,13 +156,14 @@ fn claim_pages<P: Platform>(cx: Cx<'_, P>, arg: u64) -> Result<i64, Errno> {
     if !cx.domain.privileged {
         return Err(Errno::EPERM);
     }
-    let needed = request.nr_extents.saturating_sub(domain.pages.current());
-    match request.nr_extents {
-        0 => Ok(0),
-        wanted if wanted > domain.pages.max() => Err(Errno::EINVAL),
-        _ if needed > cx.hv.frames.free_count() => Err(Errno::ENOMEM),
-        _ => Ok(0),
-    }
+    cx.hv.claim_pages(&domain, request.nr_extents)?;
+    Ok(0)
+}
+
+/// Another domain than the caller's.
+fn remote<P: Platform>(cx: Cx<'_, P>, id: u16) -> Result<Arc<Domain<P>>, Errno> {
+    let domain = cx.hv.domains.get(DomId(id)).ok_or(Errno::ESRCH)?;
+    if domain.id == cx.domain.id { Err(Errno::EPERM) } else { Ok(domain) }
 }
 
 /// The domain that a command is about.

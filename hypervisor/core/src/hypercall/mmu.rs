@@ -12,7 +12,7 @@ use crate::cpumask::CpuMask;
 use crate::domain::Domain;
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{DomId, GuestVirt, Mfn};
-use crate::page::{PageError, PageType, Pages, UpdateError, Write};
+use crate::page::{PageError, PageType, Pages, UpdateError, Write, pte};
 use crate::platform::{Flush, Platform};
 use crate::regs::Regs;
 use alloc::sync::Arc;
@@ -54,11 +54,14 @@ impl<P: Platform> Target<P> {
             DOMID_IO => Ok(Target::Io),
             DOMID_XEN => Err(Errno::EPERM),
             _ if id == cx.domain.id.0 => Err(Errno::ESRCH),
-            _ => {
-                let other = cx.hv.domains.get(DomId(id)).ok_or(Errno::ESRCH)?;
-                if cx.domain.privileged { Ok(Target::Other(other)) } else { Err(Errno::EPERM) }
-            }
+            _ => Self::controlled(cx, id),
         }
+    }
+
+    /// The domain with this number.
+    fn controlled(cx: Cx<'_, P>, id: u16) -> Result<Self, Errno> {
+        let other = cx.hv.domains.get(DomId(id)).ok_or(Errno::ESRCH)?;
+        if cx.domain.privileged { Ok(Target::Other(other)) } else { Err(Errno::EPERM) }
     }
 
     /// The domain, unless it is [`Target::Io`].
@@ -118,6 +121,9 @@ impl Batch {
         }
         let (count, foreign) = (low32(args[1]), low32(args[3]));
         if count & PREEMPTED == 0 {
+            if !GuestPtr::<u64>::new(args[0]).is_plausible() {
+                return Err(Errno::EFAULT.into());
+            }
             return Ok(Self {
                 requests: args[0],
                 count,
@@ -182,10 +188,11 @@ pub fn mmu_update<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs)
 
 /// Who owns the tables and who the pages, where it is not the caller for both.
 fn foreign_targets<P: Platform>(cx: Cx<'_, P>, foreign: u32) -> Result<(Target<P>, Target<P>), Errno> {
-    let tables = match foreign >> 16 {
+    let tables = match (foreign >> 16) as u16 {
         0 => Target::Own,
-        id if id - 1 == u32::from(cx.domain.id.0) => Target::Own,
-        id => Target::resolve(cx, ((id - 1) & 0xffff) as u16)?,
+        id if id - 1 == cx.domain.id.0 => Target::Own,
+        // Only domains have tables.
+        id => Target::controlled(cx, id - 1)?,
     };
     Ok((tables, Target::resolve(cx, (foreign & 0xffff) as u16)?))
 }
@@ -199,11 +206,14 @@ struct Updates<'a, P: Platform> {
     pages: Pages<'a, P>,
     /// The table that the last request changed: still locked.
     locked: Option<(Mfn, PageType)>,
+    /// Whether an entry above level 1 that translated something was changed: what the CPUs remember of it goes before the
+    /// hypercall ends, so that the guest need not flush for the sake of a new table.
+    stale: bool,
 }
 
 impl<'a, P: Platform> Updates<'a, P> {
     fn new(cx: Cx<'a, P>, tables: &'a Domain<P>, pages: Pages<'a, P>) -> Self {
-        Self { cx, tables, pages, locked: None }
+        Self { cx, tables, pages, locked: None, stale: false }
     }
 
     fn run(mut self, batch: &Batch) -> Outcome {
@@ -219,6 +229,9 @@ impl<'a, P: Platform> Updates<'a, P> {
             self.serve_all(batch)
         };
         self.unlock();
+        if self.stale {
+            self.cx.hv.flush_tlb_all(&self.tables.dirty_cpus.load());
+        }
         if self.tables.id != self.cx.domain.id {
             self.cx.hv.finish_doomed(self.tables);
         }
@@ -281,7 +294,18 @@ impl<'a, P: Platform> Updates<'a, P> {
                 None => return self.write_data(mfn, index, request.val),
             },
         };
+        if t != PageType::L1 {
+            return self.update_upper((mfn, t, index), request.val, how);
+        }
         self.cx.hv.update_entry(self.tables, &self.pages, (mfn, t, index), request.val, how)?;
+        Ok(())
+    }
+
+    fn update_upper(&mut self, place: (Mfn, PageType, usize), value: u64, how: Write) -> Result<(), Stop> {
+        let hv = self.cx.hv;
+        let old = hv.platform.frame_words(place.0)[place.2 & 511].load(Relaxed);
+        hv.update_entry(self.tables, &self.pages, place, value, how)?;
+        self.stale |= old & pte::PRESENT != 0;
         Ok(())
     }
 

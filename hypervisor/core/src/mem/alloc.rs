@@ -20,7 +20,7 @@ impl<P: Platform> Hypervisor<P> {
         if order > MAX_ORDER || !domain.pages.try_grow(1 << order) {
             return Err(Errno::ENOMEM);
         }
-        match self.take_frames(order, flags) {
+        match self.take_frames(Some(domain), order, flags) {
             Some(first) => {
                 self.assign_frames(domain, first, order);
                 Ok(first)
@@ -62,13 +62,32 @@ impl<P: Platform> Hypervisor<P> {
         true
     }
 
-    /// Takes frames for a domain, after making sure that nobody still sees them through an old TLB entry.
-    pub(crate) fn take_frames(&self, order: u32, flags: u32) -> Option<Mfn> {
+    /// Sets frames aside for `domain`, so that it can have `pages` in all; 0 gives up what is set aside.
+    ///
+    /// # Errors
+    /// `EINVAL` when there is a claim already, or for no more pages than the domain has, or for more than it may have; `ENOMEM`
+    /// when there are not as many free.
+    pub fn claim_pages(&self, domain: &Domain<P>, pages: u64) -> Result<(), Errno> {
+        let claim = &domain.pages.claim;
+        if pages == 0 {
+            self.frames.drop_claim(claim);
+            return Ok(());
+        }
+        let wanted = pages.saturating_sub(domain.pages.current());
+        if domain.pages.claimed() != 0 || wanted == 0 || pages > domain.pages.max() {
+            return Err(Errno::EINVAL);
+        }
+        if self.frames.claim(claim, wanted) { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// Takes frames, after making sure that nobody still sees them through an old TLB entry. For a `domain` they may come out of
+    /// what it claimed.
+    pub(crate) fn take_frames(&self, domain: Option<&Domain<P>>, order: u32, flags: u32) -> Option<Mfn> {
         let bits = match xenmemf_get_address_bits(flags) {
             0 => 64,
             bits => bits,
         };
-        let first = self.frames.take(order, bits)?;
+        let first = self.frames.take_claimed(order, bits, domain.map(|domain| &domain.pages.claim))?;
         if let Some(stamp) = self.frames.tlb().last_freed() {
             self.flush_freed(stamp);
         }
@@ -102,14 +121,18 @@ impl<P: Platform> Hypervisor<P> {
     /// Gives up the domain's own reference to a frame; when nothing else refers to it, it is free.
     ///
     /// # Errors
-    /// `EINVAL` or `ENXIO` when it is not the domain's, or was given up before.
+    /// `EINVAL` or `ENXIO` when it is not the domain's.
     pub fn remove_domain_page(&self, domain: &Domain<P>, mfn: Mfn) -> Result<(), Errno> {
         let info = self.frame(mfn).ok_or(Errno::EINVAL)?;
         self.get_page(domain.id, mfn).map_err(|_| Errno::ENXIO)?;
         // A frame of the hypervisor's, merely shared, is not the domain's to give up.
-        let gave = !info.count().is_xenheap() && self.clear_allocated(mfn, info);
+        let own = !info.count().is_xenheap();
+        if own {
+            // What was given up before and is still mapped is given up again: that changes nothing.
+            self.clear_allocated(mfn, info);
+        }
         self.put_page(mfn);
-        if gave { Ok(()) } else { Err(Errno::ENXIO) }
+        if own { Ok(()) } else { Err(Errno::ENXIO) }
     }
 
     /// Takes a frame away from its domain, if nothing but the domain's own reference holds it.

@@ -27,11 +27,14 @@ const NONE: u32 = 0;
 pub struct FrameAllocator {
     table: &'static [FrameInfo],
     lists: Mutex<Lists>,
+    /// Changed under the lock.
     free: AtomicU64,
     tlb: TlbClock,
 }
 
 struct Lists {
+    /// Free frames that are set aside for domains.
+    claimed: u64,
     /// First block of each list.
     heads: [[u32; ORDERS]; ZONES],
     /// By zone: bit `n` is set when the list of order `n` has a block.
@@ -43,7 +46,7 @@ impl FrameAllocator {
     pub const fn new(table: &'static [FrameInfo]) -> Self {
         Self {
             table,
-            lists: Mutex::new(Lists { heads: [[NONE; ORDERS]; ZONES], filled: [0; ZONES] }),
+            lists: Mutex::new(Lists { claimed: 0, heads: [[NONE; ORDERS]; ZONES], filled: [0; ZONES] }),
             free: AtomicU64::new(0),
             tlb: TlbClock::new(),
         }
@@ -99,19 +102,67 @@ impl FrameAllocator {
 
     /// Takes a block whose frame-table words the caller fills in.
     pub(crate) fn take(&self, order: u32, bits: u32) -> Option<Mfn> {
+        self.take_claimed(order, bits, None)
+    }
+
+    /// As [`FrameAllocator::take`], for a domain with the claim `own`: what others claimed it does not get, and what it gets comes
+    /// out of its claim.
+    pub(crate) fn take_claimed(&self, order: u32, bits: u32, own: Option<&AtomicU64>) -> Option<Mfn> {
         if order > MAX_ORDER {
             return None;
         }
         let top = (bits.saturating_sub(12) as usize).min(ZONES - 1);
-        let first = self.lists.lock().take(self.table, order, top)?;
-        self.free.fetch_sub(1 << order, Ordering::Relaxed);
+        let mut lists = self.lists.lock();
+        let (frames, free) = (1 << order, self.free.load(Ordering::Relaxed));
+        let claim = own.map_or(0, |own| own.load(Ordering::Relaxed));
+        if lists.claimed != 0 && lists.claimed.saturating_add(frames) > free && claim < frames {
+            return None;
+        }
+        let first = lists.take(self.table, order, top)?;
+        self.free.store(free - frames, Ordering::Relaxed);
+        if let Some(own) = own.filter(|_| claim != 0) {
+            own.store(claim.saturating_sub(frames), Ordering::Relaxed);
+            lists.claimed -= claim.min(frames);
+        }
         Some(Mfn(u64::from(first)))
     }
 
     /// Puts back a block whose frame-table words are 0.
     pub(crate) fn give(&self, first: Mfn, order: u32) {
+        let mut lists = self.lists.lock();
         self.free.fetch_add(1 << order, Ordering::Relaxed);
-        self.lists.lock().release(self.table, first.0 as u32, order);
+        lists.release(self.table, first.0 as u32, order);
+    }
+
+    /// Sets `frames` free frames aside for the domain with the claim `own`, which has none yet; answers whether there are as many.
+    pub(crate) fn claim(&self, own: &AtomicU64, frames: u64) -> bool {
+        let mut lists = self.lists.lock();
+        let fits = lists.claimed.saturating_add(frames) <= self.free.load(Ordering::Relaxed);
+        if fits && own.load(Ordering::Relaxed) == 0 {
+            own.store(frames, Ordering::Relaxed);
+            lists.claimed += frames;
+        }
+        fits
+    }
+
+    /// Gives up a claim.
+    pub(crate) fn drop_claim(&self, own: &AtomicU64) {
+        let mut lists = self.lists.lock();
+        lists.claimed -= own.swap(0, Ordering::Relaxed);
+    }
+
+    /// A domain with a claim gave a frame back: it is set aside for it, too.
+    pub(crate) fn extend_claim(&self, own: &AtomicU64) {
+        let mut lists = self.lists.lock();
+        if own.load(Ordering::Relaxed) != 0 {
+            own.fetch_add(1, Ordering::Relaxed);
+            lists.claimed += 1;
+        }
+    }
+
+    /// Free frames that are set aside for domains.
+    pub fn claimed(&self) -> u64 {
+        self.lists.lock().claimed
     }
 
     fn block(&self, first: Mfn, order: u32) -> &[FrameInfo] {

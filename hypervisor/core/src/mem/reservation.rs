@@ -16,6 +16,8 @@ pub struct Reservation {
     /// All frames that the domain ever owned are from `lowest` on and below `end`.
     lowest: AtomicU64,
     end: AtomicU64,
+    /// Frames that are set aside for the domain beyond those that it has: changed by the allocator, under its lock.
+    pub(crate) claim: AtomicU64,
     /// First of the tables that wait to be given up (an mfn), 0 for none: see `page::doomed`.
     pub(crate) doomed: Mutex<u32>,
     /// Whether tables are on `doomed` or being given up, to be read without a lock.
@@ -38,6 +40,7 @@ impl Reservation {
             max: AtomicU64::new(max),
             lowest: AtomicU64::new(u64::MAX),
             end: AtomicU64::new(0),
+            claim: AtomicU64::new(0),
             doomed: Mutex::new(0),
             any_doomed: AtomicBool::new(false),
             giving_up: Mutex::new(()),
@@ -55,6 +58,11 @@ impl Reservation {
     /// Most pages the domain may own.
     pub fn max(&self) -> u64 {
         self.max.load(Ordering::Relaxed)
+    }
+
+    /// Frames that are set aside for the domain beyond those that it has (`XENMEM_claim_pages`).
+    pub fn claimed(&self) -> u64 {
+        self.claim.load(Ordering::Relaxed)
     }
 
     /// Changes the limit; pages beyond a lowered one stay until the domain gives them up.

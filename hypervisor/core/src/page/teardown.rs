@@ -42,6 +42,7 @@ impl<P: Platform> Hypervisor<P> {
         let Teardown { mut stage, mut next } = *progress;
         let all = domain.pages.frames();
         if stage == 0 {
+            self.frames.drop_claim(&domain.pages.claim);
             domain.vcpus.iter().for_each(|vcpu| self.drop_vcpu_tables(domain, vcpu));
             (stage, next) = (1, all.start);
         }

@@ -216,12 +216,15 @@ impl<P: Platform> Hypervisor<P> {
         if count.is_xenheap() {
             return;
         }
-        match self.domains.get(count.owner()) {
-            Some(owner) => owner.pages.shrink(1),
-            // Its domain is going: what it left in its memory is nobody's business.
-            None => return self.free_frame_of_dying(mfn, info, count.owner()),
-        }
+        // Its domain is going: what it left in its memory is nobody's business.
+        let Some(owner) = self.domains.get(count.owner()) else {
+            return self.free_frame_of_dying(mfn, info, count.owner());
+        };
+        owner.pages.shrink(1);
         self.release_frame_words(mfn, info);
+        if owner.pages.claimed() != 0 {
+            self.frames.extend_claim(&owner.pages.claim);
+        }
     }
 
     fn free_frame_of_dying(&self, mfn: Mfn, info: &FrameInfo, owner: DomId) {

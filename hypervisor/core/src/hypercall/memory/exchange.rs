@@ -3,7 +3,7 @@
 //! It works chunk by chunk; a chunk is as many extents of the smaller kind as make one of the larger. Of each chunk the old
 //! frames are taken first, so that nobody uses them; then the new ones are allocated; only then nothing can fail any more.
 
-use super::extents::flags_ok;
+use super::placement::Placement;
 use super::{Who, max_order};
 use crate::guest_ptr::GuestPtr;
 use crate::hypercall::{Cx, Outcome};
@@ -45,9 +45,17 @@ fn run<P: Platform>(cx: Cx<'_, P>, arg: u64, request: &mut XenMemoryExchange) ->
     if request.nr_exchanged == from.nr_extents {
         return Ok(Outcome::Done(0));
     }
-    if !flags_ok(to.mem_flags) {
-        return Err(Errno::EINVAL);
+    let in_order = to.extent_order.saturating_sub(from.extent_order);
+    let out_order = from.extent_order.saturating_sub(to.extent_order);
+    // Before anything is taken: where the lists go on must be the guest's. (XSA-29, XSA-212)
+    let go_on = |list: GuestPtr<u64>, at: u64| list.at(at).is_ok_and(GuestPtr::is_plausible);
+    let done = request.nr_exchanged;
+    if !go_on(from.extent_start.into(), done)
+        || !go_on(to.extent_start.into(), done >> in_order << out_order)
+    {
+        return Err(Errno::EFAULT);
     }
+    let place = Placement::of_exchange(cx, to.mem_flags)?;
     let who = Who::find(cx, from.domid)?;
     who.controlled_by(cx)?;
     let chunks = Chunks {
@@ -55,8 +63,9 @@ fn run<P: Platform>(cx: Cx<'_, P>, arg: u64, request: &mut XenMemoryExchange) ->
         who,
         from,
         to,
-        in_order: to.extent_order.saturating_sub(from.extent_order),
-        out_order: from.extent_order.saturating_sub(to.extent_order),
+        place,
+        in_order,
+        out_order,
     };
     let first = request.nr_exchanged >> chunks.in_order;
     for i in first..from.nr_extents >> chunks.in_order {
@@ -75,6 +84,7 @@ struct Chunks<'a, P: Platform> {
     who: Who<'a, P>,
     from: XenMemoryReservation,
     to: XenMemoryReservation,
+    place: Placement,
     /// log2 of the old extents of a chunk.
     in_order: u32,
     /// log2 of the new extents of a chunk; this or the other is 0.
@@ -126,8 +136,11 @@ impl<P: Platform> Chunks<'_, P> {
     fn take_new(&self, new: &mut Vec<Mfn>) -> Result<(), Errno> {
         for _ in 0..1 << self.out_order {
             new.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            let (order, flags) = (self.to.extent_order, self.to.mem_flags);
-            new.push(self.cx.hv.take_frames(order, flags).ok_or(Errno::ENOMEM)?);
+            if self.place.nowhere {
+                return Err(Errno::ENOMEM);
+            }
+            let taken = self.cx.hv.take_frames(None, self.to.extent_order, self.place.flags);
+            new.push(taken.ok_or(Errno::ENOMEM)?);
         }
         Ok(())
     }

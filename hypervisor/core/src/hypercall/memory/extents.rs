@@ -2,6 +2,7 @@
 //!
 //! They answer how many extents were done; what stopped them the guest has to guess.
 
+use super::placement::Placement;
 use super::{Who, max_order};
 use crate::guest_ptr::GuestPtr;
 use crate::hypercall::{Cx, Outcome};
@@ -21,11 +22,16 @@ pub(super) fn change<P: Platform>(cx: Cx<'_, P>, op: u32, start: u64, arg: u64) 
         return nothing;
     }
     let Ok(who) = Who::find(cx, request.domid) else { return nothing };
-    if who.controlled_by(cx).is_err() || !flags_ok(request.mem_flags) || request.extent_order > max_order(cx)
-    {
+    let Ok(place) = Placement::of_extents(cx, request.mem_flags) else { return nothing };
+    if who.controlled_by(cx).is_err() || request.extent_order > max_order(cx) {
         return nothing;
     }
-    let extents = Extents { cx, who, request };
+    let list = GuestPtr::<u64>::from(request.extent_start).at(start);
+    let optional = op == XENMEM_INCREASE_RESERVATION && request.extent_start.is_null();
+    if !optional && !list.is_ok_and(GuestPtr::is_plausible) {
+        return nothing;
+    }
+    let extents = Extents { cx, who, request, place };
     for i in start..request.nr_extents {
         if i != start && cx.hv.platform.work_pending() {
             return Outcome::Again([u64::from(op) | i << MEMOP_EXTENT_SHIFT, arg, 0, 0, 0, 0]);
@@ -42,16 +48,11 @@ pub(super) fn change<P: Platform>(cx: Cx<'_, P>, op: u32, start: u64, arg: u64) 
     Outcome::Done(request.nr_extents.cast_signed())
 }
 
-/// Whether the memory flags can be obeyed: memory below one page cannot be had, and nodes there are none.
-pub(super) fn flags_ok(flags: u32) -> bool {
-    let bits = xenmemf_get_address_bits(flags);
-    bits == 0 || bits > 12
-}
-
 struct Extents<'a, P: Platform> {
     cx: Cx<'a, P>,
     who: Who<'a, P>,
     request: XenMemoryReservation,
+    place: Placement,
 }
 
 impl<P: Platform> Extents<'_, P> {
@@ -64,8 +65,10 @@ impl<P: Platform> Extents<'_, P> {
     }
 
     fn alloc(&self) -> Option<Mfn> {
-        let (order, flags) = (self.request.extent_order, self.request.mem_flags);
-        self.cx.hv.alloc_domain_pages(&self.who, order, flags).ok()
+        if self.place.nowhere {
+            return None;
+        }
+        self.cx.hv.alloc_domain_pages(&self.who, self.request.extent_order, self.place.flags).ok()
     }
 
     /// `None`: stop before this extent.

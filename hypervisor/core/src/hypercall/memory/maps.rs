@@ -155,6 +155,9 @@ fn m2p_extent<P: Platform>(cx: Cx<'_, P>, i: u64) -> Option<u64> {
 /// No device has memory reserved.
 pub(super) fn reserved_device_memory<P: Platform>(cx: Cx<'_, P>, arg: u64) -> Result<i64, Errno> {
     let mut request: XenReservedDeviceMemoryMap = read(cx, arg)?;
+    if !GuestPtr::from(request.buffer).is_plausible() {
+        return Err(Errno::EFAULT);
+    }
     if request.flags & !XENMEM_RDM_ALL != 0 {
         return Err(Errno::EINVAL);
     }

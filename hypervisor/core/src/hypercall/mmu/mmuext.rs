@@ -88,12 +88,10 @@ fn serve_own<P: Platform>(cx: Cx<'_, P>, op: &MmuextOp) -> Result<(), Stop> {
         MMUEXT_INVLPG_MULTI => flush_page(cx, &vcpu_cpus(cx, op.arg2).map_err(bad_bitmap)?, op.arg1),
         MMUEXT_TLB_FLUSH_ALL => hv.flush_tlb_all(&domain.dirty_cpus.load()),
         MMUEXT_INVLPG_ALL => flush_page(cx, &domain.dirty_cpus.load(), op.arg1),
-        MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => {
-            if !hv.may_flush_caches(domain) {
-                return Err(Stop::Refused(Errno::EACCES));
-            }
-            hv.platform.flush_caches();
-        }
+        MMUEXT_FLUSH_CACHE if !hv.may_flush_caches(domain) => return Err(Stop::Refused(Errno::EACCES)),
+        MMUEXT_FLUSH_CACHE_GLOBAL if !hv.may_flush_caches(domain) => return Err(Stop::Refused(Errno::EINVAL)),
+        MMUEXT_FLUSH_CACHE => hv.platform.flush_caches(&here(cx)),
+        MMUEXT_FLUSH_CACHE_GLOBAL => hv.platform.flush_caches(&hv.platform.online_cpus()),
         MMUEXT_SET_LDT => {
             let (base, entries) = (GuestVirt(op.arg1), low32(op.arg2));
             let unchanged = vcpu.pv.ldt_entries.load(Relaxed) == entries

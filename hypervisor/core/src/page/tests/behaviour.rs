@@ -145,7 +145,7 @@ fn memory_types_are_for_those_who_drive_devices() {
     g.domain.permissions.write().ioports.insert(0x60, 0x60);
     assert_eq!(g.map_va(0x1000, entry(page, RW | pte::PCD), 0), 0);
     assert_eq!(g.ext(MMUEXT_FLUSH_CACHE_GLOBAL, 0, 0), 0);
-    assert_eq!(g.hv.platform.record.lock().unwrap().cache_flushes, 1);
+    assert_eq!(g.hv.platform.record.lock().unwrap().cache_flushes.len(), 1);
     let shared = g.hv.frames.alloc(0).unwrap();
     g.hv.share_xen_page(&g.domain, shared);
     assert_eq!(
@@ -436,7 +436,7 @@ fn references_of_absent_frames() {
     assert_eq!(g.hv.get_page(DomId(1), page), Err(PageError::NotOwner));
     assert_eq!(g.hv.get_page(DomId(0), page), Ok(()));
     g.hv.remove_domain_page(&g.domain, page).unwrap();
-    assert_eq!(g.hv.remove_domain_page(&g.domain, page), Err(Errno::ENXIO), "given up once");
+    assert_eq!(g.hv.remove_domain_page(&g.domain, page), Ok(()), "again: changes nothing");
     assert_eq!(g.hv.page_owner(page), Some(DomId(0)), "a reference keeps it");
     g.hv.put_page(page);
     assert_eq!(g.hv.page_owner(page), None);
