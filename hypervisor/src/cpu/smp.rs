@@ -5,7 +5,9 @@
 //! flush each other with interrupts off do not wait for ever. No lock is involved.
 
 use super::percpu::{self, GUARD_PAGES, PerCpu, cpu, this_cpu};
-use super::{apic, descriptors, features, flush_caches, flush_tlb_global, fpu, init_control_registers, msr, stub};
+use super::{
+    apic, descriptors, features, flush_caches, flush_tlb_global, fpu, init_control_registers, msr, stub,
+};
 use crate::dev::clock;
 use crate::mm::layout::{CPU_AREA, CPU_AREAS, DIRECT_MAP};
 use crate::mm::tables::{self, DATA, NoTable};

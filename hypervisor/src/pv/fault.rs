@@ -81,11 +81,12 @@ fn page_fault(guest: &Guest<'_>, regs: &mut Regs, code: u32) {
                 None => return,
             }
         }
-    } else if code & (PF_PRESENT | PF_WRITE | PF_RESERVED) == PF_PRESENT | PF_WRITE
-        && guest.in_kernel()
-        && emulate::page_table_write(guest, regs, GuestVirt(address))
-    {
-        return;
+    } else if code & (PF_PRESENT | PF_WRITE | PF_RESERVED) == PF_PRESENT | PF_WRITE && guest.in_kernel() {
+        match emulate::page_table_write(guest, regs, GuestVirt(address)) {
+            Emulated::Done => return,
+            Emulated::PageFault(other, code) => return deliver_page_fault(guest, regs, other.0, code),
+            Emulated::No => {}
+        }
     }
     deliver_page_fault(guest, regs, address, code);
 }

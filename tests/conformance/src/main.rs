@@ -18,8 +18,8 @@
 mod harness;
 mod call;
 mod cases;
-mod peer;
 mod memory;
+mod peer;
 
 #[cfg(target_os = "none")]
 guest_pv_lib::entry!(harness::main, name = "conformance", version = "1");

@@ -29,7 +29,8 @@ impl<P: Platform> Hypervisor<P> {
         first: u32,
         list: &mut [u64],
     ) -> Result<(), Errno> {
-        let wanted = u32::try_from(list.len()).ok().and_then(|n| first.checked_add(n)).ok_or(Errno::EINVAL)?;
+        let wanted =
+            u32::try_from(list.len()).ok().and_then(|n| first.checked_add(n)).ok_or(Errno::EINVAL)?;
         let mut table = domain.grants.lock(self, domain);
         let (status, version) = (id == XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS, table.version());
         if status && version != 2 {

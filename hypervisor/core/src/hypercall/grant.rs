@@ -4,11 +4,11 @@
 //! other work is looked at; the hypercall then starts again behind the last element served.
 
 use super::{Cx, Outcome};
+use crate::cpumask::CpuMask;
 use crate::domain::Domain;
 use crate::grant::{
     CopyEnd, CopyRequest, GrantError, MapRequest, UnmapBatch, UnmapRequest, VersionError, status_of,
 };
-use crate::cpumask::CpuMask;
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{DomId, GrantRef, Mfn};
 use crate::platform::{GuestFault, Platform};

@@ -95,7 +95,7 @@ mod validate;
 pub use error::PageError;
 pub use foreign::EntryPlace;
 pub use info::{Count, DOMID_IO, DOMID_XEN, FrameInfo, PageType, Type};
-pub use ptwr::PtWrite;
+pub use ptwr::{PtWrite, ReadOnlyPage};
 pub(crate) use segment::is_hypervisors;
 pub use segment::{GDT_ENTRIES, LDT_ENTRIES, LDT_FRAMES, check_descriptor};
 pub(crate) use teardown::Teardown;

@@ -3,14 +3,15 @@
 //! Tables are mapped read-only, so such a write faults. The binary decodes the instruction and asks here to do it as if it
 //! were an `mmu_update`: "writable page tables", as PV guests know them.
 
-use super::update::{UpdateError, Walk, Write};
+use super::update::{UpdateError, Write};
 use super::validate::Pages;
-use super::{PageError, pte};
+use super::{PageError, PageType, pte};
 use crate::Hypervisor;
 use crate::hypercall::Cx;
-use crate::ids::GuestVirt;
+use crate::ids::{GuestVirt, Mfn};
 use crate::platform::Platform;
-use core::sync::atomic::Ordering::Acquire;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use xen_abi::xen::VMASST_TYPE_WRITABLE_PAGETABLES;
 
 /// How an emulated write ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,20 +22,48 @@ pub enum PtWrite {
     Differs(u64),
     /// Return to the guest and let it execute the instruction again: something has to be done before.
     Retry,
-    /// This address is no read-only mapping of one of the guest's tables: the fault is the guest's.
+    /// This is no live L1 table of the guest's, or no aligned part of an entry: the fault is the guest's.
     NotATable,
     /// The new entry was refused: the fault is the guest's.
     Refused,
 }
 
+/// A page that a guest maps for reading and may write to nevertheless, by way of emulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOnlyPage {
+    /// An L1 table.
+    Table(Mfn),
+    /// Device memory that the hypervisor drives: a privileged domain's writes there do nothing.
+    Device,
+}
+
 impl<P: Platform> Hypervisor<P> {
-    /// Writes `bytes` (1, 2, 4 or 8) bytes of `new` at `va`, which the calling vCPU maps read-only as `walk` says, into a
-    /// page-table entry. With `old` the write happens only if the bytes there are `old`.
+    /// What the calling vCPU's kernel maps at `va`, if it is such a page. For tables the guest must have asked for it
+    /// (`VMASST_TYPE_writable_pagetables`), unless it is privileged. A quick look: whether it is true any more is found out by
+    /// [`Hypervisor::emulate_pt_write`].
+    pub fn read_only_page(&self, cx: Cx<'_, P>, va: GuestVirt) -> Option<ReadOnlyPage> {
+        let walk = self.walk(Mfn(cx.vcpu.pv.guest_table.load(Relaxed)), va)?;
+        if walk.entry & (pte::PRESENT | pte::RW) != pte::PRESENT {
+            return None;
+        }
+        let (mfn, privileged) = (pte::frame_of(walk.entry), cx.domain.privileged);
+        match self.frame(mfn) {
+            Some(info) if info.type_word().page_type() == PageType::L1 => {
+                let asked = privileged || cx.domain.has_vm_assist(VMASST_TYPE_WRITABLE_PAGETABLES);
+                asked.then_some(ReadOnlyPage::Table(mfn))
+            }
+            Some(info) if !info.is_io() => None,
+            _ => (privileged && self.platform.mmio_reserved(mfn)).then_some(ReadOnlyPage::Device),
+        }
+    }
+
+    /// Writes `bytes` (1, 2, 4 or 8) bytes of `new` into an entry of the L1 table `table`, which the calling vCPU maps at `va` for
+    /// reading. With `old` the write happens only if the bytes there are `old`.
     pub fn emulate_pt_write(
         &self,
         cx: Cx<'_, P>,
+        table: Mfn,
         va: GuestVirt,
-        walk: &Walk,
         old: Option<u64>,
         new: u64,
         bytes: u32,
@@ -43,23 +72,24 @@ impl<P: Platform> Hypervisor<P> {
             return PtWrite::NotATable;
         }
         let domain = &**cx.domain;
-        if walk.entry & (pte::PRESENT | pte::RW) != pte::PRESENT {
+        let Ok(Some(t)) = self.lock_table_of(domain, table) else { return PtWrite::NotATable };
+        if t != PageType::L1 {
+            self.known_frame(table).unlock_table();
             return PtWrite::NotATable;
         }
-        let table = pte::frame_of(walk.entry);
-        let Ok(Some(t)) = self.lock_table_of(domain, table) else { return PtWrite::NotATable };
         let index = (va.0 & 0xfff) as usize / 8;
         let part = Part::new(va, bytes);
-        let now = self.platform.frame_words(table)[index].load(Acquire);
+        let slot = &self.platform.frame_words(table)[index & 511];
+        let now = slot.load(Acquire);
         let how = match old {
             Some(old) if part.of(now) != part.cut(old) => Err(part.of(now)),
-            Some(_) => Ok(Write::IfEqual(now)),
-            None => Ok(Write::Plain),
+            None if bytes == 8 => Ok(Write::Plain),
+            // The rest of the entry must not change meanwhile.
+            _ => Ok(Write::IfEqual(now)),
         };
-        let answer = how.map_err(UpdateError::Differs).and_then(|how| {
-            let place = (table, t, index);
-            self.update_entry(domain, &Pages::Of(domain), place, part.put(now, new), how)
-        });
+        let answer = how
+            .map_err(UpdateError::Differs)
+            .and_then(|how| self.update_l1(domain, &Pages::Of(domain), slot, part.put(now, new), how));
         self.known_frame(table).unlock_table();
         match answer {
             Ok(()) => PtWrite::Done,
@@ -69,7 +99,7 @@ impl<P: Platform> Hypervisor<P> {
             }
             Err(UpdateError::Page(_)) => PtWrite::Refused,
             // Whether the hardware changed another part of the entry meanwhile, the guest must not see.
-            Err(UpdateError::Differs(seen)) if old.is_some_and(|old| part.of(seen) == part.cut(old)) => {
+            Err(UpdateError::Differs(seen)) if old.is_none_or(|old| part.of(seen) == part.cut(old)) => {
                 PtWrite::Retry
             }
             Err(UpdateError::Differs(seen)) => PtWrite::Differs(part.of(seen)),

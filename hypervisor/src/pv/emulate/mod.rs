@@ -4,6 +4,7 @@
 //! Instructions are fetched through the guest's own mappings and decoded by `iced-x86`; the few two-byte ones that
 //! guests use often are recognised by their bytes. An instruction that is not promised stays a #GP.
 
+mod alu;
 mod cpuid;
 mod decode;
 mod msr;

@@ -1,155 +1,324 @@
 //! Guests that write their page tables by plain instructions.
+//!
+//! Level-1 tables are mapped read-only, so such a store faults, and is done here as if it were an `mmu_update`. Any instruction that
+//! stores up to 8 bytes, aligned to their size, is done; all others, and stores to anything else, are the guest's fault. The
+//! stores of the first domain to device memory that it may only look at are dropped.
 
 use super::decode::{address, decode, get, set, source};
-use super::{MAX_LENGTH, fetch};
+use super::{Emulated, MAX_LENGTH, alu, fetch};
+use crate::mm::uaccess::copy_from_guest;
 use crate::pv::Guest;
-use core::sync::atomic::Ordering;
-use hypervisor_core::ids::{GuestVirt, MachineAddr, Mfn};
-use hypervisor_core::page::{PageType, PtWrite, Walk};
+use hypervisor_core::ids::{GuestVirt, Mfn};
+use hypervisor_core::page::{PtWrite, ReadOnlyPage};
 use hypervisor_core::regs::Regs;
-use iced_x86::{Instruction, Mnemonic};
+use iced_x86::{ConditionCode, Instruction, Mnemonic, OpKind, Register};
 
-/// Frame number and offset 0 in a page-table entry.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-const ZERO_FLAG: u64 = 1 << 6;
+const CARRY: u64 = 1 << 0;
+const PARITY: u64 = 1 << 2;
+const ZERO: u64 = 1 << 6;
+const SIGN: u64 = 1 << 7;
+const DIRECTION: u64 = 1 << 10;
+const OVERFLOW: u64 = 1 << 11;
+const RESUME: u64 = 1 << 16;
 
-/// A write to a present read-only page faulted at `va`. Answers whether it was one to a page table, and done.
-pub fn page_table_write(guest: &Guest<'_>, regs: &mut Regs, va: GuestVirt) -> bool {
-    let Some(walk) = walk_to_table(guest, va) else { return false };
+/// A store to a present read-only page faulted at `va`.
+pub fn page_table_write(guest: &Guest<'_>, regs: &mut Regs, va: GuestVirt) -> Emulated {
+    let table = match guest.hv.read_only_page(guest.cx(), va) {
+        Some(ReadOnlyPage::Table(table)) => Some(table),
+        Some(ReadOnlyPage::Device) => None,
+        None => return Emulated::No,
+    };
     let mut bytes = [0; MAX_LENGTH];
     let len = fetch(regs, &mut bytes);
-    let Some(i) = decode(regs, &bytes[..len]) else { return false };
-    if address(regs, &i, 0) != Some(va.0) {
-        return false;
+    let bytes = &bytes[..len];
+    if let (Some(table), Some((value, length))) = (table, register_store(regs, bytes, va)) {
+        let ended = guest.hv.emulate_pt_write(guest.cx(), table, va, None, value, 8);
+        let next = regs.rip.wrapping_add(length);
+        return finish(regs, next, ended);
     }
-    match apply(guest, regs, &i, va, &walk) {
-        Some(PtWrite::Done | PtWrite::Differs(_)) => {
-            regs.rip = i.next_ip();
-            true
-        }
-        Some(PtWrite::Retry) => true,
-        _ => false,
+    let Some(i) = decode(regs, bytes) else { return Emulated::No };
+    let Some((at, size)) = destination(regs, &i) else { return Emulated::No };
+    if at != va.0 {
+        return Emulated::No;
     }
-}
-
-/// How the guest maps one of its level-1 tables here; only their entries may be written so. A quick look, which spares
-/// decoding for copy-on-write.
-fn walk_to_table(guest: &Guest<'_>, va: GuestVirt) -> Option<Walk> {
-    let root = Mfn(guest.vcpu.pv.guest_table.load(Ordering::Relaxed));
-    let walk = guest.hv.walk(root, va)?;
-    let info = guest.hv.frame(MachineAddr(walk.entry & ADDRESS).mfn())?;
-    (info.type_word().page_type() == PageType::L1).then_some(walk)
-}
-
-/// Does the write of one instruction. `None`: not one that is known to write page tables.
-fn apply(guest: &Guest<'_>, regs: &mut Regs, i: &Instruction, va: GuestVirt, walk: &Walk) -> Option<PtWrite> {
-    let size = u32::try_from(i.memory_size().size()).ok()?;
-    let write = |old, new| guest.hv.emulate_pt_write(guest.cx(), va, walk, old, new, size);
-    match i.mnemonic() {
-        Mnemonic::Mov | Mnemonic::Movnti => Some(write(None, source(regs, i, 1)?)),
-        Mnemonic::Stosq | Mnemonic::Stosd => stos(regs, i, write),
-        Mnemonic::Xchg => {
-            let (register, new) = (i.op1_register(), source(regs, i, 1)?);
-            exchange(va, size, |old| write(Some(old), new), |old| set(regs, register, old))
-        }
-        Mnemonic::Cmpxchg => {
-            let accumulator = if size == 8 { regs.rax } else { regs.rax & 0xffff_ffff };
-            let result = write(Some(accumulator), get(regs, i.op1_register())?);
-            match result {
-                PtWrite::Done => regs.rflags |= ZERO_FLAG,
-                PtWrite::Differs(now) => {
-                    regs.rflags &= !ZERO_FLAG;
-                    regs.rax = now;
-                }
-                _ => {}
-            }
-            Some(result)
-        }
-        Mnemonic::And | Mnemonic::Or | Mnemonic::Xor => {
-            let operand = source(regs, i, 1)?;
-            let compute = |old: u64| match i.mnemonic() {
-                Mnemonic::And => old & operand,
-                Mnemonic::Or => old | operand,
-                _ => old ^ operand,
-            };
-            let mut result = 0;
-            let done = exchange(
-                va,
-                size,
-                |old| write(Some(old), compute(old)),
-                |old| {
-                    result = compute(old);
-                    Some(())
-                },
-            );
-            set_logic_flags(regs, result, size);
-            done
-        }
-        Mnemonic::Btr | Mnemonic::Bts => {
-            let bit = source(regs, i, 1)? & u64::from(size * 8 - 1);
-            let set_bit = i.mnemonic() == Mnemonic::Bts;
-            let compute = |old: u64| if set_bit { old | 1 << bit } else { old & !(1 << bit) };
-            let mut was = 0;
-            let done = exchange(
-                va,
-                size,
-                |old| write(Some(old), compute(old)),
-                |old| {
-                    was = old >> bit & 1;
-                    Some(())
-                },
-            );
-            regs.rflags = regs.rflags & !1 | was;
-            done
-        }
-        _ => None,
+    let store = Store { guest, table, va, size };
+    match store.apply(regs, &i) {
+        Ok(ended) => finish(regs, i.next_ip(), ended),
+        Err(other) => other,
     }
 }
 
-/// `stos` without a repeat count, or one step of it.
-fn stos(regs: &mut Regs, i: &Instruction, write: impl Fn(Option<u64>, u64) -> PtWrite) -> Option<PtWrite> {
-    let result = write(None, regs.rax);
-    if result != PtWrite::Done {
-        return Some(result);
-    }
-    let size = i.memory_size().size() as u64;
-    regs.rdi = regs.rdi.wrapping_add(if regs.rflags & 1 << 10 != 0 { size.wrapping_neg() } else { size });
-    if i.has_rep_prefix() {
-        regs.rcx = regs.rcx.wrapping_sub(1);
-        if regs.rcx != 0 {
-            return Some(PtWrite::Retry);
+/// Steps over an instruction that was done.
+fn finish(regs: &mut Regs, next: u64, ended: PtWrite) -> Emulated {
+    match ended {
+        PtWrite::Done | PtWrite::Differs(_) => {
+            regs.rip = next;
+            regs.rflags &= !RESUME;
+            Emulated::Done
         }
+        PtWrite::Retry => Emulated::Done,
+        PtWrite::NotATable | PtWrite::Refused => Emulated::No,
     }
-    Some(PtWrite::Done)
 }
 
-/// Reads, computes and writes as one step: another CPU may change the entry meanwhile, then it starts anew.
-fn exchange(
+/// The store that kernels use most, `mov [register + displacement], register` of 8 bytes, recognised by its bytes: what it
+/// stores at `va`, and its length.
+fn register_store(regs: &Regs, bytes: &[u8], va: GuestVirt) -> Option<(u64, u64)> {
+    let &[rex, 0x89, modrm, ref rest @ ..] = bytes else { return None };
+    let (mode, base) = (modrm >> 6, modrm & 7);
+    // REX.W, without an index; base 4 would bring one, base 5 without displacement is relative to `rip`.
+    if rex & 0xfa != 0x48 || base == 4 || mode == 3 || mode == 0 && base == 5 {
+        return None;
+    }
+    let (displacement, length) = match mode {
+        0 => (0, 3),
+        1 => (i64::from(rest.first()?.cast_signed()), 4),
+        _ => (i64::from(i32::from_le_bytes(*rest.first_chunk()?)), 7),
+    };
+    let base = register(regs, base | (rex & 1) << 3);
+    let value = register(regs, modrm >> 3 & 7 | (rex & 4) << 1);
+    (base.wrapping_add_signed(displacement) == va.0).then_some((value, length))
+}
+
+/// A general register by the number that instructions give it.
+fn register(regs: &Regs, number: u8) -> u64 {
+    match number & 15 {
+        0 => regs.rax,
+        1 => regs.rcx,
+        2 => regs.rdx,
+        3 => regs.rbx,
+        4 => regs.rsp,
+        5 => regs.rbp,
+        6 => regs.rsi,
+        7 => regs.rdi,
+        8 => regs.r8,
+        9 => regs.r9,
+        10 => regs.r10,
+        11 => regs.r11,
+        12 => regs.r12,
+        13 => regs.r13,
+        14 => regs.r14,
+        _ => regs.r15,
+    }
+}
+
+/// Where an instruction stores, and how many bytes.
+fn destination(regs: &Regs, i: &Instruction) -> Option<(u64, u32)> {
+    if i.mnemonic() == Mnemonic::Push {
+        let size = i.stack_pointer_increment().unsigned_abs();
+        return Some((regs.rsp.wrapping_sub(u64::from(size)), size));
+    }
+    let size = u32::try_from(i.memory_size().size()).ok().filter(|size| matches!(size, 1 | 2 | 4 | 8))?;
+    let mut at = address(regs, i, 0)?;
+    let bits = matches!(i.mnemonic(), Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
+    if bits && i.op1_kind() == OpKind::Register {
+        // A bit's number in a register may lie beyond the operand, on either side: it is in another word then.
+        let unused = 64 - size * 8;
+        let number = (get(regs, i.op1_register())? << unused).cast_signed() >> unused;
+        at = at.wrapping_add_signed((number >> (3 + size.ilog2())) * i64::from(size));
+    }
+    Some((at, size))
+}
+
+/// A store that is to be done.
+struct Store<'a> {
+    guest: &'a Guest<'a>,
+    /// The table; `None`: read-only device memory, where stores do nothing.
+    table: Option<Mfn>,
     va: GuestVirt,
+    /// Bytes: 1, 2, 4 or 8.
     size: u32,
-    write: impl Fn(u64) -> PtWrite,
-    done: impl FnOnce(u64) -> Option<()>,
-) -> Option<PtWrite> {
-    let mut bytes = [0u8; 8];
-    crate::mm::uaccess::copy_from_guest(bytes.get_mut(..size as usize)?, va).ok()?;
-    let mut old = u64::from_le_bytes(bytes);
-    loop {
-        match write(old) {
-            PtWrite::Differs(now) if now != old => old = now,
-            PtWrite::Done => {
-                done(old)?;
-                return Some(PtWrite::Done);
-            }
-            other => return Some(other),
+}
+
+impl Store<'_> {
+    /// Writes, if what is there is `old`.
+    fn write(&self, old: Option<u64>, new: u64) -> PtWrite {
+        let Some(table) = self.table else {
+            let aligned = self.va.0.is_multiple_of(u64::from(self.size));
+            return if aligned && old.is_none() { PtWrite::Done } else { PtWrite::Refused };
+        };
+        self.guest.hv.emulate_pt_write(self.guest.cx(), table, self.va, old, new, self.size)
+    }
+
+    fn read(&self) -> Result<u64, Emulated> {
+        if self.table.is_none() {
+            return Err(Emulated::No);
         }
+        read(self.va, self.size)
+    }
+
+    /// Replaces what is there by what `compute` makes of it. Where something else gets there first the guest executes the
+    /// instruction again.
+    fn update(&self, compute: impl FnOnce(u64) -> Option<u64>) -> Result<PtWrite, Emulated> {
+        let old = self.read()?;
+        let new = compute(old).ok_or(Emulated::No)?;
+        match self.write(Some(old), new) {
+            PtWrite::Differs(_) => Ok(PtWrite::Retry),
+            other => Ok(other),
+        }
+    }
+
+    /// Does the store of an instruction, and what else it does to registers and flags.
+    fn apply(&self, regs: &mut Regs, i: &Instruction) -> Result<PtWrite, Emulated> {
+        let operand = |regs: &Regs, n| source(regs, i, n).ok_or(Emulated::No);
+        match i.mnemonic() {
+            Mnemonic::Mov | Mnemonic::Movnti => Ok(self.write(None, operand(regs, 1)?)),
+            Mnemonic::Movbe => Ok(self.write(None, operand(regs, 1)?.swap_bytes() >> (64 - self.size * 8))),
+            Mnemonic::Push => {
+                let ended = self.write(None, operand(regs, 0)?);
+                if ended == PtWrite::Done {
+                    regs.rsp = self.va.0;
+                }
+                Ok(ended)
+            }
+            Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => {
+                self.string(regs, i, regs.rax, false)
+            }
+            Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq => {
+                let from = GuestVirt(address(regs, i, 1).ok_or(Emulated::No)?);
+                self.string(regs, i, read(from, self.size)?, true)
+            }
+            Mnemonic::Cmpxchg => self.compare_exchange(regs, i),
+            Mnemonic::Cmpxchg8b => Ok(self.compare_exchange_pair(regs)),
+            Mnemonic::Xchg | Mnemonic::Xadd => self.exchange(regs, i),
+            _ if i.op_count() == 1 && i.condition_code() != ConditionCode::None => {
+                Ok(self.write(None, u64::from(holds(i.condition_code(), regs.rflags))))
+            }
+            _ => self.arithmetic(regs, i),
+        }
+    }
+
+    fn arithmetic(&self, regs: &mut Regs, i: &Instruction) -> Result<PtWrite, Emulated> {
+        let operand = |n: u32| if i.op_count() > n { source(regs, i, n) } else { Some(0) };
+        let (second, third) = (operand(1).ok_or(Emulated::No)?, operand(2).ok_or(Emulated::No)?);
+        let count = if i.op_count() > 2 { third } else { second };
+        let operands = alu::Operands { size: self.size, second, count: (count & 0xff) as u8 };
+        let mut flags = regs.rflags;
+        let ended = self.update(|old| {
+            let (new, after) = alu::compute(i.mnemonic(), old, operands, regs.rflags)?;
+            flags = after;
+            Some(new)
+        })?;
+        if ended == PtWrite::Done {
+            regs.rflags = flags;
+        }
+        Ok(ended)
+    }
+
+    /// `xchg` and `xadd`: the register gets what was there.
+    fn exchange(&self, regs: &mut Regs, i: &Instruction) -> Result<PtWrite, Emulated> {
+        let register = i.op1_register();
+        let second = get(regs, register).ok_or(Emulated::No)?;
+        let (mut before, mut flags) = (0, regs.rflags);
+        let ended = self.update(|old| {
+            before = old;
+            if i.mnemonic() == Mnemonic::Xchg {
+                return Some(second);
+            }
+            let operands = alu::Operands { size: self.size, second, count: 0 };
+            let (sum, after) = alu::compute(Mnemonic::Xadd, old, operands, regs.rflags)?;
+            flags = after;
+            Some(sum)
+        })?;
+        if ended == PtWrite::Done {
+            regs.rflags = flags;
+            set(regs, register, before);
+        }
+        Ok(ended)
+    }
+
+    fn compare_exchange(&self, regs: &mut Regs, i: &Instruction) -> Result<PtWrite, Emulated> {
+        let accumulator = match self.size {
+            1 => Register::AL,
+            2 => Register::AX,
+            4 => Register::EAX,
+            _ => Register::RAX,
+        };
+        let (Some(old), Some(new)) = (get(regs, accumulator), get(regs, i.op1_register())) else {
+            return Err(Emulated::No);
+        };
+        let ended = self.write(Some(old), new);
+        let seen = match ended {
+            PtWrite::Done => old,
+            PtWrite::Differs(now) => {
+                set(regs, accumulator, now);
+                now
+            }
+            _ => return Ok(ended),
+        };
+        regs.rflags = alu::compare(old, seen, self.size, regs.rflags);
+        Ok(ended)
+    }
+
+    /// `cmpxchg8b`: edx:eax against ecx:ebx.
+    fn compare_exchange_pair(&self, regs: &mut Regs) -> PtWrite {
+        let pair = |high: u64, low: u64| high << 32 | low & 0xffff_ffff;
+        let ended = self.write(Some(pair(regs.rdx, regs.rax)), pair(regs.rcx, regs.rbx));
+        match ended {
+            PtWrite::Done => regs.rflags |= ZERO,
+            PtWrite::Differs(now) => {
+                regs.rflags &= !ZERO;
+                (regs.rax, regs.rdx) = (now & 0xffff_ffff, now >> 32);
+            }
+            _ => {}
+        }
+        ended
+    }
+
+    /// One step of a string instruction, which goes on in the guest where there are more.
+    fn string(&self, regs: &mut Regs, i: &Instruction, value: u64, moves: bool) -> Result<PtWrite, Emulated> {
+        if i.op0_kind() != OpKind::MemoryESRDI || moves && i.op1_kind() != OpKind::MemorySegRSI {
+            return Err(Emulated::No);
+        }
+        let ended = self.write(None, value);
+        if ended != PtWrite::Done {
+            return Ok(ended);
+        }
+        let size = u64::from(self.size);
+        let step = if regs.rflags & DIRECTION != 0 { size.wrapping_neg() } else { size };
+        regs.rdi = regs.rdi.wrapping_add(step);
+        if moves {
+            regs.rsi = regs.rsi.wrapping_add(step);
+        }
+        if i.has_rep_prefix() || i.has_repne_prefix() {
+            regs.rcx = regs.rcx.wrapping_sub(1);
+            if regs.rcx != 0 {
+                return Ok(PtWrite::Retry);
+            }
+        }
+        Ok(ended)
     }
 }
 
-/// Flags of a logical operation (SDM Vol. 1, 7.3.4): CF and OF clear, ZF, SF and PF by the result.
-fn set_logic_flags(regs: &mut Regs, result: u64, size: u32) {
-    let sign = result >> (size * 8 - 1) & 1;
-    let parity = u64::from((result & 0xff).count_ones().is_multiple_of(2));
-    let zero = u64::from(result == 0);
-    regs.rflags =
-        regs.rflags & !(1 | 1 << 2 | 1 << 6 | 1 << 7 | 1 << 11) | parity << 2 | zero << 6 | sign << 7;
+/// Reads an operand of the guest's; where that is not possible it is a page fault of its own.
+fn read(at: GuestVirt, size: u32) -> Result<u64, Emulated> {
+    let mut bytes = [0u8; 8];
+    let part = bytes.get_mut(..size as usize).ok_or(Emulated::No)?;
+    copy_from_guest(part, at).map_err(|_| Emulated::PageFault(at, 0))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Whether a condition holds (SDM Vol. 1, appendix B).
+fn holds(condition: ConditionCode, rflags: u64) -> bool {
+    let set = |flags: u64| rflags & flags != 0;
+    let less = set(SIGN) != set(OVERFLOW);
+    match condition {
+        ConditionCode::o => set(OVERFLOW),
+        ConditionCode::no => !set(OVERFLOW),
+        ConditionCode::b => set(CARRY),
+        ConditionCode::ae => !set(CARRY),
+        ConditionCode::e => set(ZERO),
+        ConditionCode::ne => !set(ZERO),
+        ConditionCode::be => set(CARRY | ZERO),
+        ConditionCode::a => !set(CARRY | ZERO),
+        ConditionCode::s => set(SIGN),
+        ConditionCode::ns => !set(SIGN),
+        ConditionCode::p => set(PARITY),
+        ConditionCode::np => !set(PARITY),
+        ConditionCode::l => less,
+        ConditionCode::ge => !less,
+        ConditionCode::le => less || set(ZERO),
+        ConditionCode::g => !less && !set(ZERO),
+        ConditionCode::None => false,
+    }
 }

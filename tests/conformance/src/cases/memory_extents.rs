@@ -81,8 +81,8 @@ fn with_room(env: &Env, pages: usize, then: impl FnOnce() -> Outcome) -> Outcome
         *frame = env.page(n).pfn().0;
     }
     let got = change(XENMEM_POPULATE_PHYSMAP, &mut list[..pages], 0, 0);
-    for n in 0..pages {
-        env.page(n).adopt(Mfn(list[n]));
+    for (n, frame) in list.into_iter().enumerate().take(pages) {
+        env.page(n).adopt(Mfn(frame));
     }
     outcome?;
     same("populate", got, Ok(pages as u64))?;

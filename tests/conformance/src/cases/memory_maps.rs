@@ -19,7 +19,8 @@ fn map_of(buffer: u64, entries: u32) -> XenMemoryMap {
 }
 
 fn set_map(domid: u16, buffer: u64, entries: u32) -> Ret {
-    let mut arg = XenForeignMemoryMap { domid, map: map_of(buffer, entries), ..XenForeignMemoryMap::default() };
+    let mut arg =
+        XenForeignMemoryMap { domid, map: map_of(buffer, entries), ..XenForeignMemoryMap::default() };
     op(nr::MEMORY_OP, XENMEM_SET_MEMORY_MAP, &mut arg)
 }
 

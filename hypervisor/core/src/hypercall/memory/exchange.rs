@@ -50,23 +50,14 @@ fn run<P: Platform>(cx: Cx<'_, P>, arg: u64, request: &mut XenMemoryExchange) ->
     // Before anything is taken: where the lists go on must be the guest's. (XSA-29, XSA-212)
     let go_on = |list: GuestPtr<u64>, at: u64| list.at(at).is_ok_and(GuestPtr::is_plausible);
     let done = request.nr_exchanged;
-    if !go_on(from.extent_start.into(), done)
-        || !go_on(to.extent_start.into(), done >> in_order << out_order)
+    if !go_on(from.extent_start.into(), done) || !go_on(to.extent_start.into(), done >> in_order << out_order)
     {
         return Err(Errno::EFAULT);
     }
     let place = Placement::of_exchange(cx, to.mem_flags)?;
     let who = Who::find(cx, from.domid)?;
     who.controlled_by(cx)?;
-    let chunks = Chunks {
-        cx,
-        who,
-        from,
-        to,
-        place,
-        in_order,
-        out_order,
-    };
+    let chunks = Chunks { cx, who, from, to, place, in_order, out_order };
     let first = request.nr_exchanged >> chunks.in_order;
     for i in first..from.nr_extents >> chunks.in_order {
         request.nr_exchanged = i << chunks.in_order;

@@ -89,7 +89,9 @@ fn serve_own<P: Platform>(cx: Cx<'_, P>, op: &MmuextOp) -> Result<(), Stop> {
         MMUEXT_TLB_FLUSH_ALL => hv.flush_tlb_all(&domain.dirty_cpus.load()),
         MMUEXT_INVLPG_ALL => flush_page(cx, &domain.dirty_cpus.load(), op.arg1),
         MMUEXT_FLUSH_CACHE if !hv.may_flush_caches(domain) => return Err(Stop::Refused(Errno::EACCES)),
-        MMUEXT_FLUSH_CACHE_GLOBAL if !hv.may_flush_caches(domain) => return Err(Stop::Refused(Errno::EINVAL)),
+        MMUEXT_FLUSH_CACHE_GLOBAL if !hv.may_flush_caches(domain) => {
+            return Err(Stop::Refused(Errno::EINVAL));
+        }
         MMUEXT_FLUSH_CACHE => hv.platform.flush_caches(&here(cx)),
         MMUEXT_FLUSH_CACHE_GLOBAL => hv.platform.flush_caches(&hv.platform.online_cpus()),
         MMUEXT_SET_LDT => {

@@ -2,6 +2,7 @@
 
 mod control;
 mod machine;
+mod memory;
 mod vcpu;
 
 use super::*;

@@ -162,10 +162,12 @@ impl Guest {
     }
 
     fn emulate(&self, va: u64, old: Option<u64>, new: u64, bytes: u32) -> super::PtWrite {
-        let (cx, va) = (self.cx(), GuestVirt(va));
-        let root = Mfn(cx.vcpu.pv.guest_table.load(core::sync::atomic::Ordering::Relaxed));
-        let Some(walk) = self.hv.walk(root, va) else { return super::PtWrite::NotATable };
-        self.hv.emulate_pt_write(cx, va, &walk, old, new, bytes)
+        match self.hv.read_only_page(self.cx(), GuestVirt(va)) {
+            Some(super::ReadOnlyPage::Table(table)) => {
+                self.hv.emulate_pt_write(self.cx(), table, GuestVirt(va), old, new, bytes)
+            }
+            _ => super::PtWrite::NotATable,
+        }
     }
 }
 
