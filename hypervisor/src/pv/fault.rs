@@ -82,10 +82,10 @@ fn page_fault(guest: &Guest<'_>, regs: &mut Regs, code: u32) {
             }
         }
     } else if code & (PF_PRESENT | PF_WRITE | PF_RESERVED) == PF_PRESENT | PF_WRITE && guest.in_kernel() {
-        match emulate::page_table_write(guest, regs, GuestVirt(address)) {
-            Emulated::Done => return,
-            Emulated::PageFault(other, code) => return deliver_page_fault(guest, regs, other.0, code),
-            Emulated::No => {}
+        let rip = regs.rip;
+        let outcome = emulate::page_table_write(guest, regs, GuestVirt(address));
+        if emulated(guest, regs, outcome, rip) {
+            return;
         }
     }
     deliver_page_fault(guest, regs, address, code);

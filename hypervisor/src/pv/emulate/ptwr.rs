@@ -5,7 +5,7 @@
 //! stores of the first domain to device memory that it may only look at are dropped.
 
 use super::decode::{address, decode, get, set, source};
-use super::{Emulated, MAX_LENGTH, alu, fetch};
+use super::{Emulated, MAX_LENGTH, alu, fetch, step_over};
 use crate::mm::uaccess::copy_from_guest;
 use crate::pv::Guest;
 use hypervisor_core::ids::{GuestVirt, Mfn};
@@ -19,7 +19,6 @@ const ZERO: u64 = 1 << 6;
 const SIGN: u64 = 1 << 7;
 const DIRECTION: u64 = 1 << 10;
 const OVERFLOW: u64 = 1 << 11;
-const RESUME: u64 = 1 << 16;
 
 /// A store to a present read-only page faulted at `va`.
 pub fn page_table_write(guest: &Guest<'_>, regs: &mut Regs, va: GuestVirt) -> Emulated {
@@ -52,8 +51,8 @@ pub fn page_table_write(guest: &Guest<'_>, regs: &mut Regs, va: GuestVirt) -> Em
 fn finish(regs: &mut Regs, next: u64, ended: PtWrite) -> Emulated {
     match ended {
         PtWrite::Done | PtWrite::Differs(_) => {
-            regs.rip = next;
-            regs.rflags &= !RESUME;
+            let length = next.wrapping_sub(regs.rip);
+            step_over(regs, length);
             Emulated::Done
         }
         PtWrite::Retry => Emulated::Done,
