@@ -5,6 +5,7 @@ use crate::dev::{clock, ioapic, irq, pci, power, serial};
 use crate::mm::{self, layout, tables, uaccess};
 use crate::pv;
 use crate::pv::state::VcpuArch;
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::Hypervisor;
 use hypervisor_core::cpumask::CpuMask;
