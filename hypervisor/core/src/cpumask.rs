@@ -72,21 +72,18 @@ impl CpuMask {
 
     /// The CPUs in ascending order. Costs a step for each CPU of the set and one for each word of it.
     pub fn iter(&self) -> impl Iterator<Item = CpuId> + use<> {
-        (0u32..).step_by(64).zip(self.0).flat_map(|(base, word)| Bits(word).map(move |bit| CpuId(base + bit)))
-    }
-}
-
-/// The numbers of the set bits of a word, ascending.
-struct Bits(u64);
-
-impl Iterator for Bits {
-    type Item = u32;
-
-    fn next(&mut self) -> Option<u32> {
-        let bit = self.0.trailing_zeros();
-        // Takes the lowest set bit away; zero stays zero.
-        self.0 &= self.0.wrapping_sub(1);
-        (bit < u64::BITS).then_some(bit)
+        let (mut words, mut at) = (self.0, 0);
+        core::iter::from_fn(move || {
+            loop {
+                let word = words.get_mut(at)?;
+                if *word != 0 {
+                    let bit = word.trailing_zeros();
+                    *word &= *word - 1;
+                    return Some(CpuId(at as u32 * 64 + bit));
+                }
+                at += 1;
+            }
+        })
     }
 }
 

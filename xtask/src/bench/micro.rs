@@ -64,7 +64,7 @@ const ROWS: [(&str, &str, f64); 41] = [
     ("vcpu_switch", "vCPU switch by yield", GOAL),
     ("ipi_same_cpu", "event to a vCPU of this CPU and back", GOAL),
     ("ipi_two_cpus", "event to a vCPU of another CPU and back", GOAL),
-    ("domain_create", "domain created: a vCPU, 32 pages", GOAL),
+    ("domain_create", "domain created: a vCPU, 4 MiB", GOAL),
     ("domain_destroy", "that domain destroyed", GOAL),
 ];
 

@@ -1,5 +1,8 @@
 //! Another domain, by the control interface: made with a vCPU and some memory, and destroyed before it ever runs.
 
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use guest_pv_lib::Errno;
 use xen_abi::GuestHandle;
 use xen_abi::domctl::*;
@@ -18,8 +21,11 @@ pub const ROWS: &[Row] = &[
     ("domain_destroy", |_| create_and_destroy().map(|(_, destroy)| destroy)),
 ];
 
-/// Pages of the domain.
-const PAGES: usize = 32;
+/// Pages of the domain: 4 MiB.
+const PAGES: usize = 1024;
+
+/// Their guest frame numbers, and what the hypervisor writes over them.
+static FRAMES: [AtomicU64; PAGES] = [const { AtomicU64::new(0) }; PAGES];
 
 /// `domctl`: the payload goes in, and what the hypervisor left in its place comes out; answers the domain's identifier.
 fn domctl<T: IntoBytes + FromBytes + Immutable>(
@@ -49,9 +55,11 @@ fn create() -> Result<u16, Errno> {
     let id = domctl(XEN_DOMCTL_CREATEDOMAIN, 0, &mut config)?;
     domctl(XEN_DOMCTL_MAX_VCPUS, id, &mut XenDomctlMaxVcpus { max: 1 })?;
     domctl(XEN_DOMCTL_MAX_MEM, id, &mut XenDomctlMaxMem { max_memkb: 4 * (PAGES as u64 + 8) })?;
-    let mut frames: [u64; PAGES] = core::array::from_fn(|page| page as u64);
+    for (page, frame) in (0..).zip(&FRAMES) {
+        frame.store(page, Relaxed);
+    }
     let mut arg = XenMemoryReservation {
-        extent_start: GuestHandle::from(frames.as_mut_ptr() as u64),
+        extent_start: GuestHandle::from(&raw const FRAMES as u64),
         nr_extents: PAGES as u64,
         domid: id,
         ..XenMemoryReservation::default()
@@ -74,7 +82,7 @@ fn destroy(id: u16) -> Result<(), Errno> {
 fn create_and_destroy() -> Result<(u64, u64), Missing> {
     let first = need("createdomain", create())?;
     need("destroydomain", destroy(first))?;
-    let domain = core::cell::Cell::new(Ok(0));
+    let domain = Cell::new(Ok(0));
     let counts = ticks_of_pair(
         || domain.set(create()),
         || domain.set(domain.get().and_then(|id| destroy(id).map(|()| id))),
