@@ -8,6 +8,11 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::Mutex;
 use xen_abi::memory::E820Entry;
 
+/// Frames of a part of memory: 2 MiB.
+const PART: u64 = 512;
+/// Words of bits for such parts: 8 GiB have a bit for each part, beyond that several parts share one.
+const PART_WORDS: usize = 64;
+
 /// The page account of a domain. Frames of the hypervisor that are merely shared with the domain do not count.
 #[derive(Debug)]
 pub struct Reservation {
@@ -18,6 +23,8 @@ pub struct Reservation {
     end: AtomicU64,
     /// Frames that are set aside for the domain beyond those that it has: changed by the allocator, under its lock.
     pub(crate) claim: AtomicU64,
+    /// Parts of memory that they are in: part `n` is bit `n` modulo the number of bits.
+    parts: [AtomicU64; PART_WORDS],
     /// First of the tables that wait to be given up (an mfn), 0 for none: see `page::doomed`.
     pub(crate) doomed: Mutex<u32>,
     /// Whether tables are on `doomed` or being given up, to be read without a lock.
@@ -41,6 +48,7 @@ impl Reservation {
             lowest: AtomicU64::new(u64::MAX),
             end: AtomicU64::new(0),
             claim: AtomicU64::new(0),
+            parts: [const { AtomicU64::new(0) }; PART_WORDS],
             doomed: Mutex::new(0),
             any_doomed: AtomicBool::new(false),
             giving_up: Mutex::new(()),
@@ -91,6 +99,23 @@ impl Reservation {
         if first.0 + count > self.end.load(Ordering::Relaxed) {
             self.end.fetch_max(first.0 + count, Ordering::Relaxed);
         }
+        for part in first.0 / PART..(first.0 + count).div_ceil(PART) {
+            let (word, bit) = self.part(part);
+            if word.load(Ordering::Relaxed) & bit == 0 {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn part(&self, part: u64) -> (&AtomicU64, u64) {
+        (&self.parts[(part / 64) as usize % PART_WORDS], 1 << (part % 64))
+    }
+
+    /// Whether a frame of the part of memory that `frame` is in may ever have been the domain's, and where that part ends.
+    pub(crate) fn had_any_near(&self, frame: u64) -> (bool, u64) {
+        let part = frame / PART;
+        let (word, bit) = self.part(part);
+        (word.load(Ordering::Relaxed) & bit != 0, (part + 1) * PART)
     }
 
     /// A range that all frames that the domain ever owned are in.
@@ -107,5 +132,25 @@ impl Reservation {
     #[inline]
     pub(crate) fn has_doomed(&self) -> bool {
         self.any_doomed.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_with_frames_are_known() {
+        let pages = Reservation::new(1 << 20);
+        pages.note_frames(Mfn(5 * PART - 1), 2);
+        pages.note_frames(Mfn(100 * PART), 1);
+        let near = |frame| pages.had_any_near(frame);
+        assert_eq!(near(4 * PART), (true, 5 * PART));
+        assert_eq!(near(5 * PART + 7), (true, 6 * PART));
+        assert_eq!(near(6 * PART), (false, 7 * PART));
+        assert_eq!(near(100 * PART + PART - 1), (true, 101 * PART));
+        // Parts that share a bit are looked at for nothing, never the other way round.
+        let shared = PART_WORDS as u64 * 64 * PART;
+        assert!(near(shared + 4 * PART).0);
     }
 }

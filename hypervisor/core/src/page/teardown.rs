@@ -1,6 +1,6 @@
 //! Taking everything away from a domain that is being destroyed.
 //!
-//! There is no list of a domain's frames: 16 bytes a frame leave no room for links. The teardown looks through the part of the
+//! There is no list of a domain's frames: 16 bytes a frame leave no room for links. The teardown looks through the parts of the
 //! frame table that they are in instead, three times, and remembers where it is when it has to stop: first it takes all pins away, then it
 //! dooms tables that were left partly checked, then it gives up the domain's own reference to each frame. Frames that
 //! another domain still maps stay, and stay in the reservation's count, until that one lets go of them.
@@ -49,8 +49,10 @@ impl<P: Platform> Hypervisor<P> {
         while stage <= 3 {
             *progress = Teardown { stage, next };
             self.work_off_doomed(domain)?;
-            let end = next.saturating_add(BURST).min(all.end);
-            for mfn in (next..end).map(Mfn) {
+            let (any, part_end) = domain.pages.had_any_near(next);
+            let end = if any { next.saturating_add(BURST).min(part_end) } else { part_end }.min(all.end);
+            // Of a part without any, none is looked at.
+            for mfn in (if any { next } else { end }..end).map(Mfn) {
                 let info = self.known_frame(mfn);
                 if info.count().refs() != 0 && info.count().owner() == domain.id {
                     self.release_frame(domain, mfn, info, stage);
