@@ -115,7 +115,7 @@ impl Reservation {
     pub(crate) fn had_any_near(&self, frame: u64) -> (bool, u64) {
         let part = frame / PART;
         let (word, bit) = self.part(part);
-        (word.load(Ordering::Relaxed) & bit != 0, (part + 1) * PART)
+        (word.load(Ordering::Relaxed) & bit != 0, (part + 1).saturating_mul(PART))
     }
 
     /// A range that all frames that the domain ever owned are in.
