@@ -21,6 +21,8 @@
 //! [`hypercall_arg_type!`](crate::hypercall_arg_type) turns the tokens into a Rust type. The hypervisor ignores
 //! the bits of a register above the width of its argument.
 //!
+//! What many of them do depends on a command in their first argument: [`commands`] lists those.
+//!
 //! ```
 //! macro_rules! names {
 //!     ($($(#[$doc:meta])* $const:ident = $nr:literal, $name:ident($($arg:ident : $ty:ident $(($($of:tt)*))?),*),
@@ -29,6 +31,8 @@
 //! let names = xen_abi::for_each_hypercall!(names);
 //! assert_eq!(names[1], "mmu_update");
 //! ```
+
+pub mod commands;
 
 /// Calls a macro, given by its path, with all rows of the table; see [the module](crate::hypercall).
 #[macro_export]

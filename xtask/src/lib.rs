@@ -7,6 +7,7 @@ pub mod bench;
 pub mod bochs;
 pub mod build;
 pub mod conformance;
+pub mod coverage;
 pub mod cpio;
 pub mod debian;
 pub mod domains;

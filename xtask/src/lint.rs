@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::progress::Step;
 use crate::setup::Need;
-use crate::{process, project, setup};
+use crate::{coverage, process, project, setup};
 
 mod orphans;
 mod rules;
@@ -69,9 +69,10 @@ type Check = fn(&Step) -> Result<()>;
 
 /// The checks by name, in the order of their cost.
 #[must_use]
-pub fn checks() -> [(&'static str, Check); 4] {
+pub fn checks() -> [(&'static str, Check); 5] {
     [
         ("repository rules", repository),
+        ("ABI coverage", coverage::check),
         ("cargo fmt", fmt),
         ("clippy", clippy),
         ("clippy, bare metal", clippy_bare),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::setup::Need;
-use xtask::{bench, build, conformance, fuzz, image, lint, new_test, run, setup, test};
+use xtask::{bench, build, conformance, coverage, fuzz, image, lint, new_test, run, setup, test};
 
 /// Builds, runs, tests and measures Paravane. Every command installs what it lacks.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ enum Task {
     Test(test::Options),
     /// Run the conformance cases on hypervisors side by side
     Conformance(conformance::Options),
+    /// Write docs/abi-coverage.md: what each hypercall answers, and the cases that show it
+    Coverage,
     /// Check formatting, clippy and the repository's own rules
     Lint,
     /// Make a bootable GRUB ISO for real machines
@@ -59,6 +61,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Run(options) => run::run(options),
         Task::Test(options) => test::run(options),
         Task::Conformance(options) => conformance::run(options),
+        Task::Coverage => coverage::run(),
         Task::Lint => lint::run(),
         Task::Image(options) => image::run(options),
         Task::Bench(options) => bench::run(options),

@@ -1,5 +1,6 @@
 //! Host tests of dispatch, of guest pointers, and of the adapters that have no subsystem of their own.
 
+mod answers;
 mod control;
 mod machine;
 mod memory;
