@@ -7,7 +7,7 @@
 use guest_pv_lib::Errno;
 use guest_pv_lib::hypercall::{check, raw};
 use xen_abi::hypercall::nr;
-use xen_abi::xen::{DOMID_SELF, MmuUpdate, MmuextOp};
+use xen_abi::xen::{DOMID_SELF, MMU_NORMAL_PT_UPDATE, MmuUpdate, MmuextOp};
 
 /// What a hypercall says.
 pub type Ret = Result<u64, Errno>;
@@ -69,7 +69,7 @@ pub fn va_mapping(virt: u64, entry: u64, flags: u64) -> Ret {
 
 /// `mmu_update` of one entry in the domain's own tables.
 pub fn mmu(ptr: u64, val: u64) -> Ret {
-    mmu_batch(&[MmuUpdate { ptr, val }], u32::from(DOMID_SELF)).0
+    mmu_batch(&[MmuUpdate { ptr: ptr | MMU_NORMAL_PT_UPDATE, val }], u32::from(DOMID_SELF)).0
 }
 
 /// `mmu_update`, with the number of requests that the hypervisor says were done.
