@@ -53,6 +53,8 @@ bitflags! {
         const CONSOLE = 1 << 3;
         /// Another CPU waits for this one to have nothing in progress: see [`Platform::begin_grace`].
         const QUIESCE = 1 << 4;
+        /// An NMI waits for the vCPU that runs here.
+        const NMI = 1 << 5;
     }
 }
 

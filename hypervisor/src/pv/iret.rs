@@ -4,10 +4,12 @@ use super::bounce::{UPCALL_MASK, UPCALL_MASK_SET};
 use super::switch::toggle_mode;
 use super::{Guest, crash};
 use crate::cpu::descriptors::{GUEST_CS32, GUEST_CS64, GUEST_SS};
+use crate::cpu::percpu::this_cpu;
 use crate::mm::uaccess::copy_from_guest;
 use core::sync::atomic::Ordering;
 use hypervisor_core::domain::VcpuFlags;
 use hypervisor_core::ids::GuestVirt;
+use hypervisor_core::platform::Work;
 use hypervisor_core::regs::{Regs, VECTOR_SYSCALL};
 use xen_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL;
 
@@ -63,5 +65,8 @@ pub fn iret(guest: &Guest<'_>, regs: &mut Regs) {
     } else if guest.info.load(Ordering::Relaxed) & UPCALL_MASK == 0 {
         guest.info.fetch_or(UPCALL_MASK_SET, Ordering::SeqCst);
     }
-    pv.set_flags(VcpuFlags::NMI_ACTIVE, false);
+    if pv.has_flags(VcpuFlags::NMI_ACTIVE) {
+        pv.set_flags(VcpuFlags::NMI_ACTIVE, false);
+        this_cpu().work.fetch_or(Work::NMI.bits(), Ordering::Relaxed);
+    }
 }

@@ -161,10 +161,11 @@ extern "sysv64" fn exit_work(regs: &mut Regs) -> bool {
         interrupts::enable();
         switch::do_work(hv());
         interrupts::disable();
+        deliver_nmi(&Guest::current(this), regs);
         return true;
     }
     let guest = Guest::current(this);
-    deliver_nmi(&guest, regs) || deliver_upcall(&guest, regs)
+    deliver_upcall(&guest, regs)
 }
 
 fn deliver_upcall(guest: &Guest<'_>, regs: &mut Regs) -> bool {
@@ -177,19 +178,18 @@ fn deliver_upcall(guest: &Guest<'_>, regs: &mut Regs) -> bool {
     true
 }
 
-fn deliver_nmi(guest: &Guest<'_>, regs: &mut Regs) -> bool {
+/// Whoever makes an NMI pending, or ends the handling of one, raises [`Work::NMI`] for it. Without a handler it is lost.
+fn deliver_nmi(guest: &Guest<'_>, regs: &mut Regs) {
     const NMI: u8 = 2;
     let pv = &guest.vcpu.pv;
     if !pv.has_flags(VcpuFlags::NMI_PENDING) || pv.has_flags(VcpuFlags::NMI_ACTIVE) {
-        return false;
+        return;
     }
     pv.set_flags(VcpuFlags::NMI_PENDING, false);
-    if pv.traps[usize::from(NMI)].address.load(Ordering::Relaxed) == 0 {
-        return true;
+    if pv.traps[usize::from(NMI)].address.load(Ordering::Relaxed) != 0 {
+        pv.set_flags(VcpuFlags::NMI_ACTIVE, true);
+        guest.exception(regs, NMI, None);
     }
-    pv.set_flags(VcpuFlags::NMI_ACTIVE, true);
-    guest.exception(regs, NMI, None);
-    true
 }
 
 /// Prints what runs on this CPU, if it is a vCPU of `domain`.

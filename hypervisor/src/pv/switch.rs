@@ -192,6 +192,9 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>) {
     if !kept {
         load(&next.domain, next.vcpu());
     }
+    if next.vcpu().pv.has_flags(VcpuFlags::NMI_PENDING) {
+        this.work.fetch_or(Work::NMI.bits(), Ordering::Relaxed);
+    }
     cpu::load_guest_cr4(next.vcpu().pv.cr4.load(Ordering::Relaxed));
     if cpu::features().rdtscp {
         // SAFETY: the register is the guest's to read.

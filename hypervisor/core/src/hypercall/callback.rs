@@ -7,7 +7,7 @@ use super::{Cx, Outcome, low32};
 use crate::domain::{PvState, VcpuFlags};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{GuestVirt, VcpuId};
-use crate::platform::Platform;
+use crate::platform::{Platform, Work};
 use crate::regs::Regs;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;
@@ -178,6 +178,7 @@ fn register_nmi<P: Platform>(cx: Cx<'_, P>, address: u64) {
     let reasons = &cx.hv.platform.frame_words(cx.domain.shared_info)[NMI_REASON_WORD];
     if cx.vcpu.id == VcpuId(0) && reasons.load(Ordering::Relaxed) != 0 {
         cx.vcpu.pv.set_flags(VcpuFlags::NMI_PENDING, true);
+        cx.hv.platform.raise_work(cx.hv.platform.this_cpu(), Work::NMI);
     }
 }
 

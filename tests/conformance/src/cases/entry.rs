@@ -266,9 +266,9 @@ case! {
         const OF: u64 = 1 << 11;
         let seen = raises(env, &Start { rflags: flag::ONE | OF, ..COMPAT }, &[0xce], (4, None), 1)?;
         same("cs", seen.cs(), u64::from(FLAT_USER_CS32))?;
-        // bound eax, [DATA] with 5 outside of 6..=7
+        // bound eax, ss:[DATA] with 5 outside of 6..=7; DS is null
         let start = COMPAT.with(reg::RAX, 5);
-        let seen = go(env, &start, &[0x62, 0x05, 0x00, 0x10, 0x40, 0x00], &[6 | 7 << 32])?;
+        let seen = go(env, &start, &[0x36, 0x62, 0x05, 0x00, 0x10, 0x40, 0x00], &[6 | 7 << 32])?;
         same("bound", (seen.what(), seen.rip()), ((5, None), CODE))
     }
 }
@@ -321,6 +321,7 @@ case! {
 
 case! {
     /// `syscall` of 32-bit user code has a callback of its own.
+    #[feature(amd)]
     fn compat_syscall(env) {
         let start = Start { absent: &[], ..COMPAT };
         let seen = raises(env, &start.with(reg::RBX, 7), &SYSCALL_CODE, (SYSCALL32, None), 2)?;
@@ -340,6 +341,7 @@ case! {
 
 case! {
     /// It masks upcalls as the 64-bit callback does; its own flag is for 32-bit kernels.
+    #[feature(amd)]
     fn compat_syscall_masks(env) {
         let start = Start { absent: &[], rflags: flag::ONE | flag::IF, ..COMPAT };
         let seen = go(env, &Start { masking: &[SYSCALL32], ..start }, &SYSCALL_CODE, &[])?;

@@ -1,6 +1,6 @@
 //! x87, SSE and XSAVE of a guest: exceptions, state, and bad images (SDM vol. 1, chapters 8 to 13).
 
-use crate::harness::raw::{Start, completes, go, places, raises, reg};
+use crate::harness::raw::{self, Start, completes, go, places, raises, reg};
 use crate::harness::{Env, Outcome, same};
 
 const GP: (u64, Option<u64>) = (13, Some(0));
@@ -120,6 +120,7 @@ case! {
     /// Without the part in XCR0, AVX instructions do not exist.
     #[feature(avx)]
     fn avx_disabled(env) {
+        raw::needs_avx(env)?;
         // vpxor xmm0, xmm0, xmm0
         raises(env, &Start::USER, &[0xc5, 0xf9, 0xef, 0xc0], (6, None), 0)?;
         set_cr4(env, CR4_OSXSAVE)?;

@@ -30,6 +30,7 @@ mod mmu_update;
 mod mmuext;
 mod msr;
 mod multicall;
+mod nmi;
 mod peer;
 mod peer_end;
 mod peer_event;

@@ -325,6 +325,14 @@ pub fn raises(
     Ok(seen)
 }
 
+/// Skips where the hypervisor keeps AVX from guests although the processor has it: some are better off without.
+pub fn needs_avx(env: &Env) -> Result<(), Verdict> {
+    // ud2; "xen"; cpuid; mov r8, rcx
+    let cpuid = [0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2, 0x49, 0x89, 0xc8];
+    let seen = completes(env, &Start::KERNEL.with(reg::RAX, 1), &cpuid, &[])?;
+    if seen.regs[reg::R8] >> 28 & 1 != 0 { Ok(()) } else { Err(Verdict::Skip("guests get no AVX here")) }
+}
+
 fn fill_kernel(env: &Env, code: &[u8], data: &[u64]) -> Result<(), Verdict> {
     let (text, stack) = (env.page(4), env.page(5));
     for (word, bytes) in code.chunks(8).enumerate() {
