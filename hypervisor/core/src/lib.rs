@@ -35,6 +35,7 @@ pub mod permissions;
 pub mod platform;
 pub mod regs;
 pub mod sched;
+mod sync;
 pub mod time;
 
 use alloc::vec::Vec;

@@ -22,6 +22,7 @@ use crate::domain::Domain;
 use crate::ids::{MachineAddr, Mfn, PAGE_SIZE, Port, VcpuId};
 use crate::page::PageType;
 use crate::platform::Platform;
+use crate::sync::Word;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -66,14 +67,14 @@ pub(super) struct Fifo {
 }
 
 /// A 32-bit word of the guest within the 64-bit word that is accessed.
-struct EventWord<'a> {
-    word: &'a AtomicU64,
-    shift: u32,
+pub(super) struct EventWord<'a, W = AtomicU64> {
+    pub word: &'a W,
+    pub shift: u32,
 }
 
-impl EventWord<'_> {
+impl<W: Word> EventWord<'_, W> {
     fn load(&self) -> u32 {
-        self.extract(self.word.load(Ordering::SeqCst))
+        self.extract(self.word.read())
     }
 
     fn extract(&self, value: u64) -> u32 {
@@ -82,18 +83,18 @@ impl EventWord<'_> {
 
     /// Sets bits; answers what was there.
     fn set(&self, bits: u32) -> u32 {
-        self.extract(self.word.fetch_or(u64::from(bits) << self.shift, Ordering::SeqCst))
+        self.extract(self.word.set_bits(u64::from(bits) << self.shift))
     }
 
     /// Clears bits; answers what was there.
     fn clear(&self, bits: u32) -> u32 {
-        self.extract(self.word.fetch_and(!(u64::from(bits) << self.shift), Ordering::SeqCst))
+        self.extract(self.word.clear_bits(u64::from(bits) << self.shift))
     }
 
     /// Stores a value in one step that cannot fail. Only this side may write the word at the same time.
     fn store(&self, value: u32) {
         let flips = self.load() ^ value;
-        self.word.fetch_xor(u64::from(flips) << self.shift, Ordering::SeqCst);
+        self.word.flip_bits(u64::from(flips) << self.shift);
     }
 
     /// Makes a linked word point to `next`; answers whether it was linked still (then `next` is reachable).
@@ -113,7 +114,7 @@ impl EventWord<'_> {
     }
 
     fn try_link(&self, next: u32, tries: u32) -> Option<bool> {
-        let mut old = self.word.load(Ordering::SeqCst);
+        let mut old = self.word.read();
         for _ in 0..tries {
             let event = self.extract(old);
             if event & LINKED == 0 {
@@ -121,13 +122,29 @@ impl EventWord<'_> {
             }
             let linked = event & !(BUSY | EVTCHN_FIFO_LINK_MASK) | next & EVTCHN_FIFO_LINK_MASK;
             let new = old & !(u64::from(u32::MAX) << self.shift) | u64::from(linked) << self.shift;
-            match self.word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+            match self.word.replace(old, new) {
                 Ok(_) => return Some(true),
                 Err(now) => old = now,
             }
         }
         None
     }
+}
+
+/// Makes an event reachable: by the queue's tail, or by its head where the tail left the queue. Answers whether the vCPU must
+/// be told.
+pub(super) fn link<W: Word>(
+    tail: Option<&EventWord<'_, W>>,
+    head: &EventWord<'_, W>,
+    ready: &EventWord<'_, W>,
+    priority: usize,
+    port: Port,
+) -> bool {
+    if tail.is_some_and(|tail| tail.set_link(port.0)) {
+        return false;
+    }
+    head.store(port.0);
+    ready.set(1 << priority) & 1 << priority == 0
 }
 
 /// The locks that linking an event needs.
@@ -289,19 +306,15 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Links an event at the end of a queue. Answers whether the vCPU must be told that this queue has events.
     fn append(&self, fifo: &Fifo, tails: &mut Tails, control: u64, priority: usize, port: Port) -> bool {
-        let tail = tails[priority];
-        let linked =
-            tail != 0 && fifo.word(&self.platform, Port(tail)).is_some_and(|word| word.set_link(port.0));
-        tails[priority] = port.0;
-        if linked {
-            return false;
+        let tail = core::mem::replace(&mut tails[priority], port.0);
+        let tail = if tail == 0 { None } else { fifo.word(&self.platform, Port(tail)) };
+        let word = |offset| Fifo::control_word(&self.platform, control, offset);
+        let head = word(offset_of!(EvtchnFifoControlBlock, head) + 4 * priority);
+        let ready = word(offset_of!(EvtchnFifoControlBlock, ready));
+        match (head, ready) {
+            (Some(head), Some(ready)) => link(tail.as_ref(), &head, &ready, priority, port),
+            _ => false,
         }
-        let head = offset_of!(EvtchnFifoControlBlock, head) + 4 * priority;
-        if let Some(head) = Fifo::control_word(&self.platform, control, head) {
-            head.store(port.0);
-        }
-        let ready = Fifo::control_word(&self.platform, control, offset_of!(EvtchnFifoControlBlock, ready));
-        ready.is_some_and(|ready| ready.set(1 << priority) & 1 << priority == 0)
     }
 
     /// Gives a vCPU its control block, and switches the domain to the FIFO ABI with the first one

@@ -7,6 +7,7 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{Port, VcpuId};
 use crate::platform::Platform;
+use crate::sync::Word;
 use alloc::sync::Arc;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,40 @@ use xen_abi::xen::SharedInfo;
 pub(super) const PENDING: usize = offset_of!(SharedInfo, evtchn_pending) / 8;
 pub(super) const MASK: usize = offset_of!(SharedInfo, evtchn_mask) / 8;
 const WORDS: usize = 64;
+
+/// What an event finds at its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// An earlier event, which nobody took yet.
+    Pending,
+    /// No event, and a mask: nobody is told.
+    Masked,
+    /// No event: the vCPU must be told.
+    Open,
+}
+
+/// Marks a port as pending and says whom to tell.
+#[inline(always)]
+pub(super) fn mark<W: Word>(pending: &W, mask: &W, bit: u64) -> Found {
+    if pending.set_bits(bit) & bit != 0 {
+        Found::Pending
+    } else if mask.read() & bit != 0 {
+        Found::Masked
+    } else {
+        Found::Open
+    }
+}
+
+/// Unmasks a port; answers whether an event came meanwhile, of which the vCPU must be told.
+pub(super) fn unmask<W: Word>(pending: &W, mask: &W, bit: u64) -> bool {
+    mask.clear_bits(bit) & bit != 0 && pending.read() & bit != 0
+}
+
+/// Selects the word of a port that has an event; answers whether the vCPU's upcall flag must be set.
+#[inline(always)]
+pub(super) fn select<W: Word>(selector: &W, word: u64) -> bool {
+    selector.set_bits(word) & word == 0
+}
 
 /// The word with a port's bit in one of the two bitmaps, and the bit; `None` for a port beyond this ABI.
 fn bit<'a, P: Platform>(
@@ -41,13 +76,11 @@ impl<P: Platform> Hypervisor<P> {
             return false;
         }
         let words = self.platform.frame_words(domain.shared_info);
-        if words[PENDING + index].fetch_or(bit, Ordering::SeqCst) & bit != 0 {
-            return false;
-        }
-        if words[MASK + index].load(Ordering::SeqCst) & bit == 0 {
+        let found = mark(&words[PENDING + index], &words[MASK + index], bit);
+        if found == Found::Open {
             self.select_and_notify(domain, vcpu, port);
         }
-        true
+        found != Found::Pending
     }
 
     /// Takes an event back, so that the port's next user does not see it.
@@ -59,9 +92,9 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Unmasks the port and delivers what became pending meanwhile.
     pub(super) fn two_level_unmask(&self, domain: &Arc<Domain<P>>, vcpu: VcpuId, port: Port) {
-        let Some((word, mask)) = bit(self, domain, MASK, port) else { return };
-        let was_masked = word.fetch_and(!mask, Ordering::SeqCst) & mask != 0;
-        if was_masked && self.two_level_is_pending(domain, port) {
+        let Some((mask, bit_of_port)) = bit(self, domain, MASK, port) else { return };
+        let Some((pending, _)) = bit(self, domain, PENDING, port) else { return };
+        if unmask(pending, mask, bit_of_port) {
             self.select_and_notify(domain, vcpu, port);
         }
     }
@@ -79,8 +112,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Sets the selector bit of the port's word and, when it was clear, the upcall flag.
     fn select_and_notify(&self, domain: &Arc<Domain<P>>, vcpu: VcpuId, port: Port) {
         let Some(info) = self.vcpu_info(domain, vcpu) else { return };
-        let selector = 1 << (port.0 / 64);
-        if info.selector.fetch_or(selector, Ordering::SeqCst) & selector == 0 {
+        if select(info.selector, 1 << (port.0 / 64)) {
             self.mark_upcall(domain, vcpu, &info);
         }
     }

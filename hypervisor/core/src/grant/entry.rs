@@ -5,6 +5,7 @@
 
 use super::{GrantError, User};
 use crate::ids::{DomId, GrantRef, Mfn};
+use crate::sync::Word;
 use core::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::grant_table::*;
 
@@ -110,8 +111,8 @@ pub(super) enum Shared<'a> {
 }
 
 /// A 16-bit status within the 64-bit word that is accessed.
-pub(super) struct StatusWord<'a> {
-    pub word: &'a AtomicU64,
+pub(super) struct StatusWord<'a, W = AtomicU64> {
+    pub word: &'a W,
     pub shift: u32,
 }
 
@@ -147,24 +148,24 @@ impl Header {
     }
 }
 
-impl StatusWord<'_> {
+impl<W: Word> StatusWord<'_, W> {
     fn set(&self, flags: u16) {
-        self.word.fetch_or(u64::from(flags) << self.shift, Ordering::SeqCst);
+        self.word.set_bits(u64::from(flags) << self.shift);
     }
 
     fn clear(&self, flags: u16) {
-        self.word.fetch_and(!(u64::from(flags) << self.shift), Ordering::SeqCst);
+        self.word.clear_bits(u64::from(flags) << self.shift);
     }
 
     /// The flags as they are now.
     pub fn load(&self) -> u16 {
-        (self.word.load(Ordering::SeqCst) >> self.shift & 0xffff) as u16
+        (self.word.read() >> self.shift & 0xffff) as u16
     }
 
     /// Writes all the flags. The guest only reads them.
     pub fn store(&self, flags: u16) {
         let flips = u64::from(self.load() ^ flags) << self.shift;
-        self.word.fetch_xor(flips, Ordering::SeqCst);
+        self.word.flip_bits(flips);
     }
 }
 
@@ -189,24 +190,9 @@ impl Shared<'_> {
     #[inline(always)]
     pub fn set_in_use(&self, user: User, pinned: bool, map: bool) -> Result<(), GrantError> {
         match self {
-            Shared::V1(word) => set_v1(word, user, pinned, map),
-            Shared::V2 { status, .. } => self.set_v2(status, user, pinned, map),
+            Shared::V1(word) => set_v1(*word, user, pinned, map),
+            Shared::V2 { words: [first, _], status } => set_v2(*first, status, user, pinned, map),
         }
-    }
-
-    fn set_v2(&self, status: &StatusWord<'_>, user: User, pinned: bool, map: bool) -> Result<(), GrantError> {
-        let refused =
-            |header: Header| !pinned && !header.admits(user, map) || !user.readonly && header.readonly();
-        if refused(self.header()) {
-            return Err(GrantError::General);
-        }
-        status.set(in_use_flags(user));
-        // The guest may have revoked the entry before it could see the flags.
-        if refused(self.header()) {
-            status.clear(if pinned { GTF_WRITING } else { GTF_READING | GTF_WRITING });
-            return Err(GrantError::General);
-        }
-        Ok(())
     }
 
     /// Takes back flags that no pin calls for any more, after a use that was `readonly`.
@@ -289,8 +275,9 @@ const fn whole_page(mfn: Mfn) -> Target {
     Target { mfn, start: 0, length: 4096, copy_only: false, via: None }
 }
 
-fn set_v1(word: &AtomicU64, user: User, pinned: bool, map: bool) -> Result<(), GrantError> {
-    let mut old = word.load(Ordering::SeqCst);
+/// Version 1: flags and right are in one word, which changes at once.
+pub(super) fn set_v1<W: Word>(word: &W, user: User, pinned: bool, map: bool) -> Result<(), GrantError> {
+    let mut old = word.read();
     for _ in 0..TRIES {
         let header = Header(old);
         // Version 1 knows no transitive grants: its entries of that kind are refused.
@@ -299,10 +286,34 @@ fn set_v1(word: &AtomicU64, user: User, pinned: bool, map: bool) -> Result<(), G
             return Err(GrantError::General);
         }
         let new = old | u64::from(in_use_flags(user));
-        match word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+        match word.replace(old, new) {
             Ok(_) => return Ok(()),
             Err(now) => old = now,
         }
     }
     Err(GrantError::General)
+}
+
+/// Version 2: the flags are in a word of their own. `header` is the first word of the entry.
+pub(super) fn set_v2<W: Word>(
+    header: &W,
+    status: &StatusWord<'_, W>,
+    user: User,
+    pinned: bool,
+    map: bool,
+) -> Result<(), GrantError> {
+    let refused = || {
+        let header = Header(header.read());
+        !pinned && !header.admits(user, map) || !user.readonly && header.readonly()
+    };
+    if refused() {
+        return Err(GrantError::General);
+    }
+    status.set(in_use_flags(user));
+    // The guest may have revoked the entry before it could see the flags.
+    if refused() {
+        status.clear(if pinned { GTF_WRITING } else { GTF_READING | GTF_WRITING });
+        return Err(GrantError::General);
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@ mod channels;
 mod fifo;
 mod hypercalls;
 mod model;
+mod orders;
 mod pirqs;
 
 use super::{EventError, two_level};

@@ -4,6 +4,7 @@ mod accounting;
 mod copies;
 mod hypercalls;
 mod maps;
+mod orders;
 mod tables;
 
 use super::*;
