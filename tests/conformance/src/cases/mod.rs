@@ -56,6 +56,6 @@ mod version;
 mod writable_tables;
 mod xsa_event;
 mod xsa_grant;
-mod xsa_trap;
 mod xsa_memory;
 mod xsa_tables;
+mod xsa_trap;
