@@ -20,6 +20,7 @@ mod call;
 mod cases;
 mod memory;
 mod peer;
+mod smp;
 
 #[cfg(target_os = "none")]
 guest_pv_lib::entry!(harness::main, name = "conformance", version = "1");
