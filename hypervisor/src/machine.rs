@@ -186,6 +186,12 @@ impl Platform for Machine {
         pv::debug::set(vcpu, reg, value)
     }
 
+    fn registers_replaced(&self, vcpu: &Vcpu, fpu: Option<&[u8; 512]>) {
+        // What a parked CPU kept of it is not true any more.
+        vcpu.arch.loaded_on.store(u32::MAX, Ordering::Relaxed);
+        *vcpu.arch.fpu.lock() = cpu::fpu::FpuImage::of(fpu);
+    }
+
     fn get_debugreg(&self, vcpu: &Vcpu, reg: u64) -> Result<u64, Errno> {
         pv::debug::get(vcpu, reg)
     }

@@ -54,6 +54,8 @@ pub struct Record {
     pub console: Vec<u8>,
     /// How often page tables and descriptor tables were loaded.
     pub table_loads: (u32, u32),
+    /// FPU images that vCPUs were given.
+    pub fpu_images: Vec<Option<[u8; 512]>>,
     /// Deadline that was armed last.
     pub timer: Option<Nanos>,
     /// Interrupts that are masked.
@@ -305,6 +307,10 @@ impl Platform for MockPlatform {
         let slot = usize::try_from(reg).ok().and_then(|n| vcpu.arch.debug.get(n)).ok_or(Errno::EINVAL)?;
         slot.store(value, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn registers_replaced(&self, _vcpu: &Vcpu<Self>, fpu: Option<&[u8; 512]>) {
+        self.record.lock().unwrap().fpu_images.push(fpu.copied());
     }
 
     fn get_debugreg(&self, vcpu: &Vcpu<Self>, reg: u64) -> Result<u64, Errno> {

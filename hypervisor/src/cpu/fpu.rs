@@ -12,6 +12,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub const FIRST_XCR0: u64 = 3;
 /// Bytes of the legacy area, which every CPU has.
 const LEGACY: usize = 512;
+/// MXCSR bits that every CPU takes: those without DAZ, which the oldest refuse (SDM Vol. 1, 11.6.6).
+const MXCSR_BITS: u32 = 0xffbf;
 
 static XCR0: AtomicU64 = AtomicU64::new(1);
 
@@ -80,6 +82,20 @@ impl FpuImage {
         lines[0].0[..2].copy_from_slice(&0x37fu16.to_le_bytes());
         lines[0].0[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
         Self(lines)
+    }
+
+    /// The state that an FXSAVE image from a guest describes, or that after reset.
+    pub fn of(image: Option<&[u8; LEGACY]>) -> Self {
+        let mut state = Self::new();
+        let Some(image) = image else { return state };
+        for (line, bytes) in state.0.iter_mut().zip(image.chunks_exact(64)) {
+            line.0.copy_from_slice(bytes);
+        }
+        let mxcsr = u32::from_le_bytes([image[24], image[25], image[26], image[27]]) & MXCSR_BITS;
+        state.0[0].0[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+        // The header of an XSAVE area follows: x87 and SSE state are there (SDM Vol. 1, 13.4.2).
+        state.0[LEGACY / 64].0[0] = 0b11;
+        state
     }
 
     /// Takes what is in the registers.

@@ -4,13 +4,13 @@
 //! refused stays uninitialised and gives up what it had got. Validating its page tables may be preempted; the hypercall
 //! is then made again and finds what it already has.
 //!
-//! An FPU image and active hardware breakpoints are refused (`EOPNOTSUPP`): no guest kernel starts a vCPU with them. The
-//! data segment registers start as null, whatever the context says: a 64-bit kernel does not depend on them.
+//! Debug registers that the guest could not set are left as after reset. The data segment registers start as null, whatever the context says: a 64-bit kernel does not depend on them.
 
 use super::callback::guest_selector;
+use super::cpu::checked_debugreg;
 use super::version::VALID_ASSISTS;
 use super::{Cx, Outcome};
-use crate::domain::{PvState, VcpuFlags, VcpuRef};
+use crate::domain::{PvState, Vcpu, VcpuFlags, VcpuRef};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{GuestVirt, Mfn, PAGE_SIZE, VcpuId};
 use crate::page::{PageError, is_hypervisors};
@@ -33,12 +33,13 @@ const LDT_ENTRIES: u64 = 8192;
 /// Bits of `TrapInfo::flags`.
 const TRAP_DPL: u8 = 0b011;
 const TRAP_MASKS_EVENTS: u8 = 0b100;
+/// DR6 and DR7 after reset.
+const DR6_RESET: u64 = 0xffff_0ff0;
+const DR7_RESET: u64 = 0x400;
 /// CR0.TS.
 const CR0_TS: u64 = 1 << 3;
 /// CR4 bits that a guest chooses for itself: TSD, DE, FSGSBASE, OSXSAVE.
 const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 16 | 1 << 18;
-/// Enable bits of DR7.
-const DR7_ENABLES: u64 = 0xff;
 /// RFLAGS bits that a guest may start with: CF PF AF ZF SF TF DF OF NT RF AC ID.
 const RFLAGS_GUEST: u64 = 0x25_4dd5;
 /// RFLAGS.IF and the bit that is always one.
@@ -107,6 +108,7 @@ pub(super) fn replace<P: Platform>(
     }
     *vcpu.saved.lock() = registers(&context.user_regs);
     fill(cx, &vcpu.pv, context);
+    load_rest(cx, vcpu, context);
     if context.flags & VGCF_ONLINE != 0 {
         cx.hv.bring_up(target);
     } else {
@@ -148,6 +150,7 @@ fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestCon
     *saved = registers(&context.user_regs);
     drop(saved);
     fill(cx, &vcpu.pv, context);
+    load_rest(cx, vcpu, context);
     if target.id == VcpuId(0) {
         domain.vm_assist.store(context.vm_assist, Ordering::Relaxed);
         cx.hv.publish_wallclock(domain);
@@ -157,6 +160,24 @@ fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestCon
         cx.hv.bring_up(target);
     }
     Ok(())
+}
+
+/// FPU state and debug registers.
+fn load_rest<P: Platform>(cx: Cx<'_, P>, vcpu: &Vcpu<P>, context: &VcpuGuestContext) {
+    let image = (context.flags & VGCF_I387_VALID != 0).then_some(&context.fpu_ctxt);
+    cx.hv.platform.registers_replaced(vcpu, image);
+    let cr4 = vcpu.pv.cr4.load(Ordering::Relaxed);
+    let reset = [(7, DR7_RESET), (0, 0), (1, 0), (2, 0), (3, 0), (6, DR6_RESET)];
+    for (reg, value) in reset {
+        // There for every vCPU, and good values.
+        let _ = cx.hv.platform.set_debugreg(vcpu, reg, value);
+    }
+    // Addresses before the register that enables them.
+    for reg in [0u32, 1, 2, 3, 6, 7] {
+        if let Ok((reg, value)) = checked_debugreg(cr4, reg, context.debugreg[reg as usize]) {
+            let _ = cx.hv.platform.set_debugreg(vcpu, reg, value);
+        }
+    }
 }
 
 /// What can be told from the context alone.
@@ -183,9 +204,6 @@ fn check(id: VcpuId, context: &VcpuGuestContext) -> Result<(), Errno> {
     let mode_ok = context.flags & VGCF_IN_KERNEL != 0 || context.ctrlreg[1] != 0;
     if !(canonical && ldt_ok && assists_ok && gdt_ok && mode_ok) {
         return Err(Errno::EINVAL);
-    }
-    if context.flags & VGCF_I387_VALID != 0 || context.debugreg[7] & DR7_ENABLES != 0 {
-        return Err(Errno::EOPNOTSUPP);
     }
     Ok(())
 }

@@ -97,13 +97,13 @@ returns! {
 }
 
 case! {
-    /// The FPU image and the debug registers of the context are what the vCPU starts with, `VGCF_online` brings it up, and
-    /// the second initialisation is refused.
+    /// The FPU image and the debug registers of the context are what the vCPU starts with, and the second initialisation is
+    /// refused.
     #[alone]
     #[vcpus(4)]
     fn fpu_and_breakpoints(env) {
         let mut context = context(env, 3, look, 3);
-        context.flags |= VGCF_I387_VALID | VGCF_ONLINE;
+        context.flags |= VGCF_I387_VALID;
         context.fpu_ctxt[0] = 0x7f;
         context.fpu_ctxt[1] = 0x02;
         context.fpu_ctxt[24] = 0x80;
@@ -112,6 +112,7 @@ case! {
         // Enabled for a data address that nothing touches.
         context.debugreg[7] = 1 | 0b0011 << 16;
         same("initialise", initialise(3, &context), Ok(0))?;
+        same("up", vcpu_at(VCPUOP_UP, 3, 0), Ok(0))?;
         check("it ran", wait(|| SEEN.load(SeqCst) != 0))?;
         let seen = SEEN.load(SeqCst);
         same("control word", seen & 0xffff, 0x27f)?;

@@ -1,7 +1,7 @@
 //! Registers of vCPUs, and everything else that a vCPU starts with.
 //!
-//! The FPU's state and the debug registers belong to the platform: a context with an FPU image or active breakpoints is
-//! refused (`EOPNOTSUPP`), and one that is read has neither.
+//! The FPU's state and the debug registers belong to the platform: a context that is set has them, one that is read has
+//! neither.
 
 use super::{Answer, Reply, Request, vcpu_of};
 use crate::domain::{Domain, PvState, Vcpu, VcpuFlags, VcpuRef};
