@@ -102,7 +102,7 @@ extern "sysv64" fn hypercall_from_guest(regs: &mut Regs) {
     match dispatch(guest.cx(), number, regs) {
         Outcome::Done(value) => regs.rax = value as u64,
         Outcome::Again(args) => {
-            regs.set_hypercall_args(args);
+            regs.set_hypercall_args(number, args);
             // Back onto the two-byte `syscall`: the guest makes the same hypercall again.
             regs.rip = regs.rip.wrapping_sub(2);
         }
