@@ -93,7 +93,7 @@ impl Naming {
         let is_access = name == "XENMEM_ACCESS_OP";
         module.file.ends_with(self.file)
             && name.starts_with(self.prefix)
-            && (is_access || !self.not.iter().any(|not| excepted(not)))
+            && (is_access || !self.not.iter().any(excepted))
     }
 }
 
