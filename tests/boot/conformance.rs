@@ -35,7 +35,10 @@ pub fn trials() -> Vec<Trial> {
     }
 }
 
-fn plan() -> Result<(Vec<Target>, Vec<Case>, Vec<Arc<Shared>>)> {
+/// The hypervisors, the cases, and the boots that they share.
+type Plan = (Vec<Target>, Vec<Case>, Vec<Arc<Shared>>);
+
+fn plan() -> Result<Plan> {
     let (targets, cases) = (Target::parse_list(TARGETS)?, case::all()?);
     let boots = plan::boots(&cases, 1, true).into_iter().map(|boot| {
         let targets = targets.iter().map(|target| (target.clone(), OnceLock::new())).collect();

@@ -235,7 +235,10 @@ mod tests {
     use super::*;
 
     /// What is reported of `cases` when the machine prints `lines`, and why it ended.
-    fn heard(cases: &str, lines: &[&str]) -> (Vec<(String, Verdict, String, Vec<String>)>, Option<Why>) {
+    /// A case's name, its verdict, the reason, and what it said.
+    type Heard = (String, Verdict, String, Vec<String>);
+
+    fn heard(cases: &str, lines: &[&str]) -> (Vec<Heard>, Option<Why>) {
         let cases = Case::parse_all(cases).unwrap();
         let mut attempt = Attempt::new(&cases);
         let mut reports = Vec::new();
