@@ -234,10 +234,10 @@ impl<'a> Attempt<'a> {
 mod tests {
     use super::*;
 
-    /// What is reported of `cases` when the machine prints `lines`, and why it ended.
     /// A case's name, its verdict, the reason, and what it said.
     type Heard = (String, Verdict, String, Vec<String>);
 
+    /// What is reported of `cases` when the machine prints `lines`, and why it ended.
     fn heard(cases: &str, lines: &[&str]) -> (Vec<Heard>, Option<Why>) {
         let cases = Case::parse_all(cases).unwrap();
         let mut attempt = Attempt::new(&cases);

@@ -140,7 +140,7 @@ case! {
         };
         need("bind", event(EVTCHNOP_BIND_INTERDOMAIN, &mut arg))?;
         let near = arg.local_port;
-        let outcome = with_port(Ok(far), |far| with_port(Ok(near), |near| {
+        with_port(Ok(far), |far| with_port(Ok(near), |near| {
             same("bind_vcpu", event(EVTCHNOP_BIND_VCPU, &mut EvtchnBindVcpu { port: far, vcpu: 1 }), Ok(0))?;
             take_upcall(1);
             shared_word(PENDING + far as usize / 64).fetch_and(!(1 << (far % 64)), SeqCst);
@@ -149,8 +149,7 @@ case! {
             shared_word(MASK + far as usize / 64).fetch_or(1 << (far % 64), SeqCst);
             shared_word(PENDING + far as usize / 64).fetch_and(!(1 << (far % 64)), SeqCst);
             same("vCPU 1", take_upcall(1), (1, 1 << (far / 64)))
-        }));
-        outcome
+        }))
     }
 }
 
