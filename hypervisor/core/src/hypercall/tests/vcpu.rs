@@ -3,7 +3,7 @@
 use super::*;
 use crate::ids::VcpuId;
 use crate::platform::Platform;
-use xen_abi::arch_x86::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
+use xen_abi::arch_x86::{VGCF_I387_VALID, VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
 use xen_abi::sched::*;
 use xen_abi::vcpu::*;
 use xen_abi::xen::VIRQ_TIMER;
@@ -179,14 +179,13 @@ fn initialise() {
     let vcpu = caller.vcpu(1);
     assert!(!vcpu.pv.has_flags(VcpuFlags::INITIALISED));
     assert_eq!(vcpu.pv.kernel_sp.load(SeqCst), 0);
-    let mut fpu = context();
-    fpu.flags |= 1;
-    assert_eq!(init(&fpu), Err(Errno::EOPNOTSUPP));
     let root = caller.hv.alloc_domain_page(&caller.domain, 0).unwrap();
     let mut good = context();
     good.ctrlreg[3] = root.addr().0;
-    good.flags |= VGCF_ONLINE;
+    // With an FPU image.
+    good.flags |= VGCF_ONLINE | VGCF_I387_VALID;
     assert_eq!(init(&good), Ok(0));
+    assert!(matches!(caller.hv.platform.record.lock().unwrap().fpu_images[..], [Some(_)]));
     assert_eq!(init(&good), Err(Errno::EEXIST));
     assert_eq!(caller.op(VCPUOP_IS_UP, 1, 0), Ok(1), "it was to be online");
     let saved = *vcpu.saved.lock();
