@@ -259,6 +259,7 @@ fn turns_of_other(id: u64) -> u64 {
 case! {
     /// System time of two vCPUs is one time: seen in turns, it does not run back at all where the records promise that
     /// (`XEN_PVCLOCK_TSC_STABLE_BIT`), and else by less than a millisecond.
+    #[emulator(qemu, "Xen calibrates the clock of each CPU by itself, and an emulated CPU stands still while its thread waits")]
     #[vcpus(2)]
     fn one_time(env) {
         LAST.store(0, SeqCst);
