@@ -4,10 +4,10 @@
 use xen_abi::arch_x86::{FLAT_USER_CS, FLAT_USER_SS, VGCF_IN_SYSCALL};
 use xen_abi::hypercall::nr;
 
-use crate::call::hc2;
+use crate::harness::pool::with_gdt;
 use crate::harness::raw::{Seen, Start, flag, go, places, reg};
 use crate::harness::user::CODE;
-use crate::harness::{Env, Outcome, Verdict, need, same};
+use crate::harness::{Env, Outcome, Verdict, same};
 
 const UD2: [u8; 2] = [0x0f, 0x0b];
 const GP: u64 = 13;
@@ -65,21 +65,6 @@ case! {
 case! {
     /// The hypervisor's data segment as stack.
     fn ss_hypervisor(env) { refused(env, None, Some(0xe010), (GP, 0xe010)) }
-}
-
-/// With a GDT of these descriptors at selectors 8, 16 and so on.
-fn with_gdt(env: &Env, descriptors: &[u64], run: impl FnOnce() -> Outcome) -> Outcome {
-    let page = env.page(7);
-    for (n, descriptor) in descriptors.iter().enumerate() {
-        page.set(n + 1, *descriptor);
-    }
-    need("read-only", page.read_only())?;
-    let frame = page.mfn().0;
-    need("set_gdt", hc2(nr::SET_GDT, &raw const frame as u64, 512))?;
-    let outcome = run();
-    need("no GDT", hc2(nr::SET_GDT, 0, 0))?;
-    need("writable", page.writable())?;
-    outcome
 }
 
 const CODE_64: u64 = 0x00af_fb00_0000_ffff;

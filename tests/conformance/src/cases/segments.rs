@@ -7,6 +7,7 @@ use xen_abi::physdev::{PHYSDEVOP_SET_IOPL, PhysdevSetIopl};
 use xen_abi::xen::MMUEXT_SET_LDT;
 
 use crate::call::{hc2, mmuext, op};
+use crate::harness::pool::with_gdt;
 use crate::harness::raw::{self, Start, completes, go, places, raises, reg};
 use crate::harness::user::{CODE, DATA};
 use crate::harness::{Env, Outcome, need, same};
@@ -23,21 +24,6 @@ fn set_base(which: u32, base: u64) -> Outcome {
 /// A data segment of this base.
 fn data_at(base: u64) -> u64 {
     DATA_32 | (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56
-}
-
-/// With a GDT of these descriptors at selectors 8, 16 and so on.
-fn with_gdt(env: &Env, descriptors: &[u64], run: impl FnOnce() -> Outcome) -> Outcome {
-    let page = env.page(7);
-    for (n, descriptor) in descriptors.iter().enumerate() {
-        page.set(n + 1, *descriptor);
-    }
-    need("read-only", page.read_only())?;
-    let frame = page.mfn().0;
-    need("set_gdt", hc2(nr::SET_GDT, &raw const frame as u64, 512))?;
-    let outcome = run();
-    need("no GDT", hc2(nr::SET_GDT, 0, 0))?;
-    need("writable", page.writable())?;
-    outcome
 }
 
 /// With page 7 as an LDT of `entries` entries that starts with these descriptors; page 8 stands behind it and is no LDT.

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use guest_pv_lib::Errno;
 use guest_pv_lib::mmu::{Flush, Level, Mfn, Pfn, Pte, entry_address, update_va_mapping};
 
-use super::Env;
+use super::{Env, Outcome, need};
 use crate::call;
 use xen_abi::hypercall::nr;
 use xen_abi::xen::{MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR, MMUEXT_SET_LDT, MMUEXT_UNPIN_TABLE};
@@ -119,4 +119,19 @@ pub fn reclaim(env: &Env) -> bool {
         }
     }
     (0..PAGES).all(|index| env.page(index).writable().is_ok())
+}
+
+/// With a GDT of these descriptors at selectors 8, 16 and so on, in page 7.
+pub fn with_gdt(env: &Env, descriptors: &[u64], run: impl FnOnce() -> Outcome) -> Outcome {
+    let page = env.page(7);
+    for (n, descriptor) in descriptors.iter().enumerate() {
+        page.set(n + 1, *descriptor);
+    }
+    need("read-only", page.read_only())?;
+    let frame = page.mfn().0;
+    need("set_gdt", call::hc2(nr::SET_GDT, &raw const frame as u64, 512))?;
+    let outcome = run();
+    need("no GDT", call::hc2(nr::SET_GDT, 0, 0))?;
+    need("writable", page.writable())?;
+    outcome
 }
