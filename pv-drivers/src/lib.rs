@@ -2,6 +2,8 @@
 //! shared pages, event channels and the states that both publish in xenstore.
 //!
 //! - [`ring`]: the request/response ring of `io/ring.h`, both ends, over any memory.
+//! - [`transport`]: what a driver needs of the domain that it runs in.
+//! - [`store`]: xenstore.
 //! - [`xenbus`]: the states of a connection and which one follows.
 //!
 //! Nothing here is unsafe: the pages arrive as slices of atomics (a guest kernel maps them, a test allocates them),
@@ -10,5 +12,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 pub mod ring;
+pub mod store;
+pub mod transport;
 pub mod xenbus;

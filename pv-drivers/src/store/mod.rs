@@ -1,0 +1,157 @@
+//! Xenstore: the tree of small values by which domains find each other's devices.
+//!
+//! [`Store`] is a client's connection: over the ring of a guest, straight into a server of the same domain, or into one of
+//! the same process.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+pub use guest_pv_lib::Errno;
+
+/// Why an operation was not done: the error that the server gave (`EINVAL`, `ENOENT`, `EACCES`, `EAGAIN`, ...).
+pub type Error = Errno;
+
+/// A transaction that is under way. 0 stands for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Transaction(pub u32);
+
+impl Transaction {
+    /// Outside of any transaction.
+    pub const NONE: Self = Self(0);
+}
+
+/// A watch that fired.
+#[doc(alias = "XS_WATCH_EVENT")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The node that changed, or the watched one itself when the watch was set.
+    pub path: String,
+    /// What the watch was registered with.
+    pub token: String,
+}
+
+/// What a domain may do with a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// Nothing.
+    None,
+    /// Read it.
+    Read,
+    /// Write it.
+    Write,
+    /// Both.
+    Both,
+}
+
+/// A client's connection. Paths without a leading `/` are relative to the domain's own directory,
+/// `/local/domain/<domid>`. Operations wait for the answer.
+pub trait Store: Send + Sync + 'static {
+    /// The value of a node.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`, `EACCES`, and what the server says.
+    #[doc(alias = "XS_READ")]
+    fn read(&self, transaction: Transaction, path: &str) -> Result<Vec<u8>, Error>;
+
+    /// Sets the value of a node, made with its parents where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// `EACCES`, `EQUOTA`.
+    #[doc(alias = "XS_WRITE")]
+    fn write(&self, transaction: Transaction, path: &str, value: &[u8]) -> Result<(), Error>;
+
+    /// Makes a node without a value, where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    #[doc(alias = "XS_MKDIR")]
+    fn mkdir(&self, transaction: Transaction, path: &str) -> Result<(), Error>;
+
+    /// Removes a node with everything below it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` where its parent is missing too, `EACCES`.
+    #[doc(alias = "XS_RM")]
+    fn remove(&self, transaction: Transaction, path: &str) -> Result<(), Error>;
+
+    /// The names of a node's children.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`, `EACCES`.
+    #[doc(alias = "XS_DIRECTORY")]
+    fn directory(&self, transaction: Transaction, path: &str) -> Result<Vec<String>, Error>;
+
+    /// Sets owner and rights: the first entry names the owner, and what everybody may do who is not listed.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`, `EACCES`.
+    #[doc(alias = "XS_SET_PERMS")]
+    fn set_permissions(
+        &self,
+        transaction: Transaction,
+        path: &str,
+        permissions: &[(u16, Permission)],
+    ) -> Result<(), Error>;
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` where too many are under way.
+    #[doc(alias = "XS_TRANSACTION_START")]
+    fn begin(&self) -> Result<Transaction, Error>;
+
+    /// Ends a transaction: its changes are seen at once (`commit`), or never.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` where somebody else changed what it saw: do it again.
+    #[doc(alias = "XS_TRANSACTION_END")]
+    fn end(&self, transaction: Transaction, commit: bool) -> Result<(), Error>;
+
+    /// Asks for an event, with `token`, at each change of `path` or below; one comes at once.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST`.
+    #[doc(alias = "XS_WATCH")]
+    fn watch(&self, path: &str, token: &str) -> Result<(), Error>;
+
+    /// Ends a watch.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`.
+    #[doc(alias = "XS_UNWATCH")]
+    fn unwatch(&self, path: &str, token: &str) -> Result<(), Error>;
+
+    /// The next event of a watch, if there is one. Does not wait.
+    fn next_event(&self) -> Option<Event>;
+}
+
+/// Runs `work` in a transaction, again where somebody else interfered.
+///
+/// # Errors
+///
+/// The first error of `work` other than `EAGAIN` (the transaction is given up then), or the server's.
+pub fn transact<S: Store, R>(
+    store: &S,
+    mut work: impl FnMut(Transaction) -> Result<R, Error>,
+) -> Result<R, Error> {
+    loop {
+        let transaction = store.begin()?;
+        let done = work(transaction);
+        let ended = store.end(transaction, done.is_ok());
+        match (done, ended) {
+            (Ok(result), Ok(())) => return Ok(result),
+            (Err(Errno::EAGAIN), _) | (Ok(_), Err(Errno::EAGAIN)) => {}
+            (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
+        }
+    }
+}
