@@ -3,7 +3,7 @@
 //!
 //! - [`ring`]: the request/response ring of `io/ring.h`, both ends, over any memory.
 //! - [`transport`]: what a driver needs of the domain that it runs in.
-//! - [`store`]: xenstore.
+//! - [`store`]: xenstore: a client's side, and the server.
 //! - [`xenbus`]: the states of a connection and which one follows.
 //!
 //! Nothing here is unsafe: the pages arrive as slices of atomics (a guest kernel maps them, a test allocates them),

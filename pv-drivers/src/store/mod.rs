@@ -6,6 +6,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+pub mod server;
+
 pub use guest_pv_lib::Errno;
 
 /// Why an operation was not done: the error that the server gave (`EINVAL`, `ENOENT`, `EACCES`, `EAGAIN`, ...).

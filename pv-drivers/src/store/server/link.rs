@@ -1,0 +1,177 @@
+//! The server's end of a domain's shared page: two rings of bytes with messages in them.
+//!
+//! The page is the other domain's: everything in it may be wrong and may change at any time. Indexes are read once,
+//! checked, and what lies between is copied. A ring that makes no sense is given up, with the reason in it; the domain
+//! then can do nothing but ask for a new start.
+//!
+//! A domain that does not take its answers is not listened to until it does, and no call does more than
+//! [`AT_ONCE`] requests: the others wait no longer.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Deref;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use xen_abi::io::xs_wire as abi;
+
+use super::wire::Message;
+use super::{Connection, Server};
+
+/// Requests that one call answers at most.
+const AT_ONCE: usize = 16;
+const SIZE: u32 = abi::XENSTORE_RING_SIZE;
+
+/// Words of the page.
+const REQUESTS: usize = 0;
+const ANSWERS: usize = SIZE as usize / 4;
+const REQ_CONS: usize = 512;
+const REQ_PROD: usize = 513;
+const RSP_CONS: usize = 514;
+const RSP_PROD: usize = 515;
+const FEATURES: usize = 516;
+const CONNECTION: usize = 517;
+const ERROR: usize = 518;
+
+/// The connection of a domain through its page.
+pub struct Link<M> {
+    page: M,
+    connection: Connection,
+    input: Vec<u8>,
+    output: VecDeque<u8>,
+    broken: bool,
+}
+
+impl<M> fmt::Debug for Link<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("connection", &self.connection)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: Deref<Target = [AtomicU32]>> Link<M> {
+    /// Takes a page as it is: the domain may have written requests before anybody served it.
+    ///
+    /// # Errors
+    ///
+    /// The memory, where it is smaller than the rings.
+    pub fn new(page: M, connection: Connection) -> Result<Self, M> {
+        if page.len() <= ERROR {
+            return Err(page);
+        }
+        let features = abi::XENSTORE_SERVER_FEATURE_RECONNECTION | abi::XENSTORE_SERVER_FEATURE_ERROR;
+        page[FEATURES].store(features, Release);
+        Ok(Self { page, connection, input: Vec::new(), output: VecDeque::new(), broken: false })
+    }
+
+    /// Whose it is.
+    pub fn connection(&self) -> Connection {
+        self.connection
+    }
+
+    /// Answers requests and delivers events. True: something moved, and the domain is to be notified.
+    pub fn serve(&mut self, server: &mut Server) -> bool {
+        let mut moved = self.restart(server);
+        for _ in 0..AT_ONCE {
+            if self.broken {
+                break;
+            }
+            moved |= self.flush();
+            if !self.output.is_empty() {
+                break;
+            }
+            if let Some(event) = server.next_event(self.connection) {
+                self.output.extend(Message::event(&event).to_bytes());
+                continue;
+            }
+            moved |= self.fill();
+            match Message::take(&mut self.input) {
+                Ok(Some(request)) => {
+                    self.output.extend(server.answer(self.connection, &request).to_bytes());
+                }
+                Ok(None) => break,
+                Err(_) => self.give_up(abi::XENSTORE_ERROR_PROTO),
+            }
+        }
+        moved | self.flush()
+    }
+
+    /// Starts anew where the domain asks for it.
+    fn restart(&mut self, server: &mut Server) -> bool {
+        if self.page[CONNECTION].load(Acquire) != abi::XENSTORE_RECONNECT {
+            return false;
+        }
+        self.input.clear();
+        self.output.clear();
+        self.broken = false;
+        // A client that is gone from the server is not asked for again.
+        let _ = server.reset(self.connection);
+        for word in [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD, ERROR] {
+            self.page[word].store(0, Relaxed);
+        }
+        self.page[CONNECTION].store(abi::XENSTORE_CONNECTED, Release);
+        true
+    }
+
+    fn give_up(&mut self, why: u32) {
+        self.broken = true;
+        self.page[ERROR].store(why, Release);
+    }
+
+    /// Copies what the domain wrote, as far as one message can be long.
+    fn fill(&mut self) -> bool {
+        let (taken, written) = (self.page[REQ_CONS].load(Relaxed), self.page[REQ_PROD].load(Acquire));
+        let there = written.wrapping_sub(taken);
+        if there > SIZE {
+            self.give_up(abi::XENSTORE_ERROR_RINGIDX);
+            return false;
+        }
+        let room =
+            (super::wire::HEADER + abi::XENSTORE_PAYLOAD_MAX as usize).saturating_sub(self.input.len());
+        let count = there.min(u32::try_from(room).unwrap_or(SIZE));
+        for n in 0..count {
+            self.input.push(self.byte(REQUESTS, taken.wrapping_add(n)));
+        }
+        self.page[REQ_CONS].store(taken.wrapping_add(count), Release);
+        count > 0
+    }
+
+    /// Writes as much of the output as there is room for.
+    fn flush(&mut self) -> bool {
+        let (taken, written) = (self.page[RSP_CONS].load(Acquire), self.page[RSP_PROD].load(Relaxed));
+        let waiting = written.wrapping_sub(taken);
+        if waiting > SIZE {
+            self.give_up(abi::XENSTORE_ERROR_RINGIDX);
+            return false;
+        }
+        let count = (SIZE - waiting).min(u32::try_from(self.output.len()).unwrap_or(SIZE));
+        for (n, byte) in (0..count).zip(self.output.drain(..count as usize)) {
+            put(&self.page, ANSWERS, written.wrapping_add(n), byte);
+        }
+        self.page[RSP_PROD].store(written.wrapping_add(count), Release);
+        count > 0
+    }
+
+    fn byte(&self, ring: usize, index: u32) -> u8 {
+        let at = abi::mask_xenstore_idx(index);
+        self.page[ring + at / 4].load(Relaxed).to_le_bytes()[at % 4]
+    }
+}
+
+fn put(page: &[AtomicU32], ring: usize, index: u32, byte: u8) {
+    let at = abi::mask_xenstore_idx(index);
+    let word = &page[ring + at / 4];
+    let mut bytes = word.load(Relaxed).to_le_bytes();
+    bytes[at % 4] = byte;
+    word.store(u32::from_le_bytes(bytes), Relaxed);
+}
+
+const _: () = {
+    assert!(core::mem::offset_of!(abi::XenstoreDomainInterface, rsp) == ANSWERS * 4);
+    assert!(core::mem::offset_of!(abi::XenstoreDomainInterface, req_cons) == REQ_CONS * 4);
+    assert!(core::mem::offset_of!(abi::XenstoreDomainInterface, rsp_prod) == RSP_PROD * 4);
+    assert!(core::mem::offset_of!(abi::XenstoreDomainInterface, error) == ERROR * 4);
+};
