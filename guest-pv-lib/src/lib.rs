@@ -41,8 +41,12 @@
 #![no_std]
 #![warn(missing_docs)]
 
+#[cfg(feature = "alloc")]
+extern crate alloc;
+
 pub mod boot;
 pub mod console;
+pub mod cpu;
 pub mod entry;
 pub mod events;
 pub mod hypercall;
@@ -50,10 +54,12 @@ pub mod memory;
 pub mod mmu;
 #[cfg(all(feature = "panic-handler", target_os = "none"))]
 mod panic;
+pub mod platform;
 pub mod sched;
 pub mod shared;
 pub mod time;
 pub mod traps;
+pub mod user;
 pub mod version;
 
 pub use boot::BootContext;

@@ -4,6 +4,8 @@ use core::fmt;
 
 /// The vector number that stands for the event upcall.
 pub const EVENT: u64 = 0x100;
+/// The vector number that stands for a system call from user mode.
+pub const SYSCALL: u64 = 0x102;
 /// The vector number that stands for the failsafe callback.
 #[cfg_attr(not(target_os = "none"), allow(dead_code))]
 pub const FAILSAFE: u64 = 0x101;
@@ -14,21 +16,21 @@ pub const FAILSAFE: u64 = 0x101;
 #[repr(C)]
 pub struct Frame {
     /// `r15 r14 r13 r12 r10 r9 r8 rbp rbx rdx rsi rdi`, the order of the pushes backwards.
-    saved: [u64; 12],
-    vector: u64,
-    error: u64,
+    pub(crate) saved: [u64; 12],
+    pub(crate) vector: u64,
+    pub(crate) error: u64,
     // From here on the layout is that of the `iret` hypercall (`struct iret_context`).
-    rax: u64,
-    r11: u64,
-    rcx: u64,
+    pub(crate) rax: u64,
+    pub(crate) r11: u64,
+    pub(crate) rcx: u64,
     /// `VGCF_*` on the way back; on the way in the stubs leave zero, and `dispatch` keeps the fault address here
     /// while the handler runs.
-    flags: u64,
-    rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
+    pub(crate) flags: u64,
+    pub(crate) rip: u64,
+    pub(crate) cs: u64,
+    pub(crate) rflags: u64,
+    pub(crate) rsp: u64,
+    pub(crate) ss: u64,
 }
 
 const _: () = {

@@ -13,6 +13,7 @@ use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 pub use frame::Frame;
+pub(crate) use frame::{EVENT, SYSCALL};
 
 /// A processor exception (Intel SDM vol. 3, table 6-1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +102,13 @@ pub fn set_handler(vector: Vector, handler: Option<Handler>) -> Option<Handler> 
 extern "C" fn dispatch(frame: &mut Frame) {
     if frame.vector() == frame::EVENT {
         crate::events::dispatch();
+    }
+    #[cfg(target_os = "none")]
+    if frame.from_user() && crate::user::is_in_use() {
+        frame.set_fault_address(crate::shared::this_vcpu().cr2.load(Relaxed));
+        crate::user::ended(frame);
+    }
+    if frame.vector() == frame::EVENT {
         return;
     }
     let entry = usize::try_from(frame.vector())

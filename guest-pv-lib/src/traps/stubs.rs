@@ -37,6 +37,9 @@ global_asm!(
     "and rsp, -16",
     "call {dispatch}",
     "mov rsp, rbp",
+    // Also the way into user mode, with the stack pointer at a frame.
+    ".global pv_trap_return",
+    "pv_trap_return:",
     "pop r15",
     "pop r14",
     "pop r13",
@@ -136,6 +139,8 @@ stubs! {
     plain pv_trap_18 = "pv_trap_18", 18;
     plain pv_trap_19 = "pv_trap_19", 19;
     plain pv_event = "pv_event", frame::EVENT;
+    // The frame of the callback for system calls is that of a vector without an error code.
+    plain pv_syscall = "pv_syscall", frame::SYSCALL;
 }
 
 // The failsafe callback pushes ds, es, fs and gs between r11 and the iret frame: drop them, report, end.
@@ -161,6 +166,17 @@ global_asm!(
 
 unsafe extern "C" {
     safe static pv_failsafe: u8;
+    safe static pv_trap_return: u8;
+}
+
+/// Address of the stubs' tail, which takes the registers from the frame at the stack pointer and leaves by it.
+pub fn return_address() -> u64 {
+    &raw const pv_trap_return as u64
+}
+
+/// Address of the system call's stub.
+pub fn syscall_address() -> u64 {
+    &raw const pv_syscall as u64
 }
 
 /// Address of the upcall's stub.
