@@ -57,6 +57,7 @@ mod panic;
 pub mod platform;
 pub mod sched;
 pub mod shared;
+pub mod smp;
 pub mod time;
 pub mod traps;
 pub mod user;

@@ -1,14 +1,17 @@
 //! `event_channel_op`: ports and their sources.
 
 use xen_abi::event_channel::{
-    EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_SEND,
-    EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindVirq, EvtchnClose, EvtchnSend,
+    BIND_PIRQ_WILL_SHARE, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI,
+    EVTCHNOP_BIND_PIRQ, EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_SEND,
+    EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq,
+    EvtchnClose, EvtchnSend,
 };
 use xen_abi::hypercall::nr;
-use xen_abi::xen;
+use xen_abi::xen::{self, DOMID_SELF};
 
-use super::{Port, mask};
+use super::{Port, Sharing, mask};
 use crate::hypercall::{Errno, check, raw};
+use crate::smp::this_cpu;
 
 /// A virtual interrupt. The per-CPU ones can be bound once on each CPU, the others once in the domain.
 #[doc(alias = "enum virq")]
@@ -28,6 +31,14 @@ impl Virq {
     pub const CONSOLE: Self = Self(xen::VIRQ_CONSOLE);
 }
 
+impl Virq {
+    /// Whether each CPU has one of its own.
+    #[must_use]
+    pub const fn is_per_cpu(self) -> bool {
+        matches!(self.0, xen::VIRQ_TIMER | xen::VIRQ_DEBUG | xen::VIRQ_XENOPROF | xen::VIRQ_XENPMU)
+    }
+}
+
 /// One `event_channel_op` with the argument structure `arg`, which the hypervisor may write to.
 fn op<T>(command: u32, arg: &mut T) -> Result<(), Errno> {
     // SAFETY: `arg` is the structure of the command (this module's functions see to that) and is exclusively
@@ -42,7 +53,9 @@ fn op<T>(command: u32, arg: &mut T) -> Result<(), Errno> {
 /// `EEXIST` where it is bound already, `EINVAL` for an unknown one, `ENOSPC` where no port is free.
 #[doc(alias = "EVTCHNOP_bind_virq")]
 pub fn bind_virq(virq: Virq) -> Result<Port, Errno> {
-    let mut arg = EvtchnBindVirq { virq: virq.0, ..EvtchnBindVirq::default() };
+    // Those of the whole domain are bound on CPU 0, whoever asks.
+    let vcpu = if virq.is_per_cpu() { this_cpu().number() } else { 0 };
+    let mut arg = EvtchnBindVirq { virq: virq.0, vcpu, ..EvtchnBindVirq::default() };
     op(EVTCHNOP_BIND_VIRQ, &mut arg)?;
     mask(Port(arg.port));
     Ok(Port(arg.port))
@@ -74,6 +87,28 @@ pub fn bind_interdomain(domain: u16, port: Port) -> Result<Port, Errno> {
     // The hypervisor makes a new interdomain port pending at once; masked, that event waits for the handler.
     mask(Port(arg.local_port));
     Ok(Port(arg.local_port))
+}
+
+/// Makes a port that domain `peer` may connect to. The port starts masked.
+pub(super) fn alloc_unbound(peer: u16) -> Result<Port, Errno> {
+    let mut arg = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: peer, ..EvtchnAllocUnbound::default() };
+    op(EVTCHNOP_ALLOC_UNBOUND, &mut arg)?;
+    mask(Port(arg.port));
+    Ok(Port(arg.port))
+}
+
+/// Binds a physical interrupt. The port starts masked.
+pub(super) fn bind_pirq(pirq: u32, sharing: Sharing) -> Result<Port, Errno> {
+    let flags = if sharing == Sharing::Shared { BIND_PIRQ_WILL_SHARE } else { 0 };
+    let mut arg = EvtchnBindPirq { pirq, flags, ..EvtchnBindPirq::default() };
+    op(EVTCHNOP_BIND_PIRQ, &mut arg)?;
+    mask(Port(arg.port));
+    Ok(Port(arg.port))
+}
+
+/// Delivers the port's events to CPU `vcpu`.
+pub(super) fn bind_vcpu(port: Port, vcpu: u32) -> Result<(), Errno> {
+    op(EVTCHNOP_BIND_VCPU, &mut EvtchnBindVcpu { port: port.0, vcpu })
 }
 
 /// Fires an interdomain or IPI port.

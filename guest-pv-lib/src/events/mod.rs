@@ -1,6 +1,7 @@
 //! Event channels: what a PV kernel has in place of interrupts.
 //!
-//! A [`Port`] is bound to a source (a virtual interrupt, another CPU, another domain), gets a handler, and is
+//! A [`Channel`] is a port that belongs to somebody: it is bound to a source, keeps events or runs a handler, and is
+//! closed when it is dropped. Below it are ports by number: a [`Port`] is bound to a source (a virtual interrupt, another CPU, another domain), gets a handler, and is
 //! unmasked. When its source fires, the hypervisor sets the port's pending bit and calls the kernel's upcall, which
 //! runs the handlers of all pending ports with further upcalls masked.
 //!
@@ -8,20 +9,23 @@
 //! kernel starts masked. The two-level layout (4096 ports) is the one in use.
 
 mod bind;
+mod channel;
+mod table;
 mod two_level;
 mod upcall;
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicPtr, compiler_fence};
-use core::{mem, ptr};
+use core::sync::atomic::compiler_fence;
 
 pub use bind::{Virq, bind_interdomain, bind_ipi, bind_virq, close, notify};
+pub use channel::{Channel, Sharing};
 #[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
 pub use two_level::PORTS;
 #[cfg(target_os = "none")]
 pub(crate) use upcall::{init, register_failsafe};
 
 use crate::shared::{self, this_vcpu};
+use crate::smp::this_cpu;
 
 /// The number of an event channel of this domain.
 #[doc(alias = "evtchn_port_t")]
@@ -32,22 +36,14 @@ pub struct Port(pub u32);
 /// What runs when a port fires: in the upcall, with upcalls masked, the port's pending bit already cleared.
 pub type Handler = fn(Port);
 
-/// The dispatch table: null or a [`Handler`] for each port.
-static HANDLERS: [AtomicPtr<()>; PORTS] = [const { AtomicPtr::new(ptr::null_mut()) }; PORTS];
-
 /// Sets what runs when `port` fires. An event without a handler masks its port.
 ///
 /// # Panics
 ///
 /// Where `port` is not below [`PORTS`]: no such port exists.
 pub fn set_handler(port: Port, handler: Handler) {
-    HANDLERS[port.0 as usize].store(handler as *mut (), Release);
-}
-
-fn handler(port: Port) -> Option<Handler> {
-    let entry = HANDLERS.get(port.0 as usize)?.load(Acquire);
-    // SAFETY: the table holds null or what `set_handler` put there, a `Handler`; null is `None` of the same size.
-    unsafe { mem::transmute::<*mut (), Option<Handler>>(entry) }
+    let known = table::set_function(port, handler);
+    assert!(known.is_some(), "{port:?} is beyond the table");
 }
 
 /// Stops upcalls for `port`; events stay pending meanwhile.
@@ -114,9 +110,22 @@ fn run_pending() {
 
 /// Runs the handler of every pending and unmasked port. Upcalls are masked around it.
 pub(crate) fn dispatch() {
-    two_level::scan(shared::info(), this_vcpu(), |port| match handler(port) {
-        Some(run) => run(port),
-        // Nobody wants it: a source that fires on would never let the CPU go.
-        None => mask(port),
+    let cpu = this_cpu();
+    cpu.depth.fetch_add(1, Relaxed);
+    two_level::scan(shared::info(), this_vcpu(), |port| {
+        cpu.events.fetch_add(1, Relaxed);
+        run_handler(port);
     });
+    cpu.depth.fetch_sub(1, Relaxed);
+    if cpu.waiting.load(Relaxed) {
+        // The CPU is on its way into a poll that does not look at the ports that fired.
+        two_level::set_pending(shared::info(), Port(cpu.wake.load(Relaxed)));
+    }
+}
+
+fn run_handler(port: Port) {
+    if table::run(port) == table::Outcome::Unwanted {
+        // A source that fires on would never let the CPU go.
+        mask(port);
+    }
 }

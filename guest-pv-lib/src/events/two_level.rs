@@ -43,6 +43,13 @@ pub fn take(shared: &SharedInfo, port: Port) -> bool {
     locate(port).is_some_and(|(word, bit)| shared.pending[word].fetch_and(!bit, AcqRel) & bit != 0)
 }
 
+/// Sets the port's pending bit without telling anybody: for a masked port that somebody polls.
+pub fn set_pending(shared: &SharedInfo, port: Port) {
+    if let Some((word, bit)) = locate(port) {
+        shared.pending[word].fetch_or(bit, SeqCst);
+    }
+}
+
 /// Calls `run` for every pending, unmasked port after clearing its pending bit, until the CPU's flag stays clear.
 ///
 /// A port whose handler makes it pending again gets its next turn only after all the others.

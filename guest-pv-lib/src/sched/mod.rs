@@ -1,8 +1,12 @@
 //! `sched_op`: giving up the CPU, and the domain.
 
+mod wait;
+
 use xen_abi::GuestHandle;
 use xen_abi::hypercall::nr;
 use xen_abi::sched::{self as abi, SchedPoll, SchedShutdown};
+
+pub use wait::wait;
 
 use crate::events::Port;
 use crate::hypercall::{Errno, check, raw};

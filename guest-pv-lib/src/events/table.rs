@@ -1,0 +1,167 @@
+//! The dispatch table: what runs when a port fires.
+//!
+//! An entry is one word, so that an upcall takes a handler without a lock: the handler's address, what kind it is, and
+//! how many upcalls run it at this moment. A closure that was taken out of the table is freed only after that count was
+//! zero: from then on nobody has its address. Nobody waits for that. What cannot be freed yet, or is taken out in an
+//! upcall (where the allocator may be busy below), goes to a list that later removals look through.
+
+#[cfg(feature = "alloc")]
+mod closure;
+
+use core::ptr;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+
+#[cfg(feature = "alloc")]
+pub(super) use closure::set_closure;
+
+use super::{Handler, PORTS, Port};
+
+/// The bits of an address: it is canonical, so these tell all of it.
+const ADDRESS: u64 = (1 << 48) - 1;
+/// The address is one of a [`closure`], not of a function.
+#[cfg(feature = "alloc")]
+const CLOSURE: u64 = 1 << 48;
+/// Without a handler: keep the event for [`fired`].
+const LATCH: u64 = 1 << 49;
+/// An event came while there was no handler.
+const FIRED: u64 = 1 << 50;
+/// What an upcall adds while it uses the entry.
+const RUN: u64 = 1 << 51;
+/// All of the entry but the count of upcalls that use it.
+const CONTENTS: u64 = RUN - 1;
+
+static TABLE: [AtomicU64; PORTS] = [const { AtomicU64::new(0) }; PORTS];
+
+/// What an event of a port came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// A handler ran, or the event is kept.
+    Done,
+    /// Nobody wants it.
+    Unwanted,
+}
+
+/// Runs the handler of `port`, or keeps the event where the port is one of those that are looked at.
+pub(super) fn run(port: Port) -> Outcome {
+    let Some(entry) = entry(port) else { return Outcome::Unwanted };
+    let contents = entry.fetch_add(RUN, Acquire);
+    let outcome = if contents & ADDRESS != 0 {
+        call(contents, port);
+        Outcome::Done
+    } else if contents & LATCH != 0 {
+        entry.fetch_or(FIRED, Release);
+        Outcome::Done
+    } else {
+        Outcome::Unwanted
+    };
+    entry.fetch_sub(RUN, Release);
+    outcome
+}
+
+/// Calls what `contents` names. The entry's count is up, so a closure stays.
+fn call(contents: u64, port: Port) {
+    #[cfg(feature = "alloc")]
+    if contents & CLOSURE != 0 {
+        closure::call(address(contents), port);
+        return;
+    }
+    // SAFETY: without `CLOSURE` the address is what `encode` made of a `Handler`.
+    let handler = unsafe { core::mem::transmute::<*const (), Handler>(address(contents)) };
+    handler(port);
+}
+
+fn entry(port: Port) -> Option<&'static AtomicU64> {
+    TABLE.get(usize::try_from(port.0).ok()?)
+}
+
+/// The address in an entry, its upper bits as a canonical address has them.
+fn address(contents: u64) -> *const () {
+    let extended = ((contents << 16).cast_signed() >> 16).cast_unsigned();
+    ptr::with_exposed_provenance(extended as usize)
+}
+
+fn encode(handler: Handler) -> u64 {
+    (handler as *const ()).expose_provenance() as u64 & ADDRESS
+}
+
+/// Replaces what is known of `port`, and returns it. An event that was kept is forgotten.
+fn replace(entry: &AtomicU64, contents: u64) -> u64 {
+    let mut old = entry.load(Acquire);
+    loop {
+        match entry.compare_exchange_weak(old, (old & !CONTENTS) | contents, AcqRel, Acquire) {
+            Ok(old) => return old & CONTENTS,
+            Err(now) => old = now,
+        }
+    }
+}
+
+/// Replaces what is known of `port`, frees it where that is a closure, and says whether an event was kept. None for a
+/// port beyond the table.
+fn set(port: Port, contents: u64) -> Option<bool> {
+    let entry = entry(port)?;
+    let old = replace(entry, contents);
+    #[cfg(feature = "alloc")]
+    if old & CLOSURE != 0 {
+        closure::retire(entry, address(old));
+    }
+    Some(old & FIRED != 0)
+}
+
+/// Runs `handler` from now on. Says whether an event was kept until now; none for a port beyond the table.
+pub(super) fn set_function(port: Port, handler: Handler) -> Option<bool> {
+    set(port, encode(handler))
+}
+
+/// Keeps events from now on. False for a port beyond the table.
+pub(super) fn set_latch(port: Port) -> bool {
+    set(port, LATCH).is_some()
+}
+
+/// Whether an event was kept since the last call.
+pub(super) fn fired(port: Port) -> bool {
+    entry(port).is_some_and(|entry| entry.fetch_and(!FIRED, AcqRel) & FIRED != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicU32;
+    use core::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    // Each test has ports of its own: the table is one for the program.
+
+    #[test]
+    fn a_function_runs_with_its_port() {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        assert_eq!(set_function(Port(11), |port| LAST.store(port.0, Relaxed)), Some(false));
+        assert_eq!((run(Port(11)), LAST.load(Relaxed)), (Outcome::Done, 11));
+        assert_eq!(run(Port(10)), Outcome::Unwanted);
+    }
+
+    #[test]
+    fn an_event_without_a_handler_is_kept_until_somebody_looks() {
+        assert!(set_latch(Port(12)) && !fired(Port(12)));
+        run(Port(12));
+        run(Port(12));
+        assert!(fired(Port(12)) && !fired(Port(12)));
+        run(Port(12));
+        assert_eq!(set_function(Port(12), |_| ()), Some(true));
+        assert!(!fired(Port(12)), "it was handed on with the answer above");
+    }
+
+    #[test]
+    fn ports_beyond_the_table_are_refused() {
+        assert_eq!(set_function(Port(u32::MAX), |_| ()), None);
+        assert!(!set_latch(Port(1 << 20)) && !fired(Port(1 << 20)));
+        assert_eq!(run(Port(1 << 20)), Outcome::Unwanted);
+    }
+
+    #[test]
+    fn addresses_of_both_halves_survive() {
+        for original in [0xffff_ffff_8010_3000u64, 0xffff_8800_1234_5678, 0x7fff_ffff_fff8, 8] {
+            assert_eq!(address((original & ADDRESS) | LATCH | RUN).addr() as u64, original);
+        }
+    }
+}
