@@ -155,6 +155,17 @@ impl BootContext {
         Some((Mfn(console.mfn), Port(console.evtchn)))
     }
 
+    /// The ring page and the event channel of the domain's xenstore connection; none where the domain was built without
+    /// one, as a first domain is.
+    #[doc(alias("store_mfn", "store_evtchn"))]
+    #[must_use]
+    pub const fn store_ring(&self) -> Option<(Mfn, Port)> {
+        if self.info.store_mfn == 0 || self.info.store_evtchn == 0 {
+            return None;
+        }
+        Some((Mfn(self.info.store_mfn), Port(self.info.store_evtchn)))
+    }
+
     /// Where `start_info` lies, for code that hands it on.
     #[must_use]
     pub const fn start_info_address(&self) -> u64 {

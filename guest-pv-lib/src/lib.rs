@@ -45,6 +45,7 @@
 extern crate alloc;
 
 pub mod boot;
+pub mod byte_ring;
 pub mod console;
 pub mod cpu;
 pub mod entry;
@@ -62,6 +63,7 @@ pub mod time;
 pub mod traps;
 pub mod user;
 pub mod version;
+pub mod xenstore;
 
 pub use boot::BootContext;
 pub use hypercall::Errno;
