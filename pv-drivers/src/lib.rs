@@ -1,10 +1,10 @@
 //! Split drivers: a front end in the domain that uses a device, a back end in the one that has it, and between them
 //! shared pages, event channels and the states that both publish in xenstore.
 //!
-//! - [`ring`]: the request/response ring of `io/ring.h`, both ends, over any memory.
-//! - [`transport`]: what a driver needs of the domain that it runs in.
-//! - [`store`]: xenstore: a client's side, and the server.
-//! - [`xenbus`]: the states of a connection and which one follows.
+//! - [`ring`][]: the request/response ring of `io/ring.h`, both ends, over any memory.
+//! - [`transport`][]: what a driver needs of the domain that it runs in.
+//! - [`store`][]: xenstore: a client's side, and the server.
+//! - [`xenbus`][]: how two ends find each other, and the states of a connection.
 //!
 //! Nothing here is unsafe: the pages arrive as slices of atomics (a guest kernel maps them, a test allocates them),
 //! and what the other end writes into them is checked before it is believed. The two ends are assumed to distrust
@@ -13,6 +13,8 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(all(feature = "host", not(target_os = "none")))]
+extern crate std;
 
 pub mod ring;
 pub mod store;

@@ -27,6 +27,10 @@
 //! last time. An event loop takes every port that it serves, lets the drivers run, and calls
 //! [`wait`](Transport::wait) when none of them made progress; an event that came meanwhile makes it return at once.
 
+#[cfg(all(feature = "host", not(target_os = "none")))]
+pub mod host;
+pub mod words;
+
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
@@ -108,9 +112,9 @@ pub trait Granted: Deref<Target = [AtomicU32]> + Send + Sync + 'static {
     fn refs(&self) -> &[GrantRef];
 }
 
-/// One side of a [`Transport::copy`].
-#[derive(Debug)]
-pub enum CopyEnd<'a, T: Transport> {
+/// One side of a [`Copy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyEnd {
     /// Bytes of a page that `domain` granted to this domain.
     Peer {
         /// Who granted it.
@@ -120,23 +124,22 @@ pub enum CopyEnd<'a, T: Transport> {
         /// First byte within the page.
         offset: u16,
     },
-    /// Bytes of the own memory.
+    /// Bytes of the own memory that [`Transport::copy`] is given.
     Own {
-        /// The memory.
-        memory: &'a T::Memory,
         /// First byte within it.
         offset: usize,
     },
 }
 
-/// A piece to be copied: it must not cross a page boundary on either side.
+/// A piece to be copied: it must not cross a page boundary on either side. Plain data, so that a driver keeps one
+/// list of them and fills it anew for each batch.
 #[doc(alias = "gnttab_copy")]
-#[derive(Debug)]
-pub struct Copy<'a, T: Transport> {
+#[derive(Clone, Debug)]
+pub struct Copy {
     /// From where.
-    pub source: CopyEnd<'a, T>,
+    pub source: CopyEnd,
     /// To where.
-    pub target: CopyEnd<'a, T>,
+    pub target: CopyEnd,
     /// How many bytes, at most [`PAGE_SIZE`].
     pub length: u16,
     /// What became of it: filled in by [`Transport::copy`].
@@ -201,9 +204,11 @@ pub trait Transport: Clone + Send + Sync + Sized + fmt::Debug + 'static {
     #[doc(alias = "GNTTABOP_map_grant_ref")]
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Self::Mapped, Error>;
 
-    /// Copies pieces in order, each with its own result.
+    /// Copies pieces in order, each with its own result. Whatever is [`CopyEnd::Own`] lies in `own`.
+    ///
+    /// One hypercall for all of them where the hypervisor allows it.
     #[doc(alias = "GNTTABOP_copy")]
-    fn copy(&self, pieces: &mut [Copy<'_, Self>]);
+    fn copy(&self, own: &Self::Memory, pieces: &mut [Copy]);
 
     /// A port to which `peer` may bind.
     ///
