@@ -24,7 +24,7 @@ pub use start::hypercall_page;
 use crate::Hypervisor;
 use crate::cpumask::CpuMask;
 use crate::domain::{Domain, DomainConfig, VcpuRef};
-use crate::ids::{DomId, Mfn};
+use crate::ids::{DomId, GrantRef, Mfn, Port};
 use crate::page::{PageError, PageType};
 use crate::permissions::Permissions;
 use crate::platform::Platform;
@@ -35,6 +35,9 @@ use alloc::vec::Vec;
 use kernel::Kernel;
 use layout::Layout;
 use memory::Memory;
+use start::Rings;
+use xen_abi::errno::Errno;
+use xen_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE};
 use xen_abi::xen::MAX_GUEST_CMDLINE;
 
 /// What a domain is built from.
@@ -48,6 +51,17 @@ pub struct DomainSource<'a> {
     pub cmdline: &'a str,
     /// Bytes of `dom0_vga_console_info` (xen.h) when the machine has a screen that the first domain may use.
     pub video: Option<&'a [u8]>,
+}
+
+/// Who serves a domain's xenstore, and its console if the hypervisor does not, with the domain's ports for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The serving domain.
+    pub by: DomId,
+    /// The domain's port of its xenstore ring.
+    pub store: Port,
+    /// That of its console ring.
+    pub console: Option<Port>,
 }
 
 impl<P: Platform> Hypervisor<P> {
@@ -119,9 +133,10 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Gives a domain, made by [`Hypervisor::create_domain`] and without any page, its `pages` pages and its kernel. It gets a
-    /// console ring that the hypervisor serves, and a page for a xenstore ring that nobody serves; it stays paused, with its
-    /// vCPU 0 ready to be brought up.
+    /// Gives a domain, made by [`Hypervisor::create_domain`] and without any page, its `pages` pages and its kernel. It gets pages
+    /// for its console and xenstore rings. `served` says who serves them: both are granted to that domain as Xen's toolstack does
+    /// it. Without, the hypervisor serves the console, and nobody the xenstore. It stays paused, with its vCPU 0 ready to be
+    /// brought up.
     ///
     /// # Errors
     /// See [`BuildError`]. What the domain got so far goes when it is destroyed.
@@ -130,6 +145,7 @@ impl<P: Platform> Hypervisor<P> {
         domain: &Arc<Domain<P>>,
         source: &DomainSource<'_>,
         pages: u64,
+        served: Option<Served>,
     ) -> Result<(), BuildError> {
         if source.cmdline.len() >= MAX_GUEST_CMDLINE {
             return Err(BuildError::CommandLineTooLong(source.cmdline.len()));
@@ -149,14 +165,39 @@ impl<P: Platform> Hypervisor<P> {
         memory.clear_pages(0..pages);
         load(&memory, &kernel, &layout, source);
         memory.write_p2m(layout.p2m.clone());
-        let console = memory.frame(layout.rings.start);
-        let port = self.attach_console(domain, console)?;
-        start::write_start_info(&memory, &layout, domain, source, Some((console, port)))?;
+        let rings = self.offer_rings(domain, &memory, &layout, served)?;
+        start::write_start_info(&memory, &layout, domain, source, Some(rings))?;
         let root = tables::build(&memory, &layout)?;
         self.load_root(domain, root)?;
         self.publish_wallclock(domain);
         start::set_first_context(&domain.vcpus[0], &layout, kernel.entry);
         Ok(())
+    }
+
+    /// Lets whoever serves a domain's rings have them.
+    fn offer_rings(
+        &self,
+        domain: &Arc<Domain<P>>,
+        memory: &Memory<'_, P>,
+        layout: &Layout,
+        served: Option<Served>,
+    ) -> Result<Rings, BuildError> {
+        let (console, store) = (memory.frame(layout.rings.start), memory.frame(layout.rings.start + 1));
+        let offer = |reference, mfn| match served {
+            Some(Served { by, .. }) if !self.grant_reserved(domain, GrantRef(reference), by, mfn) => {
+                Err(Errno::ENOMEM)
+            }
+            _ => Ok(()),
+        };
+        offer(GNTTAB_RESERVED_XENSTORE, store)?;
+        let console_port = match served.and_then(|served| served.console) {
+            Some(port) => {
+                offer(GNTTAB_RESERVED_CONSOLE, console)?;
+                port
+            }
+            None => self.attach_console(domain, console)?,
+        };
+        Ok(Rings { console: (console, console_port), store: (store, served.map_or(Port(0), |s| s.store)) })
     }
 
     /// The first domain without memory, with all permissions; paused.

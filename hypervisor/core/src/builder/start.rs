@@ -22,14 +22,21 @@ const STUB: usize = 32;
 /// Pages of rings of a domain that is not the first: the console's, then xenstore's.
 pub(super) const RING_PAGES: u64 = 2;
 
-/// Writes `start_info`. `console` is the ring and its port, for a domain that is not the first; behind the first one's record comes
+/// The rings of a domain that is not the first: each one's frame and the domain's port. Port 0 at xenstore's: nobody serves it,
+/// and the domain may do so itself.
+pub(super) struct Rings {
+    pub(super) console: (Mfn, Port),
+    pub(super) store: (Mfn, Port),
+}
+
+/// Writes `start_info`. `rings` are those of a domain that is not the first; behind the first one's record comes
 /// that of its screen.
 pub(super) fn write_start_info<P: Platform>(
     memory: &Memory<'_, P>,
     layout: &Layout,
     domain: &Domain<P>,
     source: &DomainSource<'_>,
-    console: Option<(Mfn, Port)>,
+    rings: Option<Rings>,
 ) -> Result<(), BuildError> {
     let mut info = StartInfo::new_zeroed();
     let magic = b"xen-3.0-x86_64";
@@ -37,13 +44,12 @@ pub(super) fn write_start_info<P: Platform>(
     info.nr_pages = domain.pages.current();
     info.shared_info = domain.shared_info.addr().0;
     info.flags = if domain.privileged { SIF_PRIVILEGED } else { 0 };
-    match console {
-        Some((mfn, port)) => {
+    match rings {
+        Some(Rings { console: (mfn, port), store }) => {
             let ring =
                 StartInfoConsoleDomU { mfn: mfn.0, evtchn: port.0, ..StartInfoConsoleDomU::new_zeroed() };
             info.console.copy_from_slice(ring.as_bytes());
-            // A xenstore without a port is one that the domain may serve itself.
-            info.store_mfn = memory.frame(layout.rings.start + 1).0;
+            (info.store_mfn, info.store_evtchn) = (store.0.0, store.1.0);
         }
         None => info.flags |= SIF_INITDOMAIN,
     }

@@ -10,6 +10,14 @@
 //! vcpus = 2                     # 1 unless given
 //! restart = "on-crash"          # never (unless given), on-crash, always
 //!
+//! served_by = "drivers"         # the domain that serves its xenstore and devices
+//!
+//! [[domain.disk]]               # see `devices`
+//! name = "xvda"
+//! file = "root.ext4"
+//!
+//! [[domain.net]]
+//!
 //! [[channel]]                   # an event channel; see `Channel` for how its ends are found
 //! domains = ["web", "db"]
 //! ```
@@ -20,6 +28,7 @@
 //! Whatever can be told from the text is judged here, and a mistake is one sentence with its line: [`Problem`]. The boot ends with
 //! it, for a machine that runs all but one of the domains that it should run is worse than one that says why it does not.
 
+mod devices;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -29,6 +38,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+pub use devices::{Devices, Disk, Net, Storage};
 use read::Reader;
 use toml::de::{DeTable, DeValue};
 use xen_abi::xen::{DOMID_FIRST_RESERVED, MAX_GUEST_CMDLINE};
@@ -92,6 +102,8 @@ pub struct Description {
     pub irqs: Vec<u64>,
     /// What happens when it ends.
     pub restart: Policy,
+    /// What a driver domain serves to it.
+    pub devices: Devices,
 }
 
 /// When a domain is started again.
@@ -174,6 +186,7 @@ impl Descriptions {
             let channel = all.channel(text, table, line)?;
             all.channels.push(channel);
         }
+        all.check_servers()?;
         Ok(all)
     }
 
@@ -217,6 +230,7 @@ const NOT_FOR_DOM0: &[&str] = &[
     "restart",
     "restart_limit",
     "restart_delay",
+    "served_by",
 ];
 
 impl Description {
@@ -240,6 +254,7 @@ impl Description {
             ioports: Vec::new(),
             irqs: Vec::new(),
             restart: Policy { when: When::Never, limit: 0, delay: 0 },
+            devices: Devices::default(),
         }
     }
 
@@ -284,6 +299,7 @@ impl Description {
                     .number("restart_delay", 0, 3_600_000)?
                     .map_or(DEFAULT_DELAY, |ms| ms * 1_000_000),
             },
+            devices: Devices::read(text, &mut reader, line)?,
         };
         reader.finish()?;
         Ok(description)

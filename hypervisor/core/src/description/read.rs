@@ -101,6 +101,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The address of a network interface.
+    pub(super) fn mac(&mut self, key: &'static str) -> Result<Option<String>, Problem> {
+        let Some((value, line)) = self.take(key) else { return Ok(None) };
+        let byte = |part: &str| part.len() == 2 && u8::from_str_radix(part, 16).is_ok();
+        let whole = |text: &&str| text.split(':').count() == 6 && text.split(':').all(byte);
+        let found = value.as_str().filter(whole).map(|text| Some(text.into()));
+        found.ok_or_else(|| expected(key, "an address such as \"00:16:3e:00:00:01\"", value, line))
+    }
+
     pub(super) fn flag(&mut self, key: &'static str) -> Result<Option<bool>, Problem> {
         let Some((value, line)) = self.take(key) else { return Ok(None) };
         value.as_bool().map(Some).ok_or_else(|| expected(key, "true or false", value, line))

@@ -148,3 +148,78 @@ proptest! {
         let _ = Descriptions::parse(&bytes);
     }
 }
+
+const SERVED: &str = r#"
+[[domain]]
+name = "web"
+kernel = "k"
+memory = "1M"
+served_by = "drivers"
+console = "driver-domain"
+
+[[domain.disk]]
+name = "xvda"
+file = "root.ext4"
+readonly = true
+
+[[domain.disk]]
+name = "xvdb"
+ram = "64M"
+
+[[domain.net]]
+mac = "00:16:3e:00:00:0a"
+
+[[domain.net]]
+
+[[domain]]
+name = "drivers"
+kernel = "k"
+memory = "1M"
+"#;
+
+#[test]
+fn devices_are_a_driver_domains() {
+    let all = Descriptions::parse(SERVED.as_bytes()).expect("no mistake");
+    let web = &all.domains[0].devices;
+    assert_eq!((web.served_by.as_deref(), web.console, all.server_of(0)), (Some("drivers"), true, Some(1)));
+    let root = Disk { name: "xvda".into(), storage: Storage::File("root.ext4".into()), readonly: true };
+    assert_eq!(
+        web.disks,
+        [root, Disk { name: "xvdb".into(), storage: Storage::Ram(16384), readonly: false }]
+    );
+    assert_eq!(web.nets, [Net { mac: Some("00:16:3e:00:00:0a".into()) }, Net { mac: None }]);
+    for (change, to, says) in [
+        (
+            "served_by = \"drivers\"\n",
+            "",
+            "line 2: a domain with a disk, a network or the console of a driver domain has `served_by`, the name of that domain",
+        ),
+        ("\"drivers\"\nconsole", "\"driver\"\nconsole", "line 2: `served_by` names no domain"),
+        (
+            "\"drivers\"\nconsole",
+            "\"web\"\nconsole",
+            "line 2: `served_by` names a domain that is served itself",
+        ),
+        ("file = \"root.ext4\"", "", "line 9: a disk has a `name`, and one of `file`, `ram` and `virtio`"),
+        (
+            "ram = \"64M\"",
+            "ram = \"64M\"\nvirtio = 0",
+            "line 14: a disk has a `name`, and one of `file`, `ram` and `virtio`",
+        ),
+        ("xvdb", "xvda", "line 14: this domain has two disks `xvda`"),
+        (
+            "00:16:3e:00:00:0a",
+            "00:16",
+            "line 19: `mac` is an address such as \"00:16:3e:00:00:01\", not \"00:16\"",
+        ),
+        (
+            "\"driver-domain\"",
+            "\"x\"",
+            "line 7: `console` is one of \"hypervisor\", \"driver-domain\", not \"x\"",
+        ),
+    ] {
+        let text = SERVED.replacen(change, to, 1);
+        let problem = Descriptions::parse(text.as_bytes()).unwrap_err();
+        assert_eq!(problem.to_string(), says);
+    }
+}

@@ -344,6 +344,26 @@ impl<P: Platform> Hypervisor<P> {
         domain.grants.lock(self, domain).version()
     }
 
+    /// Grants a page of a domain that does not run yet to another one, by one of the references that are reserved for
+    /// it. As in Xen, the domain's kernel leaves these references alone.
+    pub(crate) fn grant_reserved(
+        &self,
+        domain: &Domain<P>,
+        reference: GrantRef,
+        to: DomId,
+        mfn: Mfn,
+    ) -> bool {
+        let table = domain.grants.lock(self, domain);
+        match (table.shared(&self.platform, reference), u32::try_from(mfn.0)) {
+            (Some(Shared::V1(word)), Ok(frame)) if reference.0 < RESERVED => {
+                let header = u64::from(GTF_PERMIT_ACCESS) | u64::from(to.0) << 16;
+                word.store(header | u64::from(frame) << 32, Ordering::SeqCst);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Changes the version of the caller's table (`GNTTABOP_set_version`). All entries but the reserved ones are cleared.
     ///
     /// # Errors

@@ -102,9 +102,18 @@ struct Link {
     ports: [Option<Port>; 2],
 }
 
+/// A domain that another one serves, and its ports for that, as far as they were made.
+struct Service {
+    domain: usize,
+    by: usize,
+    store: Option<Port>,
+    console: Option<Port>,
+}
+
 struct Keeping<P: Platform> {
     kept: Vec<Kept<P>>,
     links: Vec<Link>,
+    services: Vec<Service>,
     /// What no kept domain may use, whatever its description says.
     denied: Permissions,
 }
@@ -120,7 +129,12 @@ pub struct Keeper<P: Platform> {
 impl<P: Platform> Keeper<P> {
     /// Nobody to keep.
     pub const fn new() -> Self {
-        let keeping = Keeping { kept: Vec::new(), links: Vec::new(), denied: Permissions::none() };
+        let keeping = Keeping {
+            kept: Vec::new(),
+            links: Vec::new(),
+            services: Vec::new(),
+            denied: Permissions::none(),
+        };
         Self { keeping: Mutex::new(keeping), reports: Mutex::new(Vec::new()), next: AtomicU64::new(NEVER) }
     }
 
@@ -300,6 +314,7 @@ impl<P: Platform> Hypervisor<P> {
                 let image = kept.plan.image;
                 keeping.kept[index].state = State::Runs(domain.clone());
                 self.link(keeping, index);
+                self.offer(keeping, index);
                 let filled = self.fill_kept(keeping, index, &domain, image);
                 keeping.kept[index].since = self.platform.now();
                 if self.filled(&mut keeping.kept[index], filled) {

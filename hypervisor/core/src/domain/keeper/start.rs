@@ -1,8 +1,8 @@
 //! Making, filling and starting the domains that the keeper keeps.
 
-use super::{End, KEEPING_CPU, Keeping, Kept, Link, Plan, State};
+use super::{End, KEEPING_CPU, Keeping, Kept, Link, Plan, Service, State};
 use crate::Hypervisor;
-use crate::builder::{BuildError, DomainSource, unpack_kernel};
+use crate::builder::{BuildError, DomainSource, Served, unpack_kernel};
 use crate::description::{Channel, Description, When};
 use crate::domain::{Domain, DomainConfig};
 use crate::event::slot::Binding;
@@ -34,12 +34,14 @@ impl<P: Platform> Hypervisor<P> {
         let keeping = &mut *self.keeper.keeping.lock();
         keeping.denied = denied;
         keeping.links = channels.iter().map(|c| Link { domains: c.domains, ports: [None; 2] }).collect();
+        keeping.services = services(&plans);
         let kept =
             |(plan, id)| Kept { plan, id, state: State::Over, since: Nanos(0), restarts: 0, last: false };
         let ids = identifiers(&plans);
         keeping.kept = plans.into_iter().zip(ids).map(kept).collect();
         let first = self.make_all(keeping, dom0.is_some())?;
         (0..keeping.kept.len()).for_each(|index| self.link(keeping, index));
+        (0..keeping.kept.len()).for_each(|index| self.offer(keeping, index));
         let room = self.hold_back(self.fill_all(keeping));
         if let Some(domain) = first {
             self.start_dom0(keeping, &domain, dom0)?;
@@ -205,7 +207,12 @@ impl<P: Platform> Hypervisor<P> {
         let plan = &keeping.kept[index].plan;
         let cmdline = command_line(keeping, index);
         let source = DomainSource { image: kernel, initrd: plan.initrd, cmdline: &cmdline, video: None };
-        self.fill_domain(domain, &source, plan.description.pages)
+        let service = keeping.services.iter().find(|service| service.domain == index);
+        let served = service.and_then(|service| {
+            let by = keeping.kept[service.by].id;
+            service.store.map(|store| Served { by, store, console: service.console })
+        });
+        self.fill_domain(domain, &source, plan.description.pages, served)
     }
 
     /// Lets a domain that is complete run.
@@ -235,6 +242,28 @@ impl<P: Platform> Hypervisor<P> {
             link.ports[end] = port;
         }
     }
+
+    /// Makes the ports by which a domain and the one that serves it tell each other of the domain's rings. They are the same after
+    /// each start of the domain, so that the server finds them again.
+    pub(super) fn offer(&self, keeping: &mut Keeping<P>, index: usize) {
+        let Keeping { kept, services, .. } = keeping;
+        let State::Runs(domain) = &kept[index].state else { return };
+        for service in services.iter_mut().filter(|service| service.domain == index) {
+            let port = || self.alloc_unbound(domain, DomId(DOMID_SELF), kept[service.by].id).ok();
+            service.store = port();
+            service.console = if kept[index].plan.description.devices.console { port() } else { None };
+        }
+    }
+}
+
+/// Who serves whom.
+fn services(plans: &[Plan]) -> Vec<Service> {
+    let server = |plan: &Plan| {
+        let name = plan.description.devices.served_by.as_ref()?;
+        plans.iter().position(|other| other.description.name == *name)
+    };
+    let service = |(domain, plan)| server(plan).map(|by| Service { domain, by, store: None, console: None });
+    plans.iter().enumerate().filter_map(service).collect()
 }
 
 /// An identifier for each domain: its own, or the lowest from 1 on that nobody else wants.
@@ -244,7 +273,8 @@ fn identifiers(plans: &[Plan]) -> Vec<DomId> {
     plans.iter().map(|plan| DomId(plan.description.id.or_else(|| free.next()).unwrap_or(0))).collect()
 }
 
-/// The command line, with the ports of the channels behind.
+/// The command line, with the ports of the channels behind, and for each domain that this one serves
+/// `paravane.serve=<name>:<identifier>:<port of its xenstore>:<port of its console, or 0>`.
 fn command_line<P: Platform>(keeping: &Keeping<P>, index: usize) -> String {
     let mut line = keeping.kept[index].plan.description.cmdline.clone();
     for link in &keeping.links {
@@ -252,6 +282,13 @@ fn command_line<P: Platform>(keeping: &Keeping<P>, index: usize) -> String {
         let peer = &keeping.kept[link.domains[1 - end]].plan.description.name;
         if let Some(port) = link.ports[end] {
             line += &format!(" paravane.channel.{peer}={}", port.0);
+        }
+    }
+    for service in keeping.services.iter().filter(|service| service.by == index) {
+        let served = &keeping.kept[service.domain];
+        if let Some(store) = service.store {
+            let (name, console) = (&served.plan.description.name, service.console.map_or(0, |port| port.0));
+            line += &format!(" paravane.serve={name}:{}:{}:{console}", served.id.0, store.0);
         }
     }
     line.trim_start().into()

@@ -5,8 +5,10 @@ use crate::description::Descriptions;
 use crate::event::slot::Binding;
 use crate::mock::{self, MockPlatform};
 use core::sync::atomic::Ordering::SeqCst;
+use std::format;
 use std::string::String;
-use xen_abi::xen::StartInfo;
+use xen_abi::grant_table::GTF_PERMIT_ACCESS;
+use xen_abi::xen::{DOMID_SELF, StartInfo};
 use zerocopy::{FromBytes, IntoBytes};
 
 type Mock = Hypervisor<MockPlatform>;
@@ -169,4 +171,68 @@ fn one_that_cannot_be_built_is_left_out() {
     (0..100).for_each(|_| pass(&hv, 100));
     assert!(hv.domains.get(DomId(1)).is_none(), "and not tried again");
     assert_eq!(hv.accounts().dying_domains, 0);
+}
+
+const SERVED: &str = r#"
+[[domain]]
+name = "a"
+kernel = "k"
+memory = "8M"
+served_by = "drivers"
+restart = "on-crash"
+restart_limit = 1
+restart_delay = 10
+
+[[domain]]
+name = "drivers"
+kernel = "k"
+memory = "8M"
+
+[[domain]]
+name = "b"
+kernel = "k"
+memory = "8M"
+served_by = "drivers"
+console = "driver-domain"
+"#;
+
+/// What a server is told of the domain `name`: its identifier and the ports of xenstore and console.
+fn told(hv: &Mock, server: &Domain<MockPlatform>, name: &str) -> [u32; 3] {
+    let line = command_line_of(&start_info(hv, server));
+    let start = format!("paravane.serve={name}:");
+    let word = line.split(' ').find_map(|word| word.strip_prefix(&start)).expect("it is named");
+    let numbers: Vec<u32> = word.split(':').map(|number| number.parse().expect("a number")).collect();
+    numbers.try_into().expect("three of them")
+}
+
+#[test]
+fn rings_are_offered_to_the_domain_that_serves_them() {
+    let hv = started(SERVED);
+    let (a, server, b) = (domain(&hv, 1), domain(&hv, 2), domain(&hv, 3));
+    let waits = Some(Binding::Unbound(DomId(2)));
+    let [id, store, console] = told(&hv, &server, "a");
+    assert_eq!((id, console, a.events.binding(Port(store))), (1, 0, waits));
+    let info = start_info(&hv, &a);
+    assert_eq!(info.store_evtchn, store);
+    assert_eq!(a.events.binding(Port(info.console_domu().evtchn)), Some(Binding::Console));
+    let [id, store, console] = told(&hv, &server, "b");
+    let info = start_info(&hv, &b);
+    assert_eq!((id, info.store_evtchn, info.console_domu().evtchn), (3, store, console));
+    assert_eq!((b.events.binding(Port(store)), b.events.binding(Port(console))), (waits, waits));
+    // References 0 and 1 are the console's and xenstore's.
+    let table = hv.setup_grant_table(&b, DomId(DOMID_SELF), 1).expect("a table");
+    let entry = |n: usize| hv.platform.frame_words(table[0])[n].load(SeqCst);
+    let granted = |mfn: u64| u64::from(GTF_PERMIT_ACCESS) | 2 << 16 | mfn << 32;
+    assert_eq!([entry(0), entry(1)], [granted(info.console_domu().mfn), granted(info.store_mfn)]);
+    let table = hv.setup_grant_table(&a, DomId(DOMID_SELF), 1).expect("a table");
+    assert_eq!(hv.platform.frame_words(table[0])[0].load(SeqCst), 0, "its console is the hypervisor's");
+    // After a restart the ports that the server was told of wait for it again.
+    let before = told(&hv, &server, "a");
+    hv.bind_interdomain(&server, DomId(1), Port(before[1])).expect("it waits");
+    hv.shutdown_domain(&a, SHUTDOWN_CRASH);
+    drop(a);
+    pass(&hv, 0);
+    pass(&hv, 11);
+    assert_eq!(domain(&hv, 1).events.binding(Port(before[1])), waits);
+    assert_eq!(start_info(&hv, &domain(&hv, 1)).store_evtchn, before[1]);
 }
