@@ -38,11 +38,16 @@
 //!
 //! Unsafe code is at the edge: the hypercall instruction, the entry stubs, and the places where an address that the
 //! hypervisor gave becomes a reference. Memory that others write is only reached through atomics.
+//!
+//! The base needs no allocator. The feature `alloc` maps the domain's [`memory`] before `main` and enables what needs the
+//! crate `alloc`; `heap` is the global allocator for it.
 #![no_std]
 #![warn(missing_docs)]
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
+#[cfg(not(target_os = "none"))]
+extern crate std;
 
 pub mod boot;
 pub mod byte_ring;

@@ -113,6 +113,8 @@ mod bare {
         }
         crate::traps::init();
         crate::events::init();
+        #[cfg(feature = "alloc")]
+        crate::memory::init(&boot);
         __guest_pv_main(boot)
     }
 }

@@ -1,0 +1,175 @@
+//! A kernel that checks the library's memory and page tables on the hypervisor it runs on: each step prints one line,
+//! the same on every hypervisor, and the domain ends as crashed where one fails.
+#![cfg_attr(target_os = "none", no_std)]
+#![cfg_attr(target_os = "none", no_main)]
+
+extern crate alloc;
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
+
+use guest_pv_lib::memory::{self, OutOfMemory, Pages, SharedPages, Window};
+use guest_pv_lib::mmu::{self, Flush, Pte, update_va_mapping};
+use guest_pv_lib::sched::{self, Shutdown};
+use guest_pv_lib::{BootContext, println};
+
+guest_pv_lib::entry!(kernel, name = "memory", version = "1");
+
+/// A step that did not go as it must, and why.
+type Step = Result<(), &'static str>;
+
+/// A step's name and its code.
+type Named = (&'static str, fn(&BootContext) -> Step);
+
+/// What is checked, in this order.
+const STEPS: [Named; 5] = [
+    ("pages", pages),
+    ("every frame", every_frame),
+    ("window", window),
+    ("contiguous", contiguous),
+    ("heap", heap),
+];
+
+fn kernel(boot: BootContext) -> ! {
+    println!("memory: start");
+    let mut passed = true;
+    for (name, step) in STEPS {
+        match step(&boot) {
+            Ok(()) => println!("memory: {name}: passed"),
+            Err(why) => {
+                println!("memory: {name}: FAILED: {why}");
+                passed = false;
+            }
+        }
+    }
+    println!("{}", if passed { "memory: all steps passed" } else { "memory: some step failed" });
+    sched::shutdown(if passed { Shutdown::PowerOff } else { Shutdown::Crash })
+}
+
+/// An error where `condition` does not hold.
+fn check(condition: bool, why: &'static str) -> Step {
+    if condition { Ok(()) } else { Err(why) }
+}
+
+fn no_memory(_: OutOfMemory) -> &'static str {
+    "out of memory"
+}
+
+/// A run is zeroed, translates as the hypervisor says, and comes back.
+fn pages(boot: &BootContext) -> Step {
+    let before = memory::free_pages();
+    let mut run = Pages::new(700).map_err(no_memory)?;
+    check(run.as_ref().iter().all(|&byte| byte == 0), "not zeroed")?;
+    run.as_mut().fill(0xa5);
+    for index in 0..run.count() {
+        check(
+            boot.p2m().mfn(run.pfn(index)) == Some(run.mfn(index)),
+            "another machine frame than the p2m's",
+        )?;
+        // SAFETY: a frame of the domain is memory of the machine.
+        let back = unsafe { mmu::m2p(run.mfn(index)) };
+        check(back == Some(run.pfn(index)), "the machine frame translates to another frame")?;
+    }
+    check(memory::free_pages() == before - 700, "the allocator counts wrong")?;
+    drop(run);
+    check(memory::free_pages() == before, "pages did not come back")
+}
+
+/// All free memory can be had, written and read; then there is none left.
+fn every_frame(boot: &BootContext) -> Step {
+    let mut runs = Vec::new();
+    let mut total = 0;
+    let mut size = 1 << 16;
+    while size > 0 {
+        match Pages::new(size) {
+            Ok(mut run) => {
+                for (index, page) in run.as_mut().chunks_mut(4096).enumerate() {
+                    page[..8].copy_from_slice(&(total + index).to_ne_bytes());
+                    page[4088..].copy_from_slice(&(total + index).to_ne_bytes());
+                }
+                total += size;
+                if runs.len() == runs.capacity() && size < 64 {
+                    break;
+                }
+                runs.push(run);
+            }
+            Err(OutOfMemory) => size /= 2,
+        }
+    }
+    let mut number = 0usize;
+    for page in runs.iter().flat_map(|run| run.as_ref().chunks(4096)) {
+        let expected = number.to_ne_bytes();
+        check(page[..8] == expected && page[4088..] == expected, "two pages are one")?;
+        number += 1;
+    }
+    check(number as u64 > boot.pages() / 2, "less than half of the memory was free")
+}
+
+/// A page of the domain shows at a window's address, and no longer does afterwards.
+fn window(_: &BootContext) -> Step {
+    let window = Window::new(600).map_err(no_memory)?;
+    let shared = SharedPages::from(Pages::new(2).map_err(no_memory)?);
+    for (index, page) in [(0, 0), (599, 1), (511, 0), (512, 1)] {
+        let address = window.address(index);
+        // SAFETY: the window's pages are this step's, and the frames are atomics.
+        unsafe { update_va_mapping(address, Pte::data(shared.mfn(page)), Flush::None) }
+            .map_err(|_| "a mapping was refused")?;
+        let word = core::ptr::with_exposed_provenance::<core::sync::atomic::AtomicU32>(address as usize);
+        // SAFETY: just mapped, to a page of atomics.
+        unsafe { &*word }.store(index as u32 + 7, Relaxed);
+        check(shared[page * 1024].load(Relaxed) == index as u32 + 7, "the window shows another page")?;
+        let request = xen_abi::xen::MmuUpdate { ptr: window.entry_machine_address(index), val: 0 };
+        // SAFETY: the mapping is this step's, and is not used any more.
+        unsafe { mmu::mmu_update(&[request]) }.map_err(|_| "the entry's address is wrong")?;
+        // SAFETY: as above; flushes what the processor remembers.
+        unsafe { update_va_mapping(address, Pte::EMPTY, Flush::All) }.map_err(|_| "unmapping was refused")?;
+    }
+    let first = window.address(0);
+    drop(window);
+    check(Window::new(600).map_err(no_memory)?.address(0) == first, "the addresses were not given back")
+}
+
+/// Machine-contiguous runs, by chance and by exchange.
+fn contiguous(boot: &BootContext) -> Step {
+    for (count, bits) in [(1, 64), (8, 32), (13, 32), (64, 30), (3, 64)] {
+        let mut dma = memory::contiguous(count, bits).map_err(no_memory)?;
+        check(dma.count() == count && dma.as_ref().iter().all(|&byte| byte == 0), "not zeroed")?;
+        let first = dma.machine_address() / 4096;
+        for index in 0..count {
+            check(dma.mfn(index).0 == first + index as u64, "not contiguous")?;
+            check(boot.p2m().mfn(dma.pfn(index)) == Some(dma.mfn(index)), "the p2m says something else")?;
+            // SAFETY: a frame of the domain is memory of the machine.
+            let back = unsafe { mmu::m2p(dma.mfn(index)) };
+            check(back == Some(dma.pfn(index)), "the m2p says something else")?;
+        }
+        check(bits >= 64 || (first + count as u64) << 12 <= 1 << bits, "too high")?;
+        dma.as_mut().fill(1);
+    }
+    Ok(())
+}
+
+/// Containers of many sizes live side by side.
+fn heap(_: &BootContext) -> Step {
+    let before = memory::free_pages();
+    let mut map = BTreeMap::new();
+    for n in 0..2000usize {
+        map.insert(n * 7919 % 2003, (format!("number {n}"), vec![n as u8; n * 37 % 5000]));
+        if n % 3 == 0 {
+            map.remove(&(n * 31 % 2003));
+        }
+    }
+    let whole = map.values().all(|(name, bytes)| {
+        let n: usize = name.trim_start_matches("number ").parse().unwrap_or(usize::MAX);
+        bytes.len() == n * 37 % 5000 && bytes.iter().all(|&byte| byte == n as u8)
+    });
+    check(whole, "something was overwritten")?;
+    let large = vec![0u8; 3 << 20];
+    check(large.iter().all(|&byte| byte == 0), "not zeroed")?;
+    let during = memory::free_pages();
+    drop(large);
+    check(memory::free_pages() == during + (3 << 20) / 4096, "a large piece did not come back")?;
+    check(during < before, "the heap is not made of pages")
+}
