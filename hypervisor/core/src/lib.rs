@@ -75,6 +75,8 @@ pub struct Machine {
     pub acpi_ids: Vec<u32>,
     /// What the CPUs are.
     pub processor: Processor,
+    /// What the firmware said of memory types.
+    pub memory_types: hypercall::memory_types::MemoryTypes,
 }
 
 /// What CPUID says that the CPUs of the machine are: all the same.

@@ -183,6 +183,7 @@ fn make_hypervisor(
         apic_ids: cpus.iter().map(|(apic, _)| *apic).collect(),
         acpi_ids: cpus.iter().map(|(_, id)| *id).collect(),
         processor: cpu::processor(),
+        memory_types: cpu::msr::memory_types(address_bits()),
     };
     let frames = hypervisor_core::mem::FrameAllocator::new(tables.frames);
     let platform = Machine::new(tables.frames, tables.m2p);
@@ -226,6 +227,11 @@ fn start_domains(hv: &'static Hv, acpi: &AcpiInfo, boot: &BootInfo) -> ! {
     smp::run()
 }
 
+/// Bits of a machine address.
+fn address_bits() -> u8 {
+    cpu::cpuid().get_processor_capacity_feature_info().map_or(36, |info| info.physical_address_bits())
+}
+
 /// What the hypervisor drives itself, and no domain may use.
 fn own_resources(hv: &Hv, acpi: &AcpiInfo) -> Permissions {
     let mut own = Permissions::none();
@@ -236,9 +242,7 @@ fn own_resources(hv: &Hv, acpi: &AcpiInfo) -> Permissions {
         own.ioports.insert(first, last);
     }
     // There is nothing beyond the CPU's physical addresses.
-    let bits =
-        cpu::cpuid().get_processor_capacity_feature_info().map_or(36, |info| info.physical_address_bits());
-    own.iomem.insert(1 << (bits - 12), u64::MAX);
+    own.iomem.insert(1 << (address_bits() - 12), u64::MAX);
     let controllers = acpi.ioapics.iter().map(|ioapic| ioapic.address).chain([apic::page_address()]);
     controllers.for_each(|address| own.iomem.insert(address >> 12, address >> 12));
     own

@@ -2,6 +2,8 @@
 
 use core::arch::{asm, global_asm};
 
+use hypervisor_core::hypercall::memory_types::MemoryTypes;
+
 /// IA32_APIC_BASE.
 pub const APIC_BASE: u32 = 0x1b;
 /// MSR_PLATFORM_INFO.
@@ -36,6 +38,19 @@ pub const GS_BASE: u32 = 0xc000_0101;
 pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 /// IA32_TSC_AUX.
 pub const TSC_AUX: u32 = 0xc000_0103;
+
+/// IA32_MTRRCAP: the number of variable ranges in its lowest byte.
+const MTRR_CAP: u32 = 0xfe;
+/// IA32_MTRR_PHYSBASE0; each base is followed by its mask.
+const MTRR_PHYSBASE: u32 = 0x200;
+
+/// The variable-range MTRRs, where this CPU has any.
+pub fn memory_types(address_bits: u8) -> MemoryTypes {
+    let there = super::cpuid().get_feature_info().is_some_and(|info| info.has_mtrr());
+    let count = if there { read(MTRR_CAP) as u8 } else { 0 };
+    let pair = |n: u8| (read(MTRR_PHYSBASE + 2 * u32::from(n)), read(MTRR_PHYSBASE + 2 * u32::from(n) + 1));
+    MemoryTypes { registers: (0..count).map(pair).collect(), address_bits: address_bits.into() }
+}
 
 /// Reads a register that is known to exist.
 pub fn read(msr: u32) -> u64 {

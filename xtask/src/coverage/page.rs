@@ -70,9 +70,6 @@ fn summary(sections: &[Section]) -> String {
 }
 
 fn cases(entry: &Entry) -> String {
-    if let (true, Some(why)) = (entry.cases.is_empty(), notes::no_case(entry.name)) {
-        return format!("none: {why}");
-    }
     let mut named: Vec<String> = entry.cases.iter().take(NAMED).map(|case| format!("`{case}`")).collect();
     if entry.cases.len() > NAMED {
         named.push(format!("{} more", entry.cases.len() - NAMED));

@@ -5,6 +5,7 @@
 
 use super::{Cx, Outcome};
 use crate::guest_ptr::GuestPtr;
+use crate::ids::CpuId;
 use crate::platform::Platform;
 use crate::regs::Regs;
 use core::mem::offset_of;
@@ -38,7 +39,12 @@ fn serve<P: Platform>(cx: Cx<'_, P>, at: GuestPtr<XenMc>) -> Result<i64, Errno> 
             cpu_info(cx, &mut request)?;
             answer(cx, at, &request)
         }
-        XEN_MC_MSRINJECT | XEN_MC_MCEINJECT | XEN_MC_INJECT_V2 => Err(Errno::ENODEV),
+        XEN_MC_MSRINJECT => inject(cx, payload::<XenMcMsrinject>(&op)?.mcinj_cpunr),
+        XEN_MC_MCEINJECT => inject(cx, payload::<XenMcMceinject>(&op)?.mceinj_cpunr),
+        XEN_MC_INJECT_V2 => match payload::<XenMcInjectV2>(&op)?.flags & XEN_MC_INJECT_TYPE_MASK {
+            XEN_MC_INJECT_TYPE_MCE | XEN_MC_INJECT_TYPE_CMCI | XEN_MC_INJECT_TYPE_LMCE => Err(Errno::ENODEV),
+            _ => Err(Errno::EINVAL),
+        },
         _ => Err(Errno::EINVAL),
     }
 }
@@ -54,6 +60,12 @@ fn answer<P: Platform, T: IntoBytes + Immutable>(
 ) -> Result<i64, Errno> {
     at.field::<T>(offset_of!(XenMc, u))?.write(cx.hv, payload)?;
     Ok(0)
+}
+
+/// No machine check is made up, on CPUs that are there.
+fn inject<P: Platform>(cx: Cx<'_, P>, cpu: u32) -> Result<i64, Errno> {
+    let online = cx.hv.platform.online_cpus().contains(CpuId(cpu));
+    Err(if online { Errno::ENODEV } else { Errno::EINVAL })
 }
 
 /// Acknowledging what was never handed out changes nothing.

@@ -19,6 +19,7 @@ pub mod grant;
 pub mod hvm;
 pub mod mca;
 pub mod memory;
+pub mod memory_types;
 pub mod mmu;
 pub mod multicall;
 pub mod physdev;

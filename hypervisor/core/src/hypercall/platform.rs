@@ -1,6 +1,6 @@
 //! `platform_op(op)`: what the control domain asks of the machine.
 //!
-//! Power management of CPUs, microcode, MTRRs and EFI services are not managed here; each answers as Xen does on a machine, or
+//! Power management of CPUs, microcode and EFI services are not managed here; each answers as Xen does on a machine, or
 //! in a configuration, that lacks them.
 //!
 //! | command | answer |
@@ -14,7 +14,7 @@
 //! | cpu_hotadd, mem_hotadd | refused: there is no room for more than was there at boot |
 //! | resource_op | every register is refused (`EPERM` in the entry) |
 //! | get_symbol | an empty table |
-//! | memory types | `ENXIO`, `EINVAL`: there are no MTRRs to manage |
+//! | memory types | what the firmware set is read and found ([`memory_types`](super::memory_types)), nothing changed |
 //! | change_freq, getidletime, efi_runtime_call | `ENOSYS` |
 
 use super::{Cx, Outcome};
@@ -82,9 +82,18 @@ fn serve<P: Platform>(cx: Cx<'_, P>, at: GuestPtr<XenPlatformOp>) -> Result<i64,
     match op.cmd {
         XENPF_SETTIME32 => settime32(&request),
         XENPF_SETTIME64 => settime64(&request),
-        XENPF_ADD_MEMTYPE => Err(Errno::ENXIO),
-        XENPF_DEL_MEMTYPE => del_memtype(&request),
-        XENPF_READ_MEMTYPE | XENPF_MICROCODE_UPDATE => Err(Errno::EINVAL),
+        XENPF_ADD_MEMTYPE => {
+            let mut asked = request.payload()?;
+            cx.hv.machine.memory_types.add(&mut asked)?;
+            request.answer(&asked)
+        }
+        XENPF_DEL_MEMTYPE => cx.hv.machine.memory_types.remove(&request.payload()?).map(|()| 0),
+        XENPF_READ_MEMTYPE => {
+            let mut asked = request.payload()?;
+            cx.hv.machine.memory_types.read(&mut asked)?;
+            request.answer(&asked)
+        }
+        XENPF_MICROCODE_UPDATE => Err(Errno::EINVAL),
         XENPF_PLATFORM_QUIRK => quirk(&request),
         XENPF_FIRMWARE_INFO => firmware_info(&request),
         XENPF_ENTER_ACPI_SLEEP => sleep(&request),
@@ -114,12 +123,6 @@ fn settime64<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
     }
     request.cx.hv.set_wallclock(time.secs, time.nsecs, time.system_time);
     Ok(0)
-}
-
-fn del_memtype<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
-    let named = request.payload::<XenpfDelMemtype>()?;
-    let valid = named.handle == 0 && named.reg.cast_signed() >= 0;
-    Err(if valid { Errno::ENXIO } else { Errno::EINVAL })
 }
 
 /// Interrupts are not moved around by themselves, and the IOAPIC's select register is always written anew: there is

@@ -61,6 +61,7 @@ case! {
 }
 case! {
     /// An empty level-3 table.
+    #[covers(MMUEXT_PIN_L3_TABLE)]
     fn empty_level_3(env) { empty_table(env, 3) }
 }
 case! {

@@ -11,7 +11,7 @@ use crate::call::{FAULTS, NO_DOMAIN, Ret, all_fault, hc1, hc2};
 use crate::harness::{check, need, same};
 
 /// `platform_op`: the payload goes in, and what the hypervisor left in its place comes out.
-fn platform<T: IntoBytes + FromBytes + Immutable>(cmd: u32, payload: &mut T) -> Ret {
+pub(super) fn platform<T: IntoBytes + FromBytes + Immutable>(cmd: u32, payload: &mut T) -> Ret {
     let mut whole =
         XenPlatformOp { cmd, interface_version: XENPF_INTERFACE_VERSION, ..XenPlatformOp::default() };
     let bytes = payload.as_mut_bytes();

@@ -6,7 +6,11 @@ use guest_pv_lib::Errno;
 use guest_pv_lib::traps::Vector;
 use xen_abi::hypercall::nr;
 use xen_abi::physdev::*;
-use xen_abi::xen::{VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_WRITABLE_PAGETABLES};
+use xen_abi::xen::{
+    VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_4GB_SEGMENTS_NOTIFY,
+    VMASST_TYPE_M2P_STRICT, VMASST_TYPE_PAE_EXTENDED_CR3, VMASST_TYPE_RUNSTATE_UPDATE_FLAG,
+    VMASST_TYPE_WRITABLE_PAGETABLES,
+};
 
 use crate::call::{FAULTS, Ret, all_fault, hc1, hc2, op};
 use crate::harness::fault::{self, Fault};
@@ -23,6 +27,14 @@ returns! {
     assist_unknown(env): vm_assist(VMASST_CMD_ENABLE, 63) => Err(Errno::EINVAL);
     /// The number is checked before it is used as a shift.
     assist_huge(env): vm_assist(VMASST_CMD_DISABLE, u32::MAX) => Err(Errno::EINVAL);
+    /// What is for 32-bit kernels, on and off: known, and without meaning here.
+    assist_of_32_bit(env): [VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_4GB_SEGMENTS_NOTIFY, VMASST_TYPE_PAE_EXTENDED_CR3].map(|kind| {
+        [vm_assist(VMASST_CMD_ENABLE, kind), vm_assist(VMASST_CMD_DISABLE, kind)]
+    }) => [[Ok(0); 2]; 3];
+    /// Those of 64-bit kernels, on and off.
+    assist_of_64_bit(env): [VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VMASST_TYPE_M2P_STRICT].map(|kind| {
+        [vm_assist(VMASST_CMD_ENABLE, kind), vm_assist(VMASST_CMD_DISABLE, kind)]
+    }) => [[Ok(0); 2]; 2];
     /// A command that does not exist.
     assist_unknown_command(env): vm_assist(9, VMASST_TYPE_WRITABLE_PAGETABLES) => Err(Errno::ENOSYS);
     /// A command that does not exist.

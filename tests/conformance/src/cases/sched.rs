@@ -27,6 +27,13 @@ returns! {
     shutdown_fault(env): all_fault(|at| sched(SCHEDOP_SHUTDOWN, at)) => FAULTS;
     /// Bad pointers, watchdog.
     watchdog_fault(env): all_fault(|at| sched(SCHEDOP_WATCHDOG, at)) => FAULTS;
+    /// Bad pointers, announcing why the domain will end.
+    announce_fault(env): all_fault(|at| sched(SCHEDOP_SHUTDOWN_CODE, at)) => FAULTS;
+    /// Why the domain will end can be announced, and be announced otherwise; it goes on.
+    #[alone]
+    announce(env): [SHUTDOWN_CRASH, SHUTDOWN_POWEROFF].map(|reason| {
+        op(nr::SCHED_OP, SCHEDOP_SHUTDOWN_CODE, &mut SchedShutdown { reason })
+    }) => [Ok(0); 2];
     /// More ports than the limit of 128.
     poll_too_many(env): op(nr::SCHED_OP, SCHEDOP_POLL, &mut SchedPoll {
         ports: GuestHandle::from(env.page(0).virt()), nr_ports: 129, ..SchedPoll::default()

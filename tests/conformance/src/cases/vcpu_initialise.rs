@@ -8,7 +8,7 @@ use xen_abi::vcpu::*;
 
 use crate::call::{FAULTS, HYPERVISOR, NO_FRAME, NON_CANONICAL, Ret, all_fault};
 use crate::harness::{Env, check, same};
-use crate::smp::{context, initialise, vcpu_at, wait};
+use crate::smp::{context, initialise, start, vcpu_at, wait};
 
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
@@ -119,6 +119,26 @@ case! {
         same("DR0", seen >> 16 & 0xffff_ffff, 0x1234_5000)?;
         check("down", wait(|| vcpu_at(VCPUOP_IS_UP, 3, 0) == Ok(0)))?;
         same("again", initialise(3, &context), Err(Errno::EEXIST))
+    }
+}
+
+fn initialise_3(context: u64) -> u64 {
+    vcpu_at(VCPUOP_INITIALISE, 3, context).map_or_else(|error| u64::from(error == Errno::EEXIST), |_| 2)
+}
+
+case! {
+    /// XSA-296: of two vCPUs that initialise a third at once, one does it, whole; the other hears that it is done.
+    #[alone]
+    #[vcpus(4)]
+    #[cpus(2)]
+    fn xsa_296_two_at_once(env) {
+        let context = context(env, 3, look, 3);
+        let other = start(env, 1, initialise_3, &raw const context as u64)?;
+        let mine = initialise_3(&raw const context as u64);
+        let theirs = other.finish()?;
+        same("one did it, one was told", mine + theirs, 3)?;
+        same("up", vcpu_at(VCPUOP_UP, 3, 0), Ok(0))?;
+        check("it ran", wait(|| SEEN.load(SeqCst) != 0))
     }
 }
 

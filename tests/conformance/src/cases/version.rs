@@ -21,6 +21,8 @@ returns! {
     pagesize_with_argument(env): version(XENVER_PAGESIZE, env.page(0).virt()) => Err(Errno::EINVAL);
     /// A command that does not exist.
     unknown_command(env): version(99, 0) => Err(Errno::ENOSYS);
+    /// Bad pointers, how the hypervisor was compiled.
+    compile_info_fault(env): all_fault(|at| version(XENVER_COMPILE_INFO, at)) => FAULTS;
     /// Bad pointers, extraversion.
     extraversion_fault(env): all_fault(|at| version(XENVER_EXTRAVERSION, at)) => FAULTS;
     /// Bad pointers, capabilities.

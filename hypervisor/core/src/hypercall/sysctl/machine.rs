@@ -117,6 +117,8 @@ pub(super) fn hotplug<P: Platform>(request: &Request<'_, P>) -> Result<(), Errno
         {
             Err(Errno::EINVAL)
         }
+        // The boot CPU stays.
+        XEN_SYSCTL_CPU_HOTPLUG_OFFLINE if payload.cpu == 0 => Err(Errno::EINVAL),
         XEN_SYSCTL_CPU_HOTPLUG_ONLINE if is_up => Ok(()),
         XEN_SYSCTL_CPU_HOTPLUG_OFFLINE if !is_up => Ok(()),
         _ => Err(Errno::EOPNOTSUPP),
