@@ -1,18 +1,17 @@
 //! Several domains in one process, for tests: both ends of a driver run as they do in guests, without a hypervisor.
 //!
-//! A [`Machine`] holds what the hypervisor and xenstore would: each domain's grants and ports, and the tree. A
-//! [`HostTransport`] is the machine as one domain sees it; its clones may be used from any thread. A domain that
+//! A [`Machine`] holds what the hypervisor would, each domain's grants and ports, and the xenstore [`Server`], to which
+//! every domain is a privileged client. A [`HostTransport`] is the machine as one domain sees it; its clones may be used from any thread. A domain that
 //! waits sleeps on a `crossbeam` channel of one token, which an event or a watch puts there.
 //!
 //! What differs from a guest: a [`Buffer`] is copied when it is lent and when it is taken back (safe code cannot turn
 //! bytes into atomic words and back), and [`map`](Transport::map) takes pages only that lie one behind the other in one
 //! buffer of the peer.
 //!
-//! One lock guards everything; nobody calls out while holding it.
+//! One lock guards grants and ports; nobody calls out while holding it.
 
 mod grants;
 mod ports;
-mod store;
 #[cfg(test)]
 mod tests;
 
@@ -21,28 +20,31 @@ use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::format;
+use std::string::{String, ToString};
 use std::time::Instant;
 use std::vec::Vec;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{Access, Copy, DomId, Error, GrantRef, Transport};
+use crate::store::server::{Local, Server, home};
+use crate::store::{Store, Transaction};
 
 pub use grants::{Buffer, Granted, Mapped, Memory};
 pub use ports::Port;
-pub use store::HostStore;
 
 /// All domains of the process that know each other.
 #[derive(Clone, Default)]
 pub struct Machine {
     shared: Arc<Mutex<Shared>>,
+    store: Arc<spin::Mutex<Server>>,
 }
 
 /// What the lock guards.
 #[derive(Default)]
 struct Shared {
     domains: BTreeMap<DomId, Domain>,
-    tree: store::Tree,
 }
 
 /// What the machine knows of one domain.
@@ -76,20 +78,39 @@ impl Machine {
     #[must_use]
     pub fn domain(&self, id: DomId) -> HostTransport {
         let mut shared = self.lock();
-        let domain = shared.domains.entry(id).or_insert_with(Domain::new);
-        let woken = domain.wake.1.clone();
+        let wake = shared.domains.entry(id).or_insert_with(Domain::new).wake.clone();
         drop(shared);
-        let store = HostStore::new(self.clone(), id);
-        store.introduce();
-        HostTransport { machine: self.clone(), id, woken, store, start: Instant::now() }
+        let waker = move || drop(wake.0.try_send(()));
+        let store = Arc::new(Local::new(&self.store, id, true, Some(Arc::new(waker))));
+        // As a toolstack does. A privileged client may write anywhere.
+        let _ = store.write(Transaction::NONE, "domid", id.to_string().as_bytes());
+        HostTransport { machine: self.clone(), id, woken: wake.1, store, start: Instant::now() }
     }
 
-    /// Ends a domain without a word: its grants and ports are gone, its watches too. What is mapped stays mapped, and
-    /// what it wrote to xenstore stays written.
+    /// Ends a domain without a word: its grants and ports are gone, its watches and nodes too. What is mapped
+    /// stays mapped.
     pub fn destroy(&self, id: DomId) {
-        let mut shared = self.lock();
-        shared.domains.remove(&id);
-        shared.tree.forget(id);
+        self.lock().domains.remove(&id);
+        self.store.lock().release(id);
+    }
+
+    /// Writes what a toolstack writes for a new device: both directories, which name each other. Answers the front end's
+    /// and the back end's.
+    pub fn plug(&self, kind: &str, id: u32, front: DomId, back: DomId) -> (String, String) {
+        let toolstack = Local::new(&self.store, 0, true, None);
+        let own = [format!("device/{kind}/{id}"), format!("backend/{kind}/{front}/{id}")];
+        let home = [home(front), home(back)];
+        for (at, names, peer) in
+            [(0, ["backend", "backend-id"], back), (1, ["frontend", "frontend-id"], front)]
+        {
+            let path = format!("{}/{}", home[at], own[at]);
+            let other = format!("{}/{}", home[1 - at], own[1 - at]);
+            for (name, value) in [(names[0], other), (names[1], peer.to_string()), ("state", "1".into())] {
+                // A privileged client without a transaction is refused nothing but malformed names.
+                let _ = toolstack.write(Transaction::NONE, &format!("{path}/{name}"), value.as_bytes());
+            }
+        }
+        own.into()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -115,7 +136,7 @@ pub struct HostTransport {
     machine: Machine,
     id: DomId,
     woken: Receiver<()>,
-    store: HostStore,
+    store: Arc<Local>,
     start: Instant,
 }
 
@@ -139,7 +160,7 @@ impl Transport for HostTransport {
     type Granted = Granted;
     type Mapped = Mapped;
     type Port = Port;
-    type Store = HostStore;
+    type Store = Local;
 
     fn buffer(&self, pages: usize) -> Result<Buffer, Error> {
         Ok(Buffer::new(pages))
@@ -175,7 +196,7 @@ impl Transport for HostTransport {
         Port::connect(&self.machine, self.id, peer, port)
     }
 
-    fn store(&self) -> &HostStore {
+    fn store(&self) -> &Local {
         &self.store
     }
 
