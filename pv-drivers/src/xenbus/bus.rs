@@ -118,7 +118,9 @@ impl<T: Transport> Bus<T> {
     pub fn back_ends(&self, kind: &str) -> Vec<String> {
         let above = format!("backend/{kind}");
         let domains = self.names(&above).into_iter().map(|domain| format!("{above}/{domain}"));
-        domains.flat_map(|above| self.names(&above).into_iter().map(move |name| format!("{above}/{name}"))).collect()
+        domains
+            .flat_map(|above| self.names(&above).into_iter().map(move |name| format!("{above}/{name}")))
+            .collect()
     }
 
     fn names(&self, path: &str) -> Vec<String> {

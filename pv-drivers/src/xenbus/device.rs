@@ -60,7 +60,15 @@ pub struct Device<T: Transport, D> {
 impl<T: Transport, D: Driver<T>> Device<T, D> {
     /// A device that will connect.
     pub fn new(end: End<T>, driver: D) -> Self {
-        Self { end, driver, is_shared: false, is_connected: false, is_wanted: true, is_reopening: false, is_due: true }
+        Self {
+            end,
+            driver,
+            is_shared: false,
+            is_connected: false,
+            is_wanted: true,
+            is_reopening: false,
+            is_due: true,
+        }
     }
 
     /// The end.
@@ -199,10 +207,8 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
     /// What a front end does that has closed: it takes back its pages when the back end has left them, and starts anew
     /// with one that waits for it.
     fn after_closing(&mut self, peer: State) -> Result<bool, Error> {
-        let left = !matches!(
-            peer,
-            State::Connected | State::Reconfiguring | State::Reconfigured | State::Closing
-        );
+        let left =
+            !matches!(peer, State::Connected | State::Reconfiguring | State::Reconfigured | State::Closing);
         if self.is_shared && left {
             self.give_back();
             return Ok(true);

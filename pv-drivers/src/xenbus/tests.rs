@@ -7,7 +7,6 @@ use std::vec::Vec;
 
 use super::{Bus, Device, Driver, End, Error, Nodes, Role, State};
 use crate::store::{Store, Transaction};
-use crate::transport::Transport;
 use crate::transport::host::{HostTransport, Machine};
 
 /// What was called, in order.

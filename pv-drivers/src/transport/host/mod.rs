@@ -19,9 +19,9 @@ use core::fmt;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::format;
 use std::string::{String, ToString};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use std::vec::Vec;
 
@@ -29,7 +29,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{Access, Copy, DomId, Error, GrantRef, Transport};
 use crate::store::server::{Local, Server, home};
-use crate::store::{Store, Transaction};
+use crate::store::{Permission, Store, Transaction};
 
 pub use grants::{Buffer, Granted, Mapped, Memory};
 pub use ports::Port;
@@ -80,7 +80,9 @@ impl Machine {
         let mut shared = self.lock();
         let wake = shared.domains.entry(id).or_insert_with(Domain::new).wake.clone();
         drop(shared);
-        let waker = move || drop(wake.0.try_send(()));
+        let waker = move || {
+            let _ = wake.0.try_send(());
+        };
         let store = Arc::new(Local::new(&self.store, id, true, Some(Arc::new(waker))));
         // As a toolstack does. A privileged client may write anywhere.
         let _ = store.write(Transaction::NONE, "domid", id.to_string().as_bytes());
@@ -104,6 +106,11 @@ impl Machine {
             [(0, ["backend", "backend-id"], back), (1, ["frontend", "frontend-id"], front)]
         {
             let path = format!("{}/{}", home[at], own[at]);
+            // What is written below belongs to the same domain, and goes with it.
+            let (owner, peer_reads) = (if at == 0 { front } else { back }, (peer, Permission::Read));
+            let _ = toolstack.mkdir(Transaction::NONE, &path);
+            let _ =
+                toolstack.set_permissions(Transaction::NONE, &path, &[(owner, Permission::None), peer_reads]);
             let other = format!("{}/{}", home[1 - at], own[1 - at]);
             for (name, value) in [(names[0], other), (names[1], peer.to_string()), ("state", "1".into())] {
                 // A privileged client without a transaction is refused nothing but malformed names.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use std::vec::Vec;
 
 use super::{Buffer, HostTransport, Machine};
-use crate::store::{Event, Store, Transaction, transact};
+use crate::store::{Event, Store, Transaction};
 use crate::transport::{Access, Copy, CopyEnd, Errno, Error, GrantRef, Granted, PAGE_SIZE, Port, Transport};
 
 fn two() -> (HostTransport, HostTransport) {
@@ -119,22 +119,4 @@ fn watches_tell_of_changes_below() {
     front.store().remove(Transaction::NONE, "device").unwrap();
     assert_eq!(back.store().next_event(), event("/local/domain/1/device"));
     assert_eq!(front.store().read(Transaction::NONE, "device/vbd/1/state"), Err(Errno::ENOENT));
-}
-
-#[test]
-fn a_transaction_is_seen_whole_or_done_again() {
-    let (front, back) = two();
-    let (mut runs, path) = (0, "/local/domain/1/n");
-    transact(front.store(), |at| {
-        runs += 1;
-        if runs == 1 {
-            back.store().write(Transaction::NONE, "other", b"x")?;
-        }
-        front.store().write(at, "n", b"5")?;
-        assert_eq!(back.store().read(Transaction::NONE, path), Err(Errno::ENOENT));
-        front.store().read(at, "n")
-    })
-    .unwrap();
-    assert_eq!(runs, 2);
-    assert_eq!(back.store().read(Transaction::NONE, path).unwrap(), b"5");
 }
