@@ -50,6 +50,36 @@ case! {
 }
 
 case! {
+    /// A domain that does not poke its watchdog in time is shut down, and says why; one that stops it goes on.
+    #[peer]
+    fn by_its_watchdog(env) {
+        with_peer(env, |peer| {
+            let set = |id, timeout| peer.op(nr::SCHED_OP, SCHEDOP_WATCHDOG, &mut SchedWatchdog { id, timeout });
+            same("set", set(0, 1), Ok(1))?;
+            same("second", set(0, 100), Ok(2))?;
+            // Xen gives the error in the lower half of the register only, which is what kernels look at.
+            let third = set(0, 1).unwrap_or_else(|error| i64::from(-error.0).cast_unsigned());
+            same("no third", third as u32, (-Errno::ENOSPC.0).cast_unsigned())?;
+            same("stop", set(1, 0), Ok(0))?;
+            sleep(&[], 1_300_000_000);
+            same("runs", peer.domain().shutdown_reason(), None)?;
+            same("poke", set(2, 1), Ok(0))?;
+            sleep(&[], 800_000_000);
+            same("poke again", set(2, 1), Ok(0))?;
+            sleep(&[], 800_000_000);
+            same("runs still", peer.domain().shutdown_reason(), None)?;
+            for _ in 0..40 {
+                sleep(&[], 100_000_000);
+                if peer.domain().shutdown_reason().is_some() {
+                    break;
+                }
+            }
+            same("ended", peer.domain().shutdown_reason(), Some(SHUTDOWN_WATCHDOG))
+        })
+    }
+}
+
+case! {
     /// An exception that a domain has no handler for ends it as crashed, and nobody else.
     #[peer]
     fn by_an_exception(env) {

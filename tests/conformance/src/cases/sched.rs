@@ -1,5 +1,6 @@
 //! `sched_op` (sched.h).
 
+use guest_pv_lib::events::{self, Port};
 use guest_pv_lib::{Errno, time};
 use xen_abi::GuestHandle;
 use xen_abi::hypercall::nr;
@@ -49,6 +50,40 @@ returns! {
     watchdog_bad_id(env): watchdog(77, 0) => Err(Errno::EINVAL);
     /// Poking a watchdog that was never set.
     watchdog_not_set(env): watchdog(2, 1) => Err(Errno::EINVAL);
+}
+
+case! {
+    /// A poll ends at once where a port is pending, masked or not, and leaves it so.
+    fn poll_of_masked_port(env) {
+        let _ = env;
+        let mut port = need("bind", events::bind_ipi(0))?.0;
+        need("send", events::notify(Port(port)))?;
+        let before = time::now();
+        let mut arg = SchedPoll {
+            ports: GuestHandle::from(&raw mut port as u64), nr_ports: 1, timeout: before + 2_000_000_000, ..SchedPoll::default()
+        };
+        let ret = op(nr::SCHED_OP, SCHEDOP_POLL, &mut arg);
+        let took = time::now() - before;
+        let pending = events::take(Port(port));
+        need("close", events::close(Port(port)))?;
+        same("poll", ret, Ok(0))?;
+        check("at once", took < 1_000_000_000)?;
+        check("still pending", pending)
+    }
+}
+
+case! {
+    /// The calling vCPU can be bound to its CPU and be freed again; a CPU that does not exist, and one that is not the domain's to
+    /// run on.
+    fn pin_override(env) {
+        let _ = env;
+        let pin = |pcpu| op(nr::SCHED_OP, SCHEDOP_PIN_OVERRIDE, &mut SchedPinOverride { pcpu });
+        same("no such CPU", pin(5000), Err(Errno::EINVAL))?;
+        same("pin", pin(0), Ok(0))?;
+        same("pin again", pin(0), Err(Errno::EBUSY))?;
+        same("free", pin(-1), Ok(0))?;
+        same("free again", pin(-1), Err(Errno::EINVAL))
+    }
 }
 
 case! {

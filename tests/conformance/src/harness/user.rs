@@ -170,25 +170,25 @@ mod asm {
     use xen_abi::arch_x86::IretContext;
     use xen_abi::hypercall::nr;
 
-    // `pv_user_enter` saves what the C convention wants saved, and where, and leaves by the hypercall; whichever way
-    // user mode ends, `pv_user_leave` restores it and returns to `pv_user_enter`'s caller.
+    // `case_user_enter` saves what the C convention wants saved, and where, and leaves by the hypercall; whichever way
+    // user mode ends, `case_user_leave` restores it and returns to `case_user_enter`'s caller.
     global_asm!(
         ".pushsection .bss.pv_user, \"aw\", @nobits",
         ".balign 8",
-        "pv_user_saved_rsp: .skip 8",
-        "pv_user_rax: .skip 8",
+        "case_user_saved_rsp: .skip 8",
+        "case_user_rax: .skip 8",
         ".popsection",
         ".pushsection .text.pv_user, \"ax\", @progbits",
-        ".global pv_user_enter",
-        ".type pv_user_enter, @function",
-        "pv_user_enter:",
+        ".global case_user_enter",
+        ".type case_user_enter, @function",
+        "case_user_enter:",
         "push rbx",
         "push rbp",
         "push r12",
         "push r13",
         "push r14",
         "push r15",
-        "mov [rip + pv_user_saved_rsp], rsp",
+        "mov [rip + case_user_saved_rsp], rsp",
         "sub rsp, 72",
         "mov rsi, rdi",
         "mov rdi, rsp",
@@ -197,20 +197,20 @@ mod asm {
         "mov eax, {iret}",
         "syscall",
         "ud2",
-        ".size pv_user_enter, . - pv_user_enter",
-        ".global pv_user_syscall",
-        ".type pv_user_syscall, @function",
-        "pv_user_syscall:",
-        "mov [rip + pv_user_rax], rax",
+        ".size case_user_enter, . - case_user_enter",
+        ".global case_user_syscall",
+        ".type case_user_syscall, @function",
+        "case_user_syscall:",
+        "mov [rip + case_user_rax], rax",
         "mov rdi, rsp",
-        "jmp pv_user_leave",
-        ".size pv_user_syscall, . - pv_user_syscall",
-        ".global pv_user_leave",
-        ".type pv_user_leave, @function",
-        "pv_user_leave:",
+        "jmp case_user_leave",
+        ".size case_user_syscall, . - case_user_syscall",
+        ".global case_user_leave",
+        ".type case_user_leave, @function",
+        "case_user_leave:",
         "mov rax, rdi",
-        "mov rdx, [rip + pv_user_rax]",
-        "mov rsp, [rip + pv_user_saved_rsp]",
+        "mov rdx, [rip + case_user_rax]",
+        "mov rsp, [rip + case_user_saved_rsp]",
         "pop r15",
         "pop r14",
         "pop r13",
@@ -218,7 +218,7 @@ mod asm {
         "pop rbp",
         "pop rbx",
         "ret",
-        ".size pv_user_leave, . - pv_user_leave",
+        ".size case_user_leave, . - case_user_leave",
         ".popsection",
         iret = const nr::IRET,
     );
@@ -228,21 +228,21 @@ mod asm {
     struct Pair(u64, u64);
 
     unsafe extern "C" {
-        fn pv_user_enter(frame: *const IretContext) -> Pair;
-        fn pv_user_leave(frame: u64) -> !;
-        safe static pv_user_syscall: u8;
+        fn case_user_enter(frame: *const IretContext) -> Pair;
+        fn case_user_leave(frame: u64) -> !;
+        safe static case_user_syscall: u8;
     }
 
     /// The syscall callback's address.
     pub fn syscall_entry() -> u64 {
-        &raw const pv_user_syscall as u64
+        &raw const case_user_syscall as u64
     }
 
     /// Enters user mode by `frame`; returns, when it has ended, the kernel's stack pointer then and the user's rax.
     pub fn enter(frame: &IretContext) -> (u64, u64) {
         // SAFETY: the frame leads to user mode, which cannot touch the kernel's memory; its page table and the stack
         // for the way back are set up by the only caller. The stub returns once and preserves what it must.
-        let Pair(stack, rax) = unsafe { pv_user_enter(frame) };
+        let Pair(stack, rax) = unsafe { case_user_enter(frame) };
         (stack, rax)
     }
 
@@ -250,7 +250,7 @@ mod asm {
     pub fn leave() -> ! {
         // SAFETY: called by handlers that interrupted user mode, so `enter` is under way and its frame on the first
         // stack intact. What is abandoned on the handler's stack owns nothing.
-        unsafe { pv_user_leave(0) }
+        unsafe { case_user_leave(0) }
     }
 }
 
