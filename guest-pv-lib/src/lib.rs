@@ -55,6 +55,7 @@ pub mod console;
 pub mod cpu;
 pub mod entry;
 pub mod events;
+pub mod grant;
 pub mod hypercall;
 pub mod memory;
 pub mod mmu;
@@ -68,6 +69,7 @@ pub mod time;
 pub mod traps;
 pub mod user;
 pub mod version;
+pub mod words;
 pub mod xenstore;
 
 pub use boot::BootContext;

@@ -1,0 +1,188 @@
+//! Pages of this domain that a peer may touch, as something that somebody owns.
+
+use core::mem::ManuallyDrop;
+use core::ops::Deref;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::Relaxed;
+
+use alloc::collections::VecDeque;
+use smallvec::SmallVec;
+
+use super::{Access, Error, GrantRef, setup};
+use crate::memory::{Pages, SharedPages};
+
+/// References of so many pages are kept without an allocation of their own.
+const INLINE: usize = 8;
+
+/// What was dropped while a peer used it.
+static ASIDE: spin::Mutex<VecDeque<Held>> = spin::Mutex::new(VecDeque::new());
+/// How many those are.
+static ASIDE_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Pages with the references by which a peer may use them. The references are valid, or ended and not given back.
+#[derive(Debug)]
+struct Held {
+    pages: SharedPages,
+    refs: SmallVec<[GrantRef; INLINE]>,
+}
+
+/// Pages of this domain that a peer may use: words that change at any time.
+///
+/// Dropping it ends the grants. Where the peer still uses a page then, all of them are kept aside until it lets go: a
+/// peer that never does costs the memory, and nothing else.
+///
+/// ```no_run
+/// use guest_pv_lib::grant::{Access, Granted};
+/// use guest_pv_lib::memory::Pages;
+///
+/// let page = Pages::new(1).unwrap();
+/// let granted = Granted::new(page, 0, Access::ReadWrite).unwrap();
+/// let name_for_the_peer = granted.refs()[0].0;
+/// // ... the peer writes ...
+/// match granted.end() {
+///     Ok(page) => assert_eq!(page.as_ref().len(), 4096),
+///     Err(_still_in_use) => {}
+/// }
+/// # let _ = name_for_the_peer;
+/// ```
+#[derive(Debug)]
+pub struct Granted(ManuallyDrop<Held>);
+
+impl Granted {
+    /// Lets `peer` use `pages`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoom`] where the table is full and cannot grow, with the pages.
+    #[doc(alias = "gnttab_grant_foreign_access")]
+    pub fn new(pages: Pages, peer: u16, access: Access) -> Result<Self, (Error, Pages)> {
+        if ASIDE_COUNT.load(Relaxed) != 0 {
+            reap();
+        }
+        let table = match setup::table() {
+            Ok(table) => table,
+            Err(error) => return Err((error, pages)),
+        };
+        let pages = SharedPages::from(pages);
+        let mut held = Held { refs: SmallVec::new(), pages };
+        for page in 0..held.pages.count() {
+            match table.publish(peer, held.pages.mfn(page), access, setup::grow) {
+                Ok(reference) => held.refs.push(GrantRef(reference)),
+                Err(error) => return Err((error, held.give_up(table))),
+            }
+        }
+        Ok(Self(ManuallyDrop::new(held)))
+    }
+
+    /// The references, one for each page, in order.
+    #[must_use]
+    pub fn refs(&self) -> &[GrantRef] {
+        &self.0.refs
+    }
+
+    /// How many pages.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.pages.count()
+    }
+
+    /// Whether the peer has one of the pages mapped, or copies it, right now.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        setup::table().is_ok_and(|table| self.0.refs.iter().any(|reference| table.is_in_use(reference.0)))
+    }
+
+    /// Ends the grants. Nobody else can touch the pages afterwards.
+    ///
+    /// # Errors
+    ///
+    /// The value itself, while the peer uses one of the pages: ask again later, or drop it. Those that it does not use are no
+    /// longer granted.
+    #[doc(alias = "gnttab_end_foreign_access")]
+    pub fn end(self) -> Result<Pages, Self> {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not used again, unless what was taken out is put back into a new one.
+        let held = unsafe { ManuallyDrop::take(&mut this.0) };
+        held.end().map_err(|held| Self(ManuallyDrop::new(held)))
+    }
+}
+
+impl Deref for Granted {
+    type Target = [AtomicU32];
+
+    fn deref(&self) -> &[AtomicU32] {
+        &self.0.pages
+    }
+}
+
+impl AsRef<SharedPages> for Granted {
+    fn as_ref(&self) -> &SharedPages {
+        &self.0.pages
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        // SAFETY: the value is not used after its drop.
+        let held = unsafe { ManuallyDrop::take(&mut self.0) };
+        if let Err(held) = held.end() {
+            keep(held);
+        }
+    }
+}
+
+impl Held {
+    fn end(self) -> Result<Pages, Self> {
+        // Whoever has references has a table.
+        let Ok(table) = setup::table() else { return Err(self) };
+        let mut all = true;
+        for reference in &self.refs {
+            all &= table.revoke(reference.0);
+        }
+        if all { Ok(self.into_private(table)) } else { Err(self) }
+    }
+
+    /// Ends what was granted so far, of which no peer has heard.
+    fn give_up(self, table: &super::table::Table) -> Pages {
+        // A peer that guessed a reference may use it all the same; it cannot hold all of them for ever.
+        while !self.refs.iter().all(|reference| table.revoke(reference.0)) {
+            core::hint::spin_loop();
+        }
+        self.into_private(table)
+    }
+
+    /// The pages, once no entry grants them any more.
+    fn into_private(self, table: &super::table::Table) -> Pages {
+        self.refs.iter().for_each(|reference| table.give_back(reference.0));
+        // SAFETY: every grant of these pages has been ended while the hypervisor said that it is not in use, and none was
+        // made but those: nobody else reaches the pages.
+        unsafe { self.pages.into_pages() }
+    }
+}
+
+fn keep(held: Held) {
+    crate::events::without_upcalls(|| {
+        ASIDE.lock().push_back(held);
+        ASIDE_COUNT.fetch_add(1, Relaxed);
+    });
+}
+
+/// Pages that are kept aside because peers use them still, counted by the [`Granted`] that they were.
+#[must_use]
+pub fn kept_aside() -> usize {
+    ASIDE_COUNT.load(Relaxed)
+}
+
+/// Looks through what is kept aside and frees what peers have let go. New grants do that, a few at a time.
+pub fn reap() {
+    /// So many at a time: the rest has its turn next time.
+    const AT_ONCE: usize = 16;
+    for _ in 0..AT_ONCE.min(kept_aside()) {
+        let Some(held) = crate::events::without_upcalls(|| ASIDE.lock().pop_front()) else { return };
+        ASIDE_COUNT.fetch_sub(1, Relaxed);
+        if let Err(held) = held.end() {
+            keep(held);
+        }
+    }
+}

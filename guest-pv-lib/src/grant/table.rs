@@ -1,0 +1,369 @@
+//! The table itself: entries of either version, and the free list of references that runs through them.
+//!
+//! A version 1 entry is one 64-bit word (flags, domain, frame) and is written by one store. Of a version 2 entry the
+//! second word (the frame) is written before the first; its "in use" flags are in a status word of its own. A free
+//! entry has flags 0, which makes the hypervisor ignore the rest: there lies the reference of the next free one.
+//!
+//! The free list is a stack whose head carries a tag that each change counts up, so that a head which was taken and
+//! came back is not mistaken for the one that was read.
+
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicU64, fence};
+use core::{hint, ptr};
+
+use xen_abi::grant_table::{
+    GNTTAB_NR_RESERVED_ENTRIES, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_WRITING, GrantEntryV1,
+    GrantEntryV2, GrantStatus,
+};
+
+use super::{Access, Error, Version};
+use crate::mmu::{Mfn, PAGE_SIZE};
+
+/// Frames that a table can have here, four times what a hypervisor allows unless it is told otherwise.
+pub const MAX_FRAMES: usize = 256;
+/// Frames of status words that belong to them.
+pub const MAX_STATUS_FRAMES: usize = MAX_FRAMES * V2_ENTRIES / STATUS_WORDS;
+
+const V1_ENTRIES: usize = PAGE_SIZE / size_of::<GrantEntryV1>();
+const V2_ENTRIES: usize = PAGE_SIZE / size_of::<GrantEntryV2>();
+const STATUS_WORDS: usize = PAGE_SIZE / size_of::<GrantStatus>();
+const IN_USE: u16 = GTF_READING | GTF_WRITING;
+/// No reference: the end of the free list.
+const NONE: u32 = u32::MAX;
+
+/// A table whose frames are mapped one by one as it grows, and never unmapped.
+#[derive(Debug)]
+pub struct Table {
+    version: Version,
+    frames: [AtomicPtr<AtomicU64>; MAX_FRAMES],
+    status: [AtomicPtr<AtomicU16>; MAX_STATUS_FRAMES],
+    /// Tag in the upper half, the first free reference in the lower one.
+    free: AtomicU64,
+    /// References on the free list, as a hint.
+    count: AtomicU32,
+}
+
+impl Table {
+    pub const fn new(version: Version) -> Self {
+        Self {
+            version,
+            frames: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_FRAMES],
+            status: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_STATUS_FRAMES],
+            free: AtomicU64::new(NONE as u64),
+            count: AtomicU32::new(0),
+        }
+    }
+
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// References that nobody has, more or less: others take and give meanwhile.
+    pub fn free_references(&self) -> u32 {
+        self.count.load(Relaxed)
+    }
+
+    const fn entries_per_frame(&self) -> usize {
+        match self.version {
+            Version::One => V1_ENTRIES,
+            Version::Two => V2_ENTRIES,
+        }
+    }
+
+    /// Status frames that `frames` frames of entries need.
+    pub const fn status_frames(&self, frames: usize) -> usize {
+        match self.version {
+            Version::One => 0,
+            Version::Two => (frames * V2_ENTRIES).div_ceil(STATUS_WORDS),
+        }
+    }
+
+    /// Notes where status frame `index` is mapped; before the frames of its entries.
+    ///
+    /// # Safety
+    ///
+    /// `at` is a page of the table's status words, mapped for good.
+    pub unsafe fn add_status(&self, index: usize, at: *mut AtomicU16) {
+        self.status[index].store(at, Release);
+    }
+
+    /// Notes where frame `index` is mapped, and puts its references on the free list.
+    ///
+    /// # Safety
+    ///
+    /// `at` is a page of the table's entries, mapped for good, of which none but reserved ones is in use; called once for
+    /// an index.
+    pub unsafe fn add_frame(&self, index: usize, at: *mut AtomicU64) {
+        self.frames[index].store(at, Release);
+        let first = (index * self.entries_per_frame()) as u32;
+        // From the last one, so that the lowest references are handed out first.
+        for reference in (first..first + self.entries_per_frame() as u32).rev() {
+            if reference >= GNTTAB_NR_RESERVED_ENTRIES {
+                self.give_back(reference);
+            }
+        }
+    }
+
+    /// The word with flags and domain of an entry; the one behind it, in version 2, has the frame.
+    fn words(&self, reference: u32) -> &[AtomicU64] {
+        let (index, len) = (reference as usize, self.entries_per_frame());
+        let frame = self.frames[index / len].load(Acquire);
+        assert!(!frame.is_null(), "reference {index} is beyond the table");
+        let words = PAGE_SIZE / size_of::<AtomicU64>() / len;
+        // SAFETY: a page that `add_frame` was promised to be mapped for good; `index % len` is an entry in it. The
+        // hypervisor changes parts of it by atomic operations, as this module does.
+        unsafe { core::slice::from_raw_parts(frame.add(index % len * words), words) }
+    }
+
+    /// The status word of an entry.
+    fn status(&self, reference: u32) -> &AtomicU16 {
+        let frame = self.status[reference as usize / STATUS_WORDS].load(Acquire);
+        assert!(!frame.is_null(), "reference {reference} is beyond the table");
+        // SAFETY: a page that `add_status` was promised to be mapped for good.
+        unsafe { &*frame.add(reference as usize % STATUS_WORDS) }
+    }
+
+    /// Takes a reference off the free list.
+    fn take(&self) -> Option<u32> {
+        let mut head = self.free.load(Acquire);
+        loop {
+            let first = head as u32;
+            if first == NONE {
+                return None;
+            }
+            // Where another CPU takes the same one meanwhile, this is nonsense, and the exchange fails by the tag.
+            let next = match self.version {
+                Version::One => (self.words(first)[0].load(Relaxed) >> 32) as u32,
+                Version::Two => self.words(first)[1].load(Relaxed) as u32,
+            };
+            match self.free.compare_exchange_weak(head, retagged(head, next), Acquire, Acquire) {
+                Ok(_) => {
+                    self.count.fetch_sub(1, Relaxed);
+                    return Some(first);
+                }
+                Err(now) => head = now,
+            }
+            hint::spin_loop();
+        }
+    }
+
+    /// Puts a reference on the free list whose entry grants nothing.
+    pub fn give_back(&self, reference: u32) {
+        self.count.fetch_add(1, Relaxed);
+        let mut head = self.free.load(Relaxed);
+        loop {
+            let next = u64::from(head as u32);
+            match self.version {
+                Version::One => self.words(reference)[0].store(next << 32, Relaxed),
+                Version::Two => self.words(reference)[1].store(next, Relaxed),
+            }
+            match self.free.compare_exchange_weak(head, retagged(head, reference), Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+            hint::spin_loop();
+        }
+    }
+
+    /// Grants `frame` to `peer`. Where no reference is free, `grow` makes some or says why it cannot.
+    pub fn publish(
+        &self,
+        peer: u16,
+        frame: Mfn,
+        access: Access,
+        grow: impl Fn(&Self) -> Result<(), Error>,
+    ) -> Result<u32, Error> {
+        if matches!(self.version, Version::One) && frame.0 > u64::from(u32::MAX) {
+            return Err(Error::OutOfRange);
+        }
+        let reference = loop {
+            match self.take() {
+                Some(reference) => break reference,
+                None => grow(self)?,
+            }
+        };
+        let flags = match access {
+            Access::ReadOnly => GTF_PERMIT_ACCESS | GTF_READONLY,
+            Access::ReadWrite => GTF_PERMIT_ACCESS,
+        };
+        let header = u64::from(flags) | u64::from(peer) << 16;
+        let words = self.words(reference);
+        match self.version {
+            Version::One => words[0].store(header | frame.0 << 32, Release),
+            Version::Two => {
+                words[1].store(frame.0, Relaxed);
+                words[0].store(header, Release);
+            }
+        }
+        Ok(reference)
+    }
+
+    /// Makes an entry grant nothing, unless it is in use. May be asked again after it has been done.
+    pub fn revoke(&self, reference: u32) -> bool {
+        let word = &self.words(reference)[0];
+        match self.version {
+            Version::One => {
+                let mut now = word.load(Relaxed);
+                while now as u16 & IN_USE == 0 {
+                    match word.compare_exchange_weak(now, 0, AcqRel, Relaxed) {
+                        Ok(_) => return true,
+                        Err(changed) => now = changed,
+                    }
+                }
+                false
+            }
+            Version::Two => {
+                word.store(0, SeqCst);
+                // The hypervisor sets the status and then looks at the flags again; here it is the other way round, so
+                // that one of the two sees the other.
+                fence(SeqCst);
+                self.status(reference).load(Acquire) & IN_USE == 0
+            }
+        }
+    }
+
+    /// Whether the peer has it mapped or copies it at the moment.
+    pub fn is_in_use(&self, reference: u32) -> bool {
+        let flags = match self.version {
+            Version::One => self.words(reference)[0].load(Acquire) as u16,
+            Version::Two => self.status(reference).load(Acquire),
+        };
+        flags & IN_USE != 0
+    }
+}
+
+/// The head `head` with another first reference: one change later.
+const fn retagged(head: u64, first: u32) -> u64 {
+    ((head >> 32).wrapping_add(1) << 32) | first as u64
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::boxed::Box;
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn full(_: &Table) -> Result<(), Error> {
+        Err(Error::NoRoom)
+    }
+
+    /// A table with `frames` frames of leaked memory.
+    fn table(version: Version, frames: usize) -> &'static Table {
+        let table: &Table = Box::leak(Box::new(Table::new(version)));
+        for index in 0..table.status_frames(frames) {
+            let words: Vec<AtomicU16> = (0..2048).map(|_| AtomicU16::new(0)).collect();
+            // SAFETY: leaked.
+            unsafe { table.add_status(index, words.leak().as_mut_ptr()) };
+        }
+        for index in 0..frames {
+            let words: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+            // SAFETY: leaked.
+            unsafe { table.add_frame(index, words.leak().as_mut_ptr()) };
+        }
+        table
+    }
+
+    #[test]
+    fn entries_are_what_the_hypervisor_reads() {
+        let one = table(Version::One, 1);
+        let reference = one.publish(7, Mfn(0x1234_5678), Access::ReadOnly, full).unwrap();
+        assert_eq!(reference, 8, "the first eight are reserved");
+        assert_eq!(one.words(8)[0].load(Relaxed), 0x1234_5678_0007_0005);
+        assert_eq!(one.publish(7, Mfn(1 << 32), Access::ReadWrite, full), Err(Error::OutOfRange));
+
+        let two = table(Version::Two, 1);
+        let reference = two.publish(0x7ff0, Mfn(1 << 33), Access::ReadWrite, full).unwrap();
+        let words = two.words(reference);
+        assert_eq!((words[0].load(Relaxed), words[1].load(Relaxed)), (0x7ff0_0001, 1 << 33));
+    }
+
+    #[test]
+    fn an_entry_in_use_stays() {
+        for version in [Version::One, Version::Two] {
+            let table = table(version, 1);
+            let reference = table.publish(1, Mfn(5), Access::ReadWrite, full).unwrap();
+            // What the hypervisor does while the peer has it mapped.
+            let mark = |on: bool| match version {
+                Version::One if on => drop(table.words(reference)[0].fetch_or(u64::from(IN_USE), SeqCst)),
+                Version::One => drop(table.words(reference)[0].fetch_and(!u64::from(IN_USE), SeqCst)),
+                Version::Two => table.status(reference).store(if on { IN_USE } else { 0 }, SeqCst),
+            };
+            mark(true);
+            assert!(table.is_in_use(reference) && !table.revoke(reference));
+            mark(false);
+            assert!(table.revoke(reference) && table.revoke(reference));
+            assert_eq!(table.words(reference)[0].load(Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn every_reference_is_handed_out_once() {
+        for (version, len) in [(Version::One, 512), (Version::Two, 256)] {
+            let table = table(version, 3);
+            let all: BTreeSet<u32> =
+                core::iter::from_fn(|| table.publish(1, Mfn(5), Access::ReadWrite, full).ok()).collect();
+            assert_eq!(all.len(), 3 * len - 8);
+            assert_eq!(all.iter().copied().max(), Some(3 * len as u32 - 1));
+            assert_eq!(table.free_references(), 0);
+            for reference in all.iter().copied().filter(|reference| reference % 2 == 0) {
+                assert!(table.revoke(reference));
+                table.give_back(reference);
+            }
+            let again: BTreeSet<u32> =
+                core::iter::from_fn(|| table.publish(1, Mfn(5), Access::ReadWrite, full).ok()).collect();
+            assert!(again.iter().all(|reference| reference % 2 == 0) && again.len() == all.len() / 2);
+        }
+    }
+
+    #[test]
+    fn the_free_list_survives_threads() {
+        let table = table(Version::One, 1);
+        std::thread::scope(|scope| {
+            for peer in 1..5 {
+                scope.spawn(move || {
+                    let mut held = Vec::new();
+                    for round in 0..20_000u64 {
+                        if round % 7 < 4 {
+                            held.extend(
+                                table.publish(peer, Mfn(round), Access::ReadWrite, full).map(|r| (r, round)),
+                            );
+                        } else if let Some((reference, frame)) = held.pop() {
+                            let entry = table.words(reference)[0].load(Relaxed);
+                            assert_eq!(
+                                entry,
+                                frame << 32 | u64::from(peer) << 16 | 1,
+                                "somebody else has it, too"
+                            );
+                            assert!(table.revoke(reference));
+                            table.give_back(reference);
+                        }
+                    }
+                    for (reference, _) in held {
+                        assert!(table.revoke(reference));
+                        table.give_back(reference);
+                    }
+                });
+            }
+        });
+        assert_eq!(table.free_references(), 504);
+    }
+
+    #[test]
+    fn growth_is_asked_for_when_the_table_is_full() {
+        let table = table(Version::One, 1);
+        let grow = |table: &Table| {
+            let words: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+            // SAFETY: leaked; index 1 is added once.
+            unsafe { table.add_frame(1, words.leak().as_mut_ptr()) };
+            Ok(())
+        };
+        for _ in 0..504 {
+            table.publish(1, Mfn(5), Access::ReadWrite, full).unwrap();
+        }
+        assert_eq!(table.publish(1, Mfn(5), Access::ReadWrite, full), Err(Error::NoRoom));
+        assert_eq!(table.publish(1, Mfn(5), Access::ReadWrite, grow), Ok(512));
+    }
+}
