@@ -57,6 +57,16 @@ impl<P: RingTypes, M: Memory> Back<P, M> {
         if there > self.slots() - self.outstanding() { Err(Error::Corrupt) } else { Ok(there) }
     }
 
+    /// How many requests can be taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`].
+    #[doc(alias = "RING_HAS_UNCONSUMED_REQUESTS")]
+    pub fn waiting(&self) -> Result<u32, Error> {
+        self.available()
+    }
+
     /// Takes the next request, if there is one.
     ///
     /// # Errors
@@ -106,11 +116,21 @@ impl<P: RingTypes, M: Memory> Back<P, M> {
     #[doc(alias = "RING_FINAL_CHECK_FOR_REQUESTS")]
     #[must_use = "true means: do not sleep"]
     pub fn finish(&mut self) -> Result<bool, Error> {
-        if self.available()? > 0 {
+        self.finish_for(1)
+    }
+
+    /// The same for an end that can do nothing before `count` requests are there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`].
+    #[must_use = "true means: do not sleep"]
+    pub fn finish_for(&mut self, count: u32) -> Result<bool, Error> {
+        if self.available()? >= count {
             return Ok(true);
         }
-        self.shared.store(Index::ReqEvent, self.consumed.wrapping_add(1));
+        self.shared.store(Index::ReqEvent, self.consumed.wrapping_add(count));
         fence(SeqCst);
-        Ok(self.available()? > 0)
+        Ok(self.available()? >= count)
     }
 }

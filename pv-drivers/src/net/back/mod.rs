@@ -1,0 +1,181 @@
+//! The back end: what a front end connected to, as a port of a [`Bridge`](super::bridge::Bridge).
+//!
+//! A [`Vif`] takes packets off its front end's transmit rings and has pages of its front end to fill; the bridge
+//! moves the data. It keeps no packet: one that nobody has room for stays where it is, in its sender's pages.
+
+mod rx;
+mod tx;
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use xen_abi::io::netif::{NetifRxRing, NetifTxRing};
+
+pub(super) use rx::{Room, Rx};
+pub(super) use tx::{HEADER, Head, Tx, status};
+
+use super::features::Accepts;
+use super::{Broken, Counters, Mac};
+use crate::ring::Back;
+use crate::transport::{DomId, Port, Transport};
+
+/// Groups that a front end may join.
+const MAX_GROUPS: usize = 64;
+
+/// The rings of one queue, mapped, and its event channels.
+pub struct Rings<T: Transport> {
+    /// The transmit ring's pages.
+    pub tx: T::Mapped,
+    /// The receive ring's pages.
+    pub rx: T::Mapped,
+    /// The event channel of both, or of the transmit ring alone.
+    pub tx_port: T::Port,
+    /// That of the receive ring, where it has its own.
+    pub rx_port: Option<T::Port>,
+}
+
+impl<T: Transport> core::fmt::Debug for Rings<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Rings").field("split", &self.rx_port.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// One queue.
+pub(super) struct Queue<T: Transport> {
+    pub tx: Tx<T>,
+    pub rx: Rx<T>,
+    tx_port: T::Port,
+    rx_port: Option<T::Port>,
+}
+
+impl<T: Transport> Queue<T> {
+    fn new(rings: Rings<T>) -> Result<Self, Broken> {
+        let tx = Back::<NetifTxRing, _>::attach(rings.tx)?;
+        let rx = Back::<NetifRxRing, _>::attach(rings.rx)?;
+        Ok(Self { tx: Tx::new(tx), rx: Rx::new(rx), tx_port: rings.tx_port, rx_port: rings.rx_port })
+    }
+
+    /// Shows the answers to the front end, and wakes it where it sleeps.
+    pub fn publish(&mut self) {
+        let (tx, rx) = (self.tx.publish(), self.rx.publish());
+        match &self.rx_port {
+            Some(port) => {
+                if rx {
+                    port.notify();
+                }
+                if tx {
+                    self.tx_port.notify();
+                }
+            }
+            None if tx || rx => self.tx_port.notify(),
+            None => {}
+        }
+    }
+
+    /// Takes the events; true: one came.
+    fn take_event(&self) -> bool {
+        let rx = self.rx_port.as_ref().is_some_and(Port::take);
+        self.tx_port.take() | rx
+    }
+}
+
+/// The back end of one device of one front end.
+pub struct Vif<T: Transport> {
+    pub(super) domain: DomId,
+    pub(super) queues: Vec<Queue<T>>,
+    /// What the front end takes.
+    pub(super) accepts: Accepts,
+    /// Groups that it wants packets of, where it asked for such a filter.
+    filter: bool,
+    groups: BTreeSet<Mac>,
+    /// Why nothing is moved any more.
+    pub(super) broken: Option<Broken>,
+    /// Packets that the front end sent.
+    pub(super) sent: Counters,
+    /// Packets that it was given.
+    pub(super) received: Counters,
+}
+
+impl<T: Transport> Vif<T> {
+    /// Connects to the rings of `domain`.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`]: the rings are no rings.
+    pub fn new(
+        domain: DomId,
+        queues: impl IntoIterator<Item = Rings<T>>,
+        accepts: Accepts,
+    ) -> Result<Self, Broken> {
+        let queues = queues.into_iter().map(Queue::new).collect::<Result<_, _>>()?;
+        Ok(Self {
+            domain,
+            queues,
+            accepts,
+            filter: false,
+            groups: BTreeSet::new(),
+            broken: None,
+            sent: Counters::default(),
+            received: Counters::default(),
+        })
+    }
+
+    /// Whether only packets of groups that the front end joined are passed on to it.
+    #[doc(alias = "request-multicast-control")]
+    pub fn set_filter(&mut self, filter: bool) {
+        self.filter = filter;
+    }
+
+    /// Why nothing is moved any more, if so. The connection should be closed then.
+    #[must_use]
+    pub const fn broken(&self) -> Option<Broken> {
+        self.broken
+    }
+
+    /// Packets that the front end sent.
+    #[must_use]
+    pub const fn sent(&self) -> &Counters {
+        &self.sent
+    }
+
+    /// Packets that it was given.
+    #[must_use]
+    pub const fn received(&self) -> &Counters {
+        &self.received
+    }
+
+    /// Takes the events of all queues; true: one came.
+    #[must_use]
+    pub fn take_event(&self) -> bool {
+        self.queues.iter().fold(false, |came, queue| came | queue.take_event())
+    }
+
+    /// The front end joins or leaves a group; false: it is in too many.
+    pub(super) fn set_group(&mut self, group: Mac, join: bool) -> bool {
+        if !join {
+            self.groups.remove(&group);
+            return true;
+        }
+        let room = self.groups.len() < MAX_GROUPS || self.groups.contains(&group);
+        if room && group.is_group() {
+            self.groups.insert(group);
+        }
+        room && group.is_group()
+    }
+
+    /// Whether a packet to `to` is for this front end.
+    pub(super) fn wants(&self, to: Mac) -> bool {
+        !self.filter || !to.is_group() || to == Mac::BROADCAST || self.groups.contains(&to)
+    }
+}
+
+impl<T: Transport> core::fmt::Debug for Vif<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Vif")
+            .field("domain", &self.domain)
+            .field("queues", &self.queues.len())
+            .field("accepts", &self.accepts)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,154 @@
+//! What a front end sends: packets in the order of its ring, with their first bytes once the hypervisor copied them.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use xen_abi::io::netif::{NETIF_RSP_NULL, NETIF_RSP_OKAY, NetifTxResponse, NetifTxRing};
+
+use super::super::Broken;
+use super::super::chain::{self, Chain, Fragment, Order};
+use crate::ring::Back;
+use crate::transport::{Copy, CopyEnd, DomId, Transport, words};
+
+/// Bytes of a packet that are looked at: the headers of Ethernet, IP and TCP or UDP with the ports.
+pub const HEADER: usize = 64;
+
+/// A packet that waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// Its slots.
+    pub chain: Chain,
+    /// Its first bytes.
+    bytes: [u8; HEADER],
+}
+
+impl Head {
+    /// Its first bytes: [`HEADER`] of them, or all.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..HEADER.min(self.chain.length.into())]
+    }
+}
+
+/// The back end of a transmit ring.
+pub struct Tx<T: Transport> {
+    ring: Back<NetifTxRing, T::Mapped>,
+    waiting: VecDeque<Head>,
+    /// The fragments of those that wait, in order.
+    fragments: VecDeque<Fragment>,
+    /// Packets at the end of `waiting` whose header is not here yet.
+    unseen: usize,
+    /// Answers were written that the front end was not shown.
+    answered: bool,
+}
+
+impl<T: Transport> Tx<T> {
+    pub fn new(ring: Back<NetifTxRing, T::Mapped>) -> Self {
+        Self { ring, waiting: VecDeque::new(), fragments: VecDeque::new(), unseen: 0, answered: false }
+    }
+
+    /// Takes packets off the ring until `budget` of them wait, and at most `headers` new ones, which it counts down.
+    /// What is no packet to forward is given to `order`, which says whether it is good, and answered. True: something
+    /// was taken.
+    pub fn take(
+        &mut self,
+        budget: usize,
+        headers: &mut usize,
+        mut order: impl FnMut(Order) -> bool,
+    ) -> Result<bool, Broken> {
+        let mut taken = false;
+        while self.waiting.len() < budget && *headers > 0 {
+            let Some(chain) = chain::take(&mut self.ring, &mut self.fragments)? else { break };
+            taken = true;
+            if chain.order == Order::Send {
+                self.waiting.push_back(Head { chain, bytes: [0; HEADER] });
+                self.unseen += 1;
+                *headers -= 1;
+            } else {
+                let good = order(chain.order);
+                let from = self.fragments.len() - usize::from(chain.fragments);
+                let ids: Vec<u16> = self.fragments.drain(from..).map(|fragment| fragment.id).collect();
+                self.answer(ids, chain.extras, status(good))?;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Adds the pieces that copy the headers of new packets into own memory, each to a place that `place` gives.
+    pub fn peek(&self, domain: DomId, mut place: impl FnMut() -> usize, pieces: &mut Vec<Copy>) {
+        let seen = self.waiting.len() - self.unseen;
+        let before: usize =
+            self.waiting.range(..seen).map(|packet| usize::from(packet.chain.fragments)).sum();
+        let mut fragments = self.fragments.range(before..);
+        for packet in self.waiting.range(seen..) {
+            let mut offset = place();
+            let end = offset + packet.bytes().len();
+            for fragment in fragments.by_ref().take(packet.chain.fragments.into()) {
+                let length = fragment.length.min(u16::try_from(end - offset).unwrap_or(0));
+                if length > 0 {
+                    let source =
+                        CopyEnd::Peer { domain, reference: fragment.reference, offset: fragment.offset };
+                    pieces.push(Copy { source, target: CopyEnd::Own { offset }, length, result: Ok(()) });
+                }
+                offset += usize::from(length);
+            }
+        }
+    }
+
+    /// Takes the headers from where they were copied to. One that could not be copied reads as what was there before:
+    /// the copy of the data fails too, and the front end is told.
+    pub fn peeked(&mut self, memory: &T::Memory, mut place: impl FnMut() -> usize) {
+        let seen = self.waiting.len() - core::mem::take(&mut self.unseen);
+        for packet in self.waiting.range_mut(seen..) {
+            words::load(memory, place(), &mut packet.bytes);
+        }
+    }
+
+    /// The first packet that waits.
+    pub fn head(&self) -> Option<&Head> {
+        self.waiting.front()
+    }
+
+    /// The first packet is dealt with; its fragments go to the end of `done` and want an answer.
+    pub fn pass(&mut self, done: &mut Vec<Fragment>) {
+        if let Some(packet) = self.waiting.pop_front() {
+            done.extend(self.fragments.drain(..usize::from(packet.chain.fragments)));
+        }
+    }
+
+    /// Whether packets wait.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Answers the slots of a packet.
+    pub fn answer(
+        &mut self,
+        ids: impl IntoIterator<Item = u16>,
+        extras: u16,
+        status: i16,
+    ) -> Result<(), Broken> {
+        self.answered = true;
+        for id in ids {
+            self.ring.push(&NetifTxResponse { id, status })?;
+        }
+        for _ in 0..extras {
+            self.ring.push(&NetifTxResponse { id: 0, status: NETIF_RSP_NULL })?;
+        }
+        Ok(())
+    }
+
+    /// Shows the answers; true: the front end sleeps and must be sent an event.
+    pub fn publish(&mut self) -> bool {
+        core::mem::take(&mut self.answered) && self.ring.publish()
+    }
+
+    /// Asks for an event with the next packet; true: one is there.
+    pub fn sleep(&mut self) -> Result<bool, Broken> {
+        Ok(self.ring.finish()?)
+    }
+}
+
+/// The answer to a packet.
+pub fn status(good: bool) -> i16 {
+    if good { NETIF_RSP_OKAY } else { xen_abi::io::netif::NETIF_RSP_ERROR }
+}

@@ -1,0 +1,361 @@
+//! One round of the bridge.
+//!
+//! ```text
+//! gather   take packets off the transmit rings; frames of wires and late ones into the staging memory
+//! peek     copy the headers of the new packets                                   (one hypercall)
+//! route    find each packet's receivers, set their pages aside, list the pieces
+//! copy     move the data: sender to receiver, or by way of the staging memory    (one hypercall)
+//! finish   answer senders and receivers; complete what was staged for a wire or as a late frame
+//! ```
+//!
+//! A piece that fails fails its packet for both: the sender is told, and the receiver's pages are answered with an
+//! error. Nobody else notices.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::time::Duration;
+
+use super::super::back::{Room, Vif, status};
+use super::super::chain::{Fragment, Order};
+use super::super::segment::Segments;
+use super::super::{Broken, Checksum, ETHERNET_HEADER, Offload, checksum};
+use super::route::{Router, Way, reserve};
+use super::staging::{HEADERS, Place, header_places};
+use super::{Bridge, Port, Progress, vif_at};
+use crate::transport::{Copy, Transport, words};
+
+/// Packets that one queue has in a round.
+const BUDGET: usize = 32;
+/// Frames that a wire has in a round.
+const WIRE_BUDGET: usize = 64;
+/// Completed frames that wait for their receivers, before no more are made.
+pub const MAX_LATE: usize = 256;
+
+/// What a round works on. Kept between rounds so that its lists need no new memory.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// The slots of the packets that were taken.
+    pub fragments: Vec<Fragment>,
+    pub sent: Vec<Sent>,
+    pub given: Vec<Given>,
+    pub staged: Vec<Staged>,
+    pub arrived: Vec<Arrived>,
+    pieces: Vec<Copy>,
+    /// The ways of the packet that is being routed.
+    pub ways: Vec<(usize, Way)>,
+    /// A frame that is being completed, and a piece of it.
+    frame: Vec<u8>,
+    piece: Vec<u8>,
+}
+
+/// A packet that was taken from its sender.
+#[derive(Debug)]
+pub struct Sent {
+    pub port: usize,
+    pub queue: usize,
+    pub fragments: Range<usize>,
+    pub extras: u16,
+    pub length: usize,
+    pub pieces: Range<usize>,
+}
+
+/// A packet that is being written to a receiver's pages.
+#[derive(Debug)]
+pub struct Given {
+    pub port: usize,
+    pub queue: usize,
+    pub room: Room,
+    pub length: usize,
+    pub pieces: Range<usize>,
+}
+
+/// A packet that is being fetched, to be completed for port `to`.
+#[derive(Debug)]
+pub struct Staged {
+    pub to: usize,
+    pub place: Place,
+    pub offload: Offload,
+    pub pieces: Range<usize>,
+}
+
+/// A frame in the staging memory.
+#[derive(Debug)]
+pub struct Arrived {
+    pub from: usize,
+    pub place: Place,
+    /// For whom it was completed, and the pages set aside; otherwise its header tells.
+    pub to: Option<(usize, usize, Room)>,
+}
+
+impl<T: Transport> Bridge<T> {
+    /// Moves a batch of packets.
+    pub fn poll(&mut self) -> Progress {
+        let now = self.transport.now();
+        let (mut moved, late_until) = self.gather(now);
+        self.peek();
+        let (routed, until) = self.route(now);
+        moved |= routed;
+        self.finish();
+        self.turn = self.turn.wrapping_add(1);
+        let until = [late_until, until].into_iter().flatten().min();
+        Progress { moved, until }
+    }
+
+    /// Takes what the ports have.
+    fn gather(&mut self, now: Duration) -> (bool, Option<Duration>) {
+        self.staging.clear();
+        let (mut moved, until) = self.gather_late(now);
+        let (count, turn, mut headers) = (self.ports.len(), self.turn, HEADERS);
+        for number in (0..count).map(|step| (turn.wrapping_add(step)) % count) {
+            moved |= match &mut self.ports[number] {
+                Some(Port::Vif(vif)) if vif.broken.is_none() => take(vif, &mut headers),
+                Some(Port::Wire { .. }) => self.gather_wire(number),
+                _ => false,
+            };
+        }
+        (moved, until)
+    }
+
+    /// Sets pages aside for frames that were completed before.
+    fn gather_late(&mut self, now: Duration) -> (bool, Option<Duration>) {
+        let mut moved = false;
+        while let Some((to, frame)) = self.late.front() {
+            if !self.staging.has_room() {
+                return (true, None);
+            }
+            let to = *to;
+            match vif_at(&mut self.ports, to)
+                .map_or(Way::Drop, |vif| reserve(vif, frame, frame.len(), &GOOD, now))
+            {
+                Way::Wait(until) => return (moved, Some(until)),
+                Way::Direct(queue, room) => {
+                    if let Some(place) = self.staging.put(frame) {
+                        self.round.arrived.push(Arrived { from: to, place, to: Some((to, queue, room)) });
+                    }
+                }
+                Way::Staged(_) | Way::Drop => {}
+            }
+            self.late.pop_front();
+            moved = true;
+        }
+        (moved, None)
+    }
+
+    fn gather_wire(&mut self, number: usize) -> bool {
+        let Some(Some(Port::Wire { wire, sent, .. })) = self.ports.get_mut(number) else { return false };
+        let (staging, arrived) = (&mut self.staging, &mut self.round.arrived);
+        let mut taken = 0;
+        while taken < WIRE_BUDGET && staging.has_room() {
+            let more = wire.receive(&mut |frame| match staging.put(frame) {
+                Some(place) if frame.len() >= ETHERNET_HEADER => {
+                    sent.passed(frame.len());
+                    arrived.push(Arrived { from: number, place, to: None });
+                }
+                _ => sent.errors += 1,
+            });
+            if !more {
+                break;
+            }
+            taken += 1;
+        }
+        taken > 0
+    }
+
+    /// Copies the headers of packets that are new.
+    fn peek(&mut self) {
+        let mut pieces = core::mem::take(&mut self.round.pieces);
+        let mut place = header_places();
+        for vif in self.vifs() {
+            vif.queues.iter().for_each(|queue| queue.tx.peek(vif.domain, &mut place, &mut pieces));
+        }
+        if !pieces.is_empty() {
+            self.transport.copy(&self.staging.memory, &mut pieces);
+            let mut place = header_places();
+            for port in self.ports.iter_mut().flatten() {
+                if let Port::Vif(vif) = port {
+                    vif.queues.iter_mut().for_each(|queue| queue.tx.peeked(&self.staging.memory, &mut place));
+                }
+            }
+        }
+        pieces.clear();
+        self.round.pieces = pieces;
+    }
+
+    /// Finds everybody's receivers and moves the data.
+    fn route(&mut self, now: Duration) -> (bool, Option<Duration>) {
+        let mut pieces = core::mem::take(&mut self.round.pieces);
+        let (memory, places) = self.staging.split();
+        let mut router = Router::<T> {
+            ports: &mut self.ports,
+            table: &mut self.table,
+            round: &mut self.round,
+            memory,
+            places,
+            pieces: &mut pieces,
+            now,
+            until: None,
+            late: self.late.len(),
+        };
+        router.arrived();
+        let count = router.ports.len();
+        let mut moved = false;
+        for number in (0..count).map(|step| (self.turn.wrapping_add(step)) % count) {
+            moved |= router.vif(number);
+        }
+        let until = router.until;
+        if !pieces.is_empty() {
+            self.transport.copy(&self.staging.memory, &mut pieces);
+        }
+        let good = |range: &Range<usize>| pieces[range.clone()].iter().all(|piece| piece.result.is_ok());
+        settle(&mut self.ports, &self.round, good);
+        self.round.staged.retain(|staged| good(&staged.pieces));
+        pieces.clear();
+        self.round.pieces = pieces;
+        (moved, until)
+    }
+
+    /// Shows the answers, and completes what was fetched.
+    fn finish(&mut self) {
+        let mut round = core::mem::take(&mut self.round);
+        for staged in round.staged.drain(..) {
+            let frame = &mut round.frame;
+            frame.resize(staged.place.length, 0);
+            words::load(&self.staging.memory, staged.place.offset, frame);
+            if let Some(port) = self.ports.get_mut(staged.to).and_then(Option::as_mut) {
+                complete(port, staged.to, &staged.offload, frame, &mut round.piece, &mut self.late);
+            }
+        }
+        round.fragments.clear();
+        round.sent.clear();
+        round.given.clear();
+        round.arrived.clear();
+        self.round = round;
+        for port in self.ports.iter_mut().flatten() {
+            if let Port::Vif(vif) = port
+                && vif.broken.is_none()
+                && let Err(broken) = publish(vif)
+            {
+                vif.broken = Some(broken);
+            }
+        }
+    }
+}
+
+/// What a completed frame's checksum is.
+const GOOD: Offload = Offload { checksum: Checksum::Good, gso: None };
+
+/// Takes packets off a front end's rings, as long as there is room for their headers.
+fn take<T: Transport>(vif: &mut Vif<T>, headers: &mut usize) -> bool {
+    let mut moved = false;
+    for number in 0..vif.queues.len() {
+        let mut groups = Vec::new();
+        let taken = vif.queues[number].tx.take(BUDGET, headers, |order| match order {
+            Order::Join(group) | Order::Leave(group) => {
+                groups.push((group, matches!(order, Order::Join(_))));
+                group.is_group()
+            }
+            Order::Send | Order::Refuse => {
+                vif.sent.errors += 1;
+                false
+            }
+        });
+        for (group, join) in groups {
+            vif.set_group(group, join);
+        }
+        match taken {
+            Ok(taken) => moved |= taken,
+            Err(broken) => {
+                vif.broken = Some(broken);
+                return moved;
+            }
+        }
+    }
+    moved
+}
+
+/// Answers everybody: `good` says whether a packet's pieces were copied.
+fn settle<T: Transport>(ports: &mut [Option<Port<T>>], round: &Round, good: impl Fn(&Range<usize>) -> bool) {
+    for sent in &round.sent {
+        let Some(vif) = vif_at(ports, sent.port) else { continue };
+        let good = good(&sent.pieces);
+        if good {
+            vif.sent.passed(sent.length);
+        } else {
+            vif.sent.errors += 1;
+        }
+        let ids = round.fragments[sent.fragments.clone()].iter().map(|fragment| fragment.id);
+        if let Err(broken) = vif.queues[sent.queue].tx.answer(ids, sent.extras, status(good)) {
+            vif.broken = Some(broken);
+        }
+    }
+    for given in &round.given {
+        let Some(vif) = vif_at(ports, given.port) else { continue };
+        if good(&given.pieces) {
+            vif.received.passed(given.length);
+        } else {
+            vif.received.errors += 1;
+            vif.queues[given.queue].rx.fail(&given.room);
+        }
+    }
+}
+
+/// Shows a back end's answers to its front end.
+fn publish<T: Transport>(vif: &mut Vif<T>) -> Result<(), Broken> {
+    for queue in &mut vif.queues {
+        queue.rx.answer()?;
+        queue.publish();
+    }
+    Ok(())
+}
+
+/// Makes plain frames of a packet: for a wire at once, for a front end to be sent with the next round.
+fn complete<T: Transport>(
+    port: &mut Port<T>,
+    number: usize,
+    offload: &Offload,
+    frame: &mut [u8],
+    piece: &mut Vec<u8>,
+    late: &mut VecDeque<(usize, Vec<u8>)>,
+) {
+    let Some(gso) = offload.gso else {
+        if offload.is_blank() {
+            checksum::fill(frame);
+        }
+        return send_plain(port, number, frame, late);
+    };
+    match Segments::of(frame, gso) {
+        Some(mut segments) => {
+            while segments.next_into(piece) {
+                send_plain(port, number, piece, late);
+            }
+        }
+        // Not what its sender said it is.
+        None => match port {
+            Port::Vif(vif) => vif.received.errors += 1,
+            Port::Wire { received, .. } => received.errors += 1,
+        },
+    }
+}
+
+/// Passes a complete frame on.
+fn send_plain<T: Transport>(
+    port: &mut Port<T>,
+    number: usize,
+    frame: &[u8],
+    late: &mut VecDeque<(usize, Vec<u8>)>,
+) {
+    match port {
+        Port::Wire { wire, received, .. } => {
+            if wire.transmit(frame) {
+                received.passed(frame.len());
+            } else {
+                received.dropped += 1;
+            }
+        }
+        Port::Vif(vif) if vif.accepts.takes(&GOOD, frame.len(), 0) => {
+            late.push_back((number, frame.to_vec()))
+        }
+        Port::Vif(vif) => vif.received.errors += 1,
+    }
+}

@@ -1,0 +1,330 @@
+//! Where each packet goes, and the pieces in which it is copied there.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::time::Duration;
+
+use super::super::back::{HEADER, Head, Room, Vif};
+use super::super::chain::Fragment;
+use super::super::checksum::{self, Transport as Segment};
+use super::super::{Mac, Offload};
+use super::forward::{Given, MAX_LATE, Round, Sent, Staged};
+use super::staging::{Place, Places};
+use super::table::Table;
+use super::{Port, vif_at};
+use crate::transport::{Copy, CopyEnd, DomId, GrantRef, PAGE_SIZE, Transport, words};
+
+/// What becomes of a packet at one port.
+#[derive(Debug)]
+pub enum Way {
+    /// Into pages of the receiver's queue of that number.
+    Direct(usize, Room),
+    /// It must be completed first.
+    Staged(Place),
+    /// There is no room until then, perhaps.
+    Wait(Duration),
+    /// The port does not get it.
+    Drop,
+}
+
+/// Sets pages of a front end aside for a packet that begins with `header`.
+pub fn reserve<T: Transport>(
+    vif: &mut Vif<T>,
+    header: &[u8],
+    length: usize,
+    offload: &Offload,
+    now: Duration,
+) -> Way {
+    if vif.broken.is_some() {
+        return Way::Drop;
+    }
+    let count = vif.queues.len();
+    let queue = if count > 1 { flow(header) as usize % count } else { 0 };
+    let rx = &mut vif.queues[queue].rx;
+    match rx.reserve(length, offload) {
+        Ok(Some(room)) => return Way::Direct(queue, room),
+        Ok(None) => {
+            if let Some(until) = rx.patience(now) {
+                return Way::Wait(until);
+            }
+            vif.received.dropped += 1;
+        }
+        Err(broken) => vif.broken = Some(broken),
+    }
+    Way::Drop
+}
+
+/// A number that all packets of a connection have in common.
+fn flow(header: &[u8]) -> u32 {
+    let mix = |sum: u32, byte: &u8| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let start = 0x811c_9dc5;
+    let hash = match Segment::find_in_beginning(header) {
+        Some(segment) => {
+            let ports = &header[segment.start..segment.start + 4];
+            segment.addresses(header).iter().chain(ports).fold(start, mix)
+        }
+        None => header.iter().take(12).fold(start, mix),
+    };
+    hash ^ (hash >> 16)
+}
+
+/// Cuts a packet where a page of its source or of its target ends; the target begins at `base`.
+fn cut<S: core::marker::Copy>(
+    sources: impl Iterator<Item = (S, usize, usize)>,
+    base: usize,
+    mut piece: impl FnMut(S, usize, usize, u16),
+) {
+    let mut at = base;
+    for (source, mut offset, mut rest) in sources {
+        while rest > 0 {
+            let length = rest.min(PAGE_SIZE - at % PAGE_SIZE);
+            // At most a page.
+            piece(source, offset, at, u16::try_from(length).unwrap_or(0));
+            (offset, at, rest) = (offset + length, at + length, rest - length);
+        }
+    }
+}
+
+/// The parts of a place in the staging memory that lie in one page each.
+fn pages(place: Place) -> impl Iterator<Item = ((), usize, usize)> {
+    let end = place.offset + place.length;
+    let mut at = place.offset;
+    core::iter::from_fn(move || {
+        let length = (end - at).min(PAGE_SIZE - at % PAGE_SIZE);
+        let part = (length > 0).then_some(((), at, length));
+        at += length;
+        part
+    })
+}
+
+/// Decides where packets go.
+pub struct Router<'r, T: Transport> {
+    pub ports: &'r mut [Option<Port<T>>],
+    pub table: &'r mut Table,
+    pub round: &'r mut Round,
+    pub memory: &'r T::Memory,
+    pub places: Places<'r>,
+    pub pieces: &'r mut Vec<Copy>,
+    pub now: Duration,
+    pub until: Option<Duration>,
+    /// Frames that wait to be sent already.
+    pub late: usize,
+}
+
+/// The packet that is being routed.
+struct Packet<'p> {
+    from: usize,
+    header: &'p [u8],
+    length: usize,
+    offload: Offload,
+}
+
+impl Packet<'_> {
+    fn receiver(&self) -> Mac {
+        self.header.first_chunk().map_or(Mac::BROADCAST, |bytes| Mac(*bytes))
+    }
+
+    fn sender(&self) -> Mac {
+        self.header.get(6..).and_then(<[u8]>::first_chunk).map_or(Mac::BROADCAST, |bytes| Mac(*bytes))
+    }
+
+    /// The version of IP, where it matters.
+    fn version(&self) -> u8 {
+        if self.offload.is_blank() {
+            checksum::network(self.header).map_or(0, |network| network.version)
+        } else {
+            0
+        }
+    }
+}
+
+/// Where a packet's bytes are.
+enum Source {
+    /// In fragments of this round, granted by a domain.
+    Peer(DomId, Range<usize>),
+    /// In the staging memory.
+    Own(Place),
+}
+
+impl<T: Transport> Router<'_, T> {
+    /// Frames in the staging memory.
+    pub fn arrived(&mut self) {
+        let arrived = core::mem::take(&mut self.round.arrived);
+        for frame in &arrived {
+            let source = Source::Own(frame.place);
+            if let Some((to, queue, room)) = frame.to {
+                self.give(to, queue, room, &source, frame.place.length);
+                continue;
+            }
+            let mut header = [0; HEADER];
+            let header = &mut header[..HEADER.min(frame.place.length)];
+            words::load(self.memory, frame.place.offset, header);
+            let packet =
+                Packet { from: frame.from, header, length: frame.place.length, offload: Offload::default() };
+            let mut ways = core::mem::take(&mut self.round.ways);
+            self.ways(&packet, false, &mut ways);
+            for (to, way) in ways.drain(..) {
+                self.go(to, way, &packet, &source);
+            }
+            self.round.ways = ways;
+        }
+        self.round.arrived = arrived;
+    }
+
+    /// The packets that wait in one front end's queues.
+    pub fn vif(&mut self, number: usize) -> bool {
+        let count =
+            vif_at(self.ports, number).filter(|vif| vif.broken.is_none()).map_or(0, |vif| vif.queues.len());
+        let (mut moved, mut ways) = (false, core::mem::take(&mut self.round.ways));
+        for queue in 0..count {
+            while let Some(head) =
+                vif_at(self.ports, number).and_then(|vif| vif.queues[queue].tx.head().copied())
+            {
+                if !self.first(number, queue, &head, &mut ways) {
+                    break;
+                }
+                moved = true;
+            }
+        }
+        self.round.ways = ways;
+        moved
+    }
+
+    /// The first packet of a queue; false: it must wait.
+    fn first(&mut self, from: usize, queue: usize, head: &Head, ways: &mut Vec<(usize, Way)>) -> bool {
+        let header = head.bytes();
+        let (length, offload) = (usize::from(head.chain.length), head.chain.offload);
+        let packet = Packet { from, header, length, offload };
+        if !self.ways(&packet, true, ways) {
+            return false;
+        }
+        let Some(vif) = vif_at(self.ports, from) else { return false };
+        let start = self.round.fragments.len();
+        vif.queues[queue].tx.pass(&mut self.round.fragments);
+        let fragments = start..self.round.fragments.len();
+        let source = Source::Peer(vif.domain, fragments.clone());
+        let first = self.pieces.len();
+        for (to, way) in ways.drain(..) {
+            self.go(to, way, &packet, &source);
+        }
+        let (extras, pieces) = (head.chain.extras, first..self.pieces.len());
+        self.round.sent.push(Sent { port: from, queue, fragments, extras, length, pieces });
+        true
+    }
+
+    /// Finds the ports that a packet goes to, and what becomes of it there. False: it must wait.
+    fn ways(&mut self, packet: &Packet<'_>, patient: bool, ways: &mut Vec<(usize, Way)>) -> bool {
+        self.table.learn(packet.sender(), packet.from, self.now);
+        let receiver = packet.receiver();
+        if receiver.is_link_local() {
+            return true;
+        }
+        match self.table.find(receiver, self.now).filter(|_| !receiver.is_group()) {
+            Some(to) if to == packet.from => {}
+            Some(to) => match self.way(to, packet) {
+                Way::Wait(until) if patient => {
+                    self.until = Some(self.until.map_or(until, |other| other.min(until)));
+                    return false;
+                }
+                way => ways.push((to, way)),
+            },
+            None => {
+                for to in (0..self.ports.len()).filter(|to| *to != packet.from) {
+                    let way = self.way(to, packet);
+                    ways.push((to, way));
+                }
+            }
+        }
+        true
+    }
+
+    /// What becomes of a packet at a port.
+    fn way(&mut self, to: usize, packet: &Packet<'_>) -> Way {
+        let direct = match self.ports.get_mut(to).and_then(Option::as_mut) {
+            None => return Way::Drop,
+            Some(Port::Wire { .. }) => false,
+            Some(Port::Vif(vif)) => {
+                if !vif.wants(packet.receiver()) {
+                    return Way::Drop;
+                }
+                if vif.accepts.takes(&packet.offload, packet.length, packet.version()) {
+                    return reserve(vif, packet.header, packet.length, &packet.offload, self.now);
+                }
+                true
+            }
+        };
+        if direct && self.late >= MAX_LATE {
+            return Way::Wait(self.now + Duration::from_millis(1));
+        }
+        // Without room in the staging memory: the next round has some.
+        self.places.take(packet.length).map_or(Way::Wait(self.now), Way::Staged)
+    }
+
+    /// Lists the pieces of a packet on its way to a port.
+    fn go(&mut self, to: usize, way: Way, packet: &Packet<'_>, source: &Source) {
+        match way {
+            Way::Direct(queue, room) => self.give(to, queue, room, source, packet.length),
+            Way::Staged(place) => {
+                let (place, pieces) = self.fetch(place, source);
+                self.round.staged.push(Staged { to, place, offload: packet.offload, pieces });
+            }
+            Way::Wait(_) => {
+                if let Some(Port::Vif(vif)) = &mut self.ports[to] {
+                    vif.received.dropped += 1;
+                }
+            }
+            Way::Drop => {}
+        }
+    }
+
+    /// Into the receiver's pages.
+    fn give(&mut self, to: usize, queue: usize, room: Room, source: &Source, length: usize) {
+        let Some(vif) = vif_at(self.ports, to) else { return };
+        let (domain, rx) = (vif.domain, &vif.queues[queue].rx);
+        let first = self.pieces.len();
+        let pieces = &mut *self.pieces;
+        let mut push = |from: CopyEnd, at: usize, length| {
+            // Within a page.
+            let offset = u16::try_from(at % PAGE_SIZE).unwrap_or(0);
+            let target = CopyEnd::Peer { domain, reference: rx.page(&room, at / PAGE_SIZE), offset };
+            pieces.push(Copy { source: from, target, length, result: Ok(()) });
+        };
+        match source {
+            Source::Peer(sender, fragments) => {
+                cut(parts(&self.round.fragments[fragments.clone()]), 0, |reference, offset, at, length| {
+                    push(peer(*sender, reference, offset), at, length);
+                });
+            }
+            Source::Own(place) => cut(pages(*place), 0, |(), offset, at, length| {
+                push(CopyEnd::Own { offset }, at, length);
+            }),
+        }
+        let pieces = first..self.pieces.len();
+        self.round.given.push(Given { port: to, queue, room, length, pieces });
+    }
+
+    /// Into the staging memory, where it is not there.
+    fn fetch(&mut self, place: Place, source: &Source) -> (Place, Range<usize>) {
+        let first = self.pieces.len();
+        let (sender, fragments) = match source {
+            Source::Peer(sender, fragments) => (*sender, fragments.clone()),
+            Source::Own(there) => return (*there, first..first),
+        };
+        let pieces = &mut *self.pieces;
+        cut(parts(&self.round.fragments[fragments]), place.offset, |reference, offset, at, length| {
+            let target = CopyEnd::Own { offset: at };
+            pieces.push(Copy { source: peer(sender, reference, offset), target, length, result: Ok(()) });
+        });
+        (place, first..self.pieces.len())
+    }
+}
+
+/// One end of a copy: a domain's page. The offset lies within it: fragments were checked.
+fn peer(domain: DomId, reference: GrantRef, offset: usize) -> CopyEnd {
+    CopyEnd::Peer { domain, reference, offset: u16::try_from(offset).unwrap_or(0) }
+}
+
+/// Fragments as sources of [`cut`].
+fn parts(fragments: &[Fragment]) -> impl Iterator<Item = (GrantRef, usize, usize)> {
+    fragments.iter().map(|part| (part.reference, part.offset.into(), part.length.into()))
+}

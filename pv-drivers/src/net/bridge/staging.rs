@@ -1,0 +1,88 @@
+//! Memory of the driver domain: headers of packets, and packets that pass through it (those of a wire, and those to be
+//! completed).
+
+use super::super::MAX_PACKET;
+use super::super::back::HEADER;
+use crate::transport::{Error, PAGE_SIZE, Transport, words};
+
+/// Headers that are copied in a round. They are kept at the start.
+pub const HEADERS: usize = 512;
+/// Bytes for them.
+const HEADER_BYTES: usize = HEADERS * HEADER;
+/// Pages: room for four of the largest packets behind the headers.
+const PAGES: usize = HEADER_BYTES / PAGE_SIZE + 64;
+/// Packets begin at multiples of this.
+const ALIGN: usize = 64;
+
+/// A place for one packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its first byte.
+    pub offset: usize,
+    /// Bytes.
+    pub length: usize,
+}
+
+/// The memory. It is handed out from the start on, and taken back all at once.
+pub struct Staging<T: Transport> {
+    pub memory: T::Memory,
+    used: usize,
+}
+
+impl<T: Transport> Staging<T> {
+    pub fn new(transport: &T) -> Result<Self, Error> {
+        Ok(Self { memory: transport.memory(PAGES)?, used: HEADER_BYTES })
+    }
+
+    /// Forgets what is there.
+    pub fn clear(&mut self) {
+        self.used = HEADER_BYTES;
+    }
+
+    /// Whether there is room for any packet.
+    pub fn has_room(&self) -> bool {
+        place(self.used, MAX_PACKET).is_some()
+    }
+
+    /// Keeps a frame; none: there is no room.
+    pub fn put(&mut self, frame: &[u8]) -> Option<Place> {
+        let (place, used) = place(self.used, frame.len())?;
+        words::store(&self.memory, place.offset, frame);
+        self.used = used;
+        Some(place)
+    }
+
+    /// The memory, and a way to hand out places in it while it is borrowed.
+    pub fn split(&mut self) -> (&T::Memory, Places<'_>) {
+        (&self.memory, Places { used: &mut self.used })
+    }
+}
+
+/// Hands out places.
+pub struct Places<'a> {
+    used: &'a mut usize,
+}
+
+impl Places<'_> {
+    /// A place for `length` bytes; none: there is no room.
+    pub fn take(&mut self, length: usize) -> Option<Place> {
+        let (place, used) = place(*self.used, length)?;
+        *self.used = used;
+        Some(place)
+    }
+}
+
+/// A place behind `used` bytes, and how many are used then.
+fn place(used: usize, length: usize) -> Option<(Place, usize)> {
+    let end = used.checked_add(length)?.checked_next_multiple_of(ALIGN)?;
+    (end <= PAGES * PAGE_SIZE).then_some((Place { offset: used, length }, end))
+}
+
+/// The places of headers, in the order in which they are handed out in a round.
+pub fn header_places() -> impl FnMut() -> usize {
+    let mut next = 0;
+    move || {
+        next += HEADER;
+        next - HEADER
+    }
+}
