@@ -11,8 +11,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
-use guest_pv_lib::memory::{self, OutOfMemory, Pages, SharedPages, Window};
-use guest_pv_lib::mmu::{self, Flush, Pte, update_va_mapping};
+use guest_pv_lib::memory::{self, OutOfMemory, Page, Pages, SharedPages, Window};
+use guest_pv_lib::mmu::{self, Access, Flush, MapError, Pte, Space, update_va_mapping};
 use guest_pv_lib::sched::{self, Shutdown};
 use guest_pv_lib::{BootContext, println};
 
@@ -25,12 +25,13 @@ type Step = Result<(), &'static str>;
 type Named = (&'static str, fn(&BootContext) -> Step);
 
 /// What is checked, in this order.
-const STEPS: [Named; 5] = [
+const STEPS: [Named; 6] = [
     ("pages", pages),
     ("every frame", every_frame),
     ("window", window),
     ("contiguous", contiguous),
     ("heap", heap),
+    ("spaces", spaces),
 ];
 
 fn kernel(boot: BootContext) -> ! {
@@ -172,4 +173,47 @@ fn heap(_: &BootContext) -> Step {
     drop(large);
     check(memory::free_pages() == during + (3 << 20) / 4096, "a large piece did not come back")?;
     check(during < before, "the heap is not made of pages")
+}
+
+/// Turns an error of a space into the reason of a step.
+fn refused(error: MapError) -> &'static str {
+    println!("memory: {error}");
+    "an address space refused"
+}
+
+/// Two address spaces show their own pages at the same address, share after a fork, and leave nothing behind.
+fn spaces(_: &BootContext) -> Step {
+    const AT: u64 = 0x5555_5555_5000;
+    let before = memory::free_pages();
+    let mut first = Space::new().map_err(refused)?;
+    let mapped = first.lazily(|space| {
+        (0..1000u64).try_for_each(|n| space.map(AT + n * 4096, Page::new()?, Access::READ_WRITE))
+    });
+    mapped.map_err(refused)?.map_err(refused)?;
+    for n in 0..1000u64 {
+        first.write(AT + n * 4096, &n.to_ne_bytes()).map_err(refused)?;
+    }
+    first.activate();
+    check(seen(AT + 999 * 4096) == 999, "the address space shows something else")?;
+    let mut second = first.fork().map_err(refused)?;
+    first.write(AT, &1000u64.to_ne_bytes()).map_err(refused)?;
+    check(seen(AT) == 1000, "the copy is not there")?;
+    second.activate();
+    check(seen(AT) == 0 && seen(AT + 4096) == 1, "the child does not see what the parent saw")?;
+    drop(first);
+    second.write(AT + 4096, &7u64.to_ne_bytes()).map_err(refused)?;
+    check(seen(AT + 4096) == 7, "the last owner's write is lost")?;
+    second.protect(AT + 4096, Access::READ).map_err(refused)?;
+    second.unmap_range(AT..AT + 600 * 4096).map_err(refused)?;
+    check(second.lookup(AT).is_none() && second.lookup(AT + 600 * 4096).is_some(), "the wrong pages went")?;
+    check(seen(AT + 999 * 4096) == 999, "a page was lost")?;
+    drop(second);
+    check(memory::free_pages() == before, "spaces leak memory")
+}
+
+/// The word at an address of the current space's user half.
+fn seen(at: u64) -> u64 {
+    let word = core::ptr::with_exposed_provenance::<core::sync::atomic::AtomicU64>(at as usize);
+    // SAFETY: the step mapped a page of words there, in the space that is active.
+    unsafe { &*word }.load(Relaxed)
 }

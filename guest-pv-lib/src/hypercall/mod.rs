@@ -4,10 +4,12 @@
 //! [`sched`](crate::sched) ...). This module is the edge: [`raw`] for code that needs a hypercall the library has no
 //! wrapper for (a conformance test, a driver of a rare interface).
 
+mod multicall;
 #[cfg(target_os = "none")]
 pub mod page;
 pub mod raw;
 
+pub use multicall::multicall;
 pub use xen_abi::errno::Errno;
 
 /// Splits a raw result into value and error: Xen returns `-errno` in the last page of the number space.

@@ -1,13 +1,13 @@
 //! The memory of a "domain" inside a process, so that what is built on [`Pages`](super::Pages) can be tested.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::vec::Vec;
 
 use super::frames::{FreeFrames, words_for};
 use super::{Lock, Memory};
-use crate::mmu::{Mfn, P2m, PAGE_SIZE};
+use crate::mmu::{Mfn, P2m, PAGE_SIZE, Pfn};
 
 /// Pages of the domain; half of them are what windows show.
 const PAGES: usize = 16 << 10;
@@ -29,9 +29,11 @@ pub fn setup() -> Memory {
     Memory {
         base: memory.expose_provenance() as u64,
         window_base: memory.expose_provenance() as u64,
-        root: Mfn(0),
+        // Frame 0 is never free: the kernel's half, with nothing in it.
+        root: Mfn(FIRST_MACHINE_FRAME),
         p2m,
-        free: Lock::new(set(1, PAGES / 2)),
+        owners: Vec::leak((0..PAGES).map(|_| AtomicU32::new(0)).collect()),
+        free: Lock::new(set(2, PAGES / 2)),
         windows: Lock::new(set(PAGES / 2, PAGES)),
     }
 }
@@ -41,4 +43,9 @@ fn set(from: usize, to: usize) -> FreeFrames<'static> {
     let mut set = FreeFrames::new(Vec::leak(std::vec![0; words_for(to)]), to);
     set.give(from, to - from);
     set
+}
+
+/// The other way round than the p2m.
+pub fn m2p(frame: Mfn) -> Option<Pfn> {
+    frame.0.checked_sub(FIRST_MACHINE_FRAME).map(Pfn)
 }

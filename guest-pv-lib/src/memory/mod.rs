@@ -6,6 +6,7 @@
 //!
 //! - [`Pages`]: zeroed pages that nobody else can reach; plain bytes.
 //! - [`SharedPages`]: pages that somebody else may touch; atomic words.
+//! - [`Page`]: one page with several owners, for address spaces; atomic words.
 //! - [`Contiguous`]: pages whose machine frames follow one another, for devices.
 //! - [`Window`]: addresses without memory, for what is not the domain's own (grants, device registers).
 //!
@@ -30,17 +31,23 @@ mod heap;
 #[cfg(not(target_os = "none"))]
 mod host;
 mod lock;
+mod page;
 mod pages;
 #[cfg(target_os = "none")]
 mod pv;
 mod reservation;
+mod tables;
 mod window;
+pub(crate) mod words;
 
 use core::fmt;
+use core::sync::atomic::AtomicU32;
 
 pub use contiguous::{Contiguous, contiguous};
+pub use page::Page;
 pub use pages::{Pages, SharedPages};
 pub use reservation::{Region, current_pages, machine_map, map, maximum_pages};
+pub(crate) use tables::request;
 pub use window::Window;
 
 use crate::mmu::{Mfn, P2m, PAGE_SIZE, Pfn};
@@ -61,15 +68,16 @@ impl core::error::Error for OutOfMemory {}
 
 /// What [`init`] leaves behind.
 #[derive(Debug)]
-struct Memory {
+pub(crate) struct Memory {
     /// Virtual address of frame 0 in the direct map.
     base: u64,
     /// Virtual address of the first page of the window area.
     window_base: u64,
     /// A root whose upper half is the kernel's, as in all of them.
-    #[cfg_attr(not(target_os = "none"), allow(dead_code))]
-    root: Mfn,
+    pub(crate) root: Mfn,
     p2m: P2m,
+    /// How many [`Page`]s there are of each frame.
+    owners: &'static [AtomicU32],
     /// The frames that nobody owns.
     free: Lock<FreeFrames<'static>>,
     /// The pages of the window area that no [`Window`] has.
@@ -100,14 +108,14 @@ pub fn init(boot: &crate::BootContext) {
 pub fn init(_: &crate::BootContext) {}
 
 /// The memory, once it is there.
-fn get() -> Option<&'static Memory> {
+pub(crate) fn get() -> Option<&'static Memory> {
     #[cfg(not(target_os = "none"))]
     MEMORY.call_once(host::setup);
     MEMORY.get()
 }
 
 /// The memory, for a value that cannot exist without it.
-fn there() -> &'static Memory {
+pub(crate) fn there() -> &'static Memory {
     get().expect("whatever owns frames got them from the allocator")
 }
 
@@ -119,12 +127,12 @@ pub fn free_pages() -> usize {
 
 impl Memory {
     /// Where `frame` lies in the direct map.
-    const fn address(&self, frame: Pfn) -> u64 {
+    pub(crate) const fn address(&self, frame: Pfn) -> u64 {
         self.base + frame.0 * PAGE_SIZE as u64
     }
 
     /// The machine frame of a frame that the allocator had.
-    fn mfn(&self, frame: Pfn) -> Mfn {
+    pub(crate) fn mfn(&self, frame: Pfn) -> Mfn {
         self.p2m.mfn(frame).expect("the allocator has frames with memory behind them only")
     }
 }

@@ -114,8 +114,7 @@ impl Pages {
     }
 
     /// The frame and the number of frames, whose owner is now the caller.
-    #[cfg_attr(not(target_os = "none"), allow(dead_code))]
-    pub(super) fn into_raw(self) -> (Pfn, usize) {
+    pub(crate) fn into_raw(self) -> (Pfn, usize) {
         let pages = ManuallyDrop::new(self);
         (pages.first, pages.count)
     }
@@ -125,8 +124,7 @@ impl Pages {
     /// # Safety
     ///
     /// The caller owns these frames, and the direct map maps them for writing.
-    #[cfg_attr(not(target_os = "none"), allow(dead_code))]
-    pub(super) unsafe fn from_raw(first: Pfn, count: usize) -> Self {
+    pub(crate) unsafe fn from_raw(first: Pfn, count: usize) -> Self {
         Self { first, count }
     }
 

@@ -4,14 +4,14 @@
 //! beginning, the window area 8 TiB above, each below one entry of level 4, which address spaces share.
 
 use core::ptr;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use xen_abi::xen::{MMU_NORMAL_PT_UPDATE, MMUEXT_TLB_FLUSH_ALL, MmuUpdate, MmuextOp};
+use xen_abi::xen::MmuUpdate;
 
 use super::direct::{self, MOST_FRAMES, Machine, Plan};
 use super::frames::{FreeFrames, words_for};
-use super::{Lock, Memory, OutOfMemory, Pages};
-use crate::mmu::{self, Level, Mfn, P2m, PAGE_SIZE, Pfn, Pte};
+use super::{Lock, Memory};
+use crate::mmu::{self, Level, Mfn, P2m, PAGE_SIZE, Pfn, Pte, edge};
 use crate::{BootContext, Errno};
 
 /// Where the direct map lies: the beginning of the kernel's half.
@@ -20,8 +20,6 @@ const DIRECT_MAP: u64 = 0xffff_8800_0000_0000;
 const WINDOWS: u64 = 0xffff_9000_0000_0000;
 /// Pages of the window area.
 const WINDOW_PAGES: usize = 1 << 18;
-
-const LEVELS: [Level; 4] = [Level::L4, Level::L3, Level::L2, Level::L1];
 
 /// Builds the direct map and finds out what is free.
 pub fn setup(boot: &BootContext) -> Result<Memory, Errno> {
@@ -32,16 +30,21 @@ pub fn setup(boot: &BootContext) -> Result<Memory, Errno> {
         base: DIRECT_MAP,
     };
     let first_free = direct::build(&mut Hypervisor { boot, p2m: boot.p2m(), plan }, plan)?;
-    flush_all()?;
+    edge::flush_all()?;
     let (frames, p2m) = (plan.frames as usize, boot.p2m());
-    let words = words_for(frames) + words_for(WINDOW_PAGES);
+    // Free frames, free window pages, and half a word of owners for each frame.
+    let words = words_for(frames) + words_for(WINDOW_PAGES) + frames.div_ceil(2);
     let run = (words * 8).div_ceil(PAGE_SIZE) as u64;
     let there = |frame| p2m.mfn(Pfn(frame)).is_some();
     let at = find_run(first_free..plan.frames, run, there).ok_or(Errno::ENOMEM)?;
     let storage = ptr::with_exposed_provenance_mut::<u64>((DIRECT_MAP + at * PAGE_SIZE as u64) as usize);
     // SAFETY: these free frames are mapped here for good, and nothing else gets them. Any bytes are numbers.
     let storage = unsafe { core::slice::from_raw_parts_mut(storage, words) };
-    let (of_frames, of_windows) = storage.split_at_mut(words_for(frames));
+    storage.fill(0);
+    let (of_frames, rest) = storage.split_at_mut(words_for(frames));
+    let (of_windows, owners) = rest.split_at_mut(words_for(WINDOW_PAGES));
+    // SAFETY: two of these atomics for each word, which is aligned for them; the slice is used as such only.
+    let owners = unsafe { core::slice::from_raw_parts(owners.as_ptr().cast::<AtomicU32>(), frames) };
     let mut free = FreeFrames::new(of_frames, frames);
     for frame in (first_free..at).chain(at + run..plan.frames).filter(|&frame| there(frame)) {
         free.give(frame as usize, 1);
@@ -53,6 +56,7 @@ pub fn setup(boot: &BootContext) -> Result<Memory, Errno> {
         window_base: WINDOWS,
         root: plan.root,
         p2m,
+        owners,
         free: Lock::new(free),
         windows: Lock::new(windows),
     })
@@ -69,13 +73,6 @@ fn find_run(range: core::ops::Range<u64>, count: u64, suits: impl Fn(u64) -> boo
         }
     }
     None
-}
-
-/// Throws away every translation of the domain.
-fn flush_all() -> Result<(), Errno> {
-    let flush = MmuextOp { cmd: MMUEXT_TLB_FLUSH_ALL, ..MmuextOp::default() };
-    // SAFETY: forgetting translations changes no memory.
-    unsafe { mmu::mmuext_op(&[flush]) }.map(drop).map_err(|(error, _)| error)
 }
 
 /// The hypervisor and the page tables that it keeps, while the direct map is being built.
@@ -124,86 +121,6 @@ impl Machine for Hypervisor<'_> {
     }
 
     fn update(&mut self, requests: &[MmuUpdate]) -> Result<(), Errno> {
-        update(requests)
-    }
-}
-
-fn update(requests: &[MmuUpdate]) -> Result<(), Errno> {
-    if requests.is_empty() {
-        return Ok(());
-    }
-    // SAFETY: the callers of this module change mappings of free frames, of page tables and of their own pages only.
-    unsafe { mmu::mmu_update(requests) }.map(drop).map_err(|(error, _)| error)
-}
-
-impl Memory {
-    /// Entry `index` of the table `table`, which is reached from the root.
-    fn table_entry(&self, table: Mfn, index: usize) -> Option<&AtomicU64> {
-        // SAFETY: the frame is in a present entry of a page table, so it is memory of the machine.
-        let frame = unsafe { mmu::m2p(table) }.filter(|&frame| self.p2m.mfn(frame) == Some(table))?;
-        let at = ptr::with_exposed_provenance::<AtomicU64>((self.address(frame) + 8 * index as u64) as usize);
-        // SAFETY: the direct map shows all frames of the domain; this one is a page table, of atomics.
-        Some(unsafe { &*at })
-    }
-
-    /// The machine address and the contents of the entry that maps `virt`, an address of the kernel's half, as far
-    /// down as there are tables: the level says how far.
-    fn walk(&self, virt: u64) -> Option<(Level, u64, Pte)> {
-        let mut table = self.root;
-        for level in LEVELS {
-            let index = mmu::index(virt, level);
-            let at = table.address() + 8 * index as u64;
-            let entry = Pte(self.table_entry(table, index)?.load(Ordering::Relaxed));
-            match entry.frame() {
-                Some(next) if level != Level::L1 => table = next,
-                _ => return Some((level, at, entry)),
-            }
-        }
-        None
-    }
-
-    /// The machine address of the level-1 entry that maps `virt` in the kernel's half, where its tables exist.
-    pub(super) fn leaf_entry(&self, virt: u64) -> Option<u64> {
-        self.walk(virt).filter(|&(level, ..)| level == Level::L1).map(|(_, at, _)| at)
-    }
-
-    /// What the level-1 entry says that maps `virt` in the kernel's half.
-    pub(super) fn leaf(&self, virt: u64) -> Option<Pte> {
-        self.walk(virt).filter(|&(level, ..)| level == Level::L1).map(|(.., entry)| entry)
-    }
-
-    /// Makes the tables down to level 1 for `virt`. One caller at a time, for each area.
-    pub(super) fn make_tables(&self, virt: u64) -> Result<(), OutOfMemory> {
-        while let Some((level, parent, _)) = self.walk(virt)
-            && level != Level::L1
-        {
-            let table = Pages::new(1)?;
-            let (mfn, mapping) = (table.mfn(0), self.leaf_entry(table.address()).ok_or(OutOfMemory)?);
-            update(&[
-                MmuUpdate { ptr: mapping | MMU_NORMAL_PT_UPDATE, val: Pte::read_only(mfn).0 },
-                MmuUpdate { ptr: parent | MMU_NORMAL_PT_UPDATE, val: Pte::table(mfn).0 },
-            ])
-            .map_err(|_| OutOfMemory)?;
-            // It belongs to the page tables of the kernel's half from now on.
-            let _ = table.into_raw();
-        }
-        Ok(())
-    }
-
-    /// Sets what the direct map shows at the frames `first..first + entries.len()`: nothing, or what `entry` says.
-    pub(super) fn remap(&self, first: Pfn, count: usize, entry: impl Fn(Pfn) -> Pte) -> Result<(), Errno> {
-        let mut batch = [const { MmuUpdate { ptr: 0, val: 0 } }; 64];
-        let mut done = 0;
-        while done < count {
-            let now = (count - done).min(batch.len());
-            for (offset, request) in batch[..now].iter_mut().enumerate() {
-                let frame = Pfn(first.0 + (done + offset) as u64);
-                let at = self.leaf_entry(self.address(frame)).ok_or(Errno::EFAULT)?;
-                *request = MmuUpdate { ptr: at | MMU_NORMAL_PT_UPDATE, val: entry(frame).0 };
-            }
-            update(&batch[..now])?;
-            done += now;
-        }
-        flush_all()
+        edge::apply(requests)
     }
 }

@@ -64,7 +64,7 @@ impl Window {
         let address = self.address(index);
         #[cfg(target_os = "none")]
         {
-            there().leaf_entry(address).expect("the tables were made with the window and stay")
+            there().leaf(address).expect("the tables were made with the window and stay").at
         }
         #[cfg(not(target_os = "none"))]
         {
@@ -77,7 +77,7 @@ impl Window {
 fn make_tables(memory: &Memory, first: usize, count: usize) -> Result<(), OutOfMemory> {
     // One level-1 table serves 512 pages.
     (first / 512..(first + count).div_ceil(512))
-        .try_for_each(|table| memory.make_tables(memory.window_address(table * 512)))
+        .try_for_each(|table| memory.make_tables(memory.root, memory.window_address(table * 512)))
 }
 
 #[cfg(not(target_os = "none"))]
@@ -93,7 +93,7 @@ impl Memory {
     /// Whether nothing is mapped at page `page` of the window area.
     #[cfg(target_os = "none")]
     fn is_vacant(&self, page: usize) -> bool {
-        self.leaf(self.window_address(page)) == Some(crate::mmu::Pte::EMPTY)
+        self.leaf(self.window_address(page)).is_some_and(|found| found.entry == crate::mmu::Pte::EMPTY)
     }
 
     /// On a host there are no mappings.

@@ -5,13 +5,20 @@
 //! - A page that is (part of) a page table may only be mapped read-only; the hypervisor refuses anything else.
 //!   Changes go through [`update_va_mapping`], [`mmu_update`] and [`mmuext_op`].
 //!
-//! Changing a mapping can pull memory from under a reference, so these functions are unsafe; reading is safe.
+//! - [`Space`] is an address space for user mode: safe, with sharing and copy on write.
+//!
+//! Changing a mapping can pull memory from under a reference, so the functions
+//! that change any are unsafe; reading is safe, and so is a `Space`, which changes the user half only.
 
 mod addr;
+mod batch;
+pub(crate) mod edge;
+mod space;
 mod update;
 mod walk;
 
 pub use addr::{Mfn, P2m, Pfn, Pte, m2p};
+pub use space::{Access, MapError, Space, USER_END, leave_space};
 pub use update::{Flush, mmu_update, mmuext_op, update_va_mapping};
 pub use walk::{Level, entry_address, index};
 

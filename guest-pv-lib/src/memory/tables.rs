@@ -1,0 +1,128 @@
+//! The page tables as the library sees them: through the direct map, by machine frames.
+#![cfg_attr(not(target_os = "none"), allow(dead_code))]
+
+use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use xen_abi::xen::{MMU_NORMAL_PT_UPDATE, MmuUpdate};
+
+use super::{Memory, OutOfMemory, Pages};
+#[cfg(target_os = "none")]
+use crate::Errno;
+use crate::mmu::{self, Level, Mfn, Pfn, Pte, edge};
+
+/// From the root down.
+const LEVELS: [Level; 4] = [Level::L4, Level::L3, Level::L2, Level::L1];
+
+/// How far a walk came, and what it found there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// The level of the entry.
+    pub level: Level,
+    /// Its machine address.
+    pub at: u64,
+    /// Its contents.
+    pub entry: Pte,
+}
+
+/// An update of the entry at machine address `at`.
+pub const fn request(at: u64, entry: Pte) -> MmuUpdate {
+    MmuUpdate { ptr: at | MMU_NORMAL_PT_UPDATE, val: entry.0 }
+}
+
+impl Memory {
+    /// The frame of the domain behind a machine frame that a page table or a p2m named.
+    pub(crate) fn pfn(&self, frame: Mfn) -> Option<Pfn> {
+        #[cfg(target_os = "none")]
+        // SAFETY: page tables and p2m hold frames of the machine's memory.
+        let pfn = unsafe { mmu::m2p(frame) }?;
+        #[cfg(not(target_os = "none"))]
+        let pfn = super::host::m2p(frame)?;
+        (self.p2m.mfn(pfn) == Some(frame)).then_some(pfn)
+    }
+
+    /// Entry `index` of the table `table`, one of the domain's page tables.
+    pub(crate) fn table_entry(&self, table: Mfn, index: usize) -> Option<&AtomicU64> {
+        let address = self.address(self.pfn(table)?) + 8 * (index % 512) as u64;
+        let at = ptr::with_exposed_provenance::<AtomicU64>(address as usize);
+        // SAFETY: the direct map shows all frames of the domain; this one is a page table, of atomics.
+        Some(unsafe { &*at })
+    }
+
+    /// The entry at machine address `at` of one of the domain's page tables.
+    #[cfg(not(target_os = "none"))]
+    pub(crate) fn entry_at(&self, at: u64) -> Option<&AtomicU64> {
+        self.table_entry(Mfn(at >> 12), (at % 4096 / 8) as usize)
+    }
+
+    /// The entry that maps `virt` below `root`, as far down as there are tables: the level says how far.
+    pub(crate) fn walk(&self, root: Mfn, virt: u64) -> Option<Walk> {
+        let mut table = root;
+        for level in LEVELS {
+            let index = mmu::index(virt, level);
+            let at = table.address() + 8 * index as u64;
+            let entry = Pte(self.table_entry(table, index)?.load(Ordering::Relaxed));
+            match entry.frame() {
+                Some(next) if level != Level::L1 && entry.0 & Pte::LARGE == 0 => table = next,
+                _ => return Some(Walk { level, at, entry }),
+            }
+        }
+        None
+    }
+
+    /// The level-1 entry that maps `virt` in the kernel's half, where its tables exist.
+    pub(crate) fn leaf(&self, virt: u64) -> Option<Walk> {
+        self.walk(self.root, virt).filter(|found| found.level == Level::L1)
+    }
+
+    /// Makes the tables down to level 1 for `virt` below `root`. One caller at a time, for each area.
+    pub(crate) fn make_tables(&self, root: Mfn, virt: u64) -> Result<(), OutOfMemory> {
+        while let Some(found) = self.walk(root, virt)
+            && found.level != Level::L1
+        {
+            let table = Pages::new(1)?;
+            let read_only = self.as_table(table.pfn(0)).ok_or(OutOfMemory)?;
+            edge::apply(&[read_only, request(found.at, Pte::table(table.mfn(0)))])
+                .map_err(|_| OutOfMemory)?;
+            // It belongs to the page tables from now on.
+            let _ = table.into_raw();
+        }
+        Ok(())
+    }
+
+    /// The update that makes the direct map show `frame` read-only, as a page table must be.
+    pub(crate) fn as_table(&self, frame: Pfn) -> Option<MmuUpdate> {
+        self.direct_update(frame, Pte::read_only(self.mfn(frame)))
+    }
+
+    /// The update that makes `frame`, which is no page table any more, writable again.
+    pub(crate) fn as_memory(&self, frame: Pfn) -> Option<MmuUpdate> {
+        self.direct_update(frame, Pte::data(self.mfn(frame)))
+    }
+
+    /// On a host the direct map is not made of page tables: an update of frame 1, at which nobody looks.
+    fn direct_update(&self, frame: Pfn, entry: Pte) -> Option<MmuUpdate> {
+        #[cfg(target_os = "none")]
+        let at = self.leaf(self.address(frame))?.at;
+        #[cfg(not(target_os = "none"))]
+        let at = self.mfn(Pfn(1)).address() + frame.0 % 512 * 8;
+        Some(request(at, entry))
+    }
+
+    /// Sets what the direct map shows at `count` frames from `first`, and forgets what it showed before.
+    #[cfg(target_os = "none")]
+    pub(super) fn remap(&self, first: Pfn, count: usize, entry: impl Fn(Pfn) -> Pte) -> Result<(), Errno> {
+        let mut batch = [const { MmuUpdate { ptr: 0, val: 0 } }; 64];
+        let mut done = 0;
+        while done < count {
+            let now = (count - done).min(batch.len());
+            for (offset, update) in batch[..now].iter_mut().enumerate() {
+                let frame = Pfn(first.0 + (done + offset) as u64);
+                *update = self.direct_update(frame, entry(frame)).ok_or(Errno::EFAULT)?;
+            }
+            edge::apply(&batch[..now])?;
+            done += now;
+        }
+        edge::flush_all()
+    }
+}

@@ -1,0 +1,263 @@
+//! The page tables of an address space: made, walked, taken apart.
+
+use core::mem::ManuallyDrop;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::{MapError, OWNED, Space, USER_END, check};
+use crate::Errno;
+use crate::memory::{OutOfMemory, Page, Pages, there};
+use crate::mmu::batch::Batch;
+use crate::mmu::edge::{self, Forget};
+use crate::mmu::{Level, Mfn, PAGE_SIZE, Pfn, Pte, index};
+
+/// The first entry of level 4 that is the kernel's.
+const KERNEL_HALF: usize = 256;
+
+/// The share of a page that a level-1 entry holds, where it holds one.
+///
+/// # Safety
+///
+/// Whoever drops the result takes the share from the entry, which must then be gone.
+pub unsafe fn page_of(entry: Pte) -> Option<Page> {
+    if entry.0 & OWNED == 0 {
+        return None;
+    }
+    let frame = there().pfn(entry.frame()?)?;
+    // SAFETY: the share that the entry was given when it was made.
+    Some(unsafe { Page::from_raw(frame) })
+}
+
+/// The two tables of level 4.
+#[derive(Debug)]
+pub struct Roots {
+    /// Both halves.
+    pub kernel: Mfn,
+    /// The lower half only.
+    pub user: Mfn,
+}
+
+impl Roots {
+    /// Two roots with an empty lower half, pinned.
+    pub fn new() -> Result<Self, MapError> {
+        let memory = there_or_error()?;
+        let (mut kernel, user) = (Pages::new(1)?, Pages::new(1)?);
+        let entries = kernel.as_mut().as_chunks_mut::<8>().0;
+        for (slot, bytes) in entries.iter_mut().enumerate().skip(KERNEL_HALF) {
+            if let Some(entry) = kernel_entry(slot) {
+                *bytes = entry.0.to_ne_bytes();
+            }
+        }
+        let frames = [kernel.pfn(0), user.pfn(0)];
+        let read_only = frames.map(|frame| memory.as_table(frame));
+        let [Some(first), Some(second)] = read_only else { return Err(MapError::Refused(Errno::EFAULT)) };
+        let roots = [kernel.mfn(0), user.mfn(0)];
+        // From here on the frames belong to the tables; where this fails they stay out of use.
+        let _ = (kernel.into_raw(), user.into_raw());
+        edge::apply(&[first, second])?;
+        edge::pin_roots(roots)?;
+        Ok(Self { kernel: roots[0], user: roots[1] })
+    }
+
+    /// Gives back all tables and pages of the lower half, and the roots. No CPU runs in them.
+    pub fn dissolve(&self) -> Result<(), Errno> {
+        edge::unpin_roots([self.user, self.kernel])?;
+        // Nothing is a page table any more, so all that was one can be written again, and only then be given back.
+        let mut batch = Batch::new();
+        let mut first_error = Ok(());
+        self.each_table(&mut |table, level| {
+            if let Some(update) = there().pfn(table).and_then(|frame| there().as_memory(frame)) {
+                first_error = first_error.and(batch.push_request(update));
+            }
+            if level == Level::L1 {
+                drop_pages(table);
+            }
+        });
+        first_error.and(batch.commit(Forget::Everywhere))?;
+        self.each_table(&mut |table, _| {
+            if let Some(frame) = there().pfn(table) {
+                // SAFETY: the frame came from a `Pages` of one page, is writable again, and its entry was the only
+                // one to name it.
+                drop(unsafe { Pages::from_raw(frame, 1) });
+            }
+        });
+        Ok(())
+    }
+
+    /// Calls `visit` with all tables, each behind those below it, whose frames it may give away.
+    fn each_table(&self, visit: &mut impl FnMut(Mfn, Level)) {
+        for slot in 0..KERNEL_HALF {
+            if let Some(child) = read(self.kernel, slot).frame() {
+                below(child, Level::L3, visit);
+            }
+        }
+        visit(self.kernel, Level::L4);
+        visit(self.user, Level::L4);
+    }
+}
+
+/// Visits the tables below `table` and then itself.
+fn below(table: Mfn, level: Level, visit: &mut impl FnMut(Mfn, Level)) {
+    if let Some(lower) = lower(level) {
+        for child in (0..512).filter_map(|slot| read(table, slot).frame()) {
+            below(child, lower, visit);
+        }
+    }
+    visit(table, level);
+}
+
+/// The level of the tables that an entry of a table of `level` points to.
+const fn lower(level: Level) -> Option<Level> {
+    match level {
+        Level::L1 => None,
+        Level::L2 => Some(Level::L1),
+        Level::L3 => Some(Level::L2),
+        Level::L4 => Some(Level::L3),
+    }
+}
+
+/// Gives up the shares that the entries of a level-1 table hold, which is no table any more.
+fn drop_pages(table: Mfn) {
+    for slot in 0..512 {
+        // SAFETY: the entry translates nothing any more, and is not looked at again.
+        drop(unsafe { page_of(read(table, slot)) });
+    }
+}
+
+/// Entry `slot` of a table of the domain.
+pub fn read(table: Mfn, slot: usize) -> Pte {
+    there().table_entry(table, slot).map_or(Pte::EMPTY, |entry| Pte(entry.load(Relaxed)))
+}
+
+/// What the kernel's half has at `slot`. The hypervisor's own part is not the kernel's to fill in.
+fn kernel_entry(slot: usize) -> Option<Pte> {
+    const HYPERVISOR: core::ops::Range<usize> = 256..272;
+    Some(read(there().root, slot)).filter(|_| !HYPERVISOR.contains(&slot))
+}
+
+fn there_or_error() -> Result<&'static crate::memory::Memory, OutOfMemory> {
+    crate::memory::get().ok_or(OutOfMemory)
+}
+
+impl Space {
+    /// What the entry at machine address `at` holds, or will.
+    pub(super) fn entry(&self, at: u64) -> Pte {
+        self.batch.pending(at).unwrap_or_else(|| read(Mfn(at >> 12), (at % PAGE_SIZE as u64 / 8) as usize))
+    }
+
+    /// Machine address of the level-1 entry for `at`, where its tables exist.
+    pub(super) fn slot(&self, at: u64) -> Option<u64> {
+        let slot_in = |table: Mfn| table.address() + 8 * index(at, Level::L1) as u64;
+        if let Some((place, table)) = self.last
+            && place == at >> 21
+        {
+            return Some(slot_in(table));
+        }
+        let mut table = self.roots.kernel;
+        for level in [Level::L4, Level::L3, Level::L2] {
+            table = self.entry(table.address() + 8 * index(at, level) as u64).frame()?;
+        }
+        Some(slot_in(table))
+    }
+
+    /// Up to where the same table, or the lack of one, decides over `at`; and whether there is a level-1 table.
+    pub(super) fn extent(&self, at: u64) -> (u64, bool) {
+        let mut table = self.roots.kernel;
+        for (level, shift) in [(Level::L4, 39), (Level::L3, 30), (Level::L2, 21)] {
+            let end = ((at >> shift) + 1) << shift;
+            match self.entry(table.address() + 8 * index(at, level) as u64).frame() {
+                None => return (end, false),
+                Some(_) if level == Level::L2 => return (end, true),
+                Some(next) => table = next,
+            }
+        }
+        (at, false)
+    }
+
+    /// The level-1 entry for `at`, where one is present.
+    pub(super) fn leaf(&self, at: u64) -> Option<Pte> {
+        check(at).ok()?;
+        let entry = self.entry(self.slot(at)?);
+        entry.frame().map(|_| entry)
+    }
+
+    /// The level-1 entry for `at`, which must be present: its machine address and contents.
+    pub(super) fn mapped(&self, at: u64) -> Result<(u64, Pte), MapError> {
+        check(at)?;
+        let slot = self.slot(at).ok_or(MapError::NotMapped)?;
+        match self.entry(slot) {
+            entry if entry.frame().is_some() => Ok((slot, entry)),
+            _ => Err(MapError::NotMapped),
+        }
+    }
+
+    /// Machine address of the level-1 entry for `at`; its tables are made where they are missing.
+    pub(super) fn slot_or_make(&mut self, at: u64) -> Result<u64, MapError> {
+        check(at)?;
+        let place = index(at, Level::L1) as u64 * 8;
+        if let Some((last, table)) = self.last
+            && last == at >> 21
+        {
+            return Ok(table.address() + place);
+        }
+        let level2 = self.level2_table(at)?;
+        let parent = level2.address() + 8 * index(at, Level::L2) as u64;
+        let table = self.child(parent, None)?;
+        self.last = Some((at >> 21, table));
+        Ok(table.address() + place)
+    }
+
+    /// The table of level 2 for `at`, made where it is missing.
+    pub(super) fn level2_table(&mut self, at: u64) -> Result<Mfn, MapError> {
+        let root = 8 * index(at, Level::L4) as u64;
+        let level3 =
+            self.child(self.roots.kernel.address() + root, Some(self.roots.user.address() + root))?;
+        self.child(level3.address() + 8 * index(at, Level::L3) as u64, None)
+    }
+
+    /// The table that the entry at machine address `parent` points to; a new one, also in the entry `second`, where
+    /// there is none.
+    fn child(&mut self, parent: u64, second: Option<u64>) -> Result<Mfn, MapError> {
+        if let Some(table) = self.entry(parent).frame() {
+            return Ok(table);
+        }
+        self.hook(Pages::new(1)?, parent, second)
+    }
+
+    /// Makes `table`, filled in already, a page table below the entry `parent`, and `second`.
+    pub(super) fn hook(&mut self, table: Pages, parent: u64, second: Option<u64>) -> Result<Mfn, MapError> {
+        let update = there().as_table(table.pfn(0)).ok_or(Errno::EFAULT)?;
+        let mfn = table.mfn(0);
+        // From here on it belongs to the tables; where this fails it stays out of use.
+        let _: (Pfn, usize) = table.into_raw();
+        self.batch.push_request(update)?;
+        self.batch.push(parent, Pte::table(mfn))?;
+        second.map_or(Ok(()), |second| self.batch.push(second, Pte::table(mfn)))?;
+        Ok(mfn)
+    }
+
+    /// Unmaps what is mapped in `at..end`, which one level-1 table serves.
+    pub(super) fn unmap_in_table(&mut self, at: u64, end: u64) -> Result<(), MapError> {
+        const AT_ONCE: usize = 32;
+        let mut at = at;
+        while at < end {
+            // The shares go once the batch is through.
+            let mut gone: [Option<ManuallyDrop<Page>>; AT_ONCE] = [const { None }; AT_ONCE];
+            let mut count = 0;
+            while at < end && count < AT_ONCE {
+                if let Ok((slot, entry)) = self.mapped(at) {
+                    self.batch.push(slot, Pte::EMPTY)?;
+                    // SAFETY: dropped only after the entry is gone.
+                    gone[count] = unsafe { page_of(entry) }.map(ManuallyDrop::new);
+                    count += 1;
+                }
+                at += PAGE_SIZE as u64;
+            }
+            let anywhere = super::cpus::anywhere(self.roots.kernel);
+            self.batch.commit(if anywhere { Forget::Everywhere } else { Forget::Nothing })?;
+            gone.into_iter().flatten().for_each(|page| drop(ManuallyDrop::into_inner(page)));
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!(USER_END >> 39 == KERNEL_HALF as u64);
