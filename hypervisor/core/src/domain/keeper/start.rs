@@ -273,8 +273,8 @@ fn identifiers(plans: &[Plan]) -> Vec<DomId> {
     plans.iter().map(|plan| DomId(plan.description.id.or_else(|| free.next()).unwrap_or(0))).collect()
 }
 
-/// The command line, with the ports of the channels behind, and for each domain that this one serves
-/// `paravane.serve=<name>:<identifier>:<port of its xenstore>:<port of its console, or 0>`.
+/// The command line, with the ports of the channels behind, and for each domain that this one serves, behind
+/// `paravane.domain=<its own identifier>`, `paravane.serve=<name>:<identifier>:<port of its xenstore>:<port of its console, or 0>`.
 fn command_line<P: Platform>(keeping: &Keeping<P>, index: usize) -> String {
     let mut line = keeping.kept[index].plan.description.cmdline.clone();
     for link in &keeping.links {
@@ -283,6 +283,9 @@ fn command_line<P: Platform>(keeping: &Keeping<P>, index: usize) -> String {
         if let Some(port) = link.ports[end] {
             line += &format!(" paravane.channel.{peer}={}", port.0);
         }
+    }
+    if keeping.services.iter().any(|service| service.by == index) {
+        line += &format!(" paravane.domain={}", keeping.kept[index].id.0);
     }
     for service in keeping.services.iter().filter(|service| service.by == index) {
         let served = &keeping.kept[service.domain];

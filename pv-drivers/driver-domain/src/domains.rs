@@ -1,0 +1,299 @@
+//! The served domains, from the first look at their rings to their end, and starting anew.
+//!
+//! A domain is *away* or *here*. One that is away is tried now and then: as soon as its ring can be mapped and its port
+//! bound it is here, and everything that it may look for is in xenstore before it gets its first answer. One whose end
+//! of the channel is gone is away again: everything of it is given back at once, because the hypervisor starts a
+//! domain anew only when nobody holds a page of the old one.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+use pv_drivers::store::Error as StoreError;
+use pv_drivers::store::server::{Link, Local, Server};
+use pv_drivers::transport::{Access, Error, GrantRef, Port, Transport};
+use spin::Mutex;
+
+use crate::config::{Config, Offer, Served};
+use crate::console::Console;
+use crate::nodes;
+
+/// How often a domain that is away is tried, and one that is here is looked after.
+pub const LOOK: Duration = Duration::from_millis(500);
+
+/// Whatever else serves a domain: the back end of one of its devices.
+pub trait Device {
+    /// Does what there is to do; answers whether there was anything.
+    fn serve(&mut self) -> bool;
+}
+
+/// What the loop needs of the machine around it.
+pub trait Machine<T: Transport> {
+    /// The back ends of a domain whose nodes were just written.
+    fn devices(&mut self, transport: &T, served: &Served) -> Vec<Box<dyn Device>>;
+
+    /// Whether a port of this domain still has another end.
+    fn is_connected(&self, port: &T::Port) -> bool;
+
+    /// A line that a domain wrote to its console, or a message about it.
+    fn line(&mut self, name: &str, line: fmt::Arguments<'_>);
+}
+
+/// A console and its port.
+type ServedConsole<T> = (Console<<T as Transport>::Mapped>, <T as Transport>::Port);
+
+/// What belongs to a domain that is here.
+struct Here<T: Transport> {
+    link: Link<T::Mapped>,
+    port: T::Port,
+    console: Option<ServedConsole<T>>,
+    devices: Vec<Box<dyn Device>>,
+}
+
+/// A domain.
+struct Domain<T: Transport> {
+    served: Served,
+    here: Option<Here<T>>,
+    /// When to look again.
+    next: Duration,
+}
+
+/// All of them.
+pub struct Domains<T: Transport> {
+    transport: T,
+    own: u16,
+    server: Arc<Mutex<Server>>,
+    store: Local,
+    domains: Vec<Domain<T>>,
+}
+
+impl<T: Transport> fmt::Debug for Domains<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Domains").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+impl<T: Transport> Domains<T> {
+    /// All are away.
+    pub fn new(transport: T, server: &Arc<Mutex<Server>>, config: Config) -> Self {
+        let store = Local::new(server, config.own, true, None);
+        let away = |served| Domain { served, here: None, next: Duration::ZERO };
+        let domains = config.served.into_iter().map(away).collect();
+        Self { transport, own: config.own, server: server.clone(), store, domains }
+    }
+
+    /// Does what there is to do for each of them; answers whether there was anything.
+    pub fn serve(&mut self, machine: &mut impl Machine<T>) -> bool {
+        let now = self.transport.now();
+        let mut moved = false;
+        for index in 0..self.domains.len() {
+            if now >= self.domains[index].next {
+                self.domains[index].next = now + LOOK;
+                moved |= self.look(index, machine);
+            }
+            let Domain { served, here, .. } = &mut self.domains[index];
+            if let Some(here) = here {
+                moved |= here.serve(&self.server, |line| machine.line(&served.name, format_args!("{line}")));
+            }
+        }
+        moved
+    }
+
+    /// How many are here.
+    #[must_use]
+    pub fn here(&self) -> usize {
+        self.domains.iter().filter(|domain| domain.here.is_some()).count()
+    }
+
+    /// Sees whether a domain has come or gone.
+    fn look(&mut self, index: usize, machine: &mut impl Machine<T>) -> bool {
+        let Domain { served, here, .. } = &mut self.domains[index];
+        if let Some(domain) = here {
+            if machine.is_connected(&domain.port) {
+                return false;
+            }
+            machine.line(&served.name, format_args!("is gone"));
+            *here = None;
+            self.server.lock().release(served.id);
+            // What xenstore says of nodes that are not there any more does not matter.
+            let _ = nodes::forget(&self.store, self.own, served);
+            return true;
+        }
+        match self.meet(index, machine) {
+            Ok(()) => true,
+            Err(Failure::NotThere) => false,
+            Err(Failure::Store(error)) => {
+                let name = &self.domains[index].served.name;
+                machine.line(name, format_args!("cannot be served: xenstore says {error}"));
+                false
+            }
+        }
+    }
+
+    /// Connects to a domain.
+    fn meet(&mut self, index: usize, machine: &mut impl Machine<T>) -> Result<(), Failure> {
+        let Domain { served, here, .. } = &mut self.domains[index];
+        let transport = &self.transport;
+        let accept = |offer: Offer| {
+            let page = transport.map(served.id, &[GrantRef(offer.reference)], Access::ReadWrite)?;
+            Ok::<_, Error>((page, transport.connect(served.id, offer.port)?))
+        };
+        let (ring, port) = accept(served.store)?;
+        let console = served.console.map(accept).transpose()?;
+        let console = console.and_then(|(page, port)| Console::new(page).map(|console| (console, port)));
+        nodes::forget(&self.store, self.own, served)?;
+        nodes::introduce(&self.store, self.own, served)?;
+        let connection = self.server.lock().connect(served.id, false, None);
+        let Ok(link) = Link::new(ring, connection) else { return Err(Failure::NotThere) };
+        self.server.lock().introduce(served.id);
+        let devices = machine.devices(transport, served);
+        machine.line(&served.name, format_args!("is domain {}", served.id));
+        *here = Some(Here { link, port, console, devices });
+        Ok(())
+    }
+}
+
+/// Why a domain is not served.
+enum Failure {
+    /// It has not offered its ring (yet).
+    NotThere,
+    Store(StoreError),
+}
+
+impl From<Error> for Failure {
+    fn from(_: Error) -> Self {
+        Self::NotThere
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl<T: Transport> Here<T> {
+    fn serve(&mut self, server: &Mutex<Server>, mut line: impl FnMut(&str)) -> bool {
+        let _ = self.port.take();
+        let mut moved = self.link.serve(&mut server.lock());
+        if moved {
+            self.port.notify();
+        }
+        if let Some((console, port)) = &mut self.console {
+            let _ = port.take();
+            if console.serve(&mut line) {
+                port.notify();
+                moved = true;
+            }
+        }
+        for device in &mut self.devices {
+            moved |= device.serve();
+        }
+        moved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+    use alloc::string::String;
+    use core::sync::atomic::AtomicU32;
+    use guest_pv_lib::xenstore::{Client, Link as ClientLink, Ring};
+    use pv_drivers::transport::Granted;
+    use pv_drivers::transport::host::{self, HostTransport};
+
+    /// The machine around the loop: what was said, and who still lives.
+    #[derive(Default)]
+    struct Around {
+        said: Vec<String>,
+        gone: bool,
+    }
+
+    impl Machine<HostTransport> for Around {
+        fn devices(&mut self, _: &HostTransport, _: &Served) -> Vec<Box<dyn Device>> {
+            Vec::new()
+        }
+
+        fn is_connected(&self, _: &host::Port) -> bool {
+            !self.gone
+        }
+
+        fn line(&mut self, name: &str, line: fmt::Arguments<'_>) {
+            self.said.push(format!("{name}: {line}"));
+        }
+    }
+
+    /// Nobody is told: the loop of these tests runs all the time.
+    struct Silent;
+
+    impl ClientLink for Silent {
+        fn notify(&self) {}
+        fn wait(&self) {}
+    }
+
+    /// The words of pages that are granted.
+    struct Lent(Arc<host::Granted>);
+
+    impl core::ops::Deref for Lent {
+        type Target = [AtomicU32];
+
+        fn deref(&self) -> &[AtomicU32] {
+            &self.0
+        }
+    }
+
+    /// A domain with a ring, and what a server is told of it.
+    fn guest(machine: &host::Machine, id: u16) -> (Arc<host::Granted>, host::Port, Served) {
+        let transport = machine.domain(id);
+        let page = transport.buffer(1).unwrap();
+        let page = Arc::new(transport.lend(page, 9, Access::ReadWrite).map_err(|(error, _)| error).unwrap());
+        let port = transport.listen(9).unwrap();
+        let line = format!("paravane.domain=9 paravane.serve=g:{id}:{}:0", port.number());
+        let text =
+            "[[domain]]\nname = \"g\"\n[[domain.disk]]\nname = \"xvda\"\nram = \"1M\"\n[[domain.net]]\n";
+        let mut served = Config::read(&line, Some(text.as_bytes())).unwrap().served.remove(0);
+        served.store.reference = page.refs()[0].0;
+        (page, port, served)
+    }
+
+    #[test]
+    fn a_domain_finds_its_devices_and_is_forgotten_when_it_ends() {
+        let machine = host::Machine::new();
+        let server = Arc::new(Mutex::new(Server::default()));
+        let (page, port, served) = guest(&machine, 4);
+        let config = Config { own: 9, served: vec![served] };
+        let mut around = Around::default();
+        let mut domains = Domains::new(machine.domain(9), &server, config);
+        domains.serve(&mut around);
+        assert_eq!((domains.here(), &around.said[..]), (1, &["g: is domain 4".into()][..]));
+
+        let client = Client::new(Ring::new(Lent(page)).unwrap(), Silent);
+        let none = guest_pv_lib::xenstore::Transaction::NONE;
+        let mut read = |path: &str| {
+            let request =
+                client.submit(xen_abi::io::xs_wire::XS_READ, none, &[path.as_bytes(), b"\0"]).unwrap();
+            while domains.serve(&mut around) {}
+            request.wait().map(|value| String::from_utf8(value).unwrap())
+        };
+        assert_eq!(read("name"), Ok("g".into()));
+        assert_eq!(read("device/vif/0/mac"), Ok("00:16:3e:00:00:04".into()));
+        let back = read("device/vbd/51712/backend").unwrap();
+        assert_eq!(back, "/local/domain/9/backend/vbd/4/51712");
+        assert_eq!(read(&format!("{back}/frontend")), Ok("/local/domain/4/device/vbd/51712".into()));
+        assert_eq!(read(&format!("{back}/state")), Ok("1".into()));
+        assert_eq!(read("none"), Err(StoreError::ENOENT));
+        assert!(port.take(), "it was notified");
+
+        let store = Local::new(&server, 9, true, None);
+        let there = |path: &str| pv_drivers::store::Store::read(&store, Default::default(), path).is_ok();
+        assert!(there(&back));
+        around.gone = true;
+        domains.domains[0].next = Duration::ZERO;
+        domains.serve(&mut around);
+        assert_eq!((domains.here(), around.said.last().unwrap().as_str()), (0, "g: is gone"));
+        assert!(!there(&back) && !there("/local/domain/4"));
+    }
+}

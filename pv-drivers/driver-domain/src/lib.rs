@@ -1,0 +1,28 @@
+//! A driver domain: xenstore, consoles, disks and networks for other domains, without a toolstack.
+//!
+//! - [`config`]: whom it serves, and with what: from the command line that the hypervisor wrote, and from the
+//!   description of the machine in its archive.
+//! - [`archive`]: the archive that it is started with.
+//! - [`nodes`]: what a toolstack would write into xenstore for a domain and its devices.
+//! - [`domains`]: the served domains, from the first look at their rings to their end, and starting anew.
+//! - [`console`]: their consoles.
+//!
+//! ```text
+//! command line, archive ─► config ─► domains ─┬─► nodes ─► xenstore server ◄─ each domain's ring
+//!                                             └─► consoles, back ends of disks and networks
+//! ```
+//!
+//! Everything here is driven by one loop and written against `pv_drivers::transport::Transport`, so that tests run it
+//! in one process with the domains that it serves. The kernel around it is the binary of this package.
+//!
+//! What a served domain writes anywhere is an allegation: at worst that domain is not served any more.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod archive;
+pub mod config;
+pub mod console;
+pub mod domains;
+pub mod nodes;

@@ -1,0 +1,2 @@
+//! The driver domain's kernel.
+fn main() {}
