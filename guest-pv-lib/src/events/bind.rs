@@ -2,9 +2,9 @@
 
 use xen_abi::event_channel::{
     BIND_PIRQ_WILL_SHARE, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI,
-    EVTCHNOP_BIND_PIRQ, EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_SEND,
-    EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq,
-    EvtchnClose, EvtchnSend,
+    EVTCHNOP_BIND_PIRQ, EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_SEND, EVTCHNOP_STATUS,
+    EVTCHNSTAT_INTERDOMAIN, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq,
+    EvtchnBindVcpu, EvtchnBindVirq, EvtchnClose, EvtchnSend, EvtchnStatus,
 };
 use xen_abi::hypercall::nr;
 use xen_abi::xen::{self, DOMID_SELF};
@@ -119,6 +119,14 @@ pub(super) fn bind_vcpu(port: Port, vcpu: u32) -> Result<(), Errno> {
 #[doc(alias = "EVTCHNOP_send")]
 pub fn notify(port: Port) -> Result<(), Errno> {
     op(EVTCHNOP_SEND, &mut EvtchnSend { port: port.0 })
+}
+
+/// Whether a port is connected to one of another domain, which is gone otherwise, or has closed its end.
+#[doc(alias = "EVTCHNOP_status")]
+#[must_use]
+pub fn is_connected(port: Port) -> bool {
+    let mut arg = EvtchnStatus { dom: DOMID_SELF, port: port.0, ..EvtchnStatus::default() };
+    op(EVTCHNOP_STATUS, &mut arg).is_ok() && arg.status == EVTCHNSTAT_INTERDOMAIN
 }
 
 /// Gives the port back.

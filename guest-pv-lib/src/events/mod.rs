@@ -17,7 +17,7 @@ mod upcall;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::compiler_fence;
 
-pub use bind::{Virq, bind_interdomain, bind_ipi, bind_virq, close, notify};
+pub use bind::{Virq, bind_interdomain, bind_ipi, bind_virq, close, is_connected, notify};
 pub use channel::{Channel, Sharing};
 #[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
 pub use two_level::PORTS;

@@ -60,6 +60,8 @@ pub struct Served {
     pub name: String,
     /// Its identifier.
     pub id: u16,
+    /// How many CPUs it has.
+    pub vcpus: u64,
     /// Its connection to xenstore.
     pub store: Offer,
     /// Its console, if this domain serves that.
@@ -114,6 +116,7 @@ fn offer(text: &str) -> Result<Served, String> {
         let served = Served {
             name: parts.next()?.into(),
             id: parts.next()?.parse().ok()?,
+            vcpus: 1,
             store: Offer { reference: GNTTAB_RESERVED_XENSTORE, port: parts.next()?.parse().ok()? },
             console: Some(Offer { reference: GNTTAB_RESERVED_CONSOLE, port: parts.next()?.parse().ok()? })
                 .filter(|offer| offer.port != 0),
@@ -126,6 +129,7 @@ fn offer(text: &str) -> Result<Served, String> {
 }
 
 fn add_devices(served: &mut Served, domain: &DeTable<'_>) -> Result<(), String> {
+    served.vcpus = number_of(domain, "vcpus").unwrap_or(1);
     for disk in tables(domain, "disk") {
         let name = string(disk, "name").ok_or("a disk without a name")?;
         let number =

@@ -63,6 +63,9 @@ pub fn introduce(store: &impl Store, own: u16, served: &Served) -> Result<(), Er
     for directory in ["/data", "/drivers", "/feature", "/attr", "/error"] {
         node(directory, "", &writable)?;
     }
+    for cpu in 0..served.vcpus {
+        node(&format!("/cpu/{cpu}/availability"), "online", &readable)?;
+    }
     for disk in &served.disks {
         introduce_disk(store, own, *id, disk)?;
     }

@@ -4,7 +4,7 @@
 //! of the machine adds the rest. Frames come from anybody; a frame whose headers do not add up has no checksum that
 //! this module would touch.
 
-use internet_checksum::Checksum;
+use super::sum::Checksum;
 
 use super::ETHERNET_HEADER;
 

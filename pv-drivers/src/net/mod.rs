@@ -32,6 +32,7 @@ pub mod checksum;
 pub mod features;
 pub mod front;
 pub mod segment;
+mod sum;
 #[cfg(test)]
 mod tests;
 
