@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use guest_pv_lib::events::{self, Port, Virq};
 use guest_pv_lib::memory::{self, Region};
 use guest_pv_lib::mmu::{self, Flush, Level, Mfn, Pte};
+use guest_pv_lib::platform::{self, Kind};
 use guest_pv_lib::sched::{self, Shutdown};
 use guest_pv_lib::traps::{self, Frame, Vector};
 use guest_pv_lib::{BootContext, Errno, println, time, version};
@@ -70,6 +71,10 @@ fn ok<T>(result: Result<T, Errno>, what: &'static str) -> Result<T, &'static str
 }
 
 fn interface(boot: &BootContext) -> Step {
+    if platform::kind() == Kind::Native {
+        println!("interface: none, this is the machine itself");
+        return Ok(());
+    }
     println!("interface: Xen {}", version::version());
     if !ok(version::Capabilities::get(), "capabilities")?.has("xen-3.0-x86_64") {
         return Err("no xen-3.0-x86_64 among the capabilities");
@@ -96,7 +101,9 @@ fn memory_map(boot: &BootContext) -> Step {
         map => ok(map, "memory map")?,
     };
     check_regions(regions)?;
-    if boot.pages() == 0 || ok(memory::current_pages(), "current reservation")? < boot.pages() {
+    // Under PVH the frames have the holes of a PC's memory among them.
+    let holes = if platform::kind() == Kind::Pvh { 256 } else { 0 };
+    if boot.pages() <= holes || ok(memory::current_pages(), "current reservation")? < boot.pages() - holes {
         return Err("the reservation is smaller than start_info says");
     }
     check_frames(boot)?;
@@ -275,6 +282,9 @@ fn repair(fault: &mut Frame) {
 
 /// The rule that direct paging stands on: a page table is never mapped for writing.
 fn refuse_writable_table(boot: &BootContext, virt: u64) -> Step {
+    if platform::kind() != Kind::Pv {
+        return Ok(());
+    }
     // SAFETY: it must be refused and change nothing; where it is not, the page's contents change, which are atomics.
     let result = unsafe { mmu::update_va_mapping(virt, Pte::data(boot.root_table()), Flush::Local) };
     if result.is_ok() {

@@ -79,6 +79,7 @@ mod bare {
         ".balign 4096",
         "pv_boot_stack:",
         ".skip {stack}",
+        ".global pv_boot_stack_top",
         "pv_boot_stack_top:",
         ".popsection",
         ".pushsection .text.pv_entry, \"ax\", @progbits",
@@ -98,12 +99,14 @@ mod bare {
         ".size pv_entry, . - pv_entry",
         ".popsection",
         stack = const BOOT_STACK,
-        start = sym start,
+        start = sym main,
     );
 
-    /// Called once by the stub, with the address of `start_info` and the TSC of the first instruction.
-    extern "C" fn start(start_info: u64, entry_tsc: u64) -> ! {
-        // SAFETY: the stub passes on what Xen put into `rsi`, and this runs once, before anything else.
+    /// Called once by the stub, or natively by [`platform`](crate::platform), with the address of `start_info` and the TSC
+    /// of the first instruction.
+    pub extern "C" fn main(start_info: u64, entry_tsc: u64) -> ! {
+        // SAFETY: the stub passes on what Xen put into `rsi` (natively the builder's), and this runs once, before
+        // anything else.
         let boot = unsafe { BootContext::new(start_info, &raw const __pv_virt_base as u64, entry_tsc) };
         // SAFETY: as above: first, and once.
         let mapped = unsafe { crate::shared::map(&boot) };
@@ -121,6 +124,8 @@ mod bare {
 
 #[cfg(target_os = "none")]
 pub use bare::FIXED_NOTES;
+#[cfg(all(feature = "native", target_os = "none"))]
+pub(crate) use bare::main;
 
 #[cfg(test)]
 mod tests {

@@ -106,6 +106,7 @@ fn run_pending() {
         dispatch();
         this_vcpu().upcall_mask.store(0, Relaxed);
     }
+    crate::platform::after_unmask();
 }
 
 /// Runs the handler of every pending and unmasked port. Upcalls are masked around it.

@@ -4,6 +4,8 @@
 //! itself overwrites `rcx` and `r11`; the registers of the arguments that the hypercall takes belong to the
 //! hypervisor and may come back changed (debug builds of Xen make sure that they do). Everything else, the stack
 //! included, is preserved. Every function here states exactly that to the compiler.
+//!
+//! With the feature `native`, a kernel that was not started as a PV guest has [the platform](crate::platform) answer.
 
 macro_rules! hypercall {
     ($(#[$doc:meta])* $name:ident($($arg:ident in $reg:tt),*)) => {
@@ -19,6 +21,15 @@ macro_rules! hypercall {
         #[inline(always)]
         #[cfg_attr(not(target_os = "none"), allow(dead_code))]
         pub unsafe fn $name(nr: u32 $(, $arg: u64)*) -> i64 {
+            #[cfg(all(feature = "native", target_os = "none"))]
+            if !crate::platform::is_pv() {
+                #[allow(unused_mut, unused_assignments)]
+                let mut args = [0; 6];
+                let given = [$($arg),*];
+                args[..given.len()].copy_from_slice(&given);
+                // SAFETY: the caller's promise.
+                return unsafe { crate::platform::native::hypercall(nr, args) };
+            }
             let ret: i64;
             // SAFETY: the clobbers are those of the module's head. `nostack`: the hypervisor leaves the caller's
             // stack alone; an upcall injected on the way back pushes below `rsp`, where without a red zone (the

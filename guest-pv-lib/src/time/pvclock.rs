@@ -25,7 +25,10 @@ impl Factors {
     /// System time when the TSC reads `tsc`. A TSC before the last update counts as that update.
     #[must_use]
     pub const fn at(&self, tsc: u64) -> u64 {
-        let ticks = tsc.saturating_sub(self.tsc_timestamp);
+        let ticks = tsc.wrapping_sub(self.tsc_timestamp);
+        // The upper half is a TSC before the update. (The TSC of a hardware guest starts at zero, so that its first
+        // update may lie before that.)
+        let ticks = if ticks.cast_signed() < 0 { 0 } else { ticks };
         self.system_time.wrapping_add(scale(ticks, self.multiplier, self.shift))
     }
 
@@ -100,6 +103,12 @@ mod tests {
     #[test]
     fn a_tsc_behind_the_update_does_not_run_into_the_far_future() {
         assert_eq!(GIGAHERTZ.at(4_999), 1_000_000);
+    }
+
+    #[test]
+    fn an_update_may_lie_before_the_tsc_was_zero() {
+        let factors = Factors { tsc_timestamp: 0u64.wrapping_sub(500), ..GIGAHERTZ };
+        assert_eq!(factors.at(100), 1_000_600);
     }
 
     #[test]

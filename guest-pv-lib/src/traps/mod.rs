@@ -99,7 +99,7 @@ pub fn set_handler(vector: Vector, handler: Option<Handler>) -> Option<Handler> 
 
 /// Called by the stubs.
 #[cfg_attr(not(target_os = "none"), allow(dead_code))]
-extern "C" fn dispatch(frame: &mut Frame) {
+pub(crate) extern "C" fn dispatch(frame: &mut Frame) {
     if frame.vector() == frame::EVENT {
         crate::events::dispatch();
     }

@@ -178,7 +178,15 @@ impl UserMode {
         let frame = registers.to_frame(code, stack);
         let mut ended = MaybeUninit::uninit();
         self.area.frame.set(ended.as_mut_ptr());
+        if crate::platform::before_user() {
+            crate::events::unmask_upcalls();
+            if masked {
+                crate::events::mask_upcalls();
+            }
+            return Exit::Event;
+        }
         enter(&frame, &self.area.kernel_stack);
+        crate::platform::after_user();
         // SAFETY: `enter` returns after `ended` has written the frame.
         let ended = unsafe { ended.assume_init() };
         // An exception arrives with upcalls as the program had them.
