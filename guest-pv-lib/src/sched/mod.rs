@@ -6,6 +6,8 @@ use xen_abi::GuestHandle;
 use xen_abi::hypercall::nr;
 use xen_abi::sched::{self as abi, SchedPoll, SchedShutdown};
 
+#[cfg_attr(not(feature = "alloc"), allow(unused_imports))]
+pub(crate) use wait::note_event;
 pub use wait::wait;
 
 use crate::events::Port;

@@ -34,6 +34,12 @@ pub fn wait(limit: Option<Duration>) {
     }
 }
 
+/// Makes the next [`wait`] of this CPU return at once: an event was taken that others may be interested in.
+#[cfg_attr(not(feature = "alloc"), allow(dead_code))]
+pub(crate) fn note_event() {
+    this_cpu().events.fetch_add(1, Relaxed);
+}
+
 /// Whether an event came since the last time that this said so.
 fn anything_new(cpu: &Cpu) -> bool {
     let events = cpu.events.load(Relaxed);

@@ -2,10 +2,9 @@
 
 use core::ops::Deref;
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::Relaxed;
 
 use super::{Client, Link, Ring};
-use crate::events::{self, Port};
+use crate::events::{self, Channel};
 use crate::mmu::{Flush, Pte, update_va_mapping};
 use crate::{BootContext, Errno, sched, time};
 
@@ -34,30 +33,31 @@ impl Deref for GuestRing {
 
 /// The event channel between a guest and the xenstore server.
 #[derive(Debug)]
-pub struct GuestLink(AtomicU32);
+pub struct GuestLink(Channel);
 
 impl GuestLink {
-    /// The local port. It fires when the server changed the ring.
+    /// The channel. It fires when the server changed the ring.
     #[must_use]
-    pub fn port(&self) -> Port {
-        Port(self.0.load(Relaxed))
-    }
-
-    /// Uses another port: a resumed domain got a new one.
-    pub fn set_port(&self, port: Port) {
-        self.0.store(port.0, Relaxed);
+    pub const fn channel(&self) -> &Channel {
+        &self.0
     }
 }
 
 impl Link for GuestLink {
     fn notify(&self) {
-        // A server that is gone leaves nobody to tell; whoever waits goes on waiting for the next one.
-        let _ = events::notify(self.port());
+        self.0.notify();
     }
 
     fn wait(&self) {
-        let _ = sched::poll(&[self.port()], Some(time::now() + LOOK));
-        let _ = events::take(self.port());
+        let port = self.0.port();
+        // Upcalls are masked, so that an event which comes just before the poll is still pending in it.
+        events::without_upcalls(|| {
+            let _ = sched::poll(&[port], Some(time::now() + LOOK));
+            if events::take(port) {
+                // The event may be that of a watch, for which somebody else is about to sleep.
+                sched::note_event();
+            }
+        });
     }
 }
 
@@ -72,7 +72,6 @@ pub fn connect(boot: &BootContext) -> Result<Client<GuestRing, GuestLink>, Errno
     // SAFETY: the page belongs to `SLOT` alone, whose type allows any contents and any change; the frame is the one
     // that the domain builder set aside for this purpose.
     unsafe { update_va_mapping(&raw const SLOT as u64, Pte::data(frame), Flush::All) }?;
-    events::mask(port);
     let ring = Ring::new(GuestRing(&SLOT.0)).ok_or(Errno::EINVAL)?;
-    Ok(Client::new(ring, GuestLink(AtomicU32::new(port.0))))
+    Ok(Client::new(ring, GuestLink(Channel::from_port(port)?)))
 }

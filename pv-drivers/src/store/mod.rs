@@ -9,41 +9,10 @@ use alloc::vec::Vec;
 pub mod server;
 
 pub use guest_pv_lib::Errno;
+pub use guest_pv_lib::xenstore::{Event, Permission, Transaction};
 
 /// Why an operation was not done: the error that the server gave (`EINVAL`, `ENOENT`, `EACCES`, `EAGAIN`, ...).
 pub type Error = Errno;
-
-/// A transaction that is under way. 0 stands for none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Transaction(pub u32);
-
-impl Transaction {
-    /// Outside of any transaction.
-    pub const NONE: Self = Self(0);
-}
-
-/// A watch that fired.
-#[doc(alias = "XS_WATCH_EVENT")]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// The node that changed, or the watched one itself when the watch was set.
-    pub path: String,
-    /// What the watch was registered with.
-    pub token: String,
-}
-
-/// What a domain may do with a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Permission {
-    /// Nothing.
-    None,
-    /// Read it.
-    Read,
-    /// Write it.
-    Write,
-    /// Both.
-    Both,
-}
 
 /// A client's connection. Paths without a leading `/` are relative to the domain's own directory,
 /// `/local/domain/<domid>`. Operations wait for the answer.

@@ -27,6 +27,7 @@
 //! last time. An event loop takes every port that it serves, lets the drivers run, and calls
 //! [`wait`](Transport::wait) when none of them made progress; an event that came meanwhile makes it return at once.
 
+pub mod guest;
 #[cfg(all(feature = "host", not(target_os = "none")))]
 pub mod host;
 pub mod words;
@@ -38,28 +39,13 @@ use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 
 pub use guest_pv_lib::Errno;
+pub use guest_pv_lib::grant::{Access, GrantRef};
 
 use crate::store::Store;
 
 /// The number of a domain.
 #[doc(alias = "domid_t")]
 pub type DomId = u16;
-
-/// A reference into a domain's grant table.
-#[doc(alias = "grant_ref_t")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(transparent)]
-pub struct GrantRef(pub u32);
-
-/// What a peer may do with granted pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Read them.
-    #[doc(alias = "GTF_readonly")]
-    ReadOnly,
-    /// Read and write them.
-    ReadWrite,
-}
 
 /// Bytes in a page, and so in what one grant reference stands for.
 pub const PAGE_SIZE: usize = 4096;
