@@ -5,6 +5,7 @@
 //! - [`transport`][]: what a driver needs of the domain that it runs in.
 //! - [`store`][]: xenstore: a client's side, and the server.
 //! - [`xenbus`][]: how two ends find each other, and the states of a connection.
+//! - [`blk`][]: the block device.
 //! - [`net`][]: the network device, and a bridge.
 //!
 //! Nothing here is unsafe: the pages arrive as slices of atomics (a guest kernel maps them, a test allocates them),
@@ -17,6 +18,7 @@ extern crate alloc;
 #[cfg(all(feature = "host", not(target_os = "none")))]
 extern crate std;
 
+pub mod blk;
 pub mod net;
 pub mod ring;
 pub mod store;

@@ -76,19 +76,29 @@ impl<P: RingTypes, M: Memory> Shared<P, M> {
 
     /// Copies a message into the slot of `at`.
     pub fn put<T: IntoBytes + Immutable>(&self, at: u32, message: &T) {
-        for (word, bytes) in self.slot(at).iter().zip(message.as_bytes().chunks(4)) {
-            let mut whole = [0; 4];
-            whole[..bytes.len()].copy_from_slice(bytes);
-            word.store(u32::from_ne_bytes(whole), Relaxed);
+        let words = self.slot(at);
+        let (whole, tail) = message.as_bytes().as_chunks();
+        for (word, bytes) in words.iter().zip(whole) {
+            word.store(u32::from_ne_bytes(*bytes), Relaxed);
+        }
+        if let Some(word) = words.get(whole.len()).filter(|_| !tail.is_empty()) {
+            let mut last = [0; 4];
+            last[..tail.len()].copy_from_slice(tail);
+            word.store(u32::from_ne_bytes(last), Relaxed);
         }
     }
 
     /// Copies the message of `at` out.
     pub fn get<T: FromBytes + IntoBytes>(&self, at: u32) -> T {
         let mut message = T::new_zeroed();
-        for (word, bytes) in self.slot(at).iter().zip(message.as_mut_bytes().chunks_mut(4)) {
-            let whole = word.load(Relaxed).to_ne_bytes();
-            bytes.copy_from_slice(&whole[..bytes.len()]);
+        let words = self.slot(at);
+        let (whole, tail) = message.as_mut_bytes().as_chunks_mut();
+        let count = whole.len();
+        for (word, bytes) in words.iter().zip(whole) {
+            *bytes = word.load(Relaxed).to_ne_bytes();
+        }
+        if let Some(word) = words.get(count).filter(|_| !tail.is_empty()) {
+            tail.copy_from_slice(&word.load(Relaxed).to_ne_bytes()[..tail.len()]);
         }
         message
     }
