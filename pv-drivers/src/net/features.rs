@@ -1,11 +1,10 @@
 //! What the ends of a network device tell each other in xenstore.
 
-use alloc::format;
-
 use xen_abi::io::netif::keys;
 
 use super::{Checksum, GsoKind, Offload};
-use crate::store::{Error, Store, Transaction};
+use crate::transport::Transport;
+use crate::xenbus::{End, Nodes};
 
 /// What an end can take: the other one sends nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,25 +35,20 @@ impl Accepts {
     pub const PLAIN: Self =
         Self { fragments: false, gso_tcp4: false, gso_tcp6: false, blank4: false, blank6: false };
 
-    /// Reads what the end with directory `directory` published. What is missing has the value that `io/netif.h`
-    /// gives it.
-    pub fn read(store: &impl Store, directory: &str) -> Self {
-        let set = |key: &str| flag(store, directory, key);
+    /// Reads what the other end published. What is missing has the value that `io/netif.h` gives it.
+    #[must_use]
+    pub fn of_peer<T: Transport>(end: &End<T>) -> Self {
         Self {
-            fragments: set(keys::FEATURE_SG),
-            gso_tcp4: set(keys::FEATURE_GSO_TCPV4),
-            gso_tcp6: set(keys::FEATURE_GSO_TCPV6),
-            blank4: !set(keys::FEATURE_NO_CSUM_OFFLOAD),
-            blank6: set(keys::FEATURE_IPV6_CSUM_OFFLOAD),
+            fragments: end.peer_has(keys::FEATURE_SG),
+            gso_tcp4: end.peer_has(keys::FEATURE_GSO_TCPV4),
+            gso_tcp6: end.peer_has(keys::FEATURE_GSO_TCPV6),
+            blank4: !end.peer_has(keys::FEATURE_NO_CSUM_OFFLOAD),
+            blank6: end.peer_has(keys::FEATURE_IPV6_CSUM_OFFLOAD),
         }
     }
 
-    /// Publishes it.
-    ///
-    /// # Errors
-    ///
-    /// Those of xenstore.
-    pub fn write(&self, store: &impl Store, transaction: Transaction, directory: &str) -> Result<(), Error> {
+    /// Names it for the other end.
+    pub fn publish(&self, nodes: &mut Nodes) {
         for (key, value) in [
             (keys::FEATURE_SG, self.fragments),
             (keys::FEATURE_GSO_TCPV4, self.gso_tcp4),
@@ -62,10 +56,8 @@ impl Accepts {
             (keys::FEATURE_NO_CSUM_OFFLOAD, !self.blank4),
             (keys::FEATURE_IPV6_CSUM_OFFLOAD, self.blank6),
         ] {
-            let value: &[u8] = if value { b"1" } else { b"0" };
-            store.write(transaction, &format!("{directory}/{key}"), value)?;
+            nodes.set(key, u8::from(value));
         }
-        Ok(())
     }
 
     /// Whether a packet of `length` bytes over IP version `version` (0: not IP) can be given to that end as it is.
@@ -81,15 +73,4 @@ impl Accepts {
             || if version == 6 { self.blank6 } else { self.blank4 };
         segmented && checksum && (self.fragments || length <= crate::transport::PAGE_SIZE)
     }
-}
-
-/// Whether a node holds a number other than 0.
-pub(super) fn flag(store: &impl Store, directory: &str, key: &str) -> bool {
-    number(store, directory, key).is_some_and(|value| value != 0)
-}
-
-/// The number in a node.
-pub(super) fn number(store: &impl Store, directory: &str, key: &str) -> Option<u32> {
-    let value = store.read(Transaction::NONE, &format!("{directory}/{key}")).ok()?;
-    core::str::from_utf8(&value).ok()?.trim().parse().ok()
 }

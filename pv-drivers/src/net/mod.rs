@@ -195,7 +195,7 @@ pub enum Broken {
     Chain,
     /// An answer to a request that was not made.
     Id,
-    /// A page that the other end was done with is still in its hands, and no other is left.
+    /// Pages that the other end said it was done with are still in its hands.
     Memory,
 }
 
@@ -205,14 +205,28 @@ impl From<ring::Error> for Broken {
     }
 }
 
+impl Broken {
+    /// The same in words.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Ring(_) => "the other end's ring indices are impossible",
+            Self::Chain => "the other end described a packet that cannot be",
+            Self::Id => "the other end answered a request that was not made",
+            Self::Memory => "the other end keeps pages that it was done with",
+        }
+    }
+}
+
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ring(error) => error.fmt(f),
-            Self::Chain => f.write_str("the other end described a packet that cannot be"),
-            Self::Id => f.write_str("the other end answered a request that was not made"),
-            Self::Memory => f.write_str("no memory is left for packets"),
-        }
+        f.write_str(self.reason())
+    }
+}
+
+impl From<Broken> for crate::xenbus::Error {
+    fn from(broken: Broken) -> Self {
+        Self::Peer(broken.reason())
     }
 }
 

@@ -3,6 +3,7 @@
 //! A [`Vif`] takes packets off its front end's transmit rings and has pages of its front end to fill; the bridge
 //! moves the data. It keeps no packet: one that nobody has room for stays where it is, in its sender's pages.
 
+mod device;
 mod rx;
 mod tx;
 
@@ -11,6 +12,7 @@ use alloc::vec::Vec;
 
 use xen_abi::io::netif::{NetifRxRing, NetifTxRing};
 
+pub use device::{Net, SharedBridge, check};
 pub(super) use rx::{Room, Rx};
 pub(super) use tx::{HEADER, Head, Tx, status};
 
@@ -90,6 +92,8 @@ pub struct Vif<T: Transport> {
     groups: BTreeSet<Mac>,
     /// Why nothing is moved any more.
     pub(super) broken: Option<Broken>,
+    /// Whether the bridge has told of it.
+    pub(super) is_known_broken: bool,
     /// Packets that the front end sent.
     pub(super) sent: Counters,
     /// Packets that it was given.
@@ -115,6 +119,7 @@ impl<T: Transport> Vif<T> {
             filter: false,
             groups: BTreeSet::new(),
             broken: None,
+            is_known_broken: false,
             sent: Counters::default(),
             received: Counters::default(),
         })

@@ -20,6 +20,10 @@ pub struct Head {
     pub chain: Chain,
     /// Its first bytes.
     bytes: [u8; HEADER],
+    /// The pieces that copy them, by number.
+    pieces: (usize, usize),
+    /// Whether they are there: not where the front end's grant does not allow it.
+    pub good: bool,
 }
 
 impl Head {
@@ -60,7 +64,7 @@ impl<T: Transport> Tx<T> {
             let Some(chain) = chain::take(&mut self.ring, &mut self.fragments)? else { break };
             taken = true;
             if chain.order == Order::Send {
-                self.waiting.push_back(Head { chain, bytes: [0; HEADER] });
+                self.waiting.push_back(Head { chain, bytes: [0; HEADER], pieces: (0, 0), good: false });
                 self.unseen += 1;
                 *headers -= 1;
             } else {
@@ -74,14 +78,14 @@ impl<T: Transport> Tx<T> {
     }
 
     /// Adds the pieces that copy the headers of new packets into own memory, each to a place that `place` gives.
-    pub fn peek(&self, domain: DomId, mut place: impl FnMut() -> usize, pieces: &mut Vec<Copy>) {
+    pub fn peek(&mut self, domain: DomId, mut place: impl FnMut() -> usize, pieces: &mut Vec<Copy>) {
         let seen = self.waiting.len() - self.unseen;
         let before: usize =
             self.waiting.range(..seen).map(|packet| usize::from(packet.chain.fragments)).sum();
         let mut fragments = self.fragments.range(before..);
-        for packet in self.waiting.range(seen..) {
+        for packet in self.waiting.range_mut(seen..) {
             let mut offset = place();
-            let end = offset + packet.bytes().len();
+            let (first, end) = (pieces.len(), offset + packet.bytes().len());
             for fragment in fragments.by_ref().take(packet.chain.fragments.into()) {
                 let length = fragment.length.min(u16::try_from(end - offset).unwrap_or(0));
                 if length > 0 {
@@ -91,14 +95,16 @@ impl<T: Transport> Tx<T> {
                 }
                 offset += usize::from(length);
             }
+            packet.pieces = (first, pieces.len());
         }
     }
 
-    /// Takes the headers from where they were copied to. One that could not be copied reads as what was there before:
-    /// the copy of the data fails too, and the front end is told.
-    pub fn peeked(&mut self, memory: &T::Memory, mut place: impl FnMut() -> usize) {
+    /// Takes the headers from where they were copied to.
+    pub fn peeked(&mut self, memory: &T::Memory, mut place: impl FnMut() -> usize, pieces: &[Copy]) {
         let seen = self.waiting.len() - core::mem::take(&mut self.unseen);
         for packet in self.waiting.range_mut(seen..) {
+            let (first, end) = packet.pieces;
+            packet.good = pieces[first..end].iter().all(|piece| piece.result.is_ok());
             words::load(memory, place(), &mut packet.bytes);
         }
     }

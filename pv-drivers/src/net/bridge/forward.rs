@@ -58,6 +58,8 @@ pub struct Sent {
     pub extras: u16,
     pub length: usize,
     pub pieces: Range<usize>,
+    /// Whether its header could be read.
+    pub good: bool,
 }
 
 /// A packet that is being written to a receiver's pages.
@@ -96,7 +98,7 @@ impl<T: Transport> Bridge<T> {
         self.peek();
         let (routed, until) = self.route(now);
         moved |= routed;
-        self.finish();
+        moved |= self.finish();
         self.turn = self.turn.wrapping_add(1);
         let until = [late_until, until].into_iter().flatten().min();
         Progress { moved, until }
@@ -166,16 +168,15 @@ impl<T: Transport> Bridge<T> {
     fn peek(&mut self) {
         let mut pieces = core::mem::take(&mut self.round.pieces);
         let mut place = header_places();
-        for vif in self.vifs() {
-            vif.queues.iter().for_each(|queue| queue.tx.peek(vif.domain, &mut place, &mut pieces));
+        for vif in self.ports.iter_mut().flatten().filter_map(Port::vif_mut) {
+            vif.queues.iter_mut().for_each(|queue| queue.tx.peek(vif.domain, &mut place, &mut pieces));
         }
         if !pieces.is_empty() {
-            self.transport.copy(&self.staging.memory, &mut pieces);
+            let memory = &self.staging.memory;
+            self.transport.copy(memory, &mut pieces);
             let mut place = header_places();
-            for port in self.ports.iter_mut().flatten() {
-                if let Port::Vif(vif) = port {
-                    vif.queues.iter_mut().for_each(|queue| queue.tx.peeked(&self.staging.memory, &mut place));
-                }
+            for vif in self.ports.iter_mut().flatten().filter_map(Port::vif_mut) {
+                vif.queues.iter_mut().for_each(|queue| queue.tx.peeked(memory, &mut place, &pieces));
             }
         }
         pieces.clear();
@@ -215,8 +216,8 @@ impl<T: Transport> Bridge<T> {
         (moved, until)
     }
 
-    /// Shows the answers, and completes what was fetched.
-    fn finish(&mut self) {
+    /// Shows the answers, and completes what was fetched. True: a connection broke.
+    fn finish(&mut self) -> bool {
         let mut round = core::mem::take(&mut self.round);
         for staged in round.staged.drain(..) {
             let frame = &mut round.frame;
@@ -231,14 +232,16 @@ impl<T: Transport> Bridge<T> {
         round.given.clear();
         round.arrived.clear();
         self.round = round;
-        for port in self.ports.iter_mut().flatten() {
-            if let Port::Vif(vif) = port
-                && vif.broken.is_none()
+        let mut broke = false;
+        for vif in self.ports.iter_mut().flatten().filter_map(Port::vif_mut) {
+            if vif.broken.is_none()
                 && let Err(broken) = publish(vif)
             {
                 vif.broken = Some(broken);
             }
+            broke |= vif.broken.is_some() && !core::mem::replace(&mut vif.is_known_broken, true);
         }
+        broke
     }
 }
 
@@ -278,7 +281,7 @@ fn take<T: Transport>(vif: &mut Vif<T>, headers: &mut usize) -> bool {
 fn settle<T: Transport>(ports: &mut [Option<Port<T>>], round: &Round, good: impl Fn(&Range<usize>) -> bool) {
     for sent in &round.sent {
         let Some(vif) = vif_at(ports, sent.port) else { continue };
-        let good = good(&sent.pieces);
+        let good = sent.good && good(&sent.pieces);
         if good {
             vif.sent.passed(sent.length);
         } else {

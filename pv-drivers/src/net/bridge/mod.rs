@@ -55,10 +55,19 @@ enum Port<T: Transport> {
     Wire { wire: Box<dyn Wire>, sent: Counters, received: Counters },
 }
 
+impl<T: Transport> Port<T> {
+    fn vif_mut(&mut self) -> Option<&mut Vif<T>> {
+        match self {
+            Self::Vif(vif) => Some(vif),
+            Self::Wire { .. } => None,
+        }
+    }
+}
+
 /// What is to be done after a [`Bridge::poll`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Something was moved: poll again before sleeping.
+    /// Something was moved, or a connection broke: see to it and poll again before sleeping.
     pub moved: bool,
     /// A packet waits for room until then: poll again at that time at the latest.
     pub until: Option<Duration>,
@@ -176,7 +185,10 @@ impl<T: Transport> Bridge<T> {
                 Port::Wire { wire, .. } => work |= wire.sleep(),
                 Port::Vif(vif) if vif.broken.is_none() => match sleep(vif) {
                     Ok(found) => work |= found,
-                    Err(broken) => vif.broken = Some(broken),
+                    Err(broken) => {
+                        vif.broken = Some(broken);
+                        work = true;
+                    }
                 },
                 Port::Vif(_) => {}
             }
@@ -197,10 +209,7 @@ fn sleep<T: Transport>(vif: &mut Vif<T>) -> Result<bool, super::Broken> {
 }
 
 fn vif_at<T: Transport>(ports: &mut [Option<Port<T>>], number: usize) -> Option<&mut Vif<T>> {
-    match ports.get_mut(number)?.as_mut()? {
-        Port::Vif(vif) => Some(vif),
-        Port::Wire { .. } => None,
-    }
+    ports.get_mut(number)?.as_mut()?.vif_mut()
 }
 
 impl<T: Transport> fmt::Debug for Bridge<T> {

@@ -195,7 +195,7 @@ impl<T: Transport> Router<'_, T> {
         let header = head.bytes();
         let (length, offload) = (usize::from(head.chain.length), head.chain.offload);
         let packet = Packet { from, header, length, offload };
-        if !self.ways(&packet, true, ways) {
+        if head.good && !self.ways(&packet, true, ways) {
             return false;
         }
         let Some(vif) = vif_at(self.ports, from) else { return false };
@@ -208,7 +208,7 @@ impl<T: Transport> Router<'_, T> {
             self.go(to, way, &packet, &source);
         }
         let (extras, pieces) = (head.chain.extras, first..self.pieces.len());
-        self.round.sent.push(Sent { port: from, queue, fragments, extras, length, pieces });
+        self.round.sent.push(Sent { port: from, queue, fragments, extras, length, pieces, good: head.good });
         true
     }
 

@@ -1,7 +1,9 @@
 //! The front end: queues of a transmit and a receive ring each, and what a network stack needs of them.
 //!
+//! [`Net`] is the driver that connects them; a program polls its `xenbus::Device`, and [`check`]s it.
 //! With the feature `smoltcp` a [`Queue`] is a `smoltcp::phy::Device`.
 
+mod device;
 #[cfg(feature = "smoltcp")]
 mod phy;
 mod rx;
@@ -9,6 +11,7 @@ mod tx;
 
 use alloc::sync::Arc;
 
+pub use device::{Net, check};
 pub use rx::{Received, Rx};
 pub use tx::{NotSent, Part, Tx};
 
@@ -21,7 +24,6 @@ use crate::transport::{self, Access, DomId, GrantRef, Granted, Port, Transport};
 const MOST_LOST: usize = 64;
 
 /// A transmit and a receive ring with one event channel.
-#[derive(Debug)]
 pub struct Queue<T: Transport> {
     /// Sending.
     pub tx: Tx<T>,
@@ -29,6 +31,7 @@ pub struct Queue<T: Transport> {
     pub rx: Rx<T>,
     port: Arc<T::Port>,
     rings: (GrantRef, GrantRef),
+    broken: Option<Broken>,
     #[cfg(feature = "smoltcp")]
     phy: phy::State<T>,
 }
@@ -56,6 +59,7 @@ impl<T: Transport> Queue<T> {
             rx,
             port,
             rings,
+            broken: None,
             #[cfg(feature = "smoltcp")]
             phy: phy::State::default(),
         })
@@ -73,6 +77,17 @@ impl<T: Transport> Queue<T> {
         &self.port
     }
 
+    /// What went wrong while somebody used the queue who was not told, or told it to [`set_broken`](Self::set_broken).
+    #[must_use]
+    pub const fn broken(&self) -> Option<Broken> {
+        self.broken
+    }
+
+    /// The queue cannot go on: [`check`] will close the device.
+    pub fn set_broken(&mut self, broken: Broken) {
+        self.broken = Some(broken);
+    }
+
     /// Whether an event came since the last call.
     #[must_use]
     pub fn take_event(&self) -> bool {
@@ -81,15 +96,30 @@ impl<T: Transport> Queue<T> {
 
     /// Before sleeping: shows all that was sent, offers all pages, and asks for an event with the next packet (and the
     /// next finished one, where there is no room to send). True: there is work already.
-    ///
-    /// # Errors
-    ///
-    /// [`Broken`].
     #[must_use = "true means: do not sleep"]
-    pub fn sleep(&mut self) -> Result<bool, Broken> {
+    pub fn sleep(&mut self) -> bool {
+        if self.broken.is_some() {
+            return false;
+        }
+        let found = self.prepare_to_sleep();
+        self.broken = found.err();
+        found.unwrap_or(true)
+    }
+
+    fn prepare_to_sleep(&mut self) -> Result<bool, Broken> {
         self.tx.flush();
         let finished = !self.tx.ready(1)? && self.tx.sleep()?;
         Ok(self.rx.sleep()? || finished)
+    }
+}
+
+impl<T: Transport> core::fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Queue")
+            .field("tx", &self.tx)
+            .field("rx", &self.rx)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
     }
 }
 

@@ -11,7 +11,7 @@ use smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
 use super::super::checksum::Transport as Segment;
-use super::super::{Checksum, Offload};
+use super::super::{Broken, Checksum, Offload};
 use super::{Part, Queue, Received, Rx, Tx};
 use crate::transport::{PAGE_SIZE, Transport};
 
@@ -65,17 +65,21 @@ impl<T: Transport> phy::Device for Queue<T> {
 
     fn receive(&mut self, _now: Instant) -> Option<(RxToken<'_, T>, TxToken<'_, T>)> {
         // Room for the answer first: a packet that was taken must be passed on.
-        let page = page_to_send(&mut self.tx)?;
-        let Some(received) = next_good(&mut self.rx, &mut self.phy.whole) else {
-            self.tx.give_back(page);
-            return None;
+        let page = self.page_to_send()?;
+        let received = match next_good(&mut self.rx, &mut self.phy.whole) {
+            Ok(Some(received)) => received,
+            other => {
+                self.tx.give_back(page);
+                self.note(other.err());
+                return None;
+            }
         };
         let rx = RxToken { rx: &mut self.rx, whole: &mut self.phy.whole, received: Some(received) };
         Some((rx, TxToken { tx: &mut self.tx, part: &mut self.phy.part, page: Some(page) }))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<TxToken<'_, T>> {
-        let page = page_to_send(&mut self.tx)?;
+        let page = self.page_to_send()?;
         Some(TxToken { tx: &mut self.tx, part: &mut self.phy.part, page: Some(page) })
     }
 
@@ -91,14 +95,31 @@ impl<T: Transport> phy::Device for Queue<T> {
     }
 }
 
-/// A page, where there is room on the ring for it. A broken connection shows when the device is next polled.
-fn page_to_send<T: Transport>(tx: &mut Tx<T>) -> Option<T::Buffer> {
-    if tx.ready(1).unwrap_or(false) { tx.page() } else { None }
+impl<T: Transport> Queue<T> {
+    /// A page, where there is room on the ring for it.
+    fn page_to_send(&mut self) -> Option<T::Buffer> {
+        if self.broken().is_some() {
+            return None;
+        }
+        match self.tx.ready(1) {
+            Ok(true) => self.tx.page(),
+            other => {
+                self.note(other.err());
+                None
+            }
+        }
+    }
+
+    fn note(&mut self, broken: Option<Broken>) {
+        if let Some(broken) = broken {
+            self.set_broken(broken);
+        }
+    }
 }
 
 /// The next packet whose checksum is right, in one piece: in its page or in `whole`.
-fn next_good<T: Transport>(rx: &mut Rx<T>, whole: &mut Vec<u8>) -> Option<Received<T>> {
-    while let Ok(Some(received)) = rx.receive() {
+fn next_good<T: Transport>(rx: &mut Rx<T>, whole: &mut Vec<u8>) -> Result<Option<Received<T>>, Broken> {
+    while let Some(received) = rx.receive()? {
         let bytes = match received.bytes() {
             Some(bytes) => bytes,
             None => {
@@ -109,11 +130,11 @@ fn next_good<T: Transport>(rx: &mut Rx<T>, whole: &mut Vec<u8>) -> Option<Receiv
         };
         let trusted = received.offload.checksum != Checksum::Unchecked || received.offload.is_blank();
         if trusted || Segment::find(bytes).is_none_or(|segment| segment.is_right(bytes)) {
-            return Some(received);
+            return Ok(Some(received));
         }
         rx.recycle(received);
     }
-    None
+    Ok(None)
 }
 
 impl<T: Transport> phy::RxToken for RxToken<'_, T> {

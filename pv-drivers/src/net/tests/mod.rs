@@ -2,7 +2,9 @@
 
 extern crate std;
 
+mod connecting;
 pub(super) mod frames;
+mod hostile;
 mod moving;
 
 use std::boxed::Box;
