@@ -65,6 +65,7 @@ pub mod platform;
 pub mod sched;
 pub mod shared;
 pub mod smp;
+pub mod sync;
 pub mod time;
 pub mod traps;
 pub mod user;

@@ -7,11 +7,16 @@
 //! The address of the static is handed to the hypervisor in a hypercall, so the compiler must assume that its
 //! contents change behind its back.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, compiler_fence};
 
 use xen_abi::xen::{SharedInfo as Wire, VcpuInfo as WireVcpu, VcpuTimeInfo as WireTime};
 
-/// Virtual CPUs with a slot in the shared page; further ones must register an area of their own.
+#[cfg(target_os = "none")]
+use crate::smp::Cpu;
+use crate::smp::{is_live, this_cpu};
+
+/// Virtual CPUs with a slot in the shared page. [`smp`](crate::smp) gives every CPU a record of its own.
 pub const LEGACY_VCPUS: usize = 32;
 
 /// `struct vcpu_time_info`: see [`time`](crate::time).
@@ -107,7 +112,7 @@ impl Default for SharedInfo {
 }
 
 impl VcpuInfo {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             upcall_pending: AtomicU8::new(0),
             upcall_mask: AtomicU8::new(0),
@@ -135,10 +140,33 @@ pub fn info() -> &'static SharedInfo {
     &SLOT.0
 }
 
-/// The calling CPU's part of it. Only the boot CPU exists so far.
+/// The calling CPU's part of it, or where there are several CPUs the record that took its place.
 #[must_use]
 pub fn this_vcpu() -> &'static VcpuInfo {
-    &SLOT.0.vcpu[0]
+    if is_live() { &this_cpu().info } else { &SLOT.0.vcpu[0] }
+}
+
+/// Sets or clears the calling CPU's upcall mask and says whether it was set, in one instruction: what runs next on this
+/// CPU cannot come in between and go on elsewhere.
+pub(crate) fn swap_upcall_mask(masked: bool) -> bool {
+    compiler_fence(SeqCst);
+    #[cfg(target_os = "none")]
+    if is_live() {
+        let mut value = u8::from(masked);
+        // SAFETY: the kernel's GS base points to the CPU's area (see `this_cpu`), and the byte there is an atomic.
+        unsafe {
+            core::arch::asm!(
+                "xchg gs:[{at}], {value}",
+                at = const core::mem::offset_of!(Cpu, info) + core::mem::offset_of!(VcpuInfo, upcall_mask),
+                value = inout(reg_byte) value,
+                options(nostack, preserves_flags),
+            );
+        }
+        return value != 0;
+    }
+    let was = SLOT.0.vcpu[0].upcall_mask.swap(u8::from(masked), SeqCst);
+    compiler_fence(SeqCst);
+    was != 0
 }
 
 /// Maps the domain's shared page over the static.

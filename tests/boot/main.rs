@@ -16,6 +16,7 @@ mod hello;
 mod image;
 mod limits;
 mod linux;
+mod smp;
 mod support;
 
 fn main() -> ExitCode {
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     trials.extend(linux::trials());
     trials.extend(bochs::trials());
     trials.extend(hello::trials());
+    trials.extend(smp::trials());
     trials.extend(conformance::trials());
     trials.extend(corrupt::trials());
     trials.extend(image::trials());

@@ -2,14 +2,15 @@
 
 use xen_abi::event_channel::{
     BIND_PIRQ_WILL_SHARE, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI,
-    EVTCHNOP_BIND_PIRQ, EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_SEND, EVTCHNOP_STATUS,
-    EVTCHNSTAT_INTERDOMAIN, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq,
-    EvtchnBindVcpu, EvtchnBindVirq, EvtchnClose, EvtchnSend, EvtchnStatus,
+    EVTCHNOP_BIND_PIRQ, EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_SEND,
+    EVTCHNOP_SET_PRIORITY, EVTCHNOP_STATUS, EVTCHNOP_UNMASK, EVTCHNSTAT_INTERDOMAIN, EvtchnAllocUnbound,
+    EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq, EvtchnClose,
+    EvtchnSend, EvtchnSetPriority, EvtchnStatus, EvtchnUnmask,
 };
 use xen_abi::hypercall::nr;
 use xen_abi::xen::{self, DOMID_SELF};
 
-use super::{Port, Sharing, mask};
+use super::{Port, Sharing, is_masked, mask, two_level};
 use crate::hypercall::{Errno, check, raw};
 use crate::smp::this_cpu;
 
@@ -40,10 +41,18 @@ impl Virq {
 }
 
 /// One `event_channel_op` with the argument structure `arg`, which the hypervisor may write to.
-fn op<T>(command: u32, arg: &mut T) -> Result<(), Errno> {
+pub(super) fn op<T>(command: u32, arg: &mut T) -> Result<(), Errno> {
     // SAFETY: `arg` is the structure of the command (this module's functions see to that) and is exclusively
     // borrowed. Binding, sending and closing do nothing to the kernel's memory but set bits in the shared page.
     check(unsafe { raw::call2(nr::EVENT_CHANNEL_OP, u64::from(command), arg as *mut T as u64) }).map(drop)
+}
+
+/// A port that was opened just now and notifies CPU `vcpu`: masked.
+fn fresh(port: u32, vcpu: u32) -> Port {
+    let port = Port(port);
+    mask(port);
+    two_level::set_owner(port, vcpu);
+    port
 }
 
 /// Binds a virtual interrupt to this CPU. The port starts masked.
@@ -57,8 +66,7 @@ pub fn bind_virq(virq: Virq) -> Result<Port, Errno> {
     let vcpu = if virq.is_per_cpu() { this_cpu().number() } else { 0 };
     let mut arg = EvtchnBindVirq { virq: virq.0, vcpu, ..EvtchnBindVirq::default() };
     op(EVTCHNOP_BIND_VIRQ, &mut arg)?;
-    mask(Port(arg.port));
-    Ok(Port(arg.port))
+    Ok(fresh(arg.port, vcpu))
 }
 
 /// Makes a port by which CPUs of this domain interrupt CPU `vcpu`. The port starts masked.
@@ -70,8 +78,7 @@ pub fn bind_virq(virq: Virq) -> Result<Port, Errno> {
 pub fn bind_ipi(vcpu: u32) -> Result<Port, Errno> {
     let mut arg = EvtchnBindIpi { vcpu, ..EvtchnBindIpi::default() };
     op(EVTCHNOP_BIND_IPI, &mut arg)?;
-    mask(Port(arg.port));
-    Ok(Port(arg.port))
+    Ok(fresh(arg.port, vcpu))
 }
 
 /// Connects to `port` of domain `domain`, which that domain offered. The local port starts masked.
@@ -85,16 +92,14 @@ pub fn bind_interdomain(domain: u16, port: Port) -> Result<Port, Errno> {
         EvtchnBindInterdomain { remote_dom: domain, remote_port: port.0, ..EvtchnBindInterdomain::default() };
     op(EVTCHNOP_BIND_INTERDOMAIN, &mut arg)?;
     // The hypervisor makes a new interdomain port pending at once; masked, that event waits for the handler.
-    mask(Port(arg.local_port));
-    Ok(Port(arg.local_port))
+    Ok(fresh(arg.local_port, 0))
 }
 
 /// Makes a port that domain `peer` may connect to. The port starts masked.
 pub(super) fn alloc_unbound(peer: u16) -> Result<Port, Errno> {
     let mut arg = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: peer, ..EvtchnAllocUnbound::default() };
     op(EVTCHNOP_ALLOC_UNBOUND, &mut arg)?;
-    mask(Port(arg.port));
-    Ok(Port(arg.port))
+    Ok(fresh(arg.port, 0))
 }
 
 /// Binds a physical interrupt. The port starts masked.
@@ -102,13 +107,32 @@ pub(super) fn bind_pirq(pirq: u32, sharing: Sharing) -> Result<Port, Errno> {
     let flags = if sharing == Sharing::Shared { BIND_PIRQ_WILL_SHARE } else { 0 };
     let mut arg = EvtchnBindPirq { pirq, flags, ..EvtchnBindPirq::default() };
     op(EVTCHNOP_BIND_PIRQ, &mut arg)?;
-    mask(Port(arg.port));
-    Ok(Port(arg.port))
+    Ok(fresh(arg.port, 0))
 }
 
 /// Delivers the port's events to CPU `vcpu`.
 pub(super) fn bind_vcpu(port: Port, vcpu: u32) -> Result<(), Errno> {
-    op(EVTCHNOP_BIND_VCPU, &mut EvtchnBindVcpu { port: port.0, vcpu })
+    // An event in between would go to a CPU that thinks it is the other's: it waits, masked, until both know.
+    let was_masked = is_masked(port);
+    mask(port);
+    let result = op(EVTCHNOP_BIND_VCPU, &mut EvtchnBindVcpu { port: port.0, vcpu });
+    if result.is_ok() {
+        two_level::set_owner(port, vcpu);
+    }
+    if !was_masked {
+        super::unmask(port);
+    }
+    result
+}
+
+/// Sets the priority of a port's events.
+pub(super) fn set_priority(port: Port, priority: u32) -> Result<(), Errno> {
+    op(EVTCHNOP_SET_PRIORITY, &mut EvtchnSetPriority { port: port.0, priority })
+}
+
+/// Unmasks a port, and delivers its event where one is pending.
+pub(super) fn unmask(port: Port) -> Result<(), Errno> {
+    op(EVTCHNOP_UNMASK, &mut EvtchnUnmask { port: port.0 })
 }
 
 /// Fires an interdomain or IPI port.

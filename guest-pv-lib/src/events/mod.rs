@@ -6,26 +6,28 @@
 //! runs the handlers of all pending ports with further upcalls masked.
 //!
 //! Masking upcalls ([`mask_upcalls`], [`without_upcalls`]) is the equivalent of clearing the interrupt flag; a
-//! kernel starts masked. The two-level layout (4096 ports) is the one in use.
+//! kernel starts masked. There are two layouts of ports: the two-level one (4096 ports), and after [`use_fifo`] the
+//! FIFO one (up to 131072 ports, with priorities).
 
 mod bind;
 mod channel;
+pub mod fifo;
 mod table;
 mod two_level;
 mod upcall;
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::compiler_fence;
+use core::sync::atomic::Ordering::Relaxed;
 
 pub use bind::{Virq, bind_interdomain, bind_ipi, bind_virq, close, is_connected, notify};
 pub use channel::{Channel, Sharing};
+pub use fifo::use_fifo;
 #[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
 pub use two_level::PORTS;
 #[cfg(target_os = "none")]
 pub(crate) use upcall::{init, register_failsafe};
 
 use crate::shared::{self, this_vcpu};
-use crate::smp::this_cpu;
+use crate::smp::{is_live, this_cpu};
 
 /// The number of an event channel of this domain.
 #[doc(alias = "evtchn_port_t")]
@@ -40,7 +42,7 @@ pub type Handler = fn(Port);
 ///
 /// # Panics
 ///
-/// Where `port` is not below [`PORTS`]: no such port exists.
+/// Where the layout in use has no such port.
 pub fn set_handler(port: Port, handler: Handler) {
     let known = table::set_function(port, handler);
     assert!(known.is_some(), "{port:?} is beyond the table");
@@ -48,12 +50,26 @@ pub fn set_handler(port: Port, handler: Handler) {
 
 /// Stops upcalls for `port`; events stay pending meanwhile.
 pub fn mask(port: Port) {
-    two_level::mask(shared::info(), port);
+    if fifo::in_use() {
+        fifo::mask(port);
+    } else {
+        two_level::mask(shared::info(), port);
+    }
+}
+
+fn is_masked(port: Port) -> bool {
+    if fifo::in_use() { fifo::is_masked(port) } else { two_level::is_masked(shared::info(), port) }
 }
 
 /// Lets `port` fire, at once where it is pending.
 pub fn unmask(port: Port) {
-    if two_level::unmask(shared::info(), this_vcpu(), port) {
+    if fifo::in_use() {
+        fifo::unmask(port);
+    } else if is_live() {
+        // The CPU that the port belongs to must run the handler: only the hypervisor can see to that. It does
+        // nothing where the port is not masked, and refuses one that is not open, where there is nothing to deliver.
+        let _ = bind::unmask(port);
+    } else if two_level::unmask(shared::info(), this_vcpu(), port) {
         run_pending();
     }
 }
@@ -61,23 +77,28 @@ pub fn unmask(port: Port) {
 /// Clears the pending bit of `port` and says whether it was set: for code that polls a masked port.
 #[must_use]
 pub fn take(port: Port) -> bool {
-    two_level::take(shared::info(), port)
+    if fifo::in_use() { fifo::take(port) } else { two_level::take(shared::info(), port) }
+}
+
+/// Makes a masked port of this CPU pending, so that a poll of it ends.
+pub(crate) fn set_pending(port: Port) {
+    if fifo::in_use() {
+        fifo::set_pending(port);
+    } else {
+        two_level::set_pending(shared::info(), port);
+    }
 }
 
 /// Masks upcalls on this CPU and says whether they were masked before. The equivalent of `cli`.
 #[doc(alias = "evtchn_upcall_mask")]
 pub fn mask_upcalls() -> bool {
-    let was = this_vcpu().upcall_mask.swap(1, Relaxed) != 0;
-    compiler_fence(Acquire);
-    was
+    shared::swap_upcall_mask(true)
 }
 
 /// Unmasks upcalls on this CPU and runs what came meanwhile. The equivalent of `sti`.
 pub fn unmask_upcalls() {
-    compiler_fence(Release);
-    this_vcpu().upcall_mask.store(0, Relaxed);
-    compiler_fence(SeqCst);
-    // An event that came before the store found the mask set: the hypervisor gave no upcall for it, and gives none
+    shared::swap_upcall_mask(false);
+    // An event that came before found the mask set: the hypervisor gave no upcall for it, and gives none
     // until the next one. So look. The order of store and load is safe without a fence because the hypervisor
     // inspects both on this very CPU.
     run_pending();
@@ -104,7 +125,7 @@ fn run_pending() {
     while !upcalls_masked() && this_vcpu().upcall_pending.load(Relaxed) != 0 {
         mask_upcalls();
         dispatch();
-        this_vcpu().upcall_mask.store(0, Relaxed);
+        shared::swap_upcall_mask(false);
     }
     crate::platform::after_unmask();
 }
@@ -113,14 +134,21 @@ fn run_pending() {
 pub(crate) fn dispatch() {
     let cpu = this_cpu();
     cpu.depth.fetch_add(1, Relaxed);
-    two_level::scan(shared::info(), this_vcpu(), |port| {
+    let run = |port| {
         cpu.events.fetch_add(1, Relaxed);
         run_handler(port);
-    });
+    };
+    if fifo::in_use() {
+        fifo::scan(this_vcpu(), &cpu.queues, run);
+    } else {
+        let alone = !is_live();
+        let mine = |port| alone || two_level::is_owner(port, cpu.number());
+        two_level::scan(shared::info(), this_vcpu(), mine, run);
+    }
     cpu.depth.fetch_sub(1, Relaxed);
     if cpu.waiting.load(Relaxed) {
         // The CPU is on its way into a poll that does not look at the ports that fired.
-        two_level::set_pending(shared::info(), Port(cpu.wake.load(Relaxed)));
+        set_pending(Port(cpu.wake.load(Relaxed)));
     }
 }
 

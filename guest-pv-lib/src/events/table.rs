@@ -9,12 +9,15 @@
 mod closure;
 
 use core::ptr;
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use core::sync::atomic::{AtomicPtr, AtomicU64};
+
+use xen_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS;
 
 #[cfg(feature = "alloc")]
 pub(super) use closure::set_closure;
 
+use super::fifo::PORTS_PER_PAGE;
 use super::{Handler, PORTS, Port};
 
 /// The bits of an address: it is canonical, so these tell all of it.
@@ -31,7 +34,22 @@ const RUN: u64 = 1 << 51;
 /// All of the entry but the count of upcalls that use it.
 const CONTENTS: u64 = RUN - 1;
 
+/// The ports that every layout has.
 static TABLE: [AtomicU64; PORTS] = [const { AtomicU64::new(0) }; PORTS];
+
+/// The entries of as many ports as a page of event words has.
+pub(super) type Entries = [AtomicU64; PORTS_PER_PAGE];
+
+/// Entries of the ports behind those; null where there are none.
+static FURTHER: [AtomicPtr<Entries>; MORE] = [const { AtomicPtr::new(ptr::null_mut()) }; MORE];
+const MORE: usize = EVTCHN_FIFO_NR_CHANNELS as usize / PORTS_PER_PAGE;
+
+/// Makes room for the ports of page `page` of event words, where the table has none.
+pub(super) fn extend(page: usize, entries: &'static Entries) {
+    if page >= PORTS / PORTS_PER_PAGE {
+        FURTHER[page].store(ptr::from_ref(entries).cast_mut(), Release);
+    }
+}
 
 /// What an event of a port came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +90,13 @@ fn call(contents: u64, port: Port) {
 }
 
 fn entry(port: Port) -> Option<&'static AtomicU64> {
-    TABLE.get(usize::try_from(port.0).ok()?)
+    let number = usize::try_from(port.0).ok()?;
+    if let Some(entry) = TABLE.get(number) {
+        return Some(entry);
+    }
+    let entries = FURTHER.get(number / PORTS_PER_PAGE)?.load(Acquire);
+    // SAFETY: null, or put there by `extend` from a `&'static`.
+    unsafe { entries.as_ref() }?.get(number % PORTS_PER_PAGE)
 }
 
 /// The address in an entry, its upper bits as a canonical address has them.
@@ -149,6 +173,16 @@ mod tests {
         run(Port(12));
         assert_eq!(set_function(Port(12), |_| ()), Some(true));
         assert!(!fired(Port(12)), "it was handed on with the answer above");
+    }
+
+    #[test]
+    fn the_table_grows_by_pages() {
+        static ENTRIES: Entries = [const { AtomicU64::new(0) }; PORTS_PER_PAGE];
+        assert!(!set_latch(Port(5 * 1024 + 7)));
+        extend(5, &ENTRIES);
+        assert!(set_latch(Port(5 * 1024 + 7)) && !set_latch(Port(6 * 1024)));
+        run(Port(5 * 1024 + 7));
+        assert!(fired(Port(5 * 1024 + 7)));
     }
 
     #[test]

@@ -3,7 +3,11 @@
 //!
 //! The hypervisor sets a pending bit, then the selector bit, then `upcall_pending`; the kernel clears them in the
 //! opposite order, so that nothing which comes in between is lost (`event_channel.h`, `xen.h`).
+//!
+//! The 64 ports of a word may belong to different CPUs, and only the hypervisor's choice of whom to tell says to which. A
+//! CPU that looks at a word must leave the others' events alone, so the kernel keeps a note of each port's CPU.
 
+use core::sync::atomic::AtomicU16;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 
 use super::Port;
@@ -16,6 +20,26 @@ pub const PORTS: usize = 64 * 64;
 fn locate(port: Port) -> Option<(usize, u64)> {
     let port = port.0 as usize;
     (port < PORTS).then(|| (port / 64, 1 << (port % 64)))
+}
+
+/// The CPU that each port notifies.
+static OWNERS: [AtomicU16; PORTS] = [const { AtomicU16::new(0) }; PORTS];
+
+/// Notes that `port`, which is masked, notifies CPU `vcpu`.
+pub fn set_owner(port: Port, vcpu: u32) {
+    if let (Some(owner), Ok(vcpu)) = (OWNERS.get(port.0 as usize), u16::try_from(vcpu)) {
+        owner.store(vcpu, SeqCst);
+    }
+}
+
+/// Whether `port` notifies CPU `vcpu`.
+pub fn is_owner(port: Port, vcpu: u32) -> bool {
+    OWNERS.get(port.0 as usize).is_some_and(|owner| u32::from(owner.load(Relaxed)) == vcpu)
+}
+
+/// Whether the port is masked.
+pub fn is_masked(shared: &SharedInfo, port: Port) -> bool {
+    locate(port).is_none_or(|(word, bit)| shared.mask[word].load(SeqCst) & bit != 0)
 }
 
 /// Sets the port's mask bit.
@@ -50,10 +74,11 @@ pub fn set_pending(shared: &SharedInfo, port: Port) {
     }
 }
 
-/// Calls `run` for every pending, unmasked port after clearing its pending bit, until the CPU's flag stays clear.
+/// Calls `run` for every pending, unmasked port that is `mine` after clearing its pending bit, until the CPU's flag stays
+/// clear.
 ///
 /// A port whose handler makes it pending again gets its next turn only after all the others.
-pub fn scan(shared: &SharedInfo, vcpu: &VcpuInfo, mut run: impl FnMut(Port)) {
+pub fn scan(shared: &SharedInfo, vcpu: &VcpuInfo, mine: impl Fn(Port) -> bool, mut run: impl FnMut(Port)) {
     while vcpu.upcall_pending.swap(0, AcqRel) != 0 {
         let mut words = vcpu.pending_sel.swap(0, AcqRel);
         while words != 0 {
@@ -63,8 +88,9 @@ pub fn scan(shared: &SharedInfo, vcpu: &VcpuInfo, mut run: impl FnMut(Port)) {
             while bits != 0 {
                 let bit = bits & bits.wrapping_neg();
                 bits &= bits - 1;
-                if shared.pending[word].fetch_and(!bit, AcqRel) & bit != 0 {
-                    run(Port((word * 64) as u32 + bit.trailing_zeros()));
+                let port = Port((word * 64) as u32 + bit.trailing_zeros());
+                if mine(port) && shared.pending[word].fetch_and(!bit, AcqRel) & bit != 0 {
+                    run(port);
                 }
             }
         }
@@ -91,7 +117,7 @@ mod tests {
 
     fn fired(shared: &SharedInfo, vcpu: &VcpuInfo) -> Vec<u32> {
         let mut ports = vec![];
-        scan(shared, vcpu, |port| ports.push(port.0));
+        scan(shared, vcpu, |_| true, |port| ports.push(port.0));
         ports
     }
 
@@ -126,13 +152,31 @@ mod tests {
         let vcpu = &shared.vcpu[0];
         raise(&shared, vcpu, 3);
         let mut ports = vec![];
-        scan(&shared, vcpu, |port| {
+        let run = |port: Port| {
             ports.push(port.0);
             if ports.len() < 3 {
                 raise(&shared, vcpu, 3);
             }
-        });
+        };
+        scan(&shared, vcpu, |_| true, run);
         assert_eq!(ports, [3, 3, 3]);
+    }
+
+    #[test]
+    fn a_cpu_leaves_the_events_of_others_alone() {
+        let shared = SharedInfo::default();
+        let [first, second, ..] = &shared.vcpu;
+        set_owner(Port(101), 1);
+        raise(&shared, first, 100);
+        raise(&shared, second, 101);
+        let of = |vcpu, number| {
+            let mut ports = vec![];
+            scan(&shared, vcpu, |port| is_owner(port, number), |port| ports.push(port.0));
+            ports
+        };
+        assert_eq!(of(first, 0), [100]);
+        assert_eq!(of(second, 1), [101]);
+        assert_eq!((of(first, 0), of(second, 1)), (vec![], vec![]));
     }
 
     #[test]

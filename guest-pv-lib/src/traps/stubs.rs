@@ -211,17 +211,23 @@ fn address(vector: Vector) -> u64 {
     stub as u64
 }
 
+/// What the hypervisor is told of each of [`Vector::ALL`], in that order.
+pub fn entries() -> impl Iterator<Item = TrapInfo> {
+    const DPL_USER: u8 = 3;
+    Vector::ALL.into_iter().map(|vector| TrapInfo {
+        vector: vector.number(),
+        // `int3` and `into` may be executed by anyone.
+        flags: if matches!(vector, Vector::BREAKPOINT | Vector::OVERFLOW) { DPL_USER } else { 0 },
+        cs: FLAT_KERNEL_CS,
+        address: address(vector),
+        ..TrapInfo::default()
+    })
+}
+
 /// Registers a stub for each of [`Vector::ALL`].
 pub fn register() -> Result<(), Errno> {
-    const DPL_USER: u8 = 3;
     let mut table = [TrapInfo::default(); Vector::ALL.len() + 1];
-    for (entry, vector) in table.iter_mut().zip(Vector::ALL) {
-        entry.vector = vector.number();
-        // `int3` and `into` may be executed by anyone.
-        entry.flags = if matches!(vector, Vector::BREAKPOINT | Vector::OVERFLOW) { DPL_USER } else { 0 };
-        entry.cs = FLAT_KERNEL_CS;
-        entry.address = address(vector);
-    }
+    table.iter_mut().zip(entries()).for_each(|(slot, entry)| *slot = entry);
     // SAFETY: the table ends with an entry of address zero and lives across the call; each address is a stub that
     // expects the frame of its vector.
     check(unsafe { raw::call1(nr::SET_TRAP_TABLE, table.as_ptr() as u64) }).map(drop)

@@ -1,58 +1,15 @@
-//! Events, waiting and several CPUs: shows each of them, prints the same lines on every hypervisor that gets them right,
-//! and powers off.
-#![cfg_attr(target_os = "none", no_std)]
-#![cfg_attr(target_os = "none", no_main)]
+//! One CPU's events: channels, handlers, waiting.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
 use guest_pv_lib::events::{self, Channel, Port, Virq};
-use guest_pv_lib::sched::{self, Shutdown};
-use guest_pv_lib::{BootContext, Errno, println, time};
+use guest_pv_lib::{BootContext, Errno, println, sched, time};
 use xen_abi::xen::DOMID_SELF;
 
-guest_pv_lib::entry!(kernel, name = "smp", version = "1");
+use crate::{Step, check, ok};
 
-/// A step that did not go as it must, and why.
-type Step = Result<(), &'static str>;
-
-/// A step's name and its code.
-type Named = (&'static str, fn(&BootContext) -> Step);
-
-/// What is shown, in this order.
-const STEPS: [Named; 3] = [("channel", channel), ("handler", handler), ("wait", wait)];
-
-fn kernel(boot: BootContext) -> ! {
-    println!("smp: several CPUs and their events");
-    let mut passed = true;
-    if let Err(error) = time::stop_periodic() {
-        println!("stop_periodic_timer: {error:?}");
-        passed = false;
-    }
-    for (name, step) in STEPS {
-        if let Err(why) = step(&boot) {
-            println!("{name}: FAILED: {why}");
-            passed = false;
-        }
-    }
-    println!("{}", if passed { "smp: all steps passed" } else { "smp: some step failed" });
-    sched::shutdown(if passed { Shutdown::PowerOff } else { Shutdown::Crash })
-}
-
-/// Turns a refused hypercall into the reason of a step.
-fn ok<T>(result: Result<T, Errno>, what: &'static str) -> Result<T, &'static str> {
-    result.map_err(|error| {
-        println!("{what}: {error:?}");
-        what
-    })
-}
-
-/// The reason of a step, where `condition` does not hold.
-fn check(condition: bool, what: &'static str) -> Step {
-    if condition { Ok(()) } else { Err(what) }
-}
-
-fn channel(_: &BootContext) -> Step {
+pub fn channel(_: &BootContext) -> Step {
     let ours = ok(Channel::alloc_unbound(DOMID_SELF), "alloc_unbound")?;
     let theirs = ok(Channel::interdomain(DOMID_SELF, ours.port()), "interdomain")?;
     check(theirs.take() && !theirs.take(), "a new connection starts with one event")?;
@@ -77,7 +34,7 @@ fn count(_: Port) {
     COUNT.fetch_add(1, Ordering::Relaxed);
 }
 
-fn handler(_: &BootContext) -> Step {
+pub fn handler(_: &BootContext) -> Step {
     let channel = ok(Channel::bind_ipi(0), "bind_ipi")?;
     channel.notify();
     channel.set_handler(count);
@@ -97,7 +54,7 @@ const LIMIT: Duration = Duration::from_millis(5);
 /// Far more than any step takes.
 const LONG: Duration = Duration::from_secs(20);
 
-fn wait(_: &BootContext) -> Step {
+pub fn wait(_: &BootContext) -> Step {
     let channel = ok(Channel::bind_ipi(0), "bind_ipi")?;
     for masked in [false, true] {
         if masked {
