@@ -12,7 +12,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use guest_pv_lib::memory::{self, OutOfMemory, Page, Pages, SharedPages, Window};
-use guest_pv_lib::mmu::{self, Access, Flush, MapError, Pte, Space, update_va_mapping};
+use guest_pv_lib::mmu::{
+    self, Access, Entry, Flush, Frame, L1, L2, L3, L4, MapError, Pte, Space, Table, TableLevel,
+    update_va_mapping,
+};
 use guest_pv_lib::sched::{self, Shutdown};
 use guest_pv_lib::{BootContext, println};
 
@@ -25,13 +28,14 @@ type Step = Result<(), &'static str>;
 type Named = (&'static str, fn(&BootContext) -> Step);
 
 /// What is checked, in this order.
-const STEPS: [Named; 6] = [
+const STEPS: [Named; 7] = [
     ("pages", pages),
     ("every frame", every_frame),
     ("window", window),
     ("contiguous", contiguous),
     ("heap", heap),
     ("spaces", spaces),
+    ("frame states", frame_states),
 ];
 
 fn kernel(boot: BootContext) -> ! {
@@ -216,4 +220,34 @@ fn seen(at: u64) -> u64 {
     let word = core::ptr::with_exposed_provenance::<core::sync::atomic::AtomicU64>(at as usize);
     // SAFETY: the step mapped a page of words there, in the space that is active.
     unsafe { &*word }.load(Relaxed)
+}
+
+fn table<L: TableLevel>() -> Result<Frame<Table<L>>, &'static str> {
+    Frame::new().map_err(no_memory)?.into_table().map_err(|_| "a frame cannot become a table")
+}
+
+/// The hypervisor agrees with what the types say of a frame.
+fn frame_states(_: &BootContext) -> Step {
+    let before = memory::free_pages();
+    let window = Window::new(1).map_err(no_memory)?;
+    let page = Page::new().map_err(no_memory)?;
+    let mut level1 = table::<L1>()?;
+    level1.set(7, Entry::page(page.clone(), Access::READ_WRITE)).map_err(|_| "an entry was refused")?;
+    let frame = level1.mfn();
+    let mut level2 = table::<L2>()?;
+    level2.set(0, Entry::table(level1)).map_err(|_| "a table was refused")?;
+    let mut level3 = table::<L3>()?;
+    level3.set(0, Entry::table(level2)).map_err(|_| "a table was refused")?;
+    let mut root = table::<L4>()?;
+    root.set(0, Entry::table(level3)).map_err(|_| "a table was refused")?;
+    let mut root = root.pin().map_err(|_| "a sound root was not pinned")?;
+    // SAFETY: it must be refused; where it is not, nothing is written through it.
+    let result = unsafe { update_va_mapping(window.address(0), Pte::data(frame), Flush::All) };
+    check(result.is_err(), "a pinned table was mapped for writing")?;
+    root.set(0, Entry::empty()).map_err(|_| "a table was not let go")?;
+    check(!page.is_shared(), "a page kept its share")?;
+    let plain = root.unpin().map_err(|_| "not unpinned")?.into_plain().map_err(|_| "not memory again")?;
+    drop((plain, page, window));
+    // A window's tables stay.
+    check(before - memory::free_pages() <= 3, "frames leak")
 }

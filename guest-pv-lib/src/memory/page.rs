@@ -51,7 +51,7 @@ impl Page {
     }
 
     /// The only page of `pages`.
-    fn of(pages: Pages) -> Self {
+    pub(crate) fn of(pages: Pages) -> Self {
         let (frame, count) = pages.into_raw();
         debug_assert_eq!(count, 1);
         let page = Self { frame };

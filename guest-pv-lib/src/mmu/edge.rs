@@ -6,9 +6,11 @@
 
 use xen_abi::xen::{MMUEXT_INVLPG_ALL, MMUEXT_TLB_FLUSH_ALL};
 use xen_abi::xen::{MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR, MmuUpdate, MmuextOp};
-use xen_abi::xen::{MMUEXT_PIN_L4_TABLE, MMUEXT_UNPIN_TABLE};
+use xen_abi::xen::{
+    MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L2_TABLE, MMUEXT_PIN_L3_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_UNPIN_TABLE,
+};
 
-use super::Mfn;
+use super::{Level, Mfn};
 use crate::Errno;
 
 /// Applies updates in order.
@@ -57,14 +59,20 @@ pub fn apply_and_forget(requests: &[MmuUpdate], forget: Forget) -> Result<(), Er
     imp::both(requests, &flush)
 }
 
-/// Pins roots: they are checked as a whole, and stay page tables until they are unpinned.
-pub fn pin_roots(roots: [Mfn; 2]) -> Result<(), Errno> {
-    operate(&roots.map(|root| op(MMUEXT_PIN_L4_TABLE, root.0)))
+/// Pins a table: it is checked with all below it, and stays a page table until it is unpinned.
+pub fn pin(level: Level, table: Mfn) -> Result<(), Errno> {
+    let cmd = match level {
+        Level::L1 => MMUEXT_PIN_L1_TABLE,
+        Level::L2 => MMUEXT_PIN_L2_TABLE,
+        Level::L3 => MMUEXT_PIN_L3_TABLE,
+        Level::L4 => MMUEXT_PIN_L4_TABLE,
+    };
+    operate(&[op(cmd, table.0)])
 }
 
-/// Ends the pins. What nothing else uses is ordinary memory afterwards.
-pub fn unpin_roots(roots: [Mfn; 2]) -> Result<(), Errno> {
-    operate(&roots.map(|root| op(MMUEXT_UNPIN_TABLE, root.0)))
+/// Ends pins. What nothing else uses is ordinary memory afterwards.
+pub fn unpin(tables: &[Mfn]) -> Result<(), Errno> {
+    tables.iter().try_for_each(|table| operate(&[op(MMUEXT_UNPIN_TABLE, table.0)]))
 }
 
 /// Makes these the roots for the kernel and for user mode on this CPU; 0 is no user mode.

@@ -5,6 +5,8 @@
 //! - A page that is (part of) a page table may only be mapped read-only; the hypervisor refuses anything else.
 //!   Changes go through [`update_va_mapping`], [`mmu_update`] and [`mmuext_op`].
 //!
+//! - [`Frame`] is a frame whose type says whether it is memory, a page table or a pinned one: a writable mapping of a
+//!   page table does not compile.
 //! - [`Space`] is an address space for user mode: safe, with sharing and copy on write.
 //!
 //! Changing a mapping can pull memory from under a reference, so the functions
@@ -13,11 +15,14 @@
 mod addr;
 mod batch;
 pub(crate) mod edge;
+mod frame;
 mod space;
+mod teardown;
 mod update;
 mod walk;
 
 pub use addr::{Mfn, P2m, Pfn, Pte, m2p};
+pub use frame::{Entry, Frame, L1, L2, L3, L4, Pinned, Plain, State, Table, TableLevel, Tabular, Upper};
 pub use space::{Access, MapError, Space, USER_END, leave_space};
 pub use update::{Flush, mmu_update, mmuext_op, update_va_mapping};
 pub use walk::{Level, entry_address, index};

@@ -1,9 +1,9 @@
 //! A second address space with the same contents, whose pages are copied when one of the two writes.
 
-use super::tables::{page_of, read};
-use super::{COPY, MapError, OWNED, Space};
+use super::{COPY, MapError, Space};
 use crate::memory::Pages;
 use crate::mmu::edge::Forget;
+use crate::mmu::teardown::{OWNED, page_of, read};
 use crate::mmu::{Level, Mfn, Pte, index};
 
 /// The part of an address that an index of each level is.

@@ -28,13 +28,12 @@ use core::fmt;
 
 use super::batch::Batch;
 use super::edge::Forget;
+use super::teardown::{OWNED, page_of};
 use super::{Mfn, PAGE_SIZE, Pte};
 use crate::Errno;
 use crate::memory::{OutOfMemory, Page, there, words};
-use tables::{Roots, page_of};
+use tables::Roots;
 
-/// In a level-1 entry: it holds a share of its page.
-const OWNED: u64 = 1 << 9;
 /// In a level-1 entry: not writable because the page has, or had, other owners since a fork; a write is to get a copy.
 const COPY: u64 = 1 << 10;
 /// In a level-1 entry: the program may write, at once or after a copy.
@@ -59,7 +58,7 @@ impl Access {
     /// Read and execute.
     pub const READ_EXECUTE: Self = Self { write: false, execute: true };
 
-    const fn flags(self) -> u64 {
+    pub(super) const fn flags(self) -> u64 {
         let mut flags = Pte::PRESENT | Pte::USER | Pte::ACCESSED | OWNED;
         if self.write {
             flags |= Pte::WRITABLE | Pte::DIRTY | MAY_WRITE;
@@ -132,6 +131,15 @@ impl From<Errno> for MapError {
 /// let mut bytes = [0; 2];
 /// space.read(0x40_0ffe, &mut bytes).unwrap();
 /// assert_eq!(&bytes, b"hi");
+/// ```
+///
+/// A page table is no [`Page`], and nothing else can be mapped:
+///
+/// ```compile_fail,E0308
+/// use guest_pv_lib::mmu::{Access, Frame, L1, Space, Table};
+///
+/// let table: Frame<Table<L1>> = Frame::new().unwrap().into_table().unwrap();
+/// Space::new().unwrap().map(0x40_0000, table, Access::READ_WRITE);
 /// ```
 pub struct Space {
     roots: Roots,
@@ -375,6 +383,7 @@ impl Drop for Space {
         if cpus::anywhere(self.roots.kernel) || self.batch.commit(Forget::Nothing).is_err() {
             return;
         }
-        let _ = self.roots.dissolve();
+        // SAFETY: no CPU runs in it, and this is its end. What the hypervisor refuses is leaked.
+        let _ = unsafe { self.roots.dissolve() };
     }
 }

@@ -1,31 +1,14 @@
 //! The page tables of an address space: made, walked, taken apart.
 
 use core::mem::ManuallyDrop;
-use core::sync::atomic::Ordering::Relaxed;
 
-use super::{MapError, OWNED, Space, USER_END, check};
+use super::{MapError, Space, USER_END, check};
 use crate::Errno;
 use crate::memory::{OutOfMemory, Page, Pages, there};
-use crate::mmu::batch::Batch;
 use crate::mmu::edge::{self, Forget};
+use crate::mmu::frame::fill_kernel_half;
+use crate::mmu::teardown::{KERNEL_HALF, dissolve, page_of, read};
 use crate::mmu::{Level, Mfn, PAGE_SIZE, Pfn, Pte, index};
-
-/// The first entry of level 4 that is the kernel's.
-const KERNEL_HALF: usize = 256;
-
-/// The share of a page that a level-1 entry holds, where it holds one.
-///
-/// # Safety
-///
-/// Whoever drops the result takes the share from the entry, which must then be gone.
-pub unsafe fn page_of(entry: Pte) -> Option<Page> {
-    if entry.0 & OWNED == 0 {
-        return None;
-    }
-    let frame = there().pfn(entry.frame()?)?;
-    // SAFETY: the share that the entry was given when it was made.
-    Some(unsafe { Page::from_raw(frame) })
-}
 
 /// The two tables of level 4.
 #[derive(Debug)]
@@ -41,12 +24,7 @@ impl Roots {
     pub fn new() -> Result<Self, MapError> {
         let memory = there_or_error()?;
         let (mut kernel, user) = (Pages::new(1)?, Pages::new(1)?);
-        let entries = kernel.as_mut().as_chunks_mut::<8>().0;
-        for (slot, bytes) in entries.iter_mut().enumerate().skip(KERNEL_HALF) {
-            if let Some(entry) = kernel_entry(slot) {
-                *bytes = entry.0.to_ne_bytes();
-            }
-        }
+        fill_kernel_half(&mut kernel);
         let frames = [kernel.pfn(0), user.pfn(0)];
         let read_only = frames.map(|frame| memory.as_table(frame));
         let [Some(first), Some(second)] = read_only else { return Err(MapError::Refused(Errno::EFAULT)) };
@@ -54,84 +32,20 @@ impl Roots {
         // From here on the frames belong to the tables; where this fails they stay out of use.
         let _ = (kernel.into_raw(), user.into_raw());
         edge::apply(&[first, second])?;
-        edge::pin_roots(roots)?;
+        roots.iter().try_for_each(|&root| edge::pin(Level::L4, root))?;
         Ok(Self { kernel: roots[0], user: roots[1] })
     }
 
-    /// Gives back all tables and pages of the lower half, and the roots. No CPU runs in them.
-    pub fn dissolve(&self) -> Result<(), Errno> {
-        edge::unpin_roots([self.user, self.kernel])?;
-        // Nothing is a page table any more, so all that was one can be written again, and only then be given back.
-        let mut batch = Batch::new();
-        let mut first_error = Ok(());
-        self.each_table(&mut |table, level| {
-            if let Some(update) = there().pfn(table).and_then(|frame| there().as_memory(frame)) {
-                first_error = first_error.and(batch.push_request(update));
-            }
-            if level == Level::L1 {
-                drop_pages(table);
-            }
-        });
-        first_error.and(batch.commit(Forget::Everywhere))?;
-        self.each_table(&mut |table, _| {
-            if let Some(frame) = there().pfn(table) {
-                // SAFETY: the frame came from a `Pages` of one page, is writable again, and its entry was the only
-                // one to name it.
-                drop(unsafe { Pages::from_raw(frame, 1) });
-            }
-        });
-        Ok(())
+    /// Gives back all tables and pages of the lower half, and the roots.
+    ///
+    /// # Safety
+    ///
+    /// No CPU runs in them, and they are not used again.
+    pub unsafe fn dissolve(&self) -> Result<(), Errno> {
+        edge::unpin(&[self.user, self.kernel])?;
+        // SAFETY: nothing points to a root; the user's has the same entries as the kernel's, which owns them.
+        unsafe { dissolve(self.kernel, Level::L4, Some(self.user)) }
     }
-
-    /// Calls `visit` with all tables, each behind those below it, whose frames it may give away.
-    fn each_table(&self, visit: &mut impl FnMut(Mfn, Level)) {
-        for slot in 0..KERNEL_HALF {
-            if let Some(child) = read(self.kernel, slot).frame() {
-                below(child, Level::L3, visit);
-            }
-        }
-        visit(self.kernel, Level::L4);
-        visit(self.user, Level::L4);
-    }
-}
-
-/// Visits the tables below `table` and then itself.
-fn below(table: Mfn, level: Level, visit: &mut impl FnMut(Mfn, Level)) {
-    if let Some(lower) = lower(level) {
-        for child in (0..512).filter_map(|slot| read(table, slot).frame()) {
-            below(child, lower, visit);
-        }
-    }
-    visit(table, level);
-}
-
-/// The level of the tables that an entry of a table of `level` points to.
-const fn lower(level: Level) -> Option<Level> {
-    match level {
-        Level::L1 => None,
-        Level::L2 => Some(Level::L1),
-        Level::L3 => Some(Level::L2),
-        Level::L4 => Some(Level::L3),
-    }
-}
-
-/// Gives up the shares that the entries of a level-1 table hold, which is no table any more.
-fn drop_pages(table: Mfn) {
-    for slot in 0..512 {
-        // SAFETY: the entry translates nothing any more, and is not looked at again.
-        drop(unsafe { page_of(read(table, slot)) });
-    }
-}
-
-/// Entry `slot` of a table of the domain.
-pub fn read(table: Mfn, slot: usize) -> Pte {
-    there().table_entry(table, slot).map_or(Pte::EMPTY, |entry| Pte(entry.load(Relaxed)))
-}
-
-/// What the kernel's half has at `slot`. The hypervisor's own part is not the kernel's to fill in.
-fn kernel_entry(slot: usize) -> Option<Pte> {
-    const HYPERVISOR: core::ops::Range<usize> = 256..272;
-    Some(read(there().root, slot)).filter(|_| !HYPERVISOR.contains(&slot))
 }
 
 fn there_or_error() -> Result<&'static crate::memory::Memory, OutOfMemory> {
