@@ -16,6 +16,7 @@ mod hello;
 mod image;
 mod limits;
 mod linux;
+mod memory;
 mod smp;
 mod support;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     trials.extend(bochs::trials());
     trials.extend(hello::trials());
     trials.extend(smp::trials());
+    trials.extend(memory::trials());
     trials.extend(conformance::trials());
     trials.extend(corrupt::trials());
     trials.extend(image::trials());

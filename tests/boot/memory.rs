@@ -1,0 +1,55 @@
+//! The `memory` guest: the library's allocator, page tables and address spaces, on our hypervisor, on real Xen and in a large domain.
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use xtask::project;
+use xtask::qemu::{Hypervisor, Machine};
+use xtask::session::Session;
+
+use crate::support::{SHORT, guest_lines, trial};
+
+const FIRST_LINE: &str = "memory: start";
+const LAST_LINE: &str = "memory: all steps passed";
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("memory::passes_on_paravane", || lines_on(Hypervisor::Paravane).map(drop)),
+        trial("memory::same_lines_on_xen", same_lines),
+        trial("memory::passes_in_a_large_domain", large),
+    ]
+}
+
+fn lines(machine: &Machine) -> Result<Vec<String>> {
+    let mut session = Session::start(machine)?;
+    session.wait_for(LAST_LINE, SHORT)?;
+    Ok(guest_lines(&session.output(), FIRST_LINE, LAST_LINE))
+}
+
+fn machine(hypervisor: Hypervisor) -> Machine {
+    let mut machine = Machine::new(hypervisor);
+    machine.kernel = Some(project::guest_elf("memory"));
+    machine
+}
+
+fn lines_on(hypervisor: Hypervisor) -> Result<Vec<String>> {
+    lines(&machine(hypervisor))
+}
+
+fn same_lines() -> Result<()> {
+    let ours = lines_on(Hypervisor::Paravane)?;
+    let xens = lines_on(Hypervisor::Xen)?;
+    ensure!(ours == xens, "on Paravane:\n{}\non Xen:\n{}", ours.join("\n"), xens.join("\n"));
+    Ok(())
+}
+
+/// 1.5 million frames are mapped and handed out as quickly as a few.
+fn large() -> Result<()> {
+    for hypervisor in [Hypervisor::Paravane, Hypervisor::Xen] {
+        let mut machine = machine(hypervisor);
+        machine.memory = "7G".into();
+        machine.hypervisor_args.push_str(" dom0_mem=6G");
+        machine.kernel_args = "untouched".into();
+        lines(&machine)?;
+    }
+    Ok(())
+}
