@@ -10,7 +10,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     static PANICKED: AtomicBool = AtomicBool::new(false);
     // A panic while the first one is being reported says no more than that.
     if !PANICKED.swap(true, Ordering::Relaxed) {
-        crate::console::emergency(format_args!("{info}\n"));
+        crate::console::emergency(format_args!("CPU {}: {info}\n", crate::smp::this_cpu().number()));
     }
     shutdown(Shutdown::Crash)
 }

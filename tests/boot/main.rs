@@ -14,6 +14,7 @@ mod domains;
 mod files;
 mod hello;
 mod image;
+mod library;
 mod limits;
 mod linux;
 mod memory;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     trials.extend(corrupt::trials());
     trials.extend(image::trials());
     trials.extend(limits::trials());
+    trials.extend(library::trials());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);
     conclusion.exit_code()
 }

@@ -1,103 +1,95 @@
 //! The console ring of an ordinary domain (`io/console.h`): two byte rings in one page shared with a server.
 //!
-//! Indices run freely and are taken modulo the ring's size. Each side writes its own index only; what the other side
-//! writes is believed no further than the ring is long.
+//! [`Ring`] is the page from either end: the domain's own, which this module maps over a page of the image, or the one that
+//! a server of consoles mapped. What the other end writes is believed no further than the rings are long.
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicU8, AtomicU32};
+use core::mem::offset_of;
+use core::ops::Deref;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
 
-use xen_abi::io::console::XenconsInterface;
+use xen_abi::io::console::{XENCONS_IN_SIZE, XENCONS_OUT_SIZE, XenconsInterface as Wire};
 
+use crate::byte_ring::ByteRing;
 use crate::events::{self, Port};
-use crate::sched;
 
-/// `struct xencons_interface`, as atomics.
+/// Where the page's fields are, in words.
+const IN: usize = offset_of!(Wire, in_) / 4;
+const OUT: usize = offset_of!(Wire, out) / 4;
+const IN_CONS: usize = offset_of!(Wire, in_cons) / 4;
+const IN_PROD: usize = offset_of!(Wire, in_prod) / 4;
+const OUT_CONS: usize = offset_of!(Wire, out_cons) / 4;
+const OUT_PROD: usize = offset_of!(Wire, out_prod) / 4;
+const WORDS: usize = size_of::<Wire>() / 4;
+
+/// The shared page of a console.
 #[doc(alias = "xencons_interface")]
-#[repr(C)]
 #[derive(Debug)]
-pub struct Ring {
-    input: [AtomicU8; 1024],
-    output: [AtomicU8; 2048],
-    in_cons: AtomicU32,
-    in_prod: AtomicU32,
-    out_cons: AtomicU32,
-    out_prod: AtomicU32,
-}
+pub struct Ring<M>(M);
 
-const _: () = {
-    use core::mem::offset_of;
-    assert!(size_of::<Ring>() == size_of::<XenconsInterface>() && size_of::<Slot>() == 4096);
-    assert!(offset_of!(Ring, output) == offset_of!(XenconsInterface, out));
-    assert!(offset_of!(Ring, in_cons) == offset_of!(XenconsInterface, in_cons));
-    assert!(offset_of!(Ring, out_prod) == offset_of!(XenconsInterface, out_prod));
-};
-
-impl Ring {
-    const fn new() -> Self {
-        Self {
-            input: [const { AtomicU8::new(0) }; 1024],
-            output: [const { AtomicU8::new(0) }; 2048],
-            in_cons: AtomicU32::new(0),
-            in_prod: AtomicU32::new(0),
-            out_cons: AtomicU32::new(0),
-            out_prod: AtomicU32::new(0),
-        }
+impl<M: Deref<Target = [AtomicU32]>> Ring<M> {
+    /// Takes the memory as it is; none where it is shorter than the interface.
+    #[must_use]
+    pub fn new(memory: M) -> Option<Self> {
+        (memory.len() >= WORDS).then_some(Self(memory))
     }
 
-    /// Puts as much of `bytes` into the output as there is room for, and returns how much that was.
-    pub fn send(&self, bytes: &[u8]) -> usize {
-        let size = self.output.len() as u32;
-        let produced = self.out_prod.load(Relaxed);
-        // A server that claims to have read more than there was has no room to give.
-        let room = size.saturating_sub(produced.wrapping_sub(self.out_cons.load(Acquire)));
-        let len = bytes.len().min(room as usize);
-        for (offset, &byte) in (0u32..).zip(&bytes[..len]) {
-            self.output[(produced.wrapping_add(offset) % size) as usize].store(byte, Relaxed);
-        }
-        self.out_prod.store(produced.wrapping_add(len as u32), Release);
-        len
+    /// From the server to the domain: what is typed.
+    #[must_use]
+    pub fn input(&self) -> ByteRing<'_> {
+        let data = &self.0[IN..IN + XENCONS_IN_SIZE as usize / 4];
+        ByteRing::new(data, &self.0[IN_PROD], &self.0[IN_CONS])
     }
 
-    /// Takes input into `buffer` and returns how many bytes that was.
-    pub fn receive(&self, buffer: &mut [u8]) -> usize {
-        let size = self.input.len() as u32;
-        let consumed = self.in_cons.load(Relaxed);
-        let there = self.in_prod.load(Acquire).wrapping_sub(consumed).min(size);
-        let len = buffer.len().min(there as usize);
-        for (offset, byte) in (0u32..).zip(&mut buffer[..len]) {
-            *byte = self.input[(consumed.wrapping_add(offset) % size) as usize].load(Relaxed);
-        }
-        self.in_cons.store(consumed.wrapping_add(len as u32), Release);
-        len
+    /// From the domain to the server: what is printed.
+    #[must_use]
+    pub fn output(&self) -> ByteRing<'_> {
+        let data = &self.0[OUT..OUT + XENCONS_OUT_SIZE as usize / 4];
+        ByteRing::new(data, &self.0[OUT_PROD], &self.0[OUT_CONS])
     }
 }
 
 /// A whole page of the image, over which the ring's frame is mapped.
 #[repr(C, align(4096))]
-struct Slot(Ring);
+struct Slot([AtomicU32; 1024]);
 
-static SLOT: Slot = Slot(Ring::new());
+static SLOT: Slot = Slot([const { AtomicU32::new(0) }; 1024]);
 static PORT: AtomicU32 = AtomicU32::new(0);
 
 /// The domain's ring.
-#[must_use]
-pub fn ring() -> &'static Ring {
-    &SLOT.0
+fn own() -> Ring<&'static [AtomicU32]> {
+    Ring(&SLOT.0)
 }
 
-/// Writes all of `bytes`, waiting for room as long as it takes.
-pub fn write(mut bytes: &[u8]) {
-    let port = Port(PORT.load(Relaxed));
-    while !bytes.is_empty() {
-        bytes = &bytes[SLOT.0.send(bytes)..];
-        // A server that went away (the port is closed) leaves nobody to tell.
-        if events::notify(port).is_err() {
+/// The port by which both ends tell each other that the ring changed.
+pub(super) fn port() -> Port {
+    Port(PORT.load(Relaxed))
+}
+
+/// Writes all of `bytes`, waiting for room as long as it takes. A server that is gone, or breaks the ring, loses them.
+pub(super) fn write(mut bytes: &[u8]) {
+    loop {
+        let Ok(sent) = own().output().push(bytes) else { return };
+        // A closed port leaves nobody to make room.
+        if events::notify(port()).is_err() {
             return;
         }
-        if !bytes.is_empty() {
-            sched::yield_now();
+        bytes = &bytes[sent..];
+        if bytes.is_empty() {
+            return;
         }
+        super::pause();
     }
+}
+
+/// Takes what was typed, without waiting.
+pub(super) fn read(buffer: &mut [u8]) -> usize {
+    let len = own().input().pop(buffer).unwrap_or(0);
+    if len > 0 {
+        // There is room again. A server that is gone does not care.
+        let _ = events::notify(port());
+    }
+    len
 }
 
 /// Maps the ring that `start_info` names over the static.
@@ -118,41 +110,38 @@ pub(super) unsafe fn map(boot: &crate::BootContext) -> Result<(), crate::Errno> 
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
     use super::*;
 
-    #[test]
-    fn output_stops_where_the_ring_is_full_and_wraps() {
-        let ring = Ring::new();
-        ring.out_prod.store(u32::MAX - 9, Relaxed);
-        ring.out_cons.store(u32::MAX - 9, Relaxed);
-        assert_eq!(ring.send(&[7; 3000]), 2048);
-        assert_eq!(ring.send(&[7; 1]), 0);
-        ring.out_cons.store(u32::MAX, Relaxed);
-        assert_eq!(ring.send(&[9; 100]), 9);
-        assert_eq!(ring.output[(u32::MAX - 9) as usize % 2048].load(Relaxed), 9);
+    fn memory() -> Vec<AtomicU32> {
+        (0..1024).map(|_| AtomicU32::new(0)).collect()
     }
 
     #[test]
-    fn a_lying_server_gains_nothing() {
-        let ring = Ring::new();
-        ring.out_cons.store(5, Relaxed);
-        assert_eq!(ring.send(&[1; 10]), 0);
-        ring.in_prod.store(1 << 30, Relaxed);
+    fn the_fields_are_where_the_header_says() {
+        let memory = memory();
+        let ring = Ring::new(memory.as_slice()).unwrap();
+        ring.output().push(b"out").unwrap();
+        ring.input().push(b"input").unwrap();
+        assert_eq!(memory[3084 / 4].load(Relaxed), 3);
+        assert_eq!(memory[3076 / 4].load(Relaxed), 5);
+        assert_eq!(memory[1024 / 4].load(Relaxed).to_le_bytes(), *b"out\0");
+        assert_eq!(memory[0].load(Relaxed).to_le_bytes(), *b"inpu");
+        assert_eq!((ring.output().size(), ring.input().size()), (2048, 1024));
+        assert!(Ring::new(&memory[..771]).is_none());
+    }
+
+    #[test]
+    fn both_ends_understand_each_other() {
+        let memory = memory();
+        let (domain, server) = (Ring::new(memory.as_slice()).unwrap(), Ring::new(memory.as_slice()).unwrap());
+        assert_eq!(domain.output().push(&[7; 3000]), Ok(2048));
         let mut buffer = [0; 4096];
-        assert_eq!(ring.receive(&mut buffer), 1024);
-    }
-
-    #[test]
-    fn input_comes_in_order() {
-        let ring = Ring::new();
-        for (slot, byte) in ring.input.iter().zip(b"hello") {
-            slot.store(*byte, Relaxed);
-        }
-        ring.in_prod.store(5, Relaxed);
-        let mut buffer = [0; 3];
-        assert_eq!(ring.receive(&mut buffer), 3);
-        assert_eq!(&buffer, b"hel");
-        assert_eq!(ring.receive(&mut buffer), 2);
-        assert_eq!(&buffer[..2], b"lo");
+        assert_eq!(server.output().pop(&mut buffer), Ok(2048));
+        assert_eq!(server.input().push(b"hello"), Ok(5));
+        assert_eq!(domain.input().pop(&mut buffer[..3]), Ok(3));
+        assert_eq!(&buffer[..3], b"hel");
     }
 }
