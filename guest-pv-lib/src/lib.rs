@@ -70,6 +70,8 @@ pub mod time;
 pub mod traps;
 pub mod user;
 pub mod version;
+#[cfg(feature = "virtio")]
+pub mod virtio;
 pub mod words;
 pub mod xenstore;
 

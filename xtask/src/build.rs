@@ -12,13 +12,16 @@ use crate::{elf, process, project};
 
 /// The hypervisor's package and the name of its binary.
 const HYPERVISOR: (&str, &str) = ("hypervisor", "paravane");
-/// The package whose examples are the guests.
-const GUESTS: &str = "guest-pv-lib";
+/// The packages whose examples are guests.
+const GUESTS: [&str; 2] = ["guest-pv-lib", "pv-drivers"];
 
 /// The kernel that checks the hypercall ABI.
 const CONFORMANCE: &str = "conformance";
-/// The packages of `tests` that are kernels, and the names of their binaries; the other counts what hypercalls cost.
-const KERNELS: [&str; 2] = [CONFORMANCE, "micro"];
+/// The kernel that serves others.
+const DRIVER_DOMAIN: &str = "driver-domain";
+/// The packages that are kernels, and the names of their binaries: one checks hypercalls, one counts what they cost, one has
+/// devices for others.
+const KERNELS: [&str; 3] = [CONFORMANCE, "micro", DRIVER_DOMAIN];
 
 /// Builds everything that boots.
 ///
@@ -50,9 +53,13 @@ pub fn hypervisor() -> Result<()> {
 pub fn guests() -> Result<()> {
     let names = guest_names()?;
     let toolchain = toolchain::ensure()?;
-    cargo_build(&toolchain, &["--package", GUESTS, "--examples"], "the guests")?;
-    let kernels = KERNELS.map(|name| ["--package", name]);
-    cargo_build(&toolchain, kernels.as_flattened(), "the test kernels")?;
+    // One after the other: the features that one kernel wants are not the others'.
+    for package in GUESTS {
+        cargo_build(&toolchain, &["--package", package, "--examples"], &format!("the guests of {package}"))?;
+    }
+    for package in KERNELS {
+        cargo_build(&toolchain, &["--package", package], &format!("the kernel {package}"))?;
+    }
     fs::create_dir_all(project::dist())?;
     for name in names {
         let built = if KERNELS.contains(&name.as_str()) { name.clone() } else { format!("examples/{name}") };
@@ -73,18 +80,21 @@ pub fn conformance() -> Result<()> {
     case::write_list()
 }
 
-/// The guests by name: one for each example of the guest library, and the kernels of `tests`.
+/// The guests by name: one for each example of the guest library and of the drivers, and the other kernels.
 ///
 /// # Errors
 /// The folder cannot be read.
 pub fn guest_names() -> Result<Vec<String>> {
-    let folder = project::root().join(GUESTS).join("examples");
     let mut names = KERNELS.map(str::to_owned).to_vec();
-    for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry?.path();
-        let is_example = path.extension().is_some_and(|ext| ext == "rs") || path.join("main.rs").is_file();
-        if let (true, Some(stem)) = (is_example, path.file_stem()) {
-            names.push(stem.to_string_lossy().into_owned());
+    for package in GUESTS {
+        let folder = project::root().join(package).join("examples");
+        for entry in fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry?.path();
+            let is_example =
+                path.extension().is_some_and(|ext| ext == "rs") || path.join("main.rs").is_file();
+            if let (true, Some(stem)) = (is_example, path.file_stem()) {
+                names.push(stem.to_string_lossy().into_owned());
+            }
         }
     }
     names.sort();

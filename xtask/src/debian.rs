@@ -36,6 +36,7 @@ const LINUX_FILES: &[&str] = &[
     "./lib/modules/*/kernel/drivers/net/ethernet/intel/e1000/*",
     "./lib/modules/*/kernel/drivers/net/net_failover.ko",
     "./lib/modules/*/kernel/drivers/net/virtio_net.ko",
+    "./lib/modules/*/kernel/drivers/net/xen-netfront.ko",
     "./lib/modules/*/kernel/drivers/scsi/*",
     "./lib/modules/*/kernel/drivers/virtio/*",
     "./lib/modules/*/kernel/drivers/xen/*",
@@ -92,12 +93,16 @@ pub fn ensure_guest_files() -> Result<()> {
         finish(&root, "bin/busybox", &busybox())?;
         step.done();
     }
-    if !vmlinuz().is_file() || !modules().is_dir() {
+    // What an older list left out is unpacked by the newer one.
+    let list = project::debian().join("lib/unpacked");
+    let all = fs::read_to_string(&list).is_ok_and(|list| list == LINUX_FILES.join("\n"));
+    if !vmlinuz().is_file() || !all {
         let step = Step::start("Debian's Linux kernel");
         let package = apt.linux_package()?;
         let root = apt.unpack(&package, LINUX_FILES, &step)?;
         let _ = fs::remove_dir_all(project::debian().join("lib"));
         fs::rename(root.join("lib"), project::debian().join("lib"))?;
+        fs::write(&list, LINUX_FILES.join("\n"))?;
         let image = package.replacen("linux-image", "boot/vmlinuz", 1);
         finish(&root, &image, &vmlinuz())?;
         step.done();

@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use hypervisor_core::description::Descriptions;
+use hypervisor_core::description::{Descriptions, Storage};
 
+use crate::cpio::Archive;
 use crate::qemu::{Machine, Module};
 use crate::setup::{self, Need};
 use crate::{build, debian, initramfs, project};
@@ -29,17 +30,46 @@ pub fn add(machine: &mut Machine, file: &Path, alone: bool) -> Result<()> {
     // The hypervisor must know the text for what it is.
     ensure!(name.ends_with(".toml"), "the name of a description ends in .toml, {name} does not");
     machine.modules.push(Module { path: file.into(), name: String::new() });
+    let text = String::from_utf8_lossy(&text);
+    let name_stem = name.trim_end_matches(".toml").to_owned();
     let kernels = described.domains.iter().map(|domain| &domain.kernel);
     let initrds = described.domains.iter().filter_map(|domain| domain.initrd.as_ref());
     let folder = file.parent().unwrap_or(Path::new("."));
     for name in kernels.chain(initrds).collect::<BTreeSet<_>>() {
         ensure!(!name.contains(char::is_whitespace), "QEMU cannot name a module `{name}`: it has a blank");
-        machine.modules.push(Module { path: find(name, folder)?, name: name.clone() });
+        let path = match name.as_str() {
+            ARCHIVE => archive(&name_stem, &text, &described, folder)?,
+            name => find(name, folder)?,
+        };
+        machine.modules.push(Module { path, name: name.clone() });
     }
     Ok(())
 }
 
-/// The file of a module: `debian:vmlinuz`, `guest:initramfs`, `guest:<a guest>`, or a path from the description's folder.
+/// The module with what a driver domain needs: the description, and the files of the disks that it serves.
+const ARCHIVE: &str = "drivers:archive";
+/// What the description is called in it.
+const DESCRIPTION: &str = "domains.toml";
+
+fn archive(stem: &str, text: &str, described: &Descriptions, folder: &Path) -> Result<PathBuf> {
+    let mut archive = Archive::default();
+    archive.file(DESCRIPTION, 0o644, text.as_bytes());
+    let disks = described.domains.iter().flat_map(|domain| &domain.devices.disks);
+    let files = disks.filter_map(|disk| match &disk.storage {
+        Storage::File(file) => Some(file),
+        _ => None,
+    });
+    for name in files.collect::<BTreeSet<_>>() {
+        let path = find(name, folder)?;
+        archive.file(name, 0o644, &fs::read(&path).with_context(|| format!("reading {}", path.display()))?);
+    }
+    fs::create_dir_all(project::guests())?;
+    let path = project::guests().join(format!("{stem}.archive.cpio"));
+    fs::write(&path, archive.finish())?;
+    Ok(path)
+}
+
+/// The file of a module or a disk: `debian:vmlinuz`, `guest:initramfs`, `guest:root.ext4`, `guest:<a guest>`, or a path from the description's folder.
 fn find(name: &str, folder: &Path) -> Result<PathBuf> {
     match name.split_once(':') {
         Some(("debian", "vmlinuz")) => {
@@ -49,6 +79,10 @@ fn find(name: &str, folder: &Path) -> Result<PathBuf> {
         Some(("guest", "initramfs")) => {
             setup::ensure(&[Need::GuestFiles])?;
             initramfs::build()
+        }
+        Some(("guest", "root.ext4")) => {
+            setup::ensure(&[Need::GuestFiles])?;
+            initramfs::root_image()
         }
         Some(("guest", guest)) => {
             let names = build::guest_names()?;

@@ -135,6 +135,8 @@ pub struct Machine {
     pub disk: Option<(PathBuf, Bus)>,
     /// A virtio NIC on QEMU's user network.
     pub net: bool,
+    /// Connections to these ports of the host go to an address and port of that network.
+    pub forwards: Vec<(u16, String)>,
     /// One time-stamp tick for each instruction, independent of the host's clock.
     pub icount: bool,
     /// Wait for a debugger on TCP port 1234.
@@ -166,6 +168,7 @@ impl Machine {
             maker: None,
             disk: None,
             net: false,
+            forwards: Vec::new(),
             icount: false,
             gdb: false,
             cdrom: None,
@@ -222,7 +225,10 @@ impl Machine {
         }
         if self.net {
             // Without its boot ROM, which would need another package.
-            qemu.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
+            let forward = |(port, to): &(u16, String)| format!(",hostfwd=tcp:127.0.0.1:{port}-{to}");
+            let forwards: String = self.forwards.iter().map(forward).collect();
+            qemu.args(["-netdev", &format!("user,id=net{forwards}")]);
+            qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
         }
         if let Some(path) = &self.cdrom {
             ensure!(path.is_file(), "there is no {}", path.display());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::qemu::{Bus, CONSOLE_ARGS, Hypervisor, Machine, Serial};
 use crate::setup::Need;
@@ -44,6 +44,9 @@ pub struct Options {
     /// A virtio NIC on QEMU's user network
     #[arg(long)]
     pub net: bool,
+    /// With --net: forward a port of the host, such as 8080:10.0.2.20:80
+    #[arg(long, requires = "net")]
+    pub forward: Vec<String>,
     /// Add to the hypervisor's command line
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub hv_args: String,
@@ -95,6 +98,7 @@ fn machine(options: &Options) -> Result<Machine> {
     machine.cpu.clone_from(&options.cpu);
     machine.disk = options.disk.clone().map(|path| (path, Bus::Virtio));
     machine.net = options.net;
+    machine.forwards = options.forward.iter().map(|text| forward(text)).collect::<Result<_>>()?;
     machine.gdb = options.gdb;
     machine.icount = options.icount;
     Ok(machine)
@@ -129,6 +133,15 @@ fn guest(hypervisor: Hypervisor, options: &Options) -> Result<Machine> {
 /// Whether there is to be no first domain but a described one.
 fn is_none(options: &Options) -> bool {
     options.kernel.is_none() && options.guest == "none"
+}
+
+/// Reads `<port>:<address>:<port>`.
+fn forward(text: &str) -> Result<(u16, String)> {
+    let read = || {
+        let (port, to) = text.split_once(':')?;
+        to.contains(':').then_some((port.parse().ok()?, to.to_owned()))
+    };
+    read().with_context(|| format!("`--forward {text}` is not such as 8080:10.0.2.20:80"))
 }
 
 /// Adds Debian's Linux with our initramfs.

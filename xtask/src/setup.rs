@@ -88,7 +88,8 @@ impl Need {
                 ("/usr/share/bochs/BIOS-bochs-latest", "bochsbios"),
                 ("/usr/share/bochs/VGABIOS-lgpl-latest", "vgabios"),
             ],
-            Self::Compiler | Self::GuestFiles | Self::LintTools => &[],
+            Self::GuestFiles => &[("/usr/sbin/mke2fs", "e2fsprogs")],
+            Self::Compiler | Self::LintTools => &[],
         };
         rows.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect()
     }

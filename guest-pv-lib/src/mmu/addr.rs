@@ -48,6 +48,12 @@ impl Pte {
     pub const WRITABLE: u64 = 1 << 1;
     /// User mode may access; a PV kernel runs in ring 3 itself, and Xen sets the bit on kernel mappings, too.
     pub const USER: u64 = 1 << 2;
+    /// Writes go through caches.
+    #[doc(alias = "PWT")]
+    pub const WRITE_THROUGH: u64 = 1 << 3;
+    /// Nothing is cached: registers of devices.
+    #[doc(alias = "PCD")]
+    pub const NO_CACHE: u64 = 1 << 4;
     /// Set by the processor when it uses the entry.
     pub const ACCESSED: u64 = 1 << 5;
     /// Set by the processor when it writes through the entry.

@@ -27,6 +27,11 @@ pub const LOOK: Duration = Duration::from_millis(500);
 pub trait Device {
     /// Does what there is to do; answers whether there was anything.
     fn serve(&mut self) -> bool;
+
+    /// Before sleeping: asks for the events that make it worth to serve again. True: there is work already.
+    fn sleep(&mut self) -> bool {
+        false
+    }
 }
 
 /// What the loop needs of the machine around it.
@@ -99,6 +104,13 @@ impl<T: Transport> Domains<T> {
             }
         }
         moved
+    }
+
+    /// Before sleeping, when nothing moved: has all devices ask for events. True: there is work already.
+    #[must_use = "true means: do not sleep"]
+    pub fn sleep(&mut self) -> bool {
+        let devices = self.domains.iter_mut().filter_map(|domain| domain.here.as_mut());
+        devices.flat_map(|here| &mut here.devices).fold(false, |work, device| work | device.sleep())
     }
 
     /// How many are here.

@@ -5,7 +5,7 @@
 //! - [`archive`]: the archive that it is started with.
 //! - [`nodes`]: what a toolstack would write into xenstore for a domain and its devices.
 //! - [`domains`]: the served domains, from the first look at their rings to their end, and starting anew.
-//! - [`console`]: their consoles.
+//! - [`console`], [`devices`]: their consoles, disks and network interfaces.
 //!
 //! ```text
 //! command line, archive ─► config ─► domains ─┬─► nodes ─► xenstore server ◄─ each domain's ring
@@ -24,5 +24,6 @@ extern crate alloc;
 pub mod archive;
 pub mod config;
 pub mod console;
+pub mod devices;
 pub mod domains;
 pub mod nodes;

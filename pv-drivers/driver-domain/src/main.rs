@@ -4,6 +4,12 @@
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
 
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+mod kernel;
+
 /// On a host there is nothing to run: the library has the tests.
 #[cfg(not(target_os = "none"))]
 fn main() {}

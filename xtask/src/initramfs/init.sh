@@ -16,9 +16,21 @@ done </lib/modules/order
 
 grep -qw xenfs /proc/filesystems && mount -t xenfs xenfs /proc/xen
 
+# A root file system on a disk takes over from here.
+root=$(sed -n 's/.*paravane\.root=\([^ ]*\).*/\1/p' /proc/cmdline)
+if [ -n "$root" ]; then
+    for wait in 1 2 3 4 5 6 7 8 9 10; do [ -b "$root" ] || sleep 1; done
+    if mount -t ext4 "$root" /mnt; then
+        for dir in proc sys dev tmp; do mount --move /$dir /mnt/$dir; done
+        exec switch_root /mnt /sbin/init
+    fi
+    echo "cannot mount $root" >/dev/console
+fi
+
 grep -qw paravane.test /proc/cmdline && . /lib/selftest.sh
 
 grep -q paravane.load= /proc/cmdline && /lib/load.sh &
+grep -q paravane.pair= /proc/cmdline && /lib/pair.sh >/dev/console 2>&1 &
 
 # From here on busybox's own init is process 1: it knows what poweroff and reboot ask of it (see inittab).
 exec init
