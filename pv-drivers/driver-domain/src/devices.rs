@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 
 use pv_drivers::blk::{Back, BackOptions, BlockDevice, ImageDisk, RamDisk, SECTOR};
-use pv_drivers::net::back::device::{Net, SharedBridge, check};
+use pv_drivers::net::back::{Net, SharedBridge, check};
 use pv_drivers::transport::Transport;
 use pv_drivers::xenbus::{self, Bus, End};
 

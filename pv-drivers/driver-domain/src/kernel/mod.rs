@@ -99,8 +99,7 @@ impl Around {
 impl Machine<Own> for Around {
     fn devices(&mut self, _: &Own, served: &Served) -> Vec<Box<dyn Device>> {
         let mut devices = Vec::new();
-        let sources =
-            Sources { bus: &self.bus, archive: self.archive, bridge: &self.bridge, own: self.own };
+        let sources = Sources { bus: &self.bus, archive: self.archive, bridge: &self.bridge, own: self.own };
         let disks = served.disks.iter().map(|disk| match sources.disk(served, disk)? {
             Some(device) => Ok(device),
             None => sources.back_end(served, disk, self.machine_disk(disk)?),
