@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Conclusion, Trial};
 
+mod blk;
 mod bochs;
 mod conformance;
 mod corrupt;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     trials.extend(hello::trials());
     trials.extend(smp::trials());
     trials.extend(memory::trials());
+    trials.extend(blk::trials());
     trials.extend(conformance::trials());
     trials.extend(corrupt::trials());
     trials.extend(image::trials());
