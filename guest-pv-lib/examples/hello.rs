@@ -1,8 +1,9 @@
 //! The first guest: shows each thing that a kernel needs from the hypervisor, prints the same lines on every
 //! hypervisor that gets them right, and powers off.
 //!
-//! With `bench` on the command line it also prints the time stamp counter at its first and at its last instruction; with `crash`
-//! it ends by a mistake that nothing but the hypervisor can catch, with `reboot` by asking for a restart.
+//! With `bench` on the command line it also prints the time stamp counter at its first and at its last instruction, with
+//! `module` the beginning of its module; with `crash` it ends by a mistake that nothing but the hypervisor can catch, with
+//! `reboot` by asking for a restart.
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
 
@@ -49,6 +50,9 @@ fn kernel(boot: BootContext) -> ! {
             passed = false;
         }
     }
+    if boot.has_option("module") {
+        show_module(&boot);
+    }
     println!("{}", if passed { "hello: all steps passed" } else { "hello: some step failed" });
     if bench {
         println!("done tsc={}", time::tsc());
@@ -60,6 +64,13 @@ fn kernel(boot: BootContext) -> ! {
         sched::shutdown(Shutdown::Reboot);
     }
     sched::shutdown(if passed { Shutdown::PowerOff } else { Shutdown::Crash })
+}
+
+/// Prints how long the module is, and its first line.
+fn show_module(boot: &BootContext) {
+    let module = boot.module().unwrap_or_default();
+    let line = module.split(|&byte| byte == b'\n').next().and_then(|line| core::str::from_utf8(line).ok());
+    println!("module: {} bytes, {:?}", module.len(), line.unwrap_or_default());
 }
 
 /// Turns a refused hypercall into the reason of a step.

@@ -1,7 +1,7 @@
 //! Damaged kernels: what is changed in the valid ones that they are made from.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use xtask::probe::{self, Probe};
@@ -52,6 +52,15 @@ pub fn save(name: &str, bytes: &[u8]) -> Result<PathBuf> {
     fs::create_dir_all(project::guests())?;
     fs::write(&path, bytes)?;
     Ok(path)
+}
+
+/// A copy of `image` without its multiboot header's magic: QEMU then takes the PVH note.
+pub fn without_multiboot(image: &Path, name: &str) -> Result<PathBuf> {
+    const MAGIC: [u8; 4] = 0x1bad_b002_u32.to_le_bytes();
+    let mut elf = fs::read(image)?;
+    let header = elf.windows(4).position(|word| word == MAGIC).context("no multiboot header")?;
+    elf[header] = 0;
+    save(name, &elf)
 }
 
 /// Cuts the file in the middle of its first loaded segment.

@@ -55,11 +55,8 @@ fn four_cpus() -> Result<()> {
 
 /// QEMU prefers multiboot; without that header's magic it takes the PVH note.
 fn by_pvh() -> Result<()> {
-    const MULTIBOOT_MAGIC: [u8; 4] = 0x1bad_b002_u32.to_le_bytes();
-    let mut elf = std::fs::read(project::hypervisor_elf())?;
-    let header = elf.windows(4).position(|word| word == MULTIBOOT_MAGIC).context("no multiboot header")?;
-    elf[header] = 0;
-    lines_on(Hypervisor::File(files::save("paravane-pvh", &elf)?)).map(drop)
+    let elf = files::without_multiboot(&project::hypervisor_elf(), "paravane-pvh")?;
+    lines_on(Hypervisor::File(elf)).map(drop)
 }
 
 /// Nothing of what newer CPUs have is needed, and nothing that a CPU lacks is used.

@@ -19,6 +19,7 @@ mod library;
 mod limits;
 mod linux;
 mod memory;
+mod multitask;
 mod smp;
 mod support;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     trials.extend(smp::trials());
     trials.extend(memory::trials());
     trials.extend(blk::trials());
+    trials.extend(multitask::trials());
     trials.extend(conformance::trials());
     trials.extend(corrupt::trials());
     trials.extend(image::trials());

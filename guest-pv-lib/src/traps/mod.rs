@@ -97,29 +97,32 @@ pub fn set_handler(vector: Vector, handler: Option<Handler>) -> Option<Handler> 
     unsafe { mem::transmute::<*mut (), Option<Handler>>(old) }
 }
 
-/// Called by the stubs.
+/// The interrupt flag among a frame's flags.
+const INTERRUPT_FLAG: u64 = 1 << 9;
+
+/// Called by the stubs, with upcalls masked.
 #[cfg_attr(not(target_os = "none"), allow(dead_code))]
 pub(crate) extern "C" fn dispatch(frame: &mut Frame) {
-    if frame.vector() == frame::EVENT {
-        crate::events::dispatch();
-    }
     #[cfg(target_os = "none")]
     if frame.from_user() && crate::user::is_in_use() {
         frame.set_fault_address(crate::shared::this_vcpu().cr2.load(Relaxed));
         crate::user::ended(frame);
     }
     if frame.vector() == frame::EVENT {
-        return;
+        return crate::events::dispatch();
     }
     let entry = usize::try_from(frame.vector())
         .ok()
         .and_then(|vector| HANDLERS.get(vector))
         .map_or(core::ptr::null_mut(), |entry| entry.load(Acquire));
+    // A second fault may come as soon as upcalls are unmasked: take the address now.
+    frame.set_fault_address(crate::shared::this_vcpu().cr2.load(Relaxed));
     // SAFETY: as in `set_handler`.
     match unsafe { mem::transmute::<*mut (), Option<Handler>>(entry) } {
         Some(handler) => {
-            // A second fault may come before the handler looks: take the address now.
-            frame.set_fault_address(crate::shared::this_vcpu().cr2.load(Relaxed));
+            if frame.rflags() & INTERRUPT_FLAG != 0 {
+                crate::events::unmask_upcalls();
+            }
             handler(frame);
         }
         None => unhandled(frame),
@@ -127,8 +130,7 @@ pub(crate) extern "C" fn dispatch(frame: &mut Frame) {
 }
 
 #[cfg_attr(not(target_os = "none"), allow(dead_code))]
-fn unhandled(frame: &mut Frame) -> ! {
-    frame.set_fault_address(crate::shared::this_vcpu().cr2.load(Relaxed));
+fn unhandled(frame: &Frame) -> ! {
     crate::console::emergency(format_args!("unhandled exception\n{frame:#?}\n"));
     crate::sched::shutdown(crate::sched::Shutdown::Crash)
 }

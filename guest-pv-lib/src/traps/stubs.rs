@@ -214,10 +214,13 @@ fn address(vector: Vector) -> u64 {
 /// What the hypervisor is told of each of [`Vector::ALL`], in that order.
 pub fn entries() -> impl Iterator<Item = TrapInfo> {
     const DPL_USER: u8 = 3;
+    const MASK_EVENTS: u8 = 4;
     Vector::ALL.into_iter().map(|vector| TrapInfo {
         vector: vector.number(),
-        // `int3` and `into` may be executed by anyone.
-        flags: if matches!(vector, Vector::BREAKPOINT | Vector::OVERFLOW) { DPL_USER } else { 0 },
+        // `int3` and `into` may be executed by anyone. An upcall between the stub and the kernel's stack would run its
+        // handlers on the small stack for user mode.
+        flags: MASK_EVENTS
+            | if matches!(vector, Vector::BREAKPOINT | Vector::OVERFLOW) { DPL_USER } else { 0 },
         cs: FLAT_KERNEL_CS,
         address: address(vector),
         ..TrapInfo::default()

@@ -25,8 +25,9 @@
 //!
 //! Each CPU has an [`Area`] whose end is the stack for entries from user mode. `run` saves the callee-saved registers
 //! on the kernel's stack and that stack pointer in the area, and leaves through the tail of the trap stubs. Whatever
-//! ends user mode builds a [`Frame`] on the area's stack; [`ended`] copies it to `run`'s and goes back to the saved
-//! stack. The area is found by masking the frame's address, so nothing has to be known about the CPU.
+//! ends user mode builds a [`Frame`] on the area's stack, with upcalls masked; [`ended`] copies it to `run`'s and goes
+//! back to the saved stack, where the handlers of an event run. The area is found by masking the frame's address, so
+//! nothing has to be known about the CPU.
 
 mod registers;
 #[cfg(target_os = "none")]
@@ -63,10 +64,10 @@ pub enum Exit {
 }
 
 /// Bytes of an [`Area`], and its alignment.
-const AREA: usize = 8192;
+const AREA: usize = 4096;
 
 /// What a CPU needs to come back from user mode.
-#[repr(C, align(8192))]
+#[repr(C, align(4096))]
 struct Area {
     /// The stack for entries from user mode, which grows down from its end.
     stack: UnsafeCell<[u8; AREA - 48]>,
@@ -189,8 +190,10 @@ impl UserMode {
         crate::platform::after_user();
         // SAFETY: `enter` returns after `ended` has written the frame.
         let ended = unsafe { ended.assume_init() };
-        // An exception arrives with upcalls as the program had them.
-        crate::events::mask_upcalls();
+        // Upcalls are masked on every way out of user mode.
+        if ended.vector() == crate::traps::EVENT {
+            crate::events::dispatch();
+        }
         if !masked {
             crate::events::unmask_upcalls();
         }

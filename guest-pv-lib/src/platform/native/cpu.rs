@@ -200,8 +200,8 @@ fn upcall(frame: &mut Frame) {
     }
 }
 
-/// An exception or a system call. The handler runs with upcalls as they were, and decides by the frame's interrupt flag
-/// how they are afterwards.
+/// An exception or a system call, which arrives with upcalls masked as it does from a hypervisor. The frame's interrupt
+/// flag says how they were, and how they will be.
 fn exception(frame: &mut Frame) {
     const PAGE_FAULT: u64 = traps::Vector::PAGE_FAULT.number() as u64;
     const NO_FPU: u64 = traps::Vector::DEVICE_NOT_AVAILABLE.number() as u64;
@@ -215,7 +215,7 @@ fn exception(frame: &mut Frame) {
         return traps::dispatch(frame);
     }
     let interruptible = frame.rflags & INTERRUPT_FLAG != 0;
-    if vcpu.upcall_mask.load(Relaxed) != 0 {
+    if vcpu.upcall_mask.swap(1, Relaxed) != 0 {
         frame.rflags &= !INTERRUPT_FLAG;
     } else {
         frame.rflags |= INTERRUPT_FLAG;
