@@ -6,6 +6,7 @@
 //! - [`store`][]: xenstore: a client's side, and the server.
 //! - [`xenbus`][]: how two ends find each other, and the states of a connection.
 //! - [`blk`][]: the block device.
+//! - [`console`][]: the console.
 //! - [`net`][]: the network device, and a bridge.
 //!
 //! Nothing here is unsafe: the pages arrive as slices of atomics (a guest kernel maps them, a test allocates them),
@@ -19,6 +20,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod blk;
+pub mod console;
 pub mod net;
 pub mod ring;
 pub mod store;
