@@ -9,11 +9,12 @@ use core::sync::atomic::Ordering::Relaxed;
 use alloc::collections::VecDeque;
 use smallvec::SmallVec;
 
+use super::table::Table;
 use super::{Access, Error, GrantRef, setup};
 use crate::memory::{Pages, SharedPages};
 
 /// References of so many pages are kept without an allocation of their own.
-const INLINE: usize = 8;
+const INLINE: usize = 4;
 
 /// What was dropped while a peer used it.
 static ASIDE: spin::Mutex<VecDeque<Held>> = spin::Mutex::new(VecDeque::new());
@@ -56,6 +57,7 @@ impl Granted {
     ///
     /// [`Error::NoRoom`] where the table is full and cannot grow, with the pages.
     #[doc(alias = "gnttab_grant_foreign_access")]
+    #[inline]
     pub fn new(pages: Pages, peer: u16, access: Access) -> Result<Self, (Error, Pages)> {
         if ASIDE_COUNT.load(Relaxed) != 0 {
             reap();
@@ -64,8 +66,7 @@ impl Granted {
             Ok(table) => table,
             Err(error) => return Err((error, pages)),
         };
-        let pages = SharedPages::from(pages);
-        let mut held = Held { refs: SmallVec::new(), pages };
+        let mut held = Held { refs: SmallVec::new(), pages: SharedPages::from(pages) };
         for page in 0..held.pages.count() {
             match table.publish(peer, held.pages.mfn(page), access, setup::grow) {
                 Ok(reference) => held.refs.push(GrantRef(reference)),
@@ -100,11 +101,18 @@ impl Granted {
     /// The value itself, while the peer uses one of the pages: ask again later, or drop it. Those that it does not use are no
     /// longer granted.
     #[doc(alias = "gnttab_end_foreign_access")]
+    #[inline]
     pub fn end(self) -> Result<Pages, Self> {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: `this` is not used again, unless what was taken out is put back into a new one.
-        let held = unsafe { ManuallyDrop::take(&mut this.0) };
-        held.end().map_err(|held| Self(ManuallyDrop::new(held)))
+        // Whoever has references has a table.
+        match setup::table() {
+            Ok(table) if self.0.revoke(table) => {
+                let mut this = ManuallyDrop::new(self);
+                // SAFETY: `this` is neither used again nor dropped.
+                let held = unsafe { ManuallyDrop::take(&mut this.0) };
+                Ok(held.into_private(table))
+            }
+            _ => Err(self),
+        }
     }
 }
 
@@ -126,38 +134,42 @@ impl Drop for Granted {
     fn drop(&mut self) {
         // SAFETY: the value is not used after its drop.
         let held = unsafe { ManuallyDrop::take(&mut self.0) };
-        if let Err(held) = held.end() {
-            keep(held);
-        }
+        held.free_or_keep();
     }
 }
 
 impl Held {
-    fn end(self) -> Result<Pages, Self> {
-        // Whoever has references has a table.
-        let Ok(table) = setup::table() else { return Err(self) };
-        let mut all = true;
-        for reference in &self.refs {
-            all &= table.revoke(reference.0);
-        }
-        if all { Ok(self.into_private(table)) } else { Err(self) }
+    /// Ends those grants that are not in use; true where these are all of them.
+    #[inline]
+    fn revoke(&self, table: &Table) -> bool {
+        self.refs.iter().fold(true, |all, reference| table.revoke(reference.0) & all)
     }
 
     /// Ends what was granted so far, of which no peer has heard.
-    fn give_up(self, table: &super::table::Table) -> Pages {
+    #[cold]
+    fn give_up(self, table: &Table) -> Pages {
         // A peer that guessed a reference may use it all the same; it cannot hold all of them for ever.
-        while !self.refs.iter().all(|reference| table.revoke(reference.0)) {
+        while !self.revoke(table) {
             core::hint::spin_loop();
         }
         self.into_private(table)
     }
 
-    /// The pages, once no entry grants them any more.
-    fn into_private(self, table: &super::table::Table) -> Pages {
+    /// The pages, once [`revoke`](Self::revoke) has said that no entry grants them any more.
+    #[inline]
+    fn into_private(self, table: &Table) -> Pages {
         self.refs.iter().for_each(|reference| table.give_back(reference.0));
         // SAFETY: every grant of these pages has been ended while the hypervisor said that it is not in use, and none was
         // made but those: nobody else reaches the pages.
         unsafe { self.pages.into_pages() }
+    }
+
+    /// Frees the pages, or keeps them aside while a peer uses them.
+    fn free_or_keep(self) {
+        match setup::table() {
+            Ok(table) if self.revoke(table) => drop(self.into_private(table)),
+            _ => keep(self),
+        }
     }
 }
 
@@ -181,8 +193,6 @@ pub fn reap() {
     for _ in 0..AT_ONCE.min(kept_aside()) {
         let Some(held) = crate::events::without_upcalls(|| ASIDE.lock().pop_front()) else { return };
         ASIDE_COUNT.fetch_sub(1, Relaxed);
-        if let Err(held) = held.end() {
-            keep(held);
-        }
+        held.free_or_keep();
     }
 }

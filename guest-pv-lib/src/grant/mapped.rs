@@ -17,7 +17,7 @@ use crate::sched;
 /// Pages that one hypercall maps or unmaps: bounds the stack that their operations take.
 const BATCH: usize = 32;
 /// Handles of so many pages are kept without an allocation of their own.
-const INLINE: usize = 8;
+const INLINE: usize = 4;
 /// How often a mapping is tried again that the hypervisor cannot make just now.
 const TRIES: u32 = 100;
 

@@ -38,14 +38,15 @@ pub fn init(wanted: Option<Version>) -> Result<(), Error> {
 }
 
 /// The table, set up.
+#[inline]
 pub(super) fn table() -> Result<&'static Table, Error> {
-    match TABLE.get() {
-        Some(table) => Ok(table),
-        None => {
-            init(None)?;
-            TABLE.get().ok_or(Error::NoRoom)
-        }
-    }
+    TABLE.get().map_or_else(first, Ok)
+}
+
+#[cold]
+fn first() -> Result<&'static Table, Error> {
+    init(None)?;
+    TABLE.get().ok_or(Error::NoRoom)
 }
 
 /// The layout in use; none before the table is set up.
@@ -96,6 +97,7 @@ fn set_version(version: Version) -> Result<(), Error> {
 }
 
 /// Maps further frames of the table: as many as there are, up to the limit.
+#[cold]
 pub(super) fn grow(table: &Table) -> Result<(), Error> {
     // An upcall that interrupts growing on this CPU would wait for ever: it gets no reference instead.
     let mut frames = FRAMES.try_lock().ok_or(Error::NoRoom)?;

@@ -8,7 +8,7 @@
 //! came back is not mistaken for the one that was read.
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicU64, fence};
+use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64, fence};
 use core::{hint, ptr};
 
 use xen_abi::grant_table::{
@@ -39,8 +39,6 @@ pub struct Table {
     status: [AtomicPtr<AtomicU16>; MAX_STATUS_FRAMES],
     /// Tag in the upper half, the first free reference in the lower one.
     free: AtomicU64,
-    /// References on the free list, as a hint.
-    count: AtomicU32,
 }
 
 impl Table {
@@ -50,7 +48,6 @@ impl Table {
             frames: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_FRAMES],
             status: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_STATUS_FRAMES],
             free: AtomicU64::new(NONE as u64),
-            count: AtomicU32::new(0),
         }
     }
 
@@ -58,9 +55,23 @@ impl Table {
         self.version
     }
 
-    /// References that nobody has, more or less: others take and give meanwhile.
+    /// References that nobody has. It counts them one by one, and more or less where others take and give meanwhile.
     pub fn free_references(&self) -> u32 {
-        self.count.load(Relaxed)
+        let most = MAX_FRAMES * self.entries_per_frame();
+        let mut next = self.free.load(Acquire) as u32;
+        let mut count = 0;
+        // What somebody takes meanwhile is not a link any more: it may lead anywhere.
+        while self.has(next) && (count as usize) < most {
+            count += 1;
+            next = self.next_free(next);
+        }
+        count
+    }
+
+    /// Whether the table has room for an entry of this reference.
+    fn has(&self, reference: u32) -> bool {
+        let frame = reference as usize / self.entries_per_frame();
+        self.frames.get(frame).is_some_and(|frame| !frame.load(Acquire).is_null())
     }
 
     const fn entries_per_frame(&self) -> usize {
@@ -105,14 +116,28 @@ impl Table {
     }
 
     /// The word with flags and domain of an entry; the one behind it, in version 2, has the frame.
-    fn words(&self, reference: u32) -> &[AtomicU64] {
-        let (index, len) = (reference as usize, self.entries_per_frame());
-        let frame = self.frames[index / len].load(Acquire);
+    #[inline]
+    fn words(&self, reference: u32) -> (&AtomicU64, &AtomicU64) {
+        let index = reference as usize;
+        let (frame, first, second) = match self.version {
+            Version::One => (index / V1_ENTRIES, index % V1_ENTRIES, index % V1_ENTRIES),
+            Version::Two => (index / V2_ENTRIES, index % V2_ENTRIES * 2, index % V2_ENTRIES * 2 + 1),
+        };
+        let frame = self.frames[frame].load(Acquire);
         assert!(!frame.is_null(), "reference {index} is beyond the table");
-        let words = PAGE_SIZE / size_of::<AtomicU64>() / len;
-        // SAFETY: a page that `add_frame` was promised to be mapped for good; `index % len` is an entry in it. The
-        // hypervisor changes parts of it by atomic operations, as this module does.
-        unsafe { core::slice::from_raw_parts(frame.add(index % len * words), words) }
+        // SAFETY: a page that `add_frame` was promised to be mapped for good, and both words lie in it. The hypervisor
+        // changes parts of them by atomic operations, as this module does.
+        unsafe { (&*frame.add(first), &*frame.add(second)) }
+    }
+
+    /// The link in the entry of a free reference.
+    #[inline]
+    fn next_free(&self, reference: u32) -> u32 {
+        let word = self.words(reference).1.load(Relaxed);
+        match self.version {
+            Version::One => (word >> 32) as u32,
+            Version::Two => word as u32,
+        }
     }
 
     /// The status word of an entry.
@@ -124,6 +149,7 @@ impl Table {
     }
 
     /// Takes a reference off the free list.
+    #[inline]
     fn take(&self) -> Option<u32> {
         let mut head = self.free.load(Acquire);
         loop {
@@ -132,15 +158,9 @@ impl Table {
                 return None;
             }
             // Where another CPU takes the same one meanwhile, this is nonsense, and the exchange fails by the tag.
-            let next = match self.version {
-                Version::One => (self.words(first)[0].load(Relaxed) >> 32) as u32,
-                Version::Two => self.words(first)[1].load(Relaxed) as u32,
-            };
+            let next = self.next_free(first);
             match self.free.compare_exchange_weak(head, retagged(head, next), Acquire, Acquire) {
-                Ok(_) => {
-                    self.count.fetch_sub(1, Relaxed);
-                    return Some(first);
-                }
+                Ok(_) => return Some(first),
                 Err(now) => head = now,
             }
             hint::spin_loop();
@@ -148,15 +168,13 @@ impl Table {
     }
 
     /// Puts a reference on the free list whose entry grants nothing.
+    #[inline]
     pub fn give_back(&self, reference: u32) {
-        self.count.fetch_add(1, Relaxed);
+        let shift = if matches!(self.version, Version::One) { 32 } else { 0 };
+        let link = self.words(reference).1;
         let mut head = self.free.load(Relaxed);
         loop {
-            let next = u64::from(head as u32);
-            match self.version {
-                Version::One => self.words(reference)[0].store(next << 32, Relaxed),
-                Version::Two => self.words(reference)[1].store(next, Relaxed),
-            }
+            link.store(u64::from(head as u32) << shift, Relaxed);
             match self.free.compare_exchange_weak(head, retagged(head, reference), Release, Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
@@ -166,6 +184,7 @@ impl Table {
     }
 
     /// Grants `frame` to `peer`. Where no reference is free, `grow` makes some or says why it cannot.
+    #[inline]
     pub fn publish(
         &self,
         peer: u16,
@@ -187,20 +206,21 @@ impl Table {
             Access::ReadWrite => GTF_PERMIT_ACCESS,
         };
         let header = u64::from(flags) | u64::from(peer) << 16;
-        let words = self.words(reference);
+        let (first, second) = self.words(reference);
         match self.version {
-            Version::One => words[0].store(header | frame.0 << 32, Release),
+            Version::One => first.store(header | frame.0 << 32, Release),
             Version::Two => {
-                words[1].store(frame.0, Relaxed);
-                words[0].store(header, Release);
+                second.store(frame.0, Relaxed);
+                first.store(header, Release);
             }
         }
         Ok(reference)
     }
 
     /// Makes an entry grant nothing, unless it is in use. May be asked again after it has been done.
+    #[inline]
     pub fn revoke(&self, reference: u32) -> bool {
-        let word = &self.words(reference)[0];
+        let word = self.words(reference).0;
         match self.version {
             Version::One => {
                 let mut now = word.load(Relaxed);
@@ -225,7 +245,7 @@ impl Table {
     /// Whether the peer has it mapped or copies it at the moment.
     pub fn is_in_use(&self, reference: u32) -> bool {
         let flags = match self.version {
-            Version::One => self.words(reference)[0].load(Acquire) as u16,
+            Version::One => self.words(reference).0.load(Acquire) as u16,
             Version::Two => self.status(reference).load(Acquire),
         };
         flags & IN_USE != 0
@@ -271,13 +291,13 @@ mod tests {
         let one = table(Version::One, 1);
         let reference = one.publish(7, Mfn(0x1234_5678), Access::ReadOnly, full).unwrap();
         assert_eq!(reference, 8, "the first eight are reserved");
-        assert_eq!(one.words(8)[0].load(Relaxed), 0x1234_5678_0007_0005);
+        assert_eq!(one.words(8).0.load(Relaxed), 0x1234_5678_0007_0005);
         assert_eq!(one.publish(7, Mfn(1 << 32), Access::ReadWrite, full), Err(Error::OutOfRange));
 
         let two = table(Version::Two, 1);
         let reference = two.publish(0x7ff0, Mfn(1 << 33), Access::ReadWrite, full).unwrap();
-        let words = two.words(reference);
-        assert_eq!((words[0].load(Relaxed), words[1].load(Relaxed)), (0x7ff0_0001, 1 << 33));
+        let (first, second) = two.words(reference);
+        assert_eq!((first.load(Relaxed), second.load(Relaxed)), (0x7ff0_0001, 1 << 33));
     }
 
     #[test]
@@ -287,15 +307,15 @@ mod tests {
             let reference = table.publish(1, Mfn(5), Access::ReadWrite, full).unwrap();
             // What the hypervisor does while the peer has it mapped.
             let mark = |on: bool| match version {
-                Version::One if on => drop(table.words(reference)[0].fetch_or(u64::from(IN_USE), SeqCst)),
-                Version::One => drop(table.words(reference)[0].fetch_and(!u64::from(IN_USE), SeqCst)),
+                Version::One if on => drop(table.words(reference).0.fetch_or(u64::from(IN_USE), SeqCst)),
+                Version::One => drop(table.words(reference).0.fetch_and(!u64::from(IN_USE), SeqCst)),
                 Version::Two => table.status(reference).store(if on { IN_USE } else { 0 }, SeqCst),
             };
             mark(true);
             assert!(table.is_in_use(reference) && !table.revoke(reference));
             mark(false);
             assert!(table.revoke(reference) && table.revoke(reference));
-            assert_eq!(table.words(reference)[0].load(Relaxed), 0);
+            assert_eq!(table.words(reference).0.load(Relaxed), 0);
         }
     }
 
@@ -331,7 +351,7 @@ mod tests {
                                 table.publish(peer, Mfn(round), Access::ReadWrite, full).map(|r| (r, round)),
                             );
                         } else if let Some((reference, frame)) = held.pop() {
-                            let entry = table.words(reference)[0].load(Relaxed);
+                            let entry = table.words(reference).0.load(Relaxed);
                             assert_eq!(
                                 entry,
                                 frame << 32 | u64::from(peer) << 16 | 1,
