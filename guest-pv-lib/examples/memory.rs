@@ -11,14 +11,17 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
-use guest_pv_lib::memory::{self, OutOfMemory, Page, Pages, SharedPages, Window};
+use guest_pv_lib::memory::{self, OutOfMemory, Page, Pages, SharedPages, Window, balloon};
 use guest_pv_lib::mmu::{
-    self, Access, Entry, Flush, Frame, L1, L2, L3, L4, MapError, Pte, Space, Table, TableLevel,
+    self, Access, Entry, Flush, Frame, L1, L2, L3, L4, MapError, Pte, Space, Table, TableLevel, Tables,
     update_va_mapping,
 };
 use guest_pv_lib::platform::{self, Kind};
 use guest_pv_lib::sched::{self, Shutdown};
 use guest_pv_lib::{BootContext, println};
+use x86_64::structures::paging::mapper::Translate;
+use x86_64::structures::paging::{Mapper, Page as Place, PageTableFlags, PhysFrame, Size4KiB};
+use x86_64::{PhysAddr, VirtAddr};
 
 guest_pv_lib::entry!(kernel, name = "memory", version = "1");
 
@@ -29,7 +32,7 @@ type Step = Result<(), &'static str>;
 type Named = (&'static str, fn(&BootContext) -> Step);
 
 /// What is checked, in this order.
-const STEPS: [Named; 7] = [
+const STEPS: [Named; 9] = [
     ("pages", pages),
     ("every frame", every_frame),
     ("window", window),
@@ -37,6 +40,8 @@ const STEPS: [Named; 7] = [
     ("heap", heap),
     ("spaces", spaces),
     ("frame states", frame_states),
+    ("balloon", ballooning),
+    ("mapper", mapper),
 ];
 
 fn kernel(boot: BootContext) -> ! {
@@ -278,4 +283,64 @@ fn frame_states(_: &BootContext) -> Step {
     drop((plain, page, window));
     // A window's tables stay.
     check(before - memory::free_pages() <= 3, "frames leak")
+}
+
+/// Memory goes to the hypervisor and comes back, and the accounts of both agree.
+fn ballooning(boot: &BootContext) -> Step {
+    const PAGES: usize = 1500;
+    let (before, present) = (memory::free_pages(), balloon::present());
+    let reserved = memory::current_pages().map_err(|_| "no reservation")?;
+    let gone = balloon::shrink(PAGES);
+    if platform::kind() != Kind::Pv {
+        return check(gone == 0 && memory::free_pages() == before, "memory went nowhere");
+    }
+    check(gone == PAGES && balloon::away() >= PAGES, "not all pages went")?;
+    check(memory::free_pages() == before - PAGES, "the allocator still has them")?;
+    check(memory::current_pages() == Ok(reserved - PAGES as u64), "the hypervisor counts something else")?;
+    let holes = (0..boot.pages()).filter(|&frame| boot.p2m().mfn(mmu::Pfn(frame)).is_none()).count();
+    check(holes == balloon::away(), "the p2m knows nothing of it")?;
+    check(balloon::set_target(present) == present, "not all pages came back")?;
+    check(memory::free_pages() == before, "what came back is not free")?;
+    check(memory::current_pages() == Ok(reserved), "the hypervisor counts something else")?;
+    // All of it is memory again, at its place.
+    let mut all = Vec::new();
+    while let Ok(mut run) = Pages::new(256) {
+        check(boot.p2m().mfn(run.pfn(0)) == Some(run.mfn(0)), "another machine frame than the p2m's")?;
+        run.as_mut().fill(0x77);
+        all.push(run);
+        if boot.has_option("untouched") && all.len() > 20 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The page tables by the traits of the crate `x86_64`.
+fn mapper(_: &BootContext) -> Step {
+    let flags = PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE;
+    // SAFETY: nothing else changes tables, and what is unmapped below is this step's.
+    let mut tables = unsafe { Tables::kernel() };
+    let mut own = Pages::new(1).map_err(no_memory)?;
+    own.as_mut()[..8].copy_from_slice(&77u64.to_ne_bytes());
+    let frame = PhysFrame::containing_address(PhysAddr::new(own.pfn(0).0 << 12));
+    let page = Place::<Size4KiB>::containing_address(VirtAddr::new(0xffff_a000_1234_5000));
+    // SAFETY: the address is nobody's, and the frame is only read through it.
+    unsafe { tables.map_to(page, frame, flags, &mut memory::Frames) }.map_err(|_| "not mapped")?.ignore();
+    let word = core::ptr::with_exposed_provenance::<core::sync::atomic::AtomicU64>(
+        page.start_address().as_u64() as usize,
+    );
+    // SAFETY: just mapped.
+    check(unsafe { &*word }.load(Relaxed) == 77, "the page shows something else")?;
+    let inside = page.start_address() + 0x123;
+    check(tables.translate_addr(inside) == Some(frame.start_address() + 0x123), "translated wrongly")?;
+    check(tables.translate_addr(VirtAddr::new(own.address())).is_some(), "the direct map is not translated")?;
+    // SAFETY: the page stays readable.
+    unsafe { tables.update_flags(page, PageTableFlags::PRESENT) }.map_err(|_| "not read-only")?.ignore();
+    let root = PhysFrame::containing_address(PhysAddr::new(0));
+    // SAFETY: it must be refused as the page is mapped already.
+    let again = unsafe { tables.map_to(page, root, flags, &mut memory::Frames) };
+    check(again.is_err(), "a page was mapped twice")?;
+    let (unmapped, flush) = tables.unmap(page).map_err(|_| "not unmapped")?;
+    flush.ignore();
+    check(unmapped == frame && tables.translate_addr(inside).is_none(), "still mapped")
 }

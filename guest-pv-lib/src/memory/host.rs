@@ -34,6 +34,8 @@ pub fn setup() -> Memory {
         p2m,
         owners: Vec::leak((0..PAGES).map(|_| AtomicU32::new(0)).collect()),
         free: Lock::new(set(2, PAGES / 2)),
+        away: Lock::new(set(0, 0)),
+        tables: Lock::new(()),
         windows: Lock::new(set(PAGES / 2, PAGES)),
     }
 }

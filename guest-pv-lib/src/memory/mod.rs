@@ -22,6 +22,7 @@
 //!
 //! On a host (unit tests) the domain is a piece of the process' heap, with made-up machine frames.
 
+pub mod balloon;
 mod contiguous;
 #[cfg(any(test, target_os = "none"))]
 mod direct;
@@ -33,6 +34,8 @@ mod host;
 mod lock;
 mod page;
 mod pages;
+#[cfg(feature = "x86_64")]
+mod paging_frames;
 #[cfg(target_os = "none")]
 mod pv;
 mod reservation;
@@ -46,7 +49,11 @@ use core::sync::atomic::AtomicU32;
 pub use contiguous::{Contiguous, contiguous};
 pub use page::Page;
 pub use pages::{Pages, SharedPages};
+#[cfg(feature = "x86_64")]
+pub use paging_frames::Frames;
 pub use reservation::{Region, current_pages, machine_map, map, maximum_pages};
+#[cfg(feature = "x86_64")]
+pub(crate) use tables::Walk;
 pub(crate) use tables::request;
 pub use window::Window;
 
@@ -80,6 +87,11 @@ pub(crate) struct Memory {
     owners: &'static [AtomicU32],
     /// The frames that nobody owns.
     free: Lock<FreeFrames<'static>>,
+    /// The frames that have no memory behind them now: see [`balloon`].
+    away: Lock<FreeFrames<'static>>,
+    /// Held while tables of the direct map are made.
+    #[cfg_attr(not(target_os = "none"), allow(dead_code))]
+    tables: Lock<()>,
     /// The pages of the window area that no [`Window`] has.
     windows: Lock<FreeFrames<'static>>,
 }

@@ -32,8 +32,8 @@ pub fn setup(boot: &BootContext) -> Result<Memory, Errno> {
     let first_free = direct::build(&mut Hypervisor { boot, p2m: boot.p2m(), plan }, plan)?;
     edge::flush_all()?;
     let (frames, p2m) = (plan.frames as usize, boot.p2m());
-    // Free frames, free window pages, and half a word of owners for each frame.
-    let words = words_for(frames) + words_for(WINDOW_PAGES) + frames.div_ceil(2);
+    // Free frames, frames that are away, free window pages, and half a word of owners for each frame.
+    let words = 2 * words_for(frames) + words_for(WINDOW_PAGES) + frames.div_ceil(2);
     let run = (words * 8).div_ceil(PAGE_SIZE) as u64;
     let there = |frame| p2m.mfn(Pfn(frame)).is_some();
     let at = find_run(first_free..plan.frames, run, there).ok_or(Errno::ENOMEM)?;
@@ -42,12 +42,17 @@ pub fn setup(boot: &BootContext) -> Result<Memory, Errno> {
     let storage = unsafe { core::slice::from_raw_parts_mut(storage, words) };
     storage.fill(0);
     let (of_frames, rest) = storage.split_at_mut(words_for(frames));
+    let (of_away, rest) = rest.split_at_mut(words_for(frames));
     let (of_windows, owners) = rest.split_at_mut(words_for(WINDOW_PAGES));
     // SAFETY: two of these atomics for each word, which is aligned for them; the slice is used as such only.
     let owners = unsafe { core::slice::from_raw_parts(owners.as_ptr().cast::<AtomicU32>(), frames) };
     let mut free = FreeFrames::new(of_frames, frames);
     for frame in (first_free..at).chain(at + run..plan.frames).filter(|&frame| there(frame)) {
         free.give(frame as usize, 1);
+    }
+    let mut away = FreeFrames::new(of_away, frames);
+    for frame in (0..plan.frames).filter(|&frame| !there(frame)) {
+        away.give(frame as usize, 1);
     }
     let mut windows = FreeFrames::new(of_windows, WINDOW_PAGES);
     windows.give(0, WINDOW_PAGES);
@@ -58,6 +63,8 @@ pub fn setup(boot: &BootContext) -> Result<Memory, Errno> {
         p2m,
         owners,
         free: Lock::new(free),
+        away: Lock::new(away),
+        tables: Lock::new(()),
         windows: Lock::new(windows),
     })
 }

@@ -70,6 +70,48 @@ impl Memory {
         None
     }
 
+    /// The entry of `level` for `virt` below `root`, where the tables above it exist.
+    #[cfg(feature = "x86_64")]
+    pub(crate) fn entry_of(&self, root: Mfn, virt: u64, level: Level) -> Option<Walk> {
+        let mut table = root;
+        for at in LEVELS {
+            let index = mmu::index(virt, at);
+            let entry = Pte(self.table_entry(table, index)?.load(Ordering::Relaxed));
+            if at == level {
+                return Some(Walk { level, at: table.address() + 8 * index as u64, entry });
+            }
+            table = entry.frame()?;
+        }
+        None
+    }
+
+    /// The machine frame behind `frame`, where the domain has memory there.
+    #[cfg(feature = "x86_64")]
+    pub(crate) fn p2m_entry(&self, frame: Pfn) -> Option<Mfn> {
+        self.p2m.mfn(frame)
+    }
+
+    /// Fills a frame of the domain that nobody uses with zeros.
+    #[cfg(feature = "x86_64")]
+    pub(crate) fn clear(&self, frame: Pfn) {
+        let first = ptr::with_exposed_provenance::<AtomicU64>(self.address(frame) as usize);
+        // SAFETY: the direct map shows all frames of the domain, and nothing refers to this one.
+        let words = unsafe { core::slice::from_raw_parts(first, 512) };
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
+    /// Makes the tables of the direct map for `count` frames from `first`, where the domain was started without memory
+    /// there.
+    #[cfg(target_os = "none")]
+    pub(super) fn make_direct_tables(&self, first: Pfn, count: usize) -> Result<(), OutOfMemory> {
+        let last = first.0 + count as u64;
+        // Another CPU may be at the same 2 MiB.
+        self.tables.with(|()| {
+            (first.0 / 512..last.div_ceil(512))
+                .try_for_each(|leaf| self.make_tables(self.root, self.address(Pfn(leaf * 512))))
+        })
+    }
+
     /// The level-1 entry that maps `virt` in the kernel's half, where its tables exist.
     pub(crate) fn leaf(&self, virt: u64) -> Option<Walk> {
         self.walk(self.root, virt).filter(|found| found.level == Level::L1)

@@ -16,6 +16,8 @@ mod addr;
 mod batch;
 pub(crate) mod edge;
 mod frame;
+#[cfg(feature = "x86_64")]
+mod mapper;
 mod space;
 mod teardown;
 mod update;
@@ -23,6 +25,8 @@ mod walk;
 
 pub use addr::{Mfn, P2m, Pfn, Pte, m2p};
 pub use frame::{Entry, Frame, L1, L2, L3, L4, Pinned, Plain, State, Table, TableLevel, Tabular, Upper};
+#[cfg(feature = "x86_64")]
+pub use mapper::Tables;
 pub use space::{Access, MapError, Space, USER_END, leave_space};
 pub use update::{Flush, mmu_update, mmuext_op, update_va_mapping};
 pub use walk::{Level, entry_address, index};
