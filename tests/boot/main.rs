@@ -20,6 +20,7 @@ mod limits;
 mod linux;
 mod memory;
 mod multitask;
+mod porting;
 mod smp;
 mod support;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     trials.extend(memory::trials());
     trials.extend(blk::trials());
     trials.extend(multitask::trials());
+    trials.extend(porting::trials());
     trials.extend(conformance::trials());
     trials.extend(corrupt::trials());
     trials.extend(image::trials());

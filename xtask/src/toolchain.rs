@@ -93,6 +93,15 @@ impl Toolchain {
     /// A `cargo <verb>` for the bare target, with the verb and all its flags set.
     #[must_use]
     pub fn cargo(&self, verb: &str) -> Command {
+        let mut command = self.cargo_without_flags(verb, &project::target().join("kernel"));
+        command.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"));
+        command
+    }
+
+    /// The same with the compiler's own flags for the target, as somebody else's package has it, and another folder for
+    /// what it builds.
+    #[must_use]
+    pub fn cargo_without_flags(&self, verb: &str, target_dir: &Path) -> Command {
         let mut command = match self {
             Self::Rustup => process::host_cargo(),
             Self::Debian { linker } => debian_cargo(linker),
@@ -102,12 +111,13 @@ impl Toolchain {
             .arg(verb)
             .args(["--target", TARGET])
             .arg("--target-dir")
-            .arg(project::target().join("kernel"));
+            .arg(target_dir)
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env_remove("RUSTFLAGS");
         if matches!(self, Self::Debian { .. }) {
             command.arg("-Zbuild-std=core,alloc,compiler_builtins");
             command.arg("-Zbuild-std-features=compiler-builtins-mem");
         }
-        command.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}")).env_remove("RUSTFLAGS");
         command
     }
 }
