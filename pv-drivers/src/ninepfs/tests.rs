@@ -1,0 +1,316 @@
+//! Files through a ring, a model of the tree, and ends that send anything.
+
+extern crate std;
+
+use std::collections::BTreeMap;
+use std::string::{String, ToString};
+use std::sync::Arc;
+use std::time::Duration;
+use std::vec::Vec;
+use std::{format, thread, vec};
+
+use proptest::prelude::*;
+use spin::Mutex;
+
+use super::back::{self, Server};
+use super::front::{Failed, Files};
+use super::message::{Code, HEADER, Reader, Writer, kind};
+use super::server::{Session, SharedTree};
+use super::tree::{Kind, ROOT, Tree};
+use crate::transport::Transport;
+use crate::transport::host::{HostTransport, Machine};
+use crate::xenbus::{Bus, Device, End};
+
+fn tree(budget: u64) -> SharedTree {
+    Arc::new(Mutex::new(Tree::new(budget)))
+}
+
+/// Runs `work` in a domain that has `tree` of another one.
+fn with_files(tree: &SharedTree, work: impl FnOnce(&mut Files<HostTransport>)) {
+    let machine = Machine::new();
+    let (front_path, back_path) = machine.plug("9pfs", 0, 1, 2);
+    let bus = Bus::new(machine.domain(1));
+    let stop = Arc::new(core::sync::atomic::AtomicBool::new(false));
+    let server = thread::spawn({
+        let (bus, tree, stop) = (Bus::new(machine.domain(2)), tree.clone(), stop.clone());
+        move || {
+            let end = End::back(&bus, &back_path).unwrap();
+            let mut device = Device::new(end, Server::new(tree));
+            while !stop.load(core::sync::atomic::Ordering::Relaxed) {
+                let moved = bus.poll() | device.poll() | back::check(&mut device);
+                if !(moved | device.driver_mut().poll()) {
+                    bus.transport().wait(Some(Duration::from_millis(2)));
+                }
+            }
+        }
+    });
+    let mut device = Device::new(End::front(&bus, &front_path).unwrap(), Files::default());
+    while !device.is_connected() {
+        if !(bus.poll() | device.poll()) {
+            bus.transport().wait(Some(Duration::from_millis(2)));
+        }
+    }
+    work(device.driver_mut());
+    stop.store(true, core::sync::atomic::Ordering::Relaxed);
+    server.join().unwrap();
+}
+
+#[test]
+fn files_are_read_written_listed_and_removed() {
+    let shared = tree(10 << 20);
+    shared.lock().add("etc/motd", b"welcome", 0o644).unwrap();
+    with_files(&shared, |files| {
+        assert_eq!(files.read("/etc/motd").unwrap(), b"welcome");
+        // More than a message, and more than the ring.
+        let large: Vec<u8> = (0..500_000u32).map(|byte| (byte % 253).to_le_bytes()[0]).collect();
+        files.make_directory("var").unwrap();
+        files.write("var/large", &large).unwrap();
+        assert!(files.read("var/large").unwrap() == large);
+        files.write("var/large", b"short").unwrap();
+        assert_eq!(files.read("var/large").unwrap(), b"short");
+        for number in 0..3000 {
+            files.write(&format!("var/{number}"), b"").unwrap();
+        }
+        let listed = files.list("var").unwrap();
+        assert_eq!(listed.len(), 3001);
+        assert!(listed.contains(&"2999".to_string()));
+        assert_eq!(files.read("var/none"), Err(Failed::Refused(Code::ENOENT)));
+        assert_eq!(files.read("none/none"), Err(Failed::Refused(Code::ENOENT)));
+        assert_eq!(files.remove("var", true), Err(Failed::Refused(Code::ENOTEMPTY)));
+        assert_eq!(files.make_directory("var"), Err(Failed::Refused(Code::EEXIST)));
+        files.remove("etc/motd", false).unwrap();
+        files.remove("etc", true).unwrap();
+        assert_eq!(files.list("/").unwrap(), ["var"]);
+        let deep = ["d"; 40];
+        for depth in 1..=deep.len() {
+            files.make_directory(&deep[..depth].join("/")).unwrap();
+        }
+        files.write(&(deep.join("/") + "/f"), b"deep").unwrap();
+        assert_eq!(files.read(&(deep.join("/") + "/f")).unwrap(), b"deep");
+    });
+}
+
+#[test]
+fn a_tree_that_is_read_only_or_full_says_so() {
+    let shared = tree(10_000);
+    shared.lock().add("a", b"1", 0o644).unwrap();
+    with_files(&shared, |files| {
+        assert_eq!(files.write("b", &[0; 20_000]), Err(Failed::Refused(Code::ENOSPC)));
+        files.write("b", &[0; 4000]).unwrap();
+    });
+    shared.lock().read_only = true;
+    with_files(&shared, |files| {
+        assert_eq!(files.write("a", b"2"), Err(Failed::Refused(Code::EROFS)));
+        assert_eq!(files.write("c", b"2"), Err(Failed::Refused(Code::EROFS)));
+        assert_eq!(files.remove("a", false), Err(Failed::Refused(Code::EROFS)));
+        assert_eq!(files.read("a").unwrap(), b"1");
+    });
+}
+
+/// Makes one request of a session.
+fn ask(session: &mut Session, kind: u8, fields: impl FnOnce(&mut Writer)) -> Result<Vec<u8>, Code> {
+    let (mut request, mut reply) = (Writer::default(), Writer::default());
+    request.begin(kind, 9);
+    fields(&mut request);
+    session.answer(request.finish(), &mut reply);
+    let answer = reply.finish();
+    assert_eq!(answer[5..7], [9, 0]);
+    assert_eq!(u32::from_le_bytes(*answer.first_chunk().unwrap()) as usize, answer.len());
+    match answer[4] {
+        kind::RLERROR => Err(Code(Reader::new(&answer[HEADER..]).u32().unwrap())),
+        _ => Ok(answer[HEADER..].to_vec()),
+    }
+}
+
+fn attached(tree: &SharedTree) -> Session {
+    let mut session = Session::new(tree.clone(), 8192);
+    ask(&mut session, kind::TATTACH, |request| request.u32(0)).unwrap();
+    session
+}
+
+fn walk(session: &mut Session, to: u32, names: &[&str]) -> Result<Vec<u8>, Code> {
+    ask(session, kind::TWALK, |request| {
+        request.u32(0);
+        request.u32(to);
+        request.u16(names.len().try_into().unwrap());
+        names.iter().for_each(|name| request.string(name.as_bytes()));
+    })
+}
+
+#[test]
+fn a_file_without_a_name_lives_until_its_last_handle_is_given_up() {
+    let shared = tree(1 << 20);
+    shared.lock().add("file", &[1; 1000], 0o600).unwrap();
+    let before = Tree::new(0).usage().0;
+    let mut session = attached(&shared);
+    walk(&mut session, 1, &["file"]).unwrap();
+    let numbers = |a: u32, b: u32| move |request: &mut Writer| (request.u32(a), request.u32(b)).1;
+    ask(&mut session, kind::TLOPEN, numbers(1, 2)).unwrap();
+    shared.lock().unlink(ROOT, b"file", false).unwrap();
+    let read = |request: &mut Writer| {
+        request.u32(1);
+        request.u64(990);
+        request.u32(100);
+    };
+    assert_eq!(ask(&mut session, kind::TREAD, read).unwrap(), [&[10, 0, 0, 0][..], &[1; 10]].concat());
+    let revive = |request: &mut Writer| {
+        request.u32(0);
+        request.u32(1);
+        request.string(b"again");
+    };
+    assert_eq!(ask(&mut session, kind::TLINK, revive), Err(Code::EPERM));
+    assert!(shared.lock().usage().0 > before + 1000);
+    drop(session);
+    assert_eq!(shared.lock().usage().0, before, "every byte was given back");
+}
+
+#[test]
+fn a_walk_that_ends_on_the_way_makes_no_handle() {
+    let shared = tree(1 << 20);
+    shared.lock().add("a/b", b"", 0).unwrap();
+    let mut session = attached(&shared);
+    assert_eq!(walk(&mut session, 1, &["a", "x"]).unwrap()[..2], [1, 0]);
+    assert_eq!(ask(&mut session, kind::TCLUNK, |request| request.u32(1)), Err(Code::EBADF));
+    assert_eq!(walk(&mut session, 1, &["x"]), Err(Code::ENOENT));
+    assert_eq!(walk(&mut session, 1, &["..", "..", "a", "..", "a", "b"]).unwrap()[..2], [6, 0]);
+    assert_eq!(walk(&mut session, 1, &[]), Err(Code::EINVAL), "in use");
+}
+
+#[test]
+fn handles_are_limited() {
+    let shared = tree(1 << 20);
+    let mut session = attached(&shared);
+    let refused = (1..5000).find(|handle| walk(&mut session, *handle, &[]) == Err(Code::ENFILE));
+    assert_eq!(refused, Some(1024));
+}
+
+/// What may be done to a tree, with few names so that they meet.
+#[derive(Clone, Debug)]
+enum Step {
+    File(u8, u8),
+    Directory(u8, u8),
+    Write(u8, u16, u16),
+    Unlink(u8, u8, bool),
+    Rename(u8, u8, u8, u8),
+    Link(u8, u8, u8),
+    Resize(u8, u16),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let small = 0..6u8;
+    prop::collection::vec(
+        prop_oneof![
+            (small.clone(), small.clone()).prop_map(|(a, b)| Step::File(a, b)),
+            (small.clone(), small.clone()).prop_map(|(a, b)| Step::Directory(a, b)),
+            (small.clone(), 0..3000u16, 0..3000u16).prop_map(|(a, b, c)| Step::Write(a, b, c)),
+            (small.clone(), small.clone(), any::<bool>()).prop_map(|(a, b, c)| Step::Unlink(a, b, c)),
+            (small.clone(), small.clone(), small.clone(), small.clone())
+                .prop_map(|(a, b, c, d)| Step::Rename(a, b, c, d)),
+            (small.clone(), small.clone(), small.clone()).prop_map(|(a, b, c)| Step::Link(a, b, c)),
+            (small, 0..5000u16).prop_map(|(a, b)| Step::Resize(a, b)),
+        ],
+        0..80,
+    )
+}
+
+/// Every path below a directory with what it stands for; fails where a directory contains itself.
+fn paths(tree: &Tree, at: u64, above: &str, depth: usize, all: &mut BTreeMap<String, u64>) {
+    assert!(depth < 100, "a directory within itself");
+    let Kind::Directory(names) = &tree.node(at).unwrap().kind else { return };
+    for (name, id) in names {
+        let path = format!("{above}/{}", String::from_utf8_lossy(name));
+        all.insert(path.clone(), *id);
+        paths(tree, *id, &path, depth + 1, all);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn a_tree_stays_a_tree_and_counts_its_bytes(steps in steps()) {
+        let mut tree = Tree::new(20_000);
+        let mut ids = vec![ROOT];
+        for step in steps {
+            let pick = |index: u8| ids[usize::from(index) % ids.len()];
+            let name = |index: u8| vec![b'a' + index];
+            let made = match step {
+                Step::File(at, new) => tree.create(pick(at), &name(new), Kind::File(vec![]), 0o600, 0).ok(),
+                Step::Directory(at, new) => {
+                    tree.create(pick(at), &name(new), Kind::Directory(BTreeMap::new()), 0o700, 0).ok()
+                }
+                Step::Write(at, offset, length) => {
+                    let _ = tree.write(pick(at), offset.into(), &vec![7; length.into()]);
+                    None
+                }
+                Step::Unlink(at, old, directory) => {
+                    let _ = tree.unlink(pick(at), &name(old), directory);
+                    None
+                }
+                Step::Rename(from, old, to, new) => {
+                    let _ = tree.rename(pick(from), &name(old), pick(to), &name(new));
+                    None
+                }
+                Step::Link(at, new, to) => {
+                    let _ = tree.link(pick(at), &name(new), pick(to));
+                    None
+                }
+                Step::Resize(at, size) => {
+                    let _ = tree.resize(pick(at), size.into());
+                    None
+                }
+            };
+            ids.extend(made);
+            let mut all = BTreeMap::new();
+            paths(&tree, ROOT, "", 0, &mut all);
+            let nodes: std::collections::BTreeSet<u64> = all.values().copied().chain([ROOT]).collect();
+            let contents: u64 = nodes.iter().map(|id| tree.node(*id).unwrap()).map(|node| match node.kind {
+                Kind::Directory(_) => 256,
+                _ => 256 + node.size(),
+            }).sum();
+            // All names have one letter.
+            prop_assert_eq!(tree.usage().0, contents + all.len() as u64);
+            prop_assert!(tree.usage().0 <= tree.usage().1);
+        }
+    }
+
+    #[test]
+    fn any_message_is_answered(messages in prop::collection::vec(
+        (prop_oneof![any::<u8>(), (4..62u8).prop_map(|half| half * 2)],
+         prop::collection::vec(prop_oneof![Just(0u8), Just(1), 0..6u8, any::<u8>()], 0..60)), 1..60,
+    )) {
+        let shared = tree(100_000);
+        shared.lock().add("a/b", b"contents", 0o644).unwrap();
+        let mut session = attached(&shared);
+        for (kind, fields) in messages {
+            let _ = ask(&mut session, kind, |request| fields.iter().for_each(|byte| request.u8(*byte)));
+            prop_assert!(session.largest() >= 4096);
+        }
+    }
+
+    #[test]
+    fn a_front_end_that_writes_anything_on_its_ring_is_survived(
+        words in prop::collection::vec((prop_oneof![0..40usize, 0..1024usize], any::<bool>(), prop_oneof![0..200u32, any::<u32>()]), 1..60),
+    ) {
+        use crate::transport::{Access, Granted};
+        let machine = Machine::new();
+        let (front, back) = (machine.domain(1), machine.domain(2));
+        let lend = |pages| front.lend(front.buffer(pages).unwrap(), 2, Access::ReadWrite).unwrap();
+        let (index, data) = (lend(1), lend(2));
+        super::ring::describe(&index, 1, data.refs());
+        let map = |refs: &[crate::transport::GrantRef]| back.map(1, refs, Access::ReadWrite).unwrap();
+        let mut messages = super::ring::Messages::new(map(index.refs()), map(data.refs()), true);
+        let mut session = Session::new(tree(1000), 8192);
+        let mut reply = Writer::default();
+        for (at, on_index, value) in words {
+            (if on_index { &index } else { &data })[at].store(value, core::sync::atomic::Ordering::Relaxed);
+            let _ = super::ring::described(&index);
+            let Ok(_) = messages.receive(session.largest()) else { continue };
+            if let Some(message) = messages.message() {
+                session.answer(message, &mut reply);
+                messages.done();
+                let _ = messages.send(reply.finish());
+            }
+        }
+    }
+}
