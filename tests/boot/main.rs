@@ -21,6 +21,7 @@ mod linux;
 mod memory;
 mod multitask;
 mod porting;
+mod pair;
 mod smp;
 mod support;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     }
     let mut trials: Vec<Trial> = Vec::new();
     // The longest first, so that the last CPU is not left alone with one of them.
+    trials.extend(pair::trials());
     trials.extend(domains::trials());
     trials.extend(linux::trials());
     trials.extend(bochs::trials());

@@ -12,8 +12,8 @@ use crate::{elf, process, project};
 
 /// The hypervisor's package and the name of its binary.
 const HYPERVISOR: (&str, &str) = ("hypervisor", "paravane");
-/// The packages whose examples are guests.
-const GUESTS: [&str; 2] = ["guest-pv-lib", "pv-drivers"];
+/// The packages whose examples are guests, and the features that these want.
+const GUESTS: [(&str, &str); 2] = [("guest-pv-lib", ""), ("pv-drivers", "smoltcp")];
 
 /// The kernel that checks the hypercall ABI.
 const CONFORMANCE: &str = "conformance";
@@ -54,8 +54,9 @@ pub fn guests() -> Result<()> {
     let names = guest_names()?;
     let toolchain = toolchain::ensure()?;
     // One after the other: the features that one kernel wants are not the others'.
-    for package in GUESTS {
-        cargo_build(&toolchain, &["--package", package, "--examples"], &format!("the guests of {package}"))?;
+    for (package, features) in GUESTS {
+        let what = ["--package", package, "--examples", "--features", features];
+        cargo_build(&toolchain, &what, &format!("the guests of {package}"))?;
     }
     for package in KERNELS {
         cargo_build(&toolchain, &["--package", package], &format!("the kernel {package}"))?;
@@ -86,7 +87,7 @@ pub fn conformance() -> Result<()> {
 /// The folder cannot be read.
 pub fn guest_names() -> Result<Vec<String>> {
     let mut names = KERNELS.map(str::to_owned).to_vec();
-    for package in GUESTS {
+    for (package, _) in GUESTS {
         let folder = project::root().join(package).join("examples");
         for entry in fs::read_dir(&folder).into_iter().flatten() {
             let path = entry?.path();
