@@ -466,6 +466,9 @@ fn step() -> impl Strategy<Value = (usize, Step)> {
 
 type Model = std::collections::BTreeMap<u8, u8>;
 
+/// A client's transaction: its number, what it did, and what it saw.
+type Open = (Id, Vec<Step>, Vec<Vec<u8>>);
+
 proptest! {
     /// Transactions that are committed might as well have run one after the other, each at its end.
     #[test]
@@ -474,8 +477,7 @@ proptest! {
         let clients = [server.connect(0, true, None), server.connect(0, true, None)];
         server.mkdir(clients[0], NONE, "/d").unwrap();
         let mut model = Model::new();
-        // Each client's transaction: its number, and what it did and saw.
-        let mut open: [Option<(Id, Vec<Step>, Vec<Vec<u8>>)>; 2] = [None, None];
+        let mut open: [Option<Open>; 2] = [None, None];
         for (who, step) in steps {
             match step {
                 Step::Begin if open[who].is_none() => {
