@@ -20,8 +20,8 @@ mod limits;
 mod linux;
 mod memory;
 mod multitask;
-mod porting;
 mod pair;
+mod porting;
 mod smp;
 mod support;
 
