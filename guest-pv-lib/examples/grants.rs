@@ -8,13 +8,12 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 
 use guest_pv_lib::grant::{self, Access, Copy, Error, GrantRef, Granted, Mapped, Source, Target, Version};
 use guest_pv_lib::memory::{Pages, SharedPages};
 use guest_pv_lib::sched::{self, Shutdown};
-use guest_pv_lib::xenstore::{self, Transaction};
+use guest_pv_lib::xenstore::{self, Client, GuestLink, GuestRing, Transaction};
 use guest_pv_lib::{BootContext, println, time, words};
 
 guest_pv_lib::entry!(kernel, name = "grants", version = "1");
@@ -22,8 +21,16 @@ guest_pv_lib::entry!(kernel, name = "grants", version = "1");
 /// A step that did not go as it must, and why.
 type Step = Result<(), &'static str>;
 
+/// What the steps work with.
+struct Context {
+    boot: BootContext,
+    /// This domain's number, which is what mapping one's own grants wants.
+    number: u16,
+    store: Option<Client<GuestRing, GuestLink>>,
+}
+
 /// A step's name and its code.
-type Named = (&'static str, fn(&BootContext) -> Step);
+type Named = (&'static str, fn(&Context) -> Step);
 
 /// What is checked, in this order.
 const STEPS: [Named; 7] = [
@@ -36,14 +43,15 @@ const STEPS: [Named; 7] = [
     ("xenstore", store),
 ];
 
-/// This domain's own number, which hypercalls on grants of a peer want.
-static SELF: AtomicU32 = AtomicU32::new(0);
-
 fn kernel(boot: BootContext) -> ! {
     println!("grants: start");
+    let store = xenstore::connect(&boot).ok();
+    // Where there is no xenstore, this is the first domain.
+    let number = store.as_ref().and_then(own_number).unwrap_or(0);
+    let context = Context { boot, number, store };
     let mut passed = true;
     for (name, step) in STEPS {
-        match step(&boot) {
+        match step(&context) {
             Ok(()) => println!("grants: {name}: passed"),
             Err(why) => {
                 println!("grants: {name}: FAILED: {why}");
@@ -51,7 +59,7 @@ fn kernel(boot: BootContext) -> ! {
             }
         }
     }
-    if boot.has_option("cost") {
+    if context.boot.has_option("cost") {
         cost();
     }
     println!("{}", if passed { "grants: all steps passed" } else { "grants: some step failed" });
@@ -63,20 +71,20 @@ fn check(condition: bool, why: &'static str) -> Step {
     if condition { Ok(()) } else { Err(why) }
 }
 
-fn own_number() -> u16 {
-    SELF.load(Relaxed) as u16
+fn own_number(store: &Client<GuestRing, GuestLink>) -> Option<u16> {
+    core::str::from_utf8(&store.read(Transaction::NONE, "domid").ok()?).ok()?.parse().ok()
 }
 
 fn pages(count: usize) -> Result<Pages, &'static str> {
     Pages::new(count).map_err(|_| "out of memory")
 }
 
-fn lend(pages: Pages, access: Access) -> Result<Granted, &'static str> {
-    Granted::new(pages, own_number(), access).map_err(|_| "granting failed")
+fn lend(context: &Context, pages: Pages, access: Access) -> Result<Granted, &'static str> {
+    Granted::new(pages, context.number, access).map_err(|_| "granting failed")
 }
 
-fn table(boot: &BootContext) -> Step {
-    let wanted = if boot.has_option("v2") { Version::Two } else { Version::One };
+fn table(context: &Context) -> Step {
+    let wanted = if context.boot.has_option("v2") { Version::Two } else { Version::One };
     grant::init(Some(wanted)).map_err(|_| "no table")?;
     check(grant::version() == Some(wanted), "another version")?;
     let (frames, most) = grant::capacity().map_err(|_| "no size")?;
@@ -84,11 +92,11 @@ fn table(boot: &BootContext) -> Step {
 }
 
 /// What one end writes the other one reads, and a mapped page is not taken back.
-fn map(_: &BootContext) -> Step {
-    let granted = lend(pages(3)?, Access::ReadWrite)?;
+fn map(context: &Context) -> Step {
+    let granted = lend(context, pages(3)?, Access::ReadWrite)?;
     granted[1024].store(0x1111, Relaxed);
     let mapped =
-        Mapped::new(own_number(), granted.refs(), Access::ReadWrite).map_err(|_| "mapping failed")?;
+        Mapped::new(context.number, granted.refs(), Access::ReadWrite).map_err(|_| "mapping failed")?;
     check(mapped.len() == 3072 && mapped[1024].load(Relaxed) == 0x1111, "the peer reads something else")?;
     mapped[2049].store(0x2222, Relaxed);
     check(granted[2049].load(Relaxed) == 0x2222, "what the peer wrote is not there")?;
@@ -100,31 +108,32 @@ fn map(_: &BootContext) -> Step {
     drop(mapped);
     let pages = granted.end().map_err(|_| "not taken back")?;
     check(pages.as_ref()[2 * 4096 + 4..][..4] == [0x22, 0x22, 0, 0], "the contents are lost")?;
-    let none = Mapped::new(own_number(), &[GrantRef(9)], Access::ReadOnly);
+    let none = Mapped::new(context.number, &[GrantRef(9)], Access::ReadOnly);
     check(none.err() == Some(Error::BadGrant), "a grant that was ended can be mapped")
 }
 
 /// A page that is granted for reading cannot be mapped for writing, and one bad page is enough to map nothing.
-fn read_only(_: &BootContext) -> Step {
-    let granted = lend(pages(2)?, Access::ReadOnly)?;
+fn read_only(context: &Context) -> Step {
+    let granted = lend(context, pages(2)?, Access::ReadOnly)?;
     granted[5].store(55, Relaxed);
-    let writing = Mapped::new(own_number(), granted.refs(), Access::ReadWrite);
+    let writing = Mapped::new(context.number, granted.refs(), Access::ReadWrite);
     check(writing.err() == Some(Error::BadGrant), "mapped for writing")?;
     let bad = [granted.refs()[0], GrantRef(40_000), granted.refs()[1]];
-    check(Mapped::new(own_number(), &bad, Access::ReadOnly).is_err(), "mapped a reference out of range")?;
+    check(Mapped::new(context.number, &bad, Access::ReadOnly).is_err(), "mapped a reference out of range")?;
     check(!granted.is_in_use(), "something stayed mapped")?;
-    let mapped = Mapped::new(own_number(), granted.refs(), Access::ReadOnly).map_err(|_| "mapping failed")?;
+    let mapped =
+        Mapped::new(context.number, granted.refs(), Access::ReadOnly).map_err(|_| "mapping failed")?;
     check(mapped[5].load(Relaxed) == 55, "the peer reads something else")?;
     drop(mapped);
     granted.end().map(drop).map_err(|_| "not taken back")
 }
 
-fn copy(_: &BootContext) -> Step {
-    let domain = own_number();
+fn copy(context: &Context) -> Step {
+    let domain = context.number;
     let mut source = pages(1)?;
     source.as_mut().iter_mut().zip(0u32..).for_each(|(byte, at)| *byte = at as u8);
-    let target = lend(pages(1)?, Access::ReadWrite)?;
-    let read_only = lend(pages(1)?, Access::ReadOnly)?;
+    let target = lend(context, pages(1)?, Access::ReadWrite)?;
+    let read_only = lend(context, pages(1)?, Access::ReadOnly)?;
     let own = SharedPages::from(pages(1)?);
     let peer = |granted: &Granted, offset| Target::Peer { domain, reference: granted.refs()[0], offset };
     let mut pieces = [
@@ -155,11 +164,11 @@ fn copy(_: &BootContext) -> Step {
 }
 
 /// What is dropped while a peer has it mapped comes back when the peer lets go.
-fn aside(_: &BootContext) -> Step {
-    let granted = lend(pages(1)?, Access::ReadWrite)?;
+fn aside(context: &Context) -> Step {
+    let granted = lend(context, pages(1)?, Access::ReadWrite)?;
     let before = guest_pv_lib::memory::free_pages();
     let mapped =
-        Mapped::new(own_number(), granted.refs(), Access::ReadWrite).map_err(|_| "mapping failed")?;
+        Mapped::new(context.number, granted.refs(), Access::ReadWrite).map_err(|_| "mapping failed")?;
     drop(granted);
     check(grant::kept_aside() == 1, "not kept aside")?;
     grant::reap();
@@ -172,15 +181,15 @@ fn aside(_: &BootContext) -> Step {
 }
 
 /// More grants than one frame of the table holds.
-fn growth(_: &BootContext) -> Step {
+fn growth(context: &Context) -> Step {
     let (before, _) = grant::capacity().map_err(|_| "no size")?;
-    let held: Result<Vec<_>, _> = (0..1100).map(|_| lend(pages(1)?, Access::ReadOnly)).collect();
+    let held: Result<Vec<_>, _> = (0..1100).map(|_| lend(context, pages(1)?, Access::ReadOnly)).collect();
     let held = held?;
     let (after, _) = grant::capacity().map_err(|_| "no size")?;
     check(after > before, "the table did not grow")?;
     let last = held.last().ok_or("none")?;
     last[9].store(99, Relaxed);
-    let mapped = Mapped::new(own_number(), last.refs(), Access::ReadOnly).map_err(|_| "mapping failed")?;
+    let mapped = Mapped::new(context.number, last.refs(), Access::ReadOnly).map_err(|_| "mapping failed")?;
     check(mapped[9].load(Relaxed) == 99, "the peer reads something else")?;
     drop(mapped);
     let free = grant::free_references();
@@ -188,15 +197,12 @@ fn growth(_: &BootContext) -> Step {
     check(grant::free_references() == free + 1100, "references are lost")
 }
 
-fn store(boot: &BootContext) -> Step {
-    let client = match xenstore::connect(boot) {
-        Err(_) if boot.has_option("xenstore") => return Err("no connection"),
-        Err(_) => return Ok(()),
-        Ok(client) => client,
+fn store(context: &Context) -> Step {
+    let Some(client) = &context.store else {
+        return check(!context.boot.has_option("xenstore"), "no connection");
     };
     let none = Transaction::NONE;
-    let number = client.read(none, "domid").map_err(|_| "no domid")?;
-    println!("grants: this is domain {}", core::str::from_utf8(&number).unwrap_or("?"));
+    check(own_number(client) == Some(context.number), "no number")?;
     client.watch("data", "token").map_err(|_| "no watch")?;
     client.write(none, "data/grants", b"some value").map_err(|_| "no write")?;
     check(client.read(none, "data/grants").as_deref() == Ok(b"some value"), "another value")?;
@@ -216,7 +222,7 @@ fn cost() {
     let Ok(mut page) = Pages::new(1) else { return };
     let start = time::tsc();
     for _ in 0..ROUNDS {
-        let Ok(granted) = Granted::new(page, own_number(), Access::ReadWrite) else { return };
+        let Ok(granted) = Granted::new(page, 0, Access::ReadWrite) else { return };
         let Ok(back) = granted.end() else { return };
         page = back;
     }

@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use libtest_mimic::Trial;
-use xtask::project;
 use xtask::qemu::{Hypervisor, Machine};
 use xtask::session::Session;
+use xtask::{domains, project};
 
+use crate::files;
 use crate::support::{SHORT, trial};
 
 pub fn trials() -> Vec<Trial> {
@@ -17,7 +18,31 @@ pub fn trials() -> Vec<Trial> {
         }
         trials.push(trial(format!("library::console_on_{name}"), move || echo(hypervisor)));
     }
+    trials.push(trial("library::grants_in_a_served_domain", served));
     trials
+}
+
+/// A domain with its own number, and with xenstore: a driver domain's.
+const SERVED: &str = r#"
+[[domain]]
+id = 0
+name = "drivers"
+kernel = "guest:driver-domain"
+initrd = "drivers:archive"
+
+[[domain]]
+name = "grants"
+kernel = "guest:grants"
+cmdline = "xenstore"
+memory = "32M"
+served_by = "drivers"
+"#;
+
+fn served() -> Result<()> {
+    let mut machine = Machine::new(Hypervisor::Paravane);
+    machine.hypervisor_args.push_str(" dom0_mem=192M");
+    domains::add(&mut machine, &files::save("library.toml", SERVED.as_bytes())?, true)?;
+    Session::start(&machine)?.wait_for("grants: all steps passed", SHORT).map(drop)
 }
 
 /// Grants are given, mapped, copied and taken back.
