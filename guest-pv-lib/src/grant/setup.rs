@@ -11,6 +11,7 @@ use xen_abi::xen::DOMID_SELF;
 
 use super::table::{MAX_FRAMES, MAX_STATUS_FRAMES, Table};
 use super::{Error, Version, operate};
+use crate::events;
 use crate::hypercall::{Errno, check, raw};
 use crate::memory::Window;
 use crate::mmu::{Flush, Mfn, Pte, update_va_mapping};
@@ -28,13 +29,16 @@ static FRAMES: spin::Mutex<usize> = spin::Mutex::new(0);
 /// the table at.
 #[doc(alias("GNTTABOP_set_version", "GNTTABOP_setup_table"))]
 pub fn init(wanted: Option<Version>) -> Result<(), Error> {
-    let table = TABLE.try_call_once(|| {
-        let version = wanted.unwrap_or_else(smallest_version);
-        set_version(version)?;
-        Ok::<_, Error>(Table::new(version))
-    })?;
-    let is_new = *FRAMES.lock() == 0;
-    if is_new { grow(table) } else { Ok(()) }
+    // An upcall that came meanwhile and granted something would wait for this CPU for ever.
+    events::without_upcalls(|| {
+        let table = TABLE.try_call_once(|| {
+            let version = wanted.unwrap_or_else(smallest_version);
+            set_version(version)?;
+            Ok::<_, Error>(Table::new(version))
+        })?;
+        let is_new = *FRAMES.lock() == 0;
+        if is_new { grow(table) } else { Ok(()) }
+    })
 }
 
 /// The table, set up.
@@ -99,8 +103,15 @@ fn set_version(version: Version) -> Result<(), Error> {
 /// Maps further frames of the table: as many as there are, up to the limit.
 #[cold]
 pub(super) fn grow(table: &Table) -> Result<(), Error> {
-    // An upcall that interrupts growing on this CPU would wait for ever: it gets no reference instead.
-    let mut frames = FRAMES.try_lock().ok_or(Error::NoRoom)?;
+    // An upcall that interrupted it and had to grow, too, would wait for this CPU for ever.
+    events::without_upcalls(|| grow_from(table, &mut FRAMES.lock()))
+}
+
+fn grow_from(table: &Table, frames: &mut usize) -> Result<(), Error> {
+    if table.has_free() {
+        // Another CPU was first.
+        return Ok(());
+    }
     let limit = (capacity()?.1 as usize).min(MAX_FRAMES);
     let wanted = (*frames * 2).clamp(1, limit.max(1));
     if wanted <= *frames {

@@ -68,6 +68,11 @@ impl Table {
         count
     }
 
+    /// Whether there is a reference that nobody has.
+    pub fn has_free(&self) -> bool {
+        self.free.load(Acquire) as u32 != NONE
+    }
+
     /// Whether the table has room for an entry of this reference.
     fn has(&self, reference: u32) -> bool {
         let frame = reference as usize / self.entries_per_frame();

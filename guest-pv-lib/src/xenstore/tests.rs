@@ -306,3 +306,86 @@ fn a_reply_is_a_future() {
     assert!(woken.try_recv().is_ok());
     assert_eq!(client.poll_event(&mut context), Poll::Ready(Event { path: "p".into(), token: "t".into() }));
 }
+
+mod hostile {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Turn = std::boxed::Box<dyn Fn() + Send + Sync>;
+
+    /// A link whose server gets honest later.
+    #[derive(Default)]
+    struct Later(std::sync::Mutex<Option<Turn>>);
+
+    impl Link for Later {
+        fn notify(&self) {}
+
+        fn wait(&self) {
+            self.0.lock().unwrap().as_ref().expect("nobody to wait for")();
+        }
+    }
+
+    /// What a server that means harm does next.
+    #[derive(Clone, Debug)]
+    enum Move {
+        /// Any word of the page gets any value.
+        Poke(usize, u32),
+        /// A message with a header that is almost right.
+        Send(u32, u32, std::vec::Vec<u8>, u32),
+        /// It takes some of the requests.
+        Take(usize),
+    }
+
+    fn moves() -> impl Strategy<Value = std::vec::Vec<Move>> {
+        let poke =
+            (prop_oneof![0..1024usize, 512..519usize], any::<u32>()).prop_map(|(at, to)| Move::Poke(at, to));
+        let kind = prop_oneof![Just(XS_READ), Just(XS_WATCH_EVENT), Just(XS_ERROR), 0..24u32];
+        let send = (kind, 0..4u32, prop::collection::vec(any::<u8>(), 0..40), 0..3u32)
+            .prop_map(|(kind, id, payload, more)| Move::Send(kind, id, payload, more));
+        let take = (0..200usize).prop_map(Move::Take);
+        prop::collection::vec(prop_oneof![1 => poke, 6 => send, 2 => take], 1..40)
+    }
+
+    proptest! {
+        /// Whatever the server does, each request ends in an answer, an error or waiting, and the client works on.
+        #[test]
+        fn no_server_makes_the_client_fail(moves in moves()) {
+            let page = page();
+            let client = Client::new(Ring::new(page.clone()).unwrap(), Later::default());
+            let ring = Ring::new(page.clone()).unwrap();
+            let mut replies = vec![];
+            for step in moves {
+                match step {
+                    Move::Poke(at, to) => page[at].store(to, Relaxed),
+                    Move::Send(type_, req_id, payload, more) => {
+                        let len = payload.len() as u32 + more * 2000;
+                        let header = XsdSockmsg { type_, req_id, tx_id: 0, len };
+                        let _ = ring.replies().push(header.as_bytes());
+                        let _ = ring.replies().push(&payload);
+                    }
+                    Move::Take(len) => drop(ring.requests().pop(&mut vec![0; len])),
+                }
+                if let Ok(reply) = client.submit_read(Transaction::NONE, "some/node") {
+                    replies.push(reply);
+                }
+                replies.retain(|reply| reply.check().is_none());
+                while client.next_event().is_some() {}
+            }
+            prop_assert!(replies.len() <= 40);
+            drop(replies);
+            // With a server that comes to its senses the same client speaks on.
+            ring.reset();
+            let server = std::sync::Mutex::new(Server::new(&page));
+            let turn = move || {
+                let mut server = server.lock().unwrap();
+                while let Some(message) = server.next() {
+                    server.answer(&message, message.header.type_, b"OK\0");
+                }
+            };
+            *client.link().0.lock().unwrap() = Some(std::boxed::Box::new(turn));
+            client.restart().unwrap();
+            prop_assert_eq!(client.read(Transaction::NONE, "a"), Ok(b"OK\0".to_vec()));
+        }
+    }
+}
