@@ -77,9 +77,20 @@ impl Platform for Machine {
 
     #[inline(always)]
     fn frame_words(&self, mfn: Mfn) -> &FrameWords {
-        assert!(mfn.0 < self.frames.len() as u64, "no frame {mfn}");
+        if mfn.0 >= self.frames.len() as u64 {
+            no_frame(mfn);
+        }
         // SAFETY: frames of the frame table lie below the end of RAM, all of which is in the direct map.
         unsafe { mm::frame_words(mfn) }
+    }
+
+    fn clear_frame(&self, mfn: Mfn) {
+        let words = self.frame_words(mfn);
+        // SAFETY: the frame has that many words, which are accessed as a whole one after the other. Nobody minds: it is cleared.
+        unsafe {
+            asm!("rep stosq", inout("rcx") words.len() => _, inout("rdi") words.as_ptr() => _, in("rax") 0,
+                options(nostack, preserves_flags));
+        }
     }
 
     fn copy_words(&self, dest: &[AtomicU64], source: &[AtomicU64]) {
@@ -129,6 +140,10 @@ impl Platform for Machine {
 
     fn online_cpus(&self) -> CpuMask {
         smp::ONLINE.load()
+    }
+
+    fn is_online(&self, cpu: CpuId) -> bool {
+        smp::ONLINE.contains(cpu)
     }
 
     fn raise_work(&self, cpu: CpuId, work: Work) {
@@ -307,3 +322,10 @@ impl Platform for Machine {
 
 /// The end of the direct map, which the frame table's length must not pass.
 pub const MAX_FRAMES: u64 = (layout::DIRECT_MAP_END - layout::DIRECT_MAP) >> 12;
+
+/// A frame that is none of the frame table's was asked for: a mistake of the hypervisor's own.
+#[cold]
+#[inline(never)]
+fn no_frame(mfn: Mfn) -> ! {
+    panic!("no frame {mfn}");
+}

@@ -6,7 +6,7 @@
 
 use crate::Hypervisor;
 use crate::ids::GuestVirt;
-use crate::page::is_hypervisors;
+use crate::page::is_guests;
 use crate::platform::{GuestFault, Platform};
 use core::fmt;
 use core::marker::PhantomData;
@@ -37,7 +37,7 @@ impl<T> GuestPtr<T> {
 
     /// Whether the address can be a guest's at all; a copy may fail all the same.
     pub(crate) fn is_plausible(self) -> bool {
-        self.address.is_canonical() && !is_hypervisors(self.address)
+        is_guests(self.address)
     }
 
     /// The same address as a pointer to something else.

@@ -111,6 +111,6 @@ impl GuestVirt {
 
     /// Whether bits 63..47 are all equal, as the hardware demands (SDM Vol. 1, 3.3.7.1).
     pub const fn is_canonical(self) -> bool {
-        ((self.0 as i64) << 16 >> 16) as u64 == self.0
+        self.0.wrapping_add(1 << 47) >> 48 == 0
     }
 }

@@ -138,6 +138,11 @@ pub trait Platform: Send + Sync + Sized + 'static {
         }
     }
 
+    /// Clears a frame that is RAM.
+    fn clear_frame(&self, mfn: Mfn) {
+        self.frame_words(mfn).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
     /// The machine-to-physical table that guests see read-only; at least as long as the frame table.
     fn m2p(&self) -> &[AtomicU64];
     /// Whether a privileged domain must not map this non-RAM frame (local APIC, IOAPIC, HPET, MSI-X tables).
@@ -160,6 +165,10 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn this_cpu(&self) -> CpuId;
     /// All CPUs that are up.
     fn online_cpus(&self) -> CpuMask;
+    /// Whether a CPU is up.
+    fn is_online(&self, cpu: CpuId) -> bool {
+        self.online_cpus().contains(cpu)
+    }
     /// Raises work on a CPU; interrupts it when it is another one.
     fn raise_work(&self, cpu: CpuId, work: Work);
     /// Whether this CPU has work raised: long operations stop here and continue later.

@@ -5,7 +5,7 @@ use super::{cpuid, features};
 use alloc::boxed::Box;
 use alloc::vec;
 use core::arch::asm;
-use core::arch::x86_64::{_fxrstor64, _fxsave64, _xgetbv, _xsetbv};
+use core::arch::x86_64::{_fxrstor64, _fxsave64, _xsetbv};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// XCR0 of a vCPU whose guest never wrote it: x87 and SSE.
@@ -56,13 +56,16 @@ pub unsafe fn set_xcr0(value: u64) {
     }
 }
 
-/// Reads XCR0, 0 on a CPU without it.
-pub fn xcr0() -> u64 {
-    if !features().xsave {
-        return 0;
+/// Writes XCR0 where it is `old` and that is another value: the instruction is slow, and an exit where a hypervisor runs in a virtual
+/// machine.
+///
+/// # Safety
+/// As for [`set_xcr0`].
+pub unsafe fn change_xcr0(old: u64, new: u64) {
+    if old != new {
+        // SAFETY: as the caller promises.
+        unsafe { set_xcr0(new) }
     }
-    // SAFETY: the CPU has XSAVE and CR4.OSXSAVE is set.
-    unsafe { _xgetbv(0) }
 }
 
 #[derive(Clone, Copy)]
@@ -98,13 +101,12 @@ impl FpuImage {
         state
     }
 
-    /// Takes what is in the registers.
+    /// Takes what is in the registers. XCR0 is [`supported_xcr0`].
     pub fn save(&mut self) {
         let at = self.0.as_mut_ptr().cast::<u8>();
         // SAFETY: the area is as large as CPUID says for all of XCR0, and aligned.
         unsafe {
             if features().xsave {
-                set_xcr0(supported_xcr0());
                 asm!("xsave64 [{}]", in(reg) at, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
             } else {
                 _fxsave64(at);
@@ -112,13 +114,12 @@ impl FpuImage {
         }
     }
 
-    /// Loads the registers.
+    /// Loads the registers. XCR0 is [`supported_xcr0`].
     pub fn restore(&self) {
         let at = self.0.as_ptr().cast::<u8>();
         // SAFETY: the image was made by `new` or `save`, so it is one that loads without a fault.
         unsafe {
             if features().xsave {
-                set_xcr0(supported_xcr0());
                 asm!("xrstor64 [{}]", in(reg) at, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
             } else {
                 _fxrstor64(at);

@@ -36,12 +36,21 @@ const GP_IDT: u32 = 1 << 1;
 
 /// An exception with interrupts off; they are on again where it takes longer.
 pub fn exception(vector: u8, regs: &mut Regs) {
-    let guest = Guest::current(this_cpu());
-    let code = (regs.error_code & 0xffff_ffff) as u32;
+    // Each is a function of its own, so that none saves registers for the others' sake.
     match vector {
-        PAGE_FAULT => page_fault(&guest, regs, code),
-        GENERAL_PROTECTION => general_protection(&guest, regs, code),
-        INVALID_OPCODE => invalid_opcode(&guest, regs),
+        PAGE_FAULT => page_fault(regs),
+        GENERAL_PROTECTION => general_protection(regs),
+        INVALID_OPCODE => invalid_opcode(regs),
+        _ => other(vector, regs),
+    }
+}
+
+/// The exceptions of which the hypervisor resolves nothing.
+#[inline(never)]
+fn other(vector: u8, regs: &mut Regs) {
+    let guest = Guest::current(this_cpu());
+    let code = error_code(regs);
+    match vector {
         NO_DEVICE => {
             // A guest that asked for CR0.TS gets its exception, once.
             fpu::set_task_switched(false);
@@ -56,6 +65,10 @@ pub fn exception(vector: u8, regs: &mut Regs) {
     }
 }
 
+fn error_code(regs: &Regs) -> u32 {
+    (regs.error_code & 0xffff_ffff) as u32
+}
+
 /// `int 0x80`, which stands in front of `rip`.
 pub fn int80(regs: &mut Regs) {
     const VECTOR: u8 = 0x80;
@@ -68,7 +81,9 @@ pub fn int80(regs: &mut Regs) {
     guest.exception(regs, VECTOR, None);
 }
 
-fn page_fault(guest: &Guest<'_>, regs: &mut Regs, code: u32) {
+#[inline(never)]
+fn page_fault(regs: &mut Regs) {
+    let (guest, code) = (&Guest::current(this_cpu()), error_code(regs));
     let mut address: u64;
     // SAFETY: reads a register, before anything else can fault.
     unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
@@ -123,7 +138,9 @@ fn gdt_offset(address: u64) -> Option<u32> {
     u32::try_from(offset).ok().filter(|o| *o < 0x1_0000)
 }
 
-fn general_protection(guest: &Guest<'_>, regs: &mut Regs, code: u32) {
+#[inline(never)]
+fn general_protection(regs: &mut Regs) {
+    let (guest, code) = (&Guest::current(this_cpu()), error_code(regs));
     interrupts::enable();
     // External events cannot come from ring 3, so an IDT entry in the error code means `int n`. QEMU before version 8 reports
     // another entry than the instruction names: the instruction is what counts.
@@ -141,7 +158,21 @@ fn general_protection(guest: &Guest<'_>, regs: &mut Regs, code: u32) {
 }
 
 /// Gives the guest what an emulated instruction raises. Answers whether that is all.
+#[inline]
 fn emulated(guest: &Guest<'_>, regs: &mut Regs, outcome: Emulated, rip: u64) -> bool {
+    match outcome {
+        Emulated::No => false,
+        Emulated::Done if regs.rflags & RFLAGS_TF == 0 => true,
+        _ => {
+            raise(guest, regs, outcome, rip);
+            true
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn raise(guest: &Guest<'_>, regs: &mut Regs, outcome: Emulated, rip: u64) {
     match outcome {
         Emulated::Done => single_step(guest, regs, rip),
         Emulated::DebugHit(status) => {
@@ -150,9 +181,8 @@ fn emulated(guest: &Guest<'_>, regs: &mut Regs, outcome: Emulated, rip: u64) -> 
         }
         Emulated::PageFault(address, code) => deliver_page_fault(guest, regs, address.0, code),
         Emulated::Exception(vector, code) => guest.exception(regs, vector, code),
-        Emulated::No => return false,
+        Emulated::No => {}
     }
-    true
 }
 
 /// An emulated instruction is a step as any other.
@@ -182,7 +212,9 @@ fn software_interrupt(guest: &Guest<'_>, regs: &mut Regs) -> bool {
     true
 }
 
-fn invalid_opcode(guest: &Guest<'_>, regs: &mut Regs) {
+#[inline(never)]
+fn invalid_opcode(regs: &mut Regs) {
+    let guest = &Guest::current(this_cpu());
     interrupts::enable();
     let rip = regs.rip;
     let outcome = emulate::forced_cpuid(regs, guest);

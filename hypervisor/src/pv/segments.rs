@@ -126,17 +126,21 @@ pub fn set_base(vcpu: &Vcpu, which: u64, base: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Keeps the selectors and bases of the vCPU that leaves this CPU.
-pub fn save(vcpu: &Vcpu) {
-    let selectors: [u16; 4];
+/// DS, ES, FS and GS.
+#[inline(always)]
+fn loaded_selectors() -> [u16; 4] {
+    let (ds, es, fs, gs): (u16, u16, u16, u16);
     // SAFETY: reads selectors.
     unsafe {
-        let (ds, es, fs, gs): (u16, u16, u16, u16);
         asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
             out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags));
-        selectors = [ds, es, fs, gs];
     }
-    for (slot, selector) in vcpu.arch.selectors.iter().zip(selectors) {
+    [ds, es, fs, gs]
+}
+
+/// Keeps the selectors and bases of the vCPU that leaves this CPU.
+pub fn save(vcpu: &Vcpu) {
+    for (slot, selector) in vcpu.arch.selectors.iter().zip(loaded_selectors()) {
         slot.store(selector, Ordering::Relaxed);
     }
     vcpu.pv.fs_base.store(read_base(msr::FS_BASE, true), Ordering::Relaxed);
@@ -152,9 +156,15 @@ pub fn save(vcpu: &Vcpu) {
 #[must_use]
 pub fn restore(vcpu: &Vcpu) -> Option<[u16; 4]> {
     let selectors = vcpu.arch.selectors.each_ref().map(|s| s.load(Ordering::Relaxed));
-    let [ds, es, fs, gs] = selectors.map(u32::from);
-    // SAFETY: faults are fixed up.
-    let failed = unsafe { load_ds(ds) | load_es(es) | load_fs(fs) | load_gs(gs) };
+    // 64-bit kernels leave them null, and null needs no loading where it is already.
+    let any = selectors.iter().chain(&loaded_selectors()).fold(0, |any, selector| any | selector) != 0;
+    let failed = if any {
+        let [ds, es, fs, gs] = selectors.map(u32::from);
+        // SAFETY: faults are fixed up.
+        unsafe { load_ds(ds) | load_es(es) | load_fs(fs) | load_gs(gs) }
+    } else {
+        0
+    };
     let kernel = vcpu.pv.gs_base_kernel.load(Ordering::Relaxed);
     let user = vcpu.pv.gs_base_user.load(Ordering::Relaxed);
     let kernel_mode = vcpu.pv.kernel_mode.load(Ordering::Relaxed) != 0;

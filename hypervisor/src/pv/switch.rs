@@ -107,7 +107,8 @@ pub fn first_schedule() {
 }
 
 /// Nothing to run: the loaded vCPU is parked, so that another CPU may take it, and this CPU halts until it is to choose
-/// again. Everything but the page tables stays loaded, in case the same vCPU comes back.
+/// again. Everything but the page tables stays loaded, in case the same vCPU comes back. Before it halts, it clears memory of domains
+/// that ended.
 fn idle(hv: &Hv) {
     park(hv);
     let this = this_cpu();
@@ -115,7 +116,12 @@ fn idle(hv: &Hv) {
         interrupts::disable();
         let work = Work::from_bits_retain(this.work.swap(0, Ordering::SeqCst));
         if work.is_empty() {
-            interrupts::enable_and_hlt();
+            if hv.frames.any_dirty() {
+                interrupts::enable();
+                hv.scrub_free_frames();
+            } else {
+                interrupts::enable_and_hlt();
+            }
             continue;
         }
         interrupts::enable();
@@ -161,7 +167,9 @@ fn save(vcpu: &Vcpu) {
     // SAFETY: the frame below PerCpu is this CPU's own, and holds the registers of the loaded vCPU.
     unsafe { core::ptr::copy_nonoverlapping(guest_regs(), &raw mut *vcpu.saved.lock(), 1) };
     segments::save(vcpu);
-    vcpu.arch.xcr0.store(fpu::xcr0(), Ordering::Relaxed);
+    // Between two vCPUs XCR0 is all that there is, so that all of it is saved and restored.
+    // SAFETY: allowed by its nature.
+    unsafe { fpu::change_xcr0(vcpu.arch.xcr0.load(Ordering::Relaxed), fpu::supported_xcr0()) };
     // With CR0.TS set, saving would fault.
     fpu::set_task_switched(false);
     vcpu.arch.fpu.lock().save();
@@ -203,7 +211,7 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>) {
         };
     }
     // SAFETY: the guest's value passed the checks of `xsetbv`.
-    unsafe { fpu::set_xcr0(next.vcpu().arch.xcr0.load(Ordering::Relaxed)) };
+    unsafe { fpu::change_xcr0(fpu::supported_xcr0(), next.vcpu().arch.xcr0.load(Ordering::Relaxed)) };
     fpu::set_task_switched(next.vcpu().pv.has_flags(VcpuFlags::TASK_SWITCHED));
     hv.vcpu_switched(prev.as_ref().filter(|_| running), Some(next));
     if let Some(prev) = prev.filter(|prev| prev.domain.id != next.domain.id) {

@@ -37,6 +37,7 @@ extern "sysv64" fn trap_from_guest(regs: &mut Regs) {
 }
 
 /// An interrupt, with interrupts off: only notes what is to be done.
+#[inline(never)]
 fn interrupt(vector: u8) {
     let this = this_cpu();
     match vector {

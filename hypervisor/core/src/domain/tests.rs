@@ -123,6 +123,32 @@ fn everything_comes_back() {
     }
 }
 
+/// Until the memory of a domain that ended is given out again, it is cleared: by idle CPUs or by whoever takes it.
+#[test]
+fn nobody_gets_what_a_domain_left() {
+    const SECRET: u64 = 0x005e_c2e7;
+    let (hv, dom0) = machine();
+    let domain = busy_domain(&hv, &dom0, 7);
+    let pages: Vec<_> = (0..40).map(|_| page(&hv, &domain)).collect();
+    for mfn in &pages {
+        hv.platform.frame_words(*mfn).iter().for_each(|word| word.store(SECRET, SeqCst));
+    }
+    destroy(&hv, &domain);
+    let left = || {
+        let known =
+            |mfn: &&Mfn| hv.platform.frame_words(**mfn).iter().any(|word| word.load(SeqCst) == SECRET);
+        pages.iter().filter(known).count()
+    };
+    assert_eq!((left(), hv.frames.any_dirty()), (40, true), "the teardown does not take the time");
+    hv.scrub_free_frames();
+    assert!((1..40).contains(&left()), "an idle CPU clears some between two looks for work");
+    while hv.frames.free_count() != 0 {
+        dom0.pages.set_max(dom0.pages.current() + 1);
+        hv.alloc_domain_page(&dom0, 0).expect("a page");
+    }
+    assert_eq!((left(), hv.frames.any_dirty()), (0, false));
+}
+
 #[test]
 fn the_teardown_waits_for_vcpus_and_for_the_grace_period() {
     let (hv, dom0) = machine();
@@ -165,6 +191,9 @@ fn frames_that_others_map_keep_the_identifier() {
     destroy(&hv, &domain);
     assert_eq!(hv.accounts().dying_domains, 1);
     assert_eq!(domain.pages.current(), 2);
+    while hv.frames.any_dirty() {
+        hv.scrub_free_frames();
+    }
     assert_eq!(hv.platform.frame_words(own)[1].load(SeqCst), 0, "what it left is nobody's business");
     assert_eq!(hv.create_domain(&config(5)).err(), Some(Errno::EEXIST));
     assert_ne!(hv.free_domid(), Some(DomId(5)));

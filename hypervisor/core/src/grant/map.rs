@@ -123,12 +123,15 @@ impl<P: Platform> Hypervisor<P> {
         if !kinds.host && !kinds.device {
             return Err(GrantError::BadReference);
         }
-        let granter = match request.granter == caller.id {
-            true => caller.clone(),
-            false => self.domains.get(request.granter).ok_or(GrantError::BadDomain)?,
+        let found;
+        let granter = if request.granter == caller.id {
+            caller
+        } else {
+            found = self.domains.get(request.granter).ok_or(GrantError::BadDomain)?;
+            &found
         };
         let handle = caller.grants.maptrack.lock().allocate()?;
-        match self.pin_and_map(caller, vcpu, &granter, request, kinds) {
+        match self.pin_and_map(caller, vcpu, granter, request, kinds) {
             Ok(mfn) => {
                 let flags = request.flags;
                 let mapping = Mapping { granter: granter.id, reference: request.reference, mfn, flags };

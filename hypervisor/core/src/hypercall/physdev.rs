@@ -4,7 +4,7 @@ use super::{Cx, Outcome};
 use crate::event::{PirqTable, WantedPirq};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{DomId, GuestVirt, Mfn};
-use crate::page::is_hypervisors;
+use crate::page::is_guests;
 use crate::platform::{Line, MsiRequest, PciAddress, Platform};
 use crate::regs::Regs;
 use core::mem::offset_of;
@@ -232,7 +232,7 @@ fn set_iopl<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<PhysdevSetIopl>) -> Result
 fn set_iobitmap<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<PhysdevSetIobitmap>) -> Result<(), Errno> {
     let set = arg.read(cx.hv)?;
     let bitmap = GuestVirt(set.bitmap.addr());
-    if !bitmap.is_canonical() || is_hypervisors(bitmap) || set.nr_ports > IO_PORTS {
+    if !is_guests(bitmap) || set.nr_ports > IO_PORTS {
         return Err(Errno::EINVAL);
     }
     cx.vcpu.pv.iobmp.store(bitmap.0, Ordering::Relaxed);

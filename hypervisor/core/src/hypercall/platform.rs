@@ -204,7 +204,7 @@ fn cpuinfo<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
         Some(cpu) => {
             info.apic_id = machine.apic_ids[cpu];
             info.acpi_id = machine.acpi_ids.get(cpu).copied().unwrap_or(u32::MAX);
-            let online = cx.hv.platform.online_cpus().contains(CpuId(info.xen_cpuid));
+            let online = cx.hv.platform.is_online(CpuId(info.xen_cpuid));
             info.flags = if online { XEN_PCPU_FLAGS_ONLINE } else { 0 };
         }
     }
@@ -216,7 +216,7 @@ fn cpuinfo<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
 fn cpu_version<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
     let hv = request.cx.hv;
     let wanted = request.payload::<XenpfPcpuVersion>()?.xen_cpuid;
-    let is_up = hv.platform.online_cpus().contains(CpuId(wanted));
+    let is_up = hv.platform.is_online(CpuId(wanted));
     let processor = if is_up { hv.machine.processor } else { Processor::default() };
     let last = hv.machine.apic_ids.len().saturating_sub(1);
     request.answer(&XenpfPcpuVersion {
@@ -252,7 +252,7 @@ fn cpu_hotplug<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
         return Err(Errno::EOPNOTSUPP);
     }
     present(request.cx, cpu).ok_or(Errno::EINVAL)?;
-    let online = request.cx.hv.platform.online_cpus().contains(CpuId(cpu));
+    let online = request.cx.hv.platform.is_online(CpuId(cpu));
     if online == offline { Err(Errno::EOPNOTSUPP) } else { Ok(0) }
 }
 

@@ -5,7 +5,7 @@ use super::{Cx, Outcome, low32};
 use crate::domain::{VcpuFlags, VcpuRef};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{CpuId, DomId, GuestVirt, MachineAddr, Mfn, Nanos, PAGE_SIZE, VcpuId};
-use crate::page::{PageType, is_hypervisors};
+use crate::page::{PageType, is_guests};
 use crate::platform::{Platform, Work};
 use crate::regs::Regs;
 use crate::time::publish::Through;
@@ -140,8 +140,7 @@ fn register_time<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, arg: u64) -> R
 fn check_guest_range<T>(handle: GuestHandle<T>) -> Result<(), Errno> {
     let first = GuestVirt(handle.addr());
     let last = GuestPtr::<u8>::new(first.0).at(size_of::<T>() as u64 - 1)?.address();
-    let allowed = |va: GuestVirt| va.is_canonical() && !is_hypervisors(va);
-    if allowed(first) && allowed(last) { Ok(()) } else { Err(Errno::EFAULT) }
+    if is_guests(first) && is_guests(last) { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
 fn set_periodic<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, arg: u64) -> Result<i64, Errno> {

@@ -91,7 +91,15 @@ impl<P: Platform> Hypervisor<P> {
         if let Some(stamp) = self.frames.tlb().last_freed() {
             self.flush_freed(stamp);
         }
+        if self.frames.any_dirty() {
+            self.frames.clear_taken(first, order, |mfn| self.platform.clear_frame(mfn));
+        }
         Some(first)
+    }
+
+    /// Clears some of the free frames that domains left their data in; for CPUs that have nothing else to do.
+    pub fn scrub_free_frames(&self) {
+        self.frames.scrub(|mfn| self.platform.clear_frame(mfn));
     }
 
     #[cold]

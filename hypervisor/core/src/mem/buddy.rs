@@ -4,6 +4,8 @@
 //! - A free block of order `n` is `2^n` frames, aligned to its size. Its first frame's count word says `FREE_HEAD` and
 //!   the order, its type word links it (next in bits 63..32, previous in bits 31..0, 0 for none) into the list of its
 //!   order and zone. The words of the block's other frames are 0.
+//! - Besides, the count word of any free frame may say `DIRTY`: a domain that ended left its data there. Such frames are cleared when
+//!   they are taken, or before that by CPUs that have nothing else to do ([`FrameAllocator::scrub`]).
 //! - Two free buddies of the same order never stand side by side: they are one block of the next order.
 //! - A zone is the frames whose number has the same bit length, so "below 2^n" is a set of whole zones and no block
 //!   crosses a zone. Frame 0 is never handed to the allocator: 0 means "none", and a block that starts there would
@@ -13,7 +15,8 @@
 
 use crate::ids::Mfn;
 use crate::page::{Count, FrameInfo, TlbClock};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
 
 /// Largest order there is: 4 GiB blocks.
@@ -22,6 +25,10 @@ const ORDERS: usize = MAX_ORDER as usize + 1;
 /// Bit lengths 0..=32 of frame numbers: 16 TiB.
 const ZONES: usize = 33;
 const NONE: u32 = 0;
+/// Frames that are cleared between two looks for other work.
+const SCRUB_FRAMES: usize = 16;
+/// Frames that are looked at meanwhile.
+const SCRUB_LOOKS: usize = 4096;
 
 /// The free frames of the machine.
 pub struct FrameAllocator {
@@ -29,6 +36,10 @@ pub struct FrameAllocator {
     lists: Mutex<Lists>,
     /// Changed under the lock.
     free: AtomicU64,
+    /// Free frames that are dirty, and perhaps some that are about to become free.
+    dirty: AtomicU64,
+    /// Where the next look for one begins.
+    scrub_at: AtomicUsize,
     tlb: TlbClock,
 }
 
@@ -48,6 +59,8 @@ impl FrameAllocator {
             table,
             lists: Mutex::new(Lists { claimed: 0, heads: [[NONE; ORDERS]; ZONES], filled: [0; ZONES] }),
             free: AtomicU64::new(0),
+            dirty: AtomicU64::new(0),
+            scrub_at: AtomicUsize::new(0),
             tlb: TlbClock::new(),
         }
     }
@@ -55,8 +68,12 @@ impl FrameAllocator {
     /// Gives `start..end` to the allocator: RAM whose frame-table words are still all 0. Frame 0 and what lies beyond the frame
     /// table or beyond 16 TiB is left out.
     pub fn add_region(&self, start: Mfn, end: Mfn) {
-        let mut at = start.0.max(1);
-        let end = end.0.min(self.table.len() as u64).min(1 << 32);
+        self.give_range(start.0.max(1)..end.0.min(self.table.len() as u64).min(1 << 32));
+    }
+
+    /// Puts frames back, in as large blocks as they make.
+    fn give_range(&self, frames: Range<u64>) {
+        let Range { start: mut at, end } = frames;
         let mut lists = self.lists.lock();
         while at < end {
             let fit = (end - at).ilog2();
@@ -75,9 +92,10 @@ impl FrameAllocator {
     /// As [`FrameAllocator::alloc`], entirely below machine address `2^bits`.
     pub fn alloc_below(&self, order: u32, bits: u32) -> Option<Mfn> {
         let first = self.take(order, bits)?;
-        for info in self.block(first, order) {
-            info.set_xen();
-        }
+        let block = self.block(first, order);
+        // Contents are the hypervisor's own business.
+        self.cleared(block.iter().filter(|info| info.count().is_dirty()).count());
+        block.iter().for_each(FrameInfo::set_xen);
         Some(first)
     }
 
@@ -132,6 +150,75 @@ impl FrameAllocator {
         let mut lists = self.lists.lock();
         self.free.fetch_add(1 << order, Ordering::Relaxed);
         lists.release(self.table, first.0 as u32, order);
+    }
+
+    /// Puts back frames of which each is dirty and has no other bit in its words.
+    pub(crate) fn give_dirty(&self, frames: Range<u64>) {
+        self.dirty.fetch_add(frames.end.saturating_sub(frames.start), Ordering::Relaxed);
+        self.give_range(frames);
+    }
+
+    /// Whether there may be dirty frames among the free ones.
+    pub fn any_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Relaxed) != 0
+    }
+
+    /// Clears the dirty ones of frames that were [taken](FrameAllocator::take).
+    pub(crate) fn clear_taken(&self, first: Mfn, order: u32, clear: impl Fn(Mfn)) {
+        let mut count = 0;
+        for (mfn, info) in (first.0..).zip(self.block(first, order)) {
+            if info.count().is_dirty() {
+                clear(Mfn(mfn));
+                info.count.store(0, Ordering::Relaxed);
+                count += 1;
+            }
+        }
+        self.cleared(count);
+    }
+
+    /// Clears some dirty frames ahead of time.
+    pub(crate) fn scrub(&self, clear: impl Fn(Mfn)) {
+        let mut left = SCRUB_FRAMES;
+        for _ in 0..SCRUB_LOOKS {
+            if left == 0 || !self.any_dirty() {
+                break;
+            }
+            let at = self.scrub_at.fetch_add(1, Ordering::Relaxed);
+            let Some(info) = self.table.get(at) else {
+                self.scrub_at.store(0, Ordering::Relaxed);
+                continue;
+            };
+            if info.count().is_dirty() && self.scrub_one(at, &clear) {
+                left -= 1;
+            }
+        }
+    }
+
+    fn scrub_one(&self, at: usize, clear: &impl Fn(Mfn)) -> bool {
+        // Nobody takes the frame meanwhile.
+        let _lists = self.lists.lock();
+        let info = &self.table[at];
+        if !info.count().is_dirty() || !self.is_free(at) {
+            return false;
+        }
+        clear(Mfn(at as u64));
+        info.count.fetch_and(!Count::DIRTY, Ordering::Relaxed);
+        self.cleared(1);
+        true
+    }
+
+    /// Whether a frame is in a free block; the lock is held.
+    fn is_free(&self, frame: usize) -> bool {
+        (0..=MAX_ORDER).any(|order| {
+            let head = frame >> order << order;
+            self.table[head].count().free_order() == Some(order)
+        })
+    }
+
+    fn cleared(&self, frames: usize) {
+        if frames != 0 {
+            self.dirty.fetch_sub(frames as u64, Ordering::Relaxed);
+        }
     }
 
     /// Sets `frames` free frames aside for the domain with the claim `own`, which has none yet; answers whether there are as many.
@@ -207,7 +294,8 @@ impl Lists {
         let (zone, list) = (zone_of(frame), order as usize);
         let next = self.heads[zone][list];
         let info = &table[frame as usize];
-        info.count.store(Count::free_head(order).0, Ordering::Relaxed);
+        let dirty = info.count.load(Ordering::Relaxed) & Count::DIRTY;
+        info.count.store(Count::free_head(order).0 | dirty, Ordering::Relaxed);
         info.type_.store(u64::from(next) << 32, Ordering::Relaxed);
         if next != NONE {
             let links = &table[next as usize].type_;
@@ -235,7 +323,7 @@ impl Lists {
             let word = &table[next as usize].type_;
             word.store(word.load(Ordering::Relaxed) & !0xffff_ffff | u64::from(previous), Ordering::Relaxed);
         }
-        info.count.store(0, Ordering::Relaxed);
+        info.count.fetch_and(Count::DIRTY, Ordering::Relaxed);
         info.type_.store(0, Ordering::Relaxed);
     }
 }
@@ -245,6 +333,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::boxed::Box;
+    use std::vec;
     use std::vec::Vec;
 
     fn allocator(frames: usize) -> FrameAllocator {
@@ -317,6 +406,49 @@ mod tests {
         let a = allocator(10);
         a.add_region(Mfn(0), Mfn(1 << 40));
         assert_eq!(a.free_count(), 9);
+    }
+
+    /// Frames 16 to 20 of 32 were left dirty by a domain.
+    fn with_dirty() -> FrameAllocator {
+        let a = allocator(32);
+        a.add_region(Mfn(16), Mfn(32));
+        assert_eq!(a.take(4, 64), Some(Mfn(16)));
+        for info in a.block(Mfn(16), 2) {
+            info.count.store(Count::DIRTY, Ordering::Relaxed);
+        }
+        a.give_dirty(16..20);
+        a.give_range(20..32);
+        a
+    }
+
+    fn dirty(a: &FrameAllocator) -> Vec<usize> {
+        (0..a.table.len()).filter(|n| a.table[*n].count().is_dirty()).collect()
+    }
+
+    #[test]
+    fn dirty_frames_are_cleared_by_whoever_takes_them() {
+        let a = with_dirty();
+        assert_eq!((a.free_count(), scan(&a), dirty(&a)), (16, vec![(16, 4)], vec![16, 17, 18, 19]));
+        let seen = core::cell::RefCell::new(Vec::new());
+        let clear = |mfn: Mfn| seen.borrow_mut().push(mfn.0);
+        assert_eq!(a.take(1, 64), Some(Mfn(16)));
+        a.clear_taken(Mfn(16), 1, clear);
+        assert_eq!((seen.take(), dirty(&a)), (vec![16, 17], vec![18, 19]));
+        assert_eq!(a.alloc(1), Some(Mfn(18)), "the hypervisor does not care");
+        assert!(!a.any_dirty() && dirty(&a).is_empty());
+        a.clear_taken(Mfn(20), 2, |_| unreachable!("nothing there"));
+    }
+
+    #[test]
+    fn idle_cpus_clear_free_frames_and_no_others() {
+        let a = with_dirty();
+        assert_eq!(a.take(1, 64), Some(Mfn(16)), "on its way to a domain");
+        let seen = core::cell::RefCell::new(Vec::new());
+        a.scrub(|mfn| seen.borrow_mut().push(mfn.0));
+        assert_eq!((seen.take(), dirty(&a)), (vec![18, 19], vec![16, 17]));
+        assert_eq!(scan(&a), walk(&a), "still in their lists");
+        a.clear_taken(Mfn(16), 1, |_| {});
+        a.scrub(|_| unreachable!("no dirty ones left"));
     }
 
     proptest! {

@@ -72,6 +72,7 @@ impl PageType {
 /// | 47 | allocated: the owner's own reference, which `decrease_reservation` gives up |
 /// | 46 | belongs to the hypervisor for good, merely shared with the owner |
 /// | 45 | first frame of a free block, of the order in bits 37..32 |
+/// | 44 | free, with what a domain that ended left in it: to be cleared before anybody gets it |
 /// | 31..0 | references |
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Count(pub(crate) u64);
@@ -80,6 +81,7 @@ impl Count {
     pub(crate) const ALLOCATED: u64 = 1 << 47;
     pub(crate) const XENHEAP: u64 = 1 << 46;
     pub(crate) const FREE_HEAD: u64 = 1 << 45;
+    pub(crate) const DIRTY: u64 = 1 << 44;
     const ORDER_SHIFT: u32 = 32;
     pub(crate) const REFS: u64 = 0xffff_ffff;
     /// Everything between owner and references.
@@ -95,6 +97,11 @@ impl Count {
     /// The first frame of a free block.
     pub(crate) const fn free_head(order: u32) -> Count {
         Count(Self::FREE_HEAD | (order as u64) << Self::ORDER_SHIFT)
+    }
+
+    /// Whether it is a free frame that is to be cleared.
+    pub(crate) const fn is_dirty(self) -> bool {
+        self.0 & Self::DIRTY != 0
     }
 
     /// Order of the free block that starts here.

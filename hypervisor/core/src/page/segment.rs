@@ -136,7 +136,7 @@ impl<P: Platform> Hypervisor<P> {
         base: GuestVirt,
         entries: u32,
     ) -> Result<(), PageError> {
-        let bad_base = base.0 & 0xfff != 0 || !base.is_canonical() || is_hypervisors(base);
+        let bad_base = base.0 & 0xfff != 0 || !is_guests(base);
         if entries > LDT_ENTRIES || entries != 0 && bad_base {
             return Err(PageError::BadEntry);
         }
@@ -215,7 +215,36 @@ impl<P: Platform> Hypervisor<P> {
     }
 }
 
+/// Whether an address is canonical and outside of the hypervisor's own range.
+#[inline]
+pub(crate) fn is_guests(va: GuestVirt) -> bool {
+    // In units of sixteen L4 entries, from the lowest of the upper half on: the hypervisor's come first, what is not canonical last.
+    const ENTRIES: u32 = 39 + 4;
+    (va.0.wrapping_add(1 << 47) >> ENTRIES).wrapping_sub(1) < 31
+}
+
 /// Whether an address lies in the hypervisor's own range.
 pub(crate) fn is_hypervisors(va: GuestVirt) -> bool {
     pte::HYPERVISOR_SLOTS.contains(&pte::index(va.0, 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_addresses_end_where_the_hypervisors_begin() {
+        let ends = [0, 0x7fff_ffff_ffff, 0xffff_8800_0000_0000, u64::MAX];
+        assert!(ends.iter().all(|va| is_guests(GuestVirt(*va))));
+        for slot in 0..512u64 {
+            let va = (slot << 39).cast_signed() << 16 >> 16;
+            for va in [va, va + (1 << 39) - 1].map(|va| GuestVirt(va.cast_unsigned())) {
+                assert!(va.is_canonical());
+                assert_eq!(is_guests(va), !is_hypervisors(va), "{va:?}");
+            }
+        }
+        for bit in 47..64 {
+            assert!(!is_guests(GuestVirt(1 << bit)), "bit {bit} alone is not canonical");
+        }
+    }
 }

@@ -3,7 +3,8 @@
 //! There is no list of a domain's frames: 16 bytes a frame leave no room for links. The teardown looks through the parts of the
 //! frame table that they are in instead, three times, and remembers where it is when it has to stop: first it takes all pins away, then it
 //! dooms tables that were left partly checked, then it gives up the domain's own reference to each frame. Frames that
-//! another domain still maps stay, and stay in the reservation's count, until that one lets go of them.
+//! another domain still maps stay, and stay in the reservation's count, until that one lets go of them. What the domain left in its
+//! memory is cleared later (`mem::buddy`): by a CPU that has nothing else to do, or by whoever takes the frame.
 
 use super::PageError;
 use super::info::{Count, FrameInfo, Type};
@@ -11,8 +12,9 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::Mfn;
 use crate::platform::Platform;
+use core::ops::Range;
 
-/// Frames looked at between two questions whether other work is pending: each of them may have to be cleared.
+/// Frames looked at between two questions whether other work is pending.
 const BURST: u64 = 256;
 
 /// How far a teardown got.
@@ -51,12 +53,8 @@ impl<P: Platform> Hypervisor<P> {
             self.work_off_doomed(domain)?;
             let (any, part_end) = domain.pages.had_any_near(next);
             let end = if any { next.saturating_add(BURST).min(part_end) } else { part_end }.min(all.end);
-            // Of a part without any, none is looked at.
-            for mfn in (if any { next } else { end }..end).map(Mfn) {
-                let info = self.known_frame(mfn);
-                if info.count().refs() != 0 && info.count().owner() == domain.id {
-                    self.release_frame(domain, mfn, info, stage);
-                }
+            if any {
+                self.look_through(domain, next..end, stage);
             }
             (stage, next) = if end >= all.end { (stage + 1, all.start) } else { (stage, end) };
             *progress = Teardown { stage, next };
@@ -66,6 +64,38 @@ impl<P: Platform> Hypervisor<P> {
         }
         // What the last frames left.
         self.work_off_doomed(domain)
+    }
+
+    fn look_through(&self, domain: &Domain<P>, frames: Range<u64>, stage: u8) {
+        // Frames in a row that are free by now, and that the allocator shall have.
+        let mut freed = frames.start..frames.start;
+        let start = usize::try_from(frames.start).unwrap_or(usize::MAX);
+        for (mfn, info) in frames.zip(self.platform.frame_table().iter().skip(start)) {
+            let count = info.count();
+            if count.refs() == 0 || count.owner() != domain.id {
+                continue;
+            }
+            if stage != 3 || !self.take_idle_frame(domain.id, Mfn(mfn), info) {
+                self.release_frame(domain, Mfn(mfn), info, stage);
+                continue;
+            }
+            if freed.end != mfn {
+                self.give_up_frames(domain, freed);
+                freed = mfn..mfn;
+            }
+            freed.end = mfn + 1;
+        }
+        self.give_up_frames(domain, freed);
+    }
+
+    /// Lets the allocator have frames of [`Hypervisor::take_idle_frame`].
+    fn give_up_frames(&self, domain: &Domain<P>, frames: Range<u64>) {
+        let count = frames.end - frames.start;
+        if count != 0 {
+            self.frames.tlb().note_freed();
+            self.frames.give_dirty(frames);
+            domain.pages.shrink(count);
+        }
     }
 
     fn release_frame(&self, domain: &Domain<P>, mfn: Mfn, info: &FrameInfo, stage: u8) {

@@ -228,21 +228,39 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn free_frame_of_dying(&self, mfn: Mfn, info: &FrameInfo, owner: DomId) {
-        self.platform.frame_words(mfn).iter().for_each(|w| w.store(0, Relaxed));
         // Freed first: with its last frame the identifier may be given out again.
-        self.release_frame_words(mfn, info);
+        self.forget_use(mfn, info);
+        info.count.store(Count::DIRTY, Release);
+        self.frames.tlb().note_freed();
+        self.frames.give_dirty(mfn.0..mfn.0 + 1);
         if let Some(owner) = self.domains.get_dying(owner) {
             owner.pages.shrink(1);
             self.domains.bury(&owner);
         }
     }
 
-    /// Hands a frame without references over to the allocator.
-    pub(crate) fn release_frame_words(&self, mfn: Mfn, info: &FrameInfo) {
+    /// Frees a frame of a dying domain that nothing but the domain's own reference holds, short of giving it to the allocator: it is
+    /// dirty. Answers whether it was such a frame.
+    pub(crate) fn take_idle_frame(&self, owner: DomId, mfn: Mfn, info: &FrameInfo) -> bool {
+        let idle = Count::new(owner, Count::ALLOCATED, 1).0;
+        let taken = info.count.compare_exchange(idle, Count::DIRTY, AcqRel, Relaxed).is_ok();
+        if taken {
+            self.forget_use(mfn, info);
+        }
+        taken
+    }
+
+    /// Forgets what a frame was used as.
+    fn forget_use(&self, mfn: Mfn, info: &FrameInfo) {
         if let Some(entry) = self.platform.m2p().get(mfn.0 as usize) {
             entry.store(u64::MAX, Relaxed);
         }
         info.set_type(Type(0));
+    }
+
+    /// Hands a frame without references over to the allocator.
+    pub(crate) fn release_frame_words(&self, mfn: Mfn, info: &FrameInfo) {
+        self.forget_use(mfn, info);
         info.count.store(0, Release);
         self.frames.tlb().note_freed();
         self.frames.give(mfn, 0);

@@ -56,23 +56,30 @@ impl<P: Platform> Hypervisor<P> {
     /// may be out of date at once: whoever changes something locks the table and looks again.
     #[inline]
     pub fn walk(&self, cr3: Mfn, va: GuestVirt) -> Option<Walk> {
-        if cr3.0 == 0 || !va.is_canonical() || segment::is_hypervisors(va) {
+        if cr3.0 == 0 || !segment::is_guests(va) {
             return None;
         }
-        let mut table = cr3;
-        for level in [4, 3, 2] {
-            let entry = self.platform.frame_words(table)[pte::index(va.0, level)].load(Relaxed);
+        let entry = |table, level| self.platform.frame_words(table)[pte::index(va.0, level)].load(Relaxed);
+        let top = entry(cr3, 4);
+        if top & pte::PRESENT == 0 {
+            return None;
+        }
+        // A live L4 table names other tables only; what they are by now, and what is in them, is less sure.
+        let mut table = pte::frame_of(top);
+        let frames = self.platform.frame_table();
+        for level in [3, 2] {
+            let entry = entry(table, level);
             if entry & pte::PRESENT == 0 {
                 return None;
             }
             table = pte::frame_of(entry);
             // By linear entries the walk may get into the hypervisor's own tables, and from there anywhere.
-            if self.frame(table)?.is_io() {
+            if frames.get(usize::try_from(table.0).ok()?)?.is_io() {
                 return None;
             }
         }
         let index = pte::index(va.0, 1);
-        Some(Walk { entry: self.platform.frame_words(table)[index].load(Relaxed), table, index })
+        Some(Walk { entry: entry(table, 1), table, index })
     }
 
     /// Changes an entry of an L1 table that the caller locked. `tables` owns the table, `pages` what the new entry names.

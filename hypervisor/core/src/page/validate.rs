@@ -116,10 +116,11 @@ impl<P: Platform> Hypervisor<P> {
         let table = self.platform.frame_table();
         let checked = pte::for_present(self.platform.frame_words(mfn), |i, word| {
             let entry = word.load(Relaxed);
-            let known = table.get(pte::frame_of(entry).0 as usize);
             let mut stored = pte::adjust_l1(entry);
-            let taken = entry & pte::CACHE_BITS == 0
-                && known.is_some_and(|info| self.try_get_mapped(domain.id, info, entry));
+            let taken = match table.get(pte::frame_of(entry).0 as usize) {
+                Some(info) if entry & pte::CACHE_BITS == 0 => self.try_get_mapped(domain.id, info, entry),
+                _ => false,
+            };
             if !taken {
                 stored =
                     self.take_odd_entry(domain, &Pages::Of(domain), stored).map_err(|error| (error, i))?;

@@ -102,7 +102,7 @@ impl<P: Platform> Hypervisor<P> {
                 Err(Errno::EBUSY)
             }
             (Some(cpu), None) => {
-                if !self.platform.online_cpus().contains(cpu) {
+                if !self.platform.is_online(cpu) {
                     return Err(Errno::EINVAL);
                 }
                 *set_aside = Some(sched.affinity());

@@ -89,7 +89,7 @@ impl<P: Platform> Scheduler<P> {
     pub(super) fn give_up_cpu(&self, platform: &P, now: Nanos, vcpu: &Vcpu<P>) {
         let Some(assignments) = &self.assignments else { return };
         let cpu = home(vcpu);
-        if !gone(&vcpu.sched) && vcpu.sched.may_run_on(cpu) && platform.online_cpus().contains(cpu) {
+        if !gone(&vcpu.sched) && vcpu.sched.may_run_on(cpu) && platform.is_online(cpu) {
             return;
         }
         let next = {

@@ -37,11 +37,20 @@ impl<P: Platform> Hypervisor<P> {
             self.sched.is_on_cpu(vcpu.vcpu()) && vcpu.vcpu().cpu.load(Ordering::SeqCst) == cpu.0
         };
         let current = current.filter(here);
-        let deadlines = || (self.sched.slice_end(cpu), self.sched.next_refill(cpu));
+        let queue = self.sched.queue(cpu);
+        let deadlines = || queue.deadlines();
         let before = deadlines();
         let chosen = self.sched.choose(&self.platform, cpu, self.platform.now(), current);
         if deadlines() != before {
-            self.rearm_timer();
+            let switches = match (current, &chosen) {
+                (Some(current), Some(chosen)) => !core::ptr::eq(current.vcpu(), chosen.vcpu()),
+                (current, chosen) => current.is_some() != chosen.is_some(),
+            };
+            if switches {
+                queue.rearm.store(true, Ordering::Relaxed);
+            } else {
+                self.rearm_timer();
+            }
         }
         chosen
     }
@@ -53,10 +62,12 @@ impl<P: Platform> Hypervisor<P> {
         let cpu = self.platform.this_cpu();
         let now = self.platform.now();
         self.sched.account_idle(cpu, next.is_some(), now);
+        let queue = self.sched.queue(cpu);
+        let mut rearm = queue.rearm.load(Ordering::Relaxed);
         if let Some(prev) = prev {
             let state = idle_state(&prev.vcpu().sched);
             prev.vcpu().time.change_runstate(state, now);
-            self.vcpu_time_stopped(prev);
+            rearm |= self.vcpu_time_stopped(prev);
             let runnable = self.sched.saved(prev.vcpu(), now);
             self.sched.give_up_cpu(&self.platform, now, prev.vcpu());
             if runnable {
@@ -70,7 +81,11 @@ impl<P: Platform> Hypervisor<P> {
                 self.platform.raise_work(cpu, Work::RESCHEDULE);
             }
             next.vcpu().time.change_runstate(RunState::Running, now);
-            self.vcpu_time_started(next);
+            rearm |= self.vcpu_time_started(next, now);
+        }
+        if rearm {
+            queue.rearm.store(false, Ordering::Relaxed);
+            self.rearm_timer();
         }
     }
 

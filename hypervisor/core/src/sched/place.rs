@@ -25,11 +25,16 @@ impl<P: Platform> Scheduler<P> {
     /// Takes the vCPU that is furthest behind and may run on `cpu` out of the other queues, if its virtual runtime is below
     /// `limit` (with more reluctance for one whose soft affinity is elsewhere).
     pub(super) fn steal(&self, cpu: CpuId, limit: u64) -> Option<VcpuRef<P>> {
-        if self.waiting.load(Ordering::SeqCst) == 0 {
+        if self.waiting.load(Ordering::SeqCst) == 0 || !self.any_head_below(cpu, limit) {
             return None;
         }
         let far = if limit == NEVER { NEVER } else { limit.saturating_sub((RELUCTANCE - 1) * MARGIN) };
         self.steal_below(cpu, limit, true).or_else(|| self.steal_below(cpu, far, false))
+    }
+
+    /// Whether some other CPU's first waiting vCPU is behind `limit`.
+    fn any_head_below(&self, cpu: CpuId, limit: u64) -> bool {
+        self.heads().any(|(other, head)| head < limit && other != cpu)
     }
 
     fn steal_below(&self, cpu: CpuId, limit: u64, liked: bool) -> Option<VcpuRef<P>> {
@@ -129,6 +134,11 @@ impl<P: Platform> Scheduler<P> {
     /// Where a vCPU that became runnable is queued: where it was if nobody is there and it likes to be there, else on an
     /// idle CPU, one that it likes first, else where it was, else on the CPU whose vCPU is furthest ahead.
     fn target(&self, platform: &P, now: Nanos, vcpu: &Vcpu<P>, home: CpuId) -> CpuId {
+        // Nearly always there is no choice: all CPUs are busy, and it may and likes to be where it was.
+        let stays = || vcpu.sched.may_run_on(home) && vcpu.sched.likes(home);
+        if self.idle_cpus.load(Ordering::SeqCst) == 0 && platform.is_online(home) && stays() {
+            return home;
+        }
         let allowed = vcpu.sched.affinity().intersect(&platform.online_cpus());
         let liked = allowed.intersect(&vcpu.sched.soft_affinity());
         let free = |cpu: &CpuId| {

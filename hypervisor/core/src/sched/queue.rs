@@ -50,6 +50,8 @@ pub struct Scheduler<P: Platform> {
     pub(super) cpus: Box<[CpuQueue<P>]>,
     /// vCPUs in all queues.
     pub(super) waiting: AtomicUsize,
+    /// CPUs that run nothing, those that are not up included.
+    pub(super) idle_cpus: AtomicUsize,
     /// How long each CPU had nothing to run.
     idle: Box<[IdleAccount]>,
     /// Taken last, for a few instructions.
@@ -75,6 +77,8 @@ pub(super) struct CpuQueue<P: Platform> {
     since: AtomicU64,
     /// Somebody waits for what runs here to let it go first.
     pub contended: AtomicBool,
+    /// A deadline of this CPU changed with its choice of a vCPU: the timer is armed anew once the switch is over.
+    pub rearm: AtomicBool,
     /// When the running vCPU must stop, for others' sake or for its cap's.
     slice_end: AtomicU64,
     /// Domains with vCPUs that this CPU found capped, and when they get their next budget.
@@ -92,10 +96,16 @@ impl<P: Platform> CpuQueue<P> {
             vruntime: AtomicU64::new(0),
             since: AtomicU64::new(0),
             contended: AtomicBool::new(false),
+            rearm: AtomicBool::new(false),
             slice_end: AtomicU64::new(NEVER),
             capped: Mutex::new(Vec::new()),
             next_refill: AtomicU64::new(NEVER),
         }
+    }
+
+    /// Everything that the timer is armed for on the scheduler's behalf, to be compared.
+    pub fn deadlines(&self) -> (u64, u64) {
+        (self.slice_end.load(Ordering::Relaxed), self.next_refill.load(Ordering::Relaxed))
     }
 
     pub fn idle(&self) -> bool {
@@ -171,6 +181,7 @@ impl<P: Platform> Scheduler<P> {
         Self {
             cpus: (0..cpus).map(|_| CpuQueue::new()).collect(),
             waiting: AtomicUsize::new(0),
+            idle_cpus: AtomicUsize::new(cpus),
             idle: (0..cpus).map(|_| IdleAccount::new()).collect(),
             clock: Mutex::new(VirtualClock::new()),
             pollers: AtomicUsize::new(0),
@@ -251,7 +262,7 @@ impl<P: Platform> Scheduler<P> {
         if let Some(current) = current {
             self.charge(self.queue(cpu), current.vcpu(), now);
         }
-        if !platform.online_cpus().contains(cpu) {
+        if !platform.is_online(cpu) {
             self.publish_running(cpu, None, now, false, NEVER);
             return None;
         }
@@ -343,6 +354,11 @@ impl<P: Platform> Scheduler<P> {
         let was_idle = queue.weight.swap(weight, Ordering::SeqCst) == 0;
         let old = (!was_idle).then_some(since);
         let new = vcpu.map(|_| now);
+        match (was_idle, weight == 0) {
+            (true, false) => self.idle_cpus.fetch_sub(1, Ordering::SeqCst),
+            (false, true) => self.idle_cpus.fetch_add(1, Ordering::SeqCst),
+            _ => 0,
+        };
         if old != new {
             self.clock.lock().account(old, new);
         }

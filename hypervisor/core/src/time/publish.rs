@@ -7,7 +7,7 @@
 use crate::Hypervisor;
 use crate::domain::{Domain, VcpuRef};
 use crate::guest_ptr::GuestPtr;
-use crate::ids::{GuestVirt, MachineAddr, Mfn, PAGE_SIZE};
+use crate::ids::{GuestVirt, MachineAddr, Mfn, Nanos, PAGE_SIZE};
 use crate::page::PageType;
 use crate::platform::{FrameWords, GuestFault, Platform, TimeRecord};
 use core::mem::offset_of;
@@ -92,17 +92,19 @@ impl<P: Platform> Hypervisor<P> {
         self.publish_time_anew(vcpu);
     }
 
-    /// The vCPU runs from now on.
-    pub(crate) fn vcpu_time_started(&self, vcpu: &VcpuRef<P>) {
+    /// The vCPU runs from now on. Answers whether this CPU's timer is to be armed anew.
+    #[must_use]
+    pub(crate) fn vcpu_time_started(&self, vcpu: &VcpuRef<P>, now: Nanos) -> bool {
         self.publish_time(vcpu);
         self.update_runstate_area(vcpu, Through::running(vcpu));
-        self.periodic_work(vcpu, self.platform.now());
+        self.periodic_work(vcpu, now)
     }
 
-    /// The vCPU does not run any more.
-    pub(crate) fn vcpu_time_stopped(&self, vcpu: &VcpuRef<P>) {
+    /// The vCPU does not run any more. Answers whether this CPU's timer is to be armed anew.
+    #[must_use]
+    pub(crate) fn vcpu_time_stopped(&self, vcpu: &VcpuRef<P>) -> bool {
         self.update_runstate_area(vcpu, Through::Tables);
-        self.pause_periodic(vcpu);
+        self.pause_periodic(vcpu)
     }
 
     /// Wall-clock time at system time 0, in nanoseconds since 1970.

@@ -104,6 +104,18 @@ impl Bench {
         self.hv.run_timers();
     }
 
+    fn started(&self, vcpu: &VcpuRef<MockPlatform>) {
+        if self.hv.vcpu_time_started(vcpu, self.hv.platform.now()) {
+            self.hv.rearm_timer();
+        }
+    }
+
+    fn stopped(&self, vcpu: &VcpuRef<MockPlatform>) {
+        if self.hv.vcpu_time_stopped(vcpu) {
+            self.hv.rearm_timer();
+        }
+    }
+
     fn armed(&self) -> Option<u64> {
         self.hv.platform.record.lock().unwrap().timer.map(|t| t.0)
     }
@@ -170,10 +182,10 @@ fn periodic() {
     bench.at(110_000_000);
     assert!(bench.ticked(0));
     assert_eq!(bench.armed(), Some(120_000_000));
-    bench.hv.vcpu_time_stopped(&vcpu);
+    bench.stopped(&vcpu);
     bench.at(200_000_000);
     assert!(!bench.ticked(0));
-    bench.hv.vcpu_time_started(&vcpu);
+    bench.started(&vcpu);
     assert!(bench.ticked(0));
     bench.hv.set_periodic(&vcpu, 0);
     bench.at(300_000_000);
@@ -226,17 +238,17 @@ fn runstate_area() {
     let vcpu = bench.vcpu(0);
     let area = crate::guest_ptr::GuestPtr::<[u64; 6]>::new(mock::FLAT_BASE + 0x100);
     vcpu.vcpu().time.set_runstate_area(area.address().0);
-    bench.hv.vcpu_time_started(&vcpu);
+    bench.started(&vcpu);
     vcpu.vcpu().time.change_runstate(super::RunState::Running, Nanos(10));
-    bench.hv.vcpu_time_started(&vcpu);
+    bench.started(&vcpu);
     assert_eq!(area.read(&bench.hv).unwrap(), [0, 10, 0, 0, 0, 10]);
     bench.domain.vm_assist.store(1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG, SeqCst);
     vcpu.vcpu().time.change_runstate(super::RunState::Blocked, Nanos(30));
-    bench.hv.vcpu_time_started(&vcpu);
+    bench.started(&vcpu);
     assert_eq!(area.read(&bench.hv).unwrap(), [2, 30, 20, 0, 0, 10]);
     vcpu.vcpu().time.set_runstate_area(0x1000);
-    bench.hv.vcpu_time_started(&vcpu);
-    bench.hv.vcpu_time_stopped(&vcpu);
+    bench.started(&vcpu);
+    bench.stopped(&vcpu);
 }
 
 /// While user code runs, its kernel's areas are written through the kernel's page tables, across a page's end, and only

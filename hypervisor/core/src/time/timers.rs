@@ -98,6 +98,7 @@ impl<P: Platform> TimerQueues<P> {
 
     /// Arms a timer on `cpu`, wherever and whenever it was armed before. Answers whether `cpu` has a new earliest
     /// deadline.
+    #[inline(always)]
     fn arm(
         &self,
         cpu: CpuId,
@@ -189,7 +190,8 @@ impl<P: Platform> Hypervisor<P> {
         while let Some(due) = self.timers.pop_due(cpu, now) {
             match due.kind {
                 TimerKind::Singleshot => self.tick(&due.vcpu),
-                TimerKind::Periodic => self.periodic_work(&due.vcpu, now),
+                // The timer is armed below.
+                TimerKind::Periodic => drop(self.periodic_work(&due.vcpu, now)),
                 TimerKind::Poll => self.end_poll(&due.vcpu),
             }
         }
@@ -254,7 +256,9 @@ impl<P: Platform> Hypervisor<P> {
         let time = &vcpu.vcpu().time;
         self.timers.stop(time, TimerKind::Periodic);
         time.period.store(period, Ordering::Relaxed);
-        self.periodic_work(vcpu, self.platform.now());
+        if self.periodic_work(vcpu, self.platform.now()) {
+            self.rearm_timer();
+        }
     }
 
     /// Raises `VIRQ_TIMER` at a vCPU.
@@ -262,12 +266,13 @@ impl<P: Platform> Hypervisor<P> {
         self.send_virq(&vcpu.domain, vcpu.id, VIRQ_TIMER);
     }
 
-    /// The periodic timer ticks if it is due, and is armed for its next tick.
-    pub(super) fn periodic_work(&self, vcpu: &VcpuRef<P>, now: Nanos) {
+    /// The periodic timer ticks if it is due, and is armed for its next tick. Answers whether that is this CPU's earliest deadline
+    /// now, so that the platform's timer is to be armed anew.
+    pub(super) fn periodic_work(&self, vcpu: &VcpuRef<P>, now: Nanos) -> bool {
         let time = &vcpu.vcpu().time;
         let period = time.period.load(Ordering::Relaxed);
         if period == 0 {
-            return;
+            return false;
         }
         let mut next = time.last_tick.load(Ordering::Relaxed).saturating_add(period);
         if next <= now.0 {
@@ -275,7 +280,7 @@ impl<P: Platform> Hypervisor<P> {
             next = now.0.saturating_add(period);
             self.tick(vcpu);
         }
-        self.arm_here(&vcpu.domain, vcpu.vcpu(), TimerKind::Periodic, Nanos(next));
+        self.timers.arm(self.platform.this_cpu(), Nanos(next), &vcpu.domain, vcpu.vcpu(), TimerKind::Periodic)
     }
 
     /// Whoever polled until its time was up goes on.
@@ -285,12 +290,10 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// The periodic timer only ticks for a vCPU that runs.
-    pub(super) fn pause_periodic(&self, vcpu: &VcpuRef<P>) {
+    /// The periodic timer only ticks for a vCPU that runs. Answers whether it was armed: a deadline is gone.
+    pub(super) fn pause_periodic(&self, vcpu: &VcpuRef<P>) -> bool {
         let time = &vcpu.vcpu().time;
-        if time.period.load(Ordering::Relaxed) != 0 && self.timers.stop(time, TimerKind::Periodic) {
-            self.rearm_timer();
-        }
+        time.period.load(Ordering::Relaxed) != 0 && self.timers.stop(time, TimerKind::Periodic)
     }
 
     /// Stops all timers of a vCPU that will not run again.

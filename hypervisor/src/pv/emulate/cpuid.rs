@@ -47,13 +47,20 @@ pub fn faulted(guest: &Guest<'_>, regs: &mut Regs, length: u64) -> Emulated {
 /// #UD: whether it was the forced-emulation prefix and a `cpuid`. Bytes that cannot be read are a page fault, whatever
 /// instruction they are.
 pub fn forced(regs: &mut Regs, guest: &Guest<'_>) -> Emulated {
-    let mut prefix = XEN_EMULATE_PREFIX;
-    let at = GuestVirt(regs.rip);
-    if is_forced_within_page(at) && !wants_fault(guest) {
+    if is_forced_within_page(GuestVirt(regs.rip)) && !wants_fault(guest) {
         answer(guest, regs, true);
-        step_over(regs, (prefix.len() + CPUID.len()) as u64);
+        step_over(regs, (XEN_EMULATE_PREFIX.len() + CPUID.len()) as u64);
         return Emulated::Done;
     }
+    forced_slowly(regs, guest)
+}
+
+/// All cases of [`forced`].
+#[cold]
+#[inline(never)]
+fn forced_slowly(regs: &mut Regs, guest: &Guest<'_>) -> Emulated {
+    let mut prefix = XEN_EMULATE_PREFIX;
+    let at = GuestVirt(regs.rip);
     if copy_from_guest(&mut prefix, at).is_err() {
         return Emulated::PageFault(first_fault(at, prefix.len(), false), 0);
     }

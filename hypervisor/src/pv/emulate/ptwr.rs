@@ -21,6 +21,7 @@ const DIRECTION: u64 = 1 << 10;
 const OVERFLOW: u64 = 1 << 11;
 
 /// A store to a present read-only page faulted at `va`.
+#[inline(never)]
 pub fn page_table_write(guest: &Guest<'_>, regs: &mut Regs, va: GuestVirt) -> Emulated {
     let table = match guest.hv.read_only_page(guest.cx(), va) {
         Some(ReadOnlyPage::Table(table)) => Some(table),
@@ -60,23 +61,45 @@ fn finish(regs: &mut Regs, next: u64, ended: PtWrite) -> Emulated {
     }
 }
 
-/// The store that kernels use most, `mov [register + displacement], register` of 8 bytes, recognised by its bytes: what it
-/// stores at `va`, and its length.
+/// The store that kernels use most, `mov [address], register` of 8 bytes, recognised by its bytes: what it stores at `va`, and
+/// its length. (SDM Vol. 2, 2.1.5 and 2.2.1: ModR/M, SIB and REX.)
 fn register_store(regs: &Regs, bytes: &[u8], va: GuestVirt) -> Option<(u64, u64)> {
     let &[rex, 0x89, modrm, ref rest @ ..] = bytes else { return None };
-    let (mode, base) = (modrm >> 6, modrm & 7);
-    // REX.W, without an index; base 4 would bring one, base 5 without displacement is relative to `rip`.
-    if rex & 0xfa != 0x48 || base == 4 || mode == 3 || mode == 0 && base == 5 {
+    let (mode, mut base) = (modrm >> 6, modrm & 7);
+    if rex & 0xf8 != 0x48 || mode == 3 {
         return None;
     }
-    let (displacement, length) = match mode {
-        0 => (0, 3),
-        1 => (i64::from(rest.first()?.cast_signed()), 4),
-        _ => (i64::from(i32::from_le_bytes(*rest.first_chunk()?)), 7),
+    let (mut rest, mut length, mut at) = (rest, 3, 0u64);
+    let with_sib = base == 4;
+    if with_sib {
+        let &[sib, ref behind @ ..] = rest else { return None };
+        let index = sib >> 3 & 7 | (rex & 2) << 2;
+        // `rsp` cannot be an index: its number stands for none.
+        if index != 4 {
+            at = register(regs, index) << (sib >> 6);
+        }
+        (base, rest, length) = (sib & 7, behind, 4);
+    }
+    let displacement = match mode {
+        0 if base != 5 => 0,
+        1 => {
+            length += 1;
+            i64::from(rest.first()?.cast_signed())
+        }
+        _ => {
+            length += 4;
+            i64::from(i32::from_le_bytes(*rest.first_chunk()?))
+        }
     };
-    let base = register(regs, base | (rex & 1) << 3);
+    // Number 5 without displacement stands for none, with a displacement that is not part of it.
+    if mode != 0 || base != 5 {
+        at = at.wrapping_add(register(regs, base | (rex & 1) << 3));
+    } else if !with_sib {
+        at = regs.rip.wrapping_add(length);
+    }
+    at = at.wrapping_add_signed(displacement);
     let value = register(regs, modrm >> 3 & 7 | (rex & 4) << 1);
-    (base.wrapping_add_signed(displacement) == va.0).then_some((value, length))
+    (at == va.0).then_some((value, length))
 }
 
 /// A general register by the number that instructions give it.

@@ -136,6 +136,7 @@ pub fn xsetbv(guest: &Guest<'_>, regs: &mut Regs, length: u64) -> Emulated {
     }
     // SAFETY: checked to be a combination that the CPU takes.
     unsafe { fpu::set_xcr0(value) };
+    guest.vcpu.arch.xcr0.store(value, Ordering::Relaxed);
     finish(regs, length, |_| true)
 }
 

@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 use crate::call::{NO_DOMAIN, op};
 use crate::harness::{Verdict, check, need, same};
 use crate::peer::control::{domctl, info, plain};
-use crate::peer::{FREE, Peer, sleep, with_peer};
+use crate::peer::{FREE, PAGES, Peer, sleep, with_peer};
 
 /// The peer ends itself.
 fn shut_down(peer: &Peer<'_>, reason: u32) -> Result<u32, crate::harness::Verdict> {
@@ -136,6 +136,28 @@ case! {
         same("destroydomain again", destroyed_again, Ok(0))?;
         same("contents", contents, 99)?;
         same("gone with its last frame", info(id).map(|_| ()), Err(Errno::ESRCH))
+    }
+}
+
+case! {
+    /// What a domain leaves in its memory nobody sees who gets that memory next.
+    #[peer]
+    fn secrets_of_the_dead(env) {
+        const SECRET: u64 = 0x005e_c2e7_0fa6_3ead;
+        for _ in 0..3 {
+            with_peer(env, |peer| {
+                for page in FREE..PAGES {
+                    let known = peer.look(page, |words| {
+                        let known = words.0.iter().filter(|word| word.load(Relaxed) == SECRET).count();
+                        words.0.iter().for_each(|word| word.store(SECRET, Relaxed));
+                        known
+                    })?;
+                    same("words of the one before", known, 0)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 }
 

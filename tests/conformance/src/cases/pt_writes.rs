@@ -8,7 +8,7 @@ use xen_abi::xen::*;
 
 use crate::call::{Ret, hc2, mmu, mmuext, plain};
 use crate::harness::fault::{self, Fault, page_fault};
-use crate::harness::pool::Page;
+use crate::harness::pool::{Page, store_relative};
 use crate::harness::{Env, Outcome, Verdict, check, need, same};
 
 /// Arithmetic flags: CF, PF, AF, ZF, SF, OF.
@@ -93,6 +93,20 @@ returns! {
     /// mov of 8 bytes; the values here are not present, so they are stored as they are.
     mov_8(env): stored!(env, "mov [rdi], rax", 0, 0x1234_5678_9abc_def0u64)
         => Ok((0x1234_5678_9abc_def0, 0x1234_5678_9abc_def0, 0));
+    /// With a scaled index.
+    mov_indexed(env): stored!(env, "mov [rdi + rcx*8 - 24], rax", 0, 0x70u64) => Ok((0x70, 0x70, 0));
+    /// With a scaled index among the upper registers and a displacement of 4 bytes.
+    mov_indexed_upper(env): stored!(env, "lea rdi, [rdi - 0x100c]; xchg r12, rcx; mov [rdi + r12*4 + 0x1000], rax; xchg r12, rcx", 0, 0x70u64)
+        => Ok((0x70, 0x70, 0));
+    /// By r12, whose number calls for another byte of the instruction.
+    mov_by_r12(env): stored!(env, "xchg r12, rdi; mov [r12], rax; xchg r12, rdi", 0, 0x70u64) => Ok((0x70, 0x70, 0));
+    /// By r13, whose number calls for a displacement.
+    mov_by_r13(env): stored!(env, "xchg r13, rdi; mov [r13], rax; xchg r13, rdi", 0, 0x70u64) => Ok((0x70, 0x70, 0));
+    /// From r8.
+    mov_from_r8(env): stored!(env, "xchg r8, rax; mov [rdi], r8; xchg r8, rax", 0, 0x70u64) => Ok((0x70, 0x70, 0));
+    /// With an index and no base, at an address of 32 bits that is sign-extended.
+    mov_without_base(env): stored!(env, "mov r11d, 0x80000000; lea rdi, [rdi + r11]; mov [rdi*1 - 0x80000000], rax", 0, 0x70u64)
+        => Ok((0x70, 0x70, 0));
     /// mov of 4 bytes to the upper half.
     mov_4(env): stored!(env, "mov [rdi + 4], eax", 0x10, 0x1234_5678u64) => Ok((0x1234_5678_0000_0010, 0x1234_5678, 0));
     /// mov of 2 bytes.
@@ -159,6 +173,16 @@ returns! {
     stosq(env): stored!(env, "stosq", 0, 0x70u64) => Ok((0x70, 0x70, 0));
     /// stos of one byte.
     stosb(env): stored!(env, "stosb", 0x500, 0x70u64) => Ok((0x570, 0x70, 0));
+}
+
+case! {
+    /// mov to an address relative to the instruction.
+    fn mov_relative(env) {
+        with_table(env, |table| {
+            store_relative(env, 0x70);
+            same("words", [2, 3, 4].map(|n| table.get(n)), [0, 0x70, 0])
+        })
+    }
 }
 
 case! {

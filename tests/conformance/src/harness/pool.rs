@@ -89,6 +89,12 @@ impl Page<'_> {
     }
 }
 
+/// Stores to word 3 of page 0 by an instruction that names it relative to itself.
+pub fn store_relative(_: &Env, value: u64) {
+    // SAFETY: the pool's words are atomics: any value may be stored to them.
+    unsafe { core::arch::asm!("mov [rip + {pool} + 24], {value}", pool = sym POOL, value = in(reg) value) }
+}
+
 /// Fills the pool with zeros.
 pub fn clear(_: &Env) {
     for word in POOL.iter().flat_map(|page| &page.0) {

@@ -6,7 +6,7 @@ use crate::cpumask::CpuMask;
 use crate::domain::Domain;
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{CpuId, GuestVirt, Mfn};
-use crate::page::{PageError, PageType, is_hypervisors};
+use crate::page::{PageError, PageType, is_guests};
 use crate::platform::{Flush, Platform};
 use crate::regs::Regs;
 use core::sync::atomic::Ordering::Relaxed;
@@ -115,7 +115,7 @@ fn here<P: Platform>(cx: Cx<'_, P>) -> CpuMask {
 /// Flushes one page; an address that no guest can map needs none.
 fn flush_page<P: Platform>(cx: Cx<'_, P>, cpus: &CpuMask, va: u64) {
     let va = GuestVirt(va);
-    if va.is_canonical() && !is_hypervisors(va) {
+    if is_guests(va) {
         cx.hv.platform.flush_tlb(cpus, Flush::Page(va));
     }
 }

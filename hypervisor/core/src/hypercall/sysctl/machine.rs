@@ -110,7 +110,7 @@ pub(super) fn nodes<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Err
 /// `XEN_SYSCTL_cpu_hotplug`: a CPU that already is as it is wanted is no work; others stay as they are.
 pub(super) fn hotplug<P: Platform>(request: &Request<'_, P>) -> Result<(), Errno> {
     let payload = request.payload::<XenSysctlCpuHotplug>()?;
-    let is_up = request.cx.hv.platform.online_cpus().contains(CpuId(payload.cpu));
+    let is_up = request.cx.hv.platform.is_online(CpuId(payload.cpu));
     match payload.op {
         XEN_SYSCTL_CPU_HOTPLUG_ONLINE | XEN_SYSCTL_CPU_HOTPLUG_OFFLINE
             if payload.cpu >= present(request.cx) =>

@@ -130,6 +130,8 @@ impl Sim {
             assert!(vcpu.vcpu().sched.runnable(), "{vcpu:?} runs and should not");
             assert!(vcpu.vcpu().sched.may_run_on(CpuId(cpu as u32)), "{vcpu:?} runs where it must not");
         }
+        let idle = self.hv.sched.cpus.iter().filter(|queue| queue.idle()).count();
+        assert_eq!(self.hv.sched.idle_cpus.load(core::sync::atomic::Ordering::SeqCst), idle);
     }
 
     /// Lets time pass.
