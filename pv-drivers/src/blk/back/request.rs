@@ -67,6 +67,14 @@ fn form<R: FromBytes>(request: &BlkifRequest) -> Result<R, i16> {
     R::read_from_prefix(request.as_bytes()).map(|(form, _)| form).map_err(|_| BLKIF_RSP_ERROR)
 }
 
+/// The operation that an answer names: of an indirect request what it does, as Linux' front end expects it.
+pub fn answered_operation(request: &BlkifRequest) -> u8 {
+    match form::<BlkifRequestIndirect>(request) {
+        Ok(indirect) if request.operation == BLKIF_OP_INDIRECT => indirect.indirect_op,
+        _ => request.operation,
+    }
+}
+
 /// Reads a request, its segments into `segments`, which is cleared first. The error is the answer's status.
 pub fn parse(request: &BlkifRequest, limits: Limits, segments: &mut Vec<Segment>) -> Result<Parsed, i16> {
     segments.clear();
@@ -124,4 +132,22 @@ pub fn within(sector: u64, sectors: u64, operation: Operation, limits: Limits) -
         _ => return Err(BLKIF_RSP_ERROR),
     }
     if changes && limits.geometry.read_only { Err(BLKIF_RSP_ERROR) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    #[test]
+    fn the_answer_to_an_indirect_request_names_what_it_did() {
+        let mut request = BlkifRequestIndirect::new_zeroed();
+        (request.operation, request.indirect_op) = (BLKIF_OP_INDIRECT, BLKIF_OP_WRITE);
+        let mut slot = BlkifRequest::new_zeroed();
+        let bytes = request.as_bytes();
+        slot.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
+        assert_eq!(answered_operation(&slot), BLKIF_OP_WRITE);
+        slot.operation = BLKIF_OP_FLUSH_DISKCACHE;
+        assert_eq!(answered_operation(&slot), BLKIF_OP_FLUSH_DISKCACHE);
+    }
 }

@@ -14,7 +14,7 @@ use xen_abi::io::blkif::{BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, BlkifRequest, BlkifReq
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::pool::{Batch, Pool, Slot};
-use super::request::{DESCRIPTORS, Limits, Segment, parse, within};
+use super::request::{DESCRIPTORS, Limits, Segment, answered_operation, parse, within};
 use super::{Queue, staging_bytes};
 use crate::blk::{BlockDevice, Failed, Job, Operation, Progress, SECTOR};
 use crate::ring;
@@ -345,7 +345,7 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
 fn fill(slot: &mut Slot, queue: u16, request: &BlkifRequest, limits: Limits) {
     slot.queue = Some(queue);
     slot.id = request.id;
-    slot.wire_operation = request.operation;
+    slot.wire_operation = answered_operation(request);
     (slot.operation, slot.indirect, slot.status) = (None, None, BLKIF_RSP_OKAY);
     match parse(request, limits, &mut slot.segments) {
         Ok(parsed) => {
