@@ -49,6 +49,7 @@ extern crate alloc;
 #[cfg(not(target_os = "none"))]
 extern crate std;
 
+pub mod apic;
 pub mod boot;
 pub mod byte_ring;
 pub mod console;

@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: what a boot costs, on ours and on real Xen, counted the same way in one run; `bench micro` counts
-//! what each primitive costs a guest.
+//! what each primitive costs a guest, `bench locks` what a lock costs where virtual CPUs share a processor.
 //!
 //! QEMU runs with `-icount shift=0,sleep=off`: the time-stamp counter advances by one for each instruction, and by one
 //! for each virtual nanosecond while the CPU is halted. Two runs give the same figures on any host. Firmware and loader
@@ -20,6 +20,7 @@ use crate::setup::Need;
 use crate::{build, debian, initramfs, project, setup};
 
 mod chart;
+mod locks;
 mod micro;
 
 /// Counting instructions is slow: Linux takes some minutes.
@@ -41,6 +42,8 @@ pub struct Options {
 enum What {
     /// Count what each primitive costs a guest
     Micro(Choices),
+    /// Count what a lock costs where virtual CPUs share a processor
+    Locks(Choices),
 }
 
 /// Which rows, and how they are shown.
@@ -88,16 +91,17 @@ impl Row {
     }
 }
 
-/// Measures, prints, and writes `target/bench/boot.json` and `boot.svg`, or `micro.*`.
+/// Measures, prints, and writes `target/bench/boot.json` and `boot.svg`, or `micro.*` or `locks.json`.
 ///
 /// # Errors
-/// Something does not build or boot; for `micro`, also when a row misses its goal.
+/// Something does not build or boot; for `micro` and `locks`, also when a row misses its goal.
 pub fn run(options: &Options) -> Result<()> {
     setup::ensure(&[Need::Compiler, Need::Emulator, Need::GuestFiles])?;
     build::all()?;
     match &options.what {
         None => boot(&options.choices),
         Some(What::Micro(choices)) => micro::run(choices),
+        Some(What::Locks(choices)) => locks::run(choices),
     }
 }
 

@@ -12,6 +12,8 @@ mod fifo;
 mod one;
 #[cfg(target_os = "none")]
 mod several;
+#[cfg(target_os = "none")]
+mod vectors;
 
 use guest_pv_lib::sched::{self, Shutdown};
 use guest_pv_lib::{BootContext, Errno, println, time};
@@ -26,7 +28,7 @@ type Named = (&'static str, fn(&BootContext) -> Step);
 
 /// What is shown, in this order.
 #[cfg(target_os = "none")]
-const STEPS: [Named; 13] = [
+const STEPS: [Named; 14] = [
     ("fifo", fifo::switch),
     ("channel", one::channel),
     ("handler", one::handler),
@@ -39,6 +41,7 @@ const STEPS: [Named; 13] = [
     ("clocks", several::clocks),
     ("translations", several::translations),
     ("locks", several::locks),
+    ("vectors", vectors::vectors),
     ("stop", several::stop),
 ];
 #[cfg(not(target_os = "none"))]

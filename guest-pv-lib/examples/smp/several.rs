@@ -43,7 +43,7 @@ fn work(this: &Cpu) -> Option<fn(&'static Cpu)> {
 }
 
 /// Lets all CPUs do `work` at the same time, outside upcalls, and waits for them.
-fn each(work: fn(&'static Cpu)) {
+pub fn each(work: fn(&'static Cpu)) {
     DONE.store(0, SeqCst);
     let others = smp::online().count() as u32 - 1;
     for cpu in smp::online().skip(1) {
@@ -57,7 +57,7 @@ fn each(work: fn(&'static Cpu)) {
 }
 
 /// Waits until `condition` holds; false where it takes too long.
-fn soon(condition: impl Fn() -> bool) -> bool {
+pub fn soon(condition: impl Fn() -> bool) -> bool {
     let end = time::now() + 10_000_000_000;
     while !condition() {
         if time::now() > end {
@@ -72,7 +72,7 @@ pub fn start(boot: &BootContext) -> Step {
     events::unmask_upcalls();
     let mut cpus = 1;
     for (number, storage) in (1..).zip(&STORAGE) {
-        if smp::is_up(number) == Err(Errno::ENOENT) {
+        if smp::is_up(number).is_err() {
             break;
         }
         // SAFETY: the root table is the one the domain started with; nothing here uses GS.

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64}
 
 use xen_abi::vcpu::{RUNSTATE_RUNNING, VcpuRunstateInfo};
 
+use crate::apic;
 use crate::events::fifo::Queues;
 use crate::shared::VcpuInfo;
 
@@ -28,6 +29,8 @@ pub struct Cpu {
     runstate: Runstate,
     /// Its event queues.
     pub(crate) queues: Queues,
+    /// Its vectors.
+    pub(crate) apic: apic::vectors::State,
     /// Upcalls that run handlers on this CPU now, one inside the other.
     pub(crate) depth: AtomicU32,
     /// Ports that fired on this CPU so far.
@@ -102,6 +105,7 @@ impl Cpu {
                 time: [const { AtomicU64::new(0) }; 4],
             },
             queues: Queues::new(),
+            apic: apic::vectors::State::new(),
             depth: AtomicU32::new(0),
             events: AtomicU64::new(0),
             seen: AtomicU64::new(0),

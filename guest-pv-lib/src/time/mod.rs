@@ -37,6 +37,12 @@ pub fn now() -> u64 {
     }
 }
 
+/// System time, in nanoseconds, at which this CPU's time-stamp counter reads `tsc`.
+#[must_use]
+pub fn at_tsc(tsc: u64) -> u64 {
+    pvclock::read(&shared::this_vcpu().time).1.at(tsc)
+}
+
 /// Wall-clock time at which system time was zero: seconds and nanoseconds since 1970 (UTC).
 #[doc(alias("wc_sec", "wc_nsec"))]
 #[must_use]

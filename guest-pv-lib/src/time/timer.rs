@@ -7,11 +7,12 @@ use xen_abi::vcpu::{
 };
 
 use crate::hypercall::{Errno, check, raw};
+use crate::smp::this_cpu;
 
 /// One `vcpu_op` for this CPU. `arg` is null or the address of the command's structure.
 fn op(command: u32, arg: u64) -> Result<(), Errno> {
     // SAFETY: the timer commands of this module read `arg` and change nothing of the kernel's.
-    check(unsafe { raw::call3(nr::VCPU_OP, u64::from(command), 0, arg) }).map(drop)
+    check(unsafe { raw::call3(nr::VCPU_OP, u64::from(command), this_cpu().number().into(), arg) }).map(drop)
 }
 
 /// Fires every `period` nanoseconds from now on, while this CPU has something to run: the timer rests while the CPU
