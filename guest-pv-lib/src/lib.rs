@@ -39,6 +39,9 @@
 //! Unsafe code is at the edge: the hypercall instruction, the entry stubs, and the places where an address that the
 //! hypervisor gave becomes a reference. Memory that others write is only reached through atomics.
 //!
+//! With other domains a kernel shares pages ([`grant`]), finds their devices ([`xenstore`]), and moves bytes in and out of
+//! memory that they write ([`words`], [`byte_ring`]).
+//!
 //! The base needs no allocator. The feature `alloc` maps the domain's [`memory`] before `main` and enables what needs the
 //! crate `alloc`; `heap` is the global allocator for it.
 #![no_std]

@@ -46,7 +46,8 @@ pub struct Event {
     pub token: String,
 }
 
-/// A connection to xenstore. See the [module's head](self).
+/// A connection to xenstore, which any number of callers and CPUs use at once. A handler of an event may use it, too, but
+/// not wait.
 #[derive(Debug)]
 pub struct Client<M, L> {
     ring: Ring<M>,
