@@ -33,8 +33,10 @@
 //! # Where things are
 //!
 //! [`mod@entry`] has the ELF notes and the first instructions, [`boot`] what the domain was started with. [`console`],
-//! [`time`], [`sched`], [`memory`] and [`version`] are what their names say. Xen's C names are search aliases of
-//! the items that stand for them.
+//! [`time`], [`sched`], [`memory`], [`cpu`], [`user`], [`smp`] and [`version`] are what their names say. Xen's C names are
+//! search aliases of the items that stand for them.
+//!
+//! With the feature `native` the same image also starts as a PVH guest and on a bare PC; [`platform`] says how that works.
 //!
 //! Unsafe code is at the edge: the hypercall instruction, the entry stubs, and the places where an address that the
 //! hypervisor gave becomes a reference. Memory that others write is only reached through atomics.

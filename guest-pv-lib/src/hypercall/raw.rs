@@ -7,6 +7,20 @@
 //!
 //! With the feature `native`, a kernel that was not started as a PV guest has [the platform](crate::platform) answer.
 
+/// With the feature `poison`: overwrites a register behind the hypercall, as debug builds of Xen do.
+#[cfg(feature = "poison")]
+macro_rules! poison {
+    ($reg:tt) => {
+        concat!("movabs ", $reg, ", 0xdeadbeefdeadbeef")
+    };
+}
+#[cfg(not(feature = "poison"))]
+macro_rules! poison {
+    ($reg:tt) => {
+        ""
+    };
+}
+
 macro_rules! hypercall {
     ($(#[$doc:meta])* $name:ident($($arg:ident in $reg:tt),*)) => {
         $(#[$doc])*
@@ -37,6 +51,7 @@ macro_rules! hypercall {
             unsafe {
                 core::arch::asm!(
                     "syscall",
+                    $(poison!($reg),)*
                     inlateout("rax") i64::from(nr) => ret,
                     $(inlateout($reg) $arg => _,)*
                     lateout("rcx") _,
