@@ -5,6 +5,7 @@
 //! - A page that is (part of) a page table may only be mapped read-only; the hypervisor refuses anything else.
 //!   Changes go through [`update_va_mapping`], [`mmu_update`] and [`mmuext_op`].
 //!
+//! - [`Batch`] collects changes: one hypercall for many.
 //! - [`Frame`] is a frame whose type says whether it is memory, a page table or a pinned one: a writable mapping of a
 //!   page table does not compile.
 //! - [`Space`] is an address space for user mode: safe, with sharing and copy on write.
@@ -24,6 +25,8 @@ mod update;
 mod walk;
 
 pub use addr::{Mfn, P2m, Pfn, Pte, m2p};
+pub use batch::{Batch, Mode};
+pub use edge::Forget;
 pub use frame::{Entry, Frame, L1, L2, L3, L4, Pinned, Plain, State, Table, TableLevel, Tabular, Upper};
 #[cfg(feature = "x86_64")]
 pub use mapper::Tables;

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::batch::Batch;
+use super::batch::{Batch, Mode};
 use super::edge::Forget;
 use super::{Level, Mfn, Pte};
 use crate::Errno;
@@ -43,7 +43,7 @@ pub fn read(table: Mfn, slot: usize) -> Pte {
 /// Nothing points to these tables, no CPU uses them, they are not pinned, and they are not looked at again.
 pub unsafe fn dissolve(first: Mfn, level: Level, second: Option<Mfn>) -> Result<(), Errno> {
     // Nothing is a page table any more, so all that was one can be written again, and only then be given back.
-    let mut batch = Batch::new();
+    let mut batch = Batch::new(Mode::Lazy);
     let mut result = Ok(());
     let mut writable = |table| {
         if let Some(update) = there().pfn(table).and_then(|frame| there().as_memory(frame)) {

@@ -1,26 +1,36 @@
 //! Which CPU runs in which address space.
 
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicU64, AtomicUsize};
 
 use crate::Errno;
 use crate::mmu::{Mfn, edge};
 use crate::smp::this_cpu;
 
-/// As many CPUs as a domain can have in practice; those above share the last place, which then counts as in use.
+/// More CPUs than a PV domain has in practice.
 const CPUS: usize = 512;
 
 /// The root that each CPU has, where a [`Space`](super::Space) was ever made its own.
 static ROOTS: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
 
+/// No CPU above this one was ever in a space: so much of the list is looked at.
+static HIGHEST: AtomicUsize = AtomicUsize::new(0);
+
+fn number() -> usize {
+    let number = this_cpu().number() as usize;
+    assert!(number < CPUS, "CPU {number} is one too many for address spaces");
+    number
+}
+
 fn place() -> &'static AtomicU64 {
-    &ROOTS[(this_cpu().number() as usize).min(CPUS - 1)]
+    &ROOTS[number()]
 }
 
 /// Makes these the roots of the calling CPU.
 pub fn enter(kernel: Mfn, user: Mfn) -> Result<(), Errno> {
     // An event handler must not switch in between.
     without_upcalls(|| {
+        HIGHEST.fetch_max(number(), SeqCst);
         let before = place().swap(kernel.0, SeqCst);
         edge::load_roots(kernel, user).inspect_err(|_| place().store(before, SeqCst))
     })
@@ -33,7 +43,7 @@ pub fn here(root: Mfn) -> bool {
 
 /// Whether any CPU has it.
 pub fn anywhere(root: Mfn) -> bool {
-    ROOTS.iter().any(|place| place.load(SeqCst) == root.0)
+    ROOTS[..=HIGHEST.load(SeqCst)].iter().any(|place| place.load(SeqCst) == root.0)
 }
 
 fn without_upcalls<R>(work: impl FnOnce() -> R) -> R {

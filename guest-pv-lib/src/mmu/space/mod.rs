@@ -26,7 +26,7 @@ mod tests;
 
 use core::fmt;
 
-use super::batch::Batch;
+use super::batch::{Batch, Mode};
 use super::edge::Forget;
 use super::teardown::{OWNED, page_of};
 use super::{Mfn, PAGE_SIZE, Pte};
@@ -158,7 +158,7 @@ impl Space {
     /// [`MapError::OutOfMemory`].
     #[doc(alias = "MMUEXT_PIN_L4_TABLE")]
     pub fn new() -> Result<Self, MapError> {
-        Ok(Self { roots: Roots::new()?, batch: Batch::new(), lazy: false, last: None })
+        Ok(Self { roots: Roots::new()?, batch: Batch::new(Mode::Lazy), lazy: false, last: None })
     }
 
     /// Maps `page` at `at`.
