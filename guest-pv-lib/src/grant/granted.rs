@@ -91,7 +91,7 @@ impl Granted {
     /// Whether the peer has one of the pages mapped, or copies it, right now.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        setup::table().is_ok_and(|table| self.0.refs.iter().any(|reference| table.is_in_use(reference.0)))
+        self.0.refs.iter().any(|&reference| super::is_in_use(reference))
     }
 
     /// Ends the grants. Nobody else can touch the pages afterwards.

@@ -174,6 +174,12 @@ pub unsafe fn end(reference: GrantRef) -> Result<(), InUse> {
     Ok(())
 }
 
+/// Whether the peer has the page of a grant of this domain mapped, or copies it, right now.
+#[must_use]
+pub fn is_in_use(reference: GrantRef) -> bool {
+    setup::table().is_ok_and(|table| table.has(reference.0) && table.is_in_use(reference.0))
+}
+
 /// `grant_table_op` with `count` structures of its command, each of which the hypervisor reads and writes.
 ///
 /// # Safety

@@ -74,7 +74,7 @@ impl Table {
     }
 
     /// Whether the table has room for an entry of this reference.
-    fn has(&self, reference: u32) -> bool {
+    pub fn has(&self, reference: u32) -> bool {
         let frame = reference as usize / self.entries_per_frame();
         self.frames.get(frame).is_some_and(|frame| !frame.load(Acquire).is_null())
     }
