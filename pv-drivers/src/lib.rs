@@ -9,6 +9,7 @@
 //! - [`console`][]: the console.
 //! - [`net`][]: the network device, and a bridge.
 //! - [`ninepfs`][]: files of another domain.
+//! - [`display`][]: display, keyboard and pointer.
 //!
 //! Nothing here is unsafe: the pages arrive as slices of atomics (a guest kernel maps them, a test allocates them),
 //! and what the other end writes into them is checked before it is believed. The two ends are assumed to distrust
@@ -22,6 +23,7 @@ extern crate std;
 
 pub mod blk;
 pub mod console;
+pub mod display;
 pub mod net;
 pub mod ninepfs;
 pub mod ring;
