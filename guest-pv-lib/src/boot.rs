@@ -114,7 +114,8 @@ impl BootContext {
     }
 
     /// The frames that the domain builder itself used: image, module, p2m list, page tables, `start_info`, stack.
-    /// The frames behind them are free; at least 512 KiB of them are mapped.
+    /// The frames behind them are free; at least 512 KiB of them are mapped, until
+    /// [`memory::init`](crate::memory::init) takes them into the allocator and out of this mapping.
     #[must_use]
     pub const fn used(&self) -> core::ops::Range<Pfn> {
         let tables = self.pfn_of(self.info.pt_base).0 + self.info.nr_pt_frames;
