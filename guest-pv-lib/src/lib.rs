@@ -33,7 +33,8 @@
 //! # Where things are
 //!
 //! [`mod@entry`] has the ELF notes and the first instructions, [`boot`] what the domain was started with. [`console`],
-//! [`time`], [`sched`], [`memory`], [`cpu`], [`user`], [`smp`] and [`version`] are what their names say. Xen's C names are
+//! [`time`], [`sched`], [`memory`], [`cpu`], [`user`] and [`version`] are what their names say. [`smp`] brings up further
+//! CPUs, [`sync`] has a lock for them, and [`apic`] looks like what a kernel had in place of [`events`]. Xen's C names are
 //! search aliases of the items that stand for them.
 //!
 //! With the feature `native` the same image also starts as a PVH guest and on a bare PC; [`platform`] says how that works.

@@ -9,7 +9,7 @@ use crate::hypercall::Errno;
 ///
 /// A new channel keeps events for [`take`](Self::take), which is what an event loop wants, together with
 /// [`sched::wait`](crate::sched::wait). With [`set_handler`](Self::set_handler) or, with the feature `alloc`,
-/// [`set_closure`](Self::set_closure) events run code in the upcall instead. An event that came before the handler is
+/// `set_closure` events run code in the upcall instead. An event that came before the handler is
 /// not lost.
 ///
 /// ```no_run

@@ -4,7 +4,7 @@
 //! what is shared with the hypervisor, and what the library keeps for each CPU: which events it has seen, what it waits
 //! for. All fields are atomics, because upcalls change them in between and other CPUs look.
 //!
-//! A kernel on one CPU needs nothing of this. [`start`] brings up another one. With the first, the library takes the
+//! A kernel on one CPU needs nothing of this. `start` brings up another one. With the first, the library takes the
 //! kernel's GS base: from then on it points to the CPU's area, and a kernel with per-CPU data of its own hangs them
 //! there ([`Cpu::set_local`]).
 //!
