@@ -47,7 +47,7 @@ fn pair() -> Result<()> {
         let ping = line(domain, "ping ")?;
         ensure!(ping.starts_with("5 packets received"), "{domain}{ping}");
         let (sent, fetched) = (line(other, "serving ")?, line(domain, "fetched ")?);
-        ensure!(sent.starts_with("8388608 bytes ") && fetched.starts_with(sent), "{sent} became {fetched}");
+        ensure!(sent.starts_with("2097152 bytes ") && fetched.starts_with(sent), "{sent} became {fetched}");
         let kept = line(domain, "kept ")?;
         ensure!(kept.len() == 64 && sent.ends_with(kept), "{sent} is {kept} on the disk");
     }

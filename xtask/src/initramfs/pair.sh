@@ -17,17 +17,17 @@ ifconfig lo up
 ifconfig eth0 "$own" netmask 255.255.255.0 up || { echo "pair: no network"; exit 1; }
 
 mkdir -p /srv
-dd if=/dev/urandom of=/srv/file bs=64k count="${blocks:-128}" 2>/dev/null
+dd if=/dev/urandom of=/srv/file bs=64k count="${blocks:-32}" 2>/dev/null
+echo yes >/srv/ready
 sync
 echo "pair: serving $(stat -c %s /srv/file) bytes $(sum /srv/file)"
 httpd -p 5001 -h /srv
 
 # The other one may still be on its way.
 for try in $(seq 1 60); do
-    wget -q -O /tmp/probe "http://$peer:5001/file" 2>/dev/null && break
+    wget -q -O /dev/null "http://$peer:5001/ready" 2>/dev/null && break
     sleep 1
 done
-rm -f /tmp/probe
 echo "pair: ping $(ping -c 5 -W 10 "$peer" | sed -n 's/.*transmitted, //p')"
 start=$(cut -d. -f1 /proc/uptime)
 wget -q -O /srv/fetched "http://$peer:5001/file"
