@@ -18,7 +18,8 @@ pub fn trials() -> Vec<Trial> {
         trial("platform::native_by_pvh", by_pvh),
         trial("platform::native_module_and_arguments", module_and_arguments),
         trial("platform::native_on_plain_cpus", plain_cpus),
-        trial("platform::pvh_on_xen", || on_xen_as_pvh("hello").map(drop)),
+        trial("platform::native_memory", native_memory),
+        trial("platform::pvh_on_xen", pvh_on_xen),
     ]
 }
 
@@ -50,6 +51,15 @@ fn on_xen_as_pvh(name: &str) -> Result<Vec<String>> {
     let mut command = machine.command(Serial::Stdio)?;
     command.args(["-machine", "q35", "-device", "amd-iommu"]);
     lines(name, Session::from_command(command)?)
+}
+
+fn pvh_on_xen() -> Result<()> {
+    ["hello", "memory", "smp"].iter().try_for_each(|name| on_xen_as_pvh(name).map(drop))
+}
+
+/// The library's own page tables, its allocators and its address spaces.
+fn native_memory() -> Result<()> {
+    lines("memory", Session::start(&native(project::guest_elf("memory")))?).map(drop)
 }
 
 fn same_lines() -> Result<()> {

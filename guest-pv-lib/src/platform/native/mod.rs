@@ -34,7 +34,8 @@ use x86_64::instructions::interrupts;
 use xen_abi::errno::Errno;
 use xen_abi::hypercall::nr;
 use xen_abi::memory::{
-    XENMEM_CURRENT_RESERVATION, XENMEM_MACHINE_MEMORY_MAP, XENMEM_MAXIMUM_RESERVATION, XENMEM_MEMORY_MAP,
+    XENMEM_CURRENT_RESERVATION, XENMEM_DECREASE_RESERVATION, XENMEM_EXCHANGE, XENMEM_INCREASE_RESERVATION,
+    XENMEM_MACHINE_MEMORY_MAP, XENMEM_MAXIMUM_RESERVATION, XENMEM_MEMORY_MAP, XENMEM_POPULATE_PHYSMAP,
     XenMemoryMap,
 };
 use xen_abi::xen::MulticallEntry;
@@ -92,7 +93,9 @@ unsafe fn answer(nr: u32, args: [u64; 6]) -> i64 {
             nr::SET_GDT | nr::UPDATE_DESCRIPTOR | nr::IRET => error(Errno::ENOSYS),
             nr::VCPU_OP if below => xen::vcpu_op(args),
             nr::SCHED_OP if below => xen::sched_op(args),
+            nr::GRANT_TABLE_OP if below => xen::grant_table_op(args),
             nr::MEMORY_OP if is_map(a1) => memory_map(a2),
+            nr::MEMORY_OP if changes_reservation(a1) => error(Errno::ENOSYS),
             _ if below => xen::call(nr, args),
             nr::EVENT_CHANNEL_OP => ports::operation(a1, a2),
             nr::VCPU_OP => timer::vcpu_op(a1, a2, a3),
@@ -123,6 +126,13 @@ unsafe fn multicall(list: u64, count: u64) -> i64 {
 
 fn is_map(command: u64) -> bool {
     command == u64::from(XENMEM_MEMORY_MAP) || command == u64::from(XENMEM_MACHINE_MEMORY_MAP)
+}
+
+/// Frames of a PVH domain have another map behind them, which these would change: the memory stays as it is.
+fn changes_reservation(command: u64) -> bool {
+    let changing =
+        [XENMEM_INCREASE_RESERVATION, XENMEM_DECREASE_RESERVATION, XENMEM_POPULATE_PHYSMAP, XENMEM_EXCHANGE];
+    changing.iter().any(|&changing| command == u64::from(changing))
 }
 
 /// The boot loader's memory map.

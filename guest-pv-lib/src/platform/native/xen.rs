@@ -2,15 +2,21 @@
 
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
+use core::ptr;
 
 use x86_64::registers::model_specific::Msr;
 use xen_abi::cpuid::*;
 use xen_abi::errno::Errno;
+use xen_abi::grant_table::{
+    GNTST_GENERAL_ERROR, GNTST_OKAY, GNTTABOP_GET_STATUS_FRAMES, GNTTABOP_SETUP_TABLE, GnttabGetStatusFrames,
+    GnttabSetupTable,
+};
 use xen_abi::hvm::hvm_op::{HVMOP_GET_PARAM, HVMOP_SET_PARAM, XenHvmParam};
 use xen_abi::hvm::params::*;
 use xen_abi::hypercall::nr;
 use xen_abi::memory::{
-    XENMAPSPACE_SHARED_INFO, XENMEM_ADD_TO_PHYSMAP, XENMEM_MEMORY_MAP, XenAddToPhysmap, XenMemoryMap,
+    XENMAPIDX_GRANT_TABLE_STATUS, XENMAPSPACE_GRANT_TABLE, XENMAPSPACE_SHARED_INFO, XENMEM_ADD_TO_PHYSMAP,
+    XENMEM_MEMORY_MAP, XenAddToPhysmap, XenMemoryMap,
 };
 use xen_abi::sched::SCHEDOP_BLOCK;
 use xen_abi::vcpu::*;
@@ -131,6 +137,62 @@ pub unsafe fn vcpu_op(args: [u64; 6]) -> i64 {
         // SAFETY: the caller's promise.
         _ => unsafe { call(nr::VCPU_OP, args) },
     }
+}
+
+/// `grant_table_op`. The frames of a table have no place of their own in a PVH domain's memory: they get one, behind the
+/// last frame of the kernel's, when they are asked for. (Mapping others' frames by page-table entry is refused.)
+///
+/// # Safety
+///
+/// As for the hypercall.
+pub unsafe fn grant_table_op(args: [u64; 6]) -> i64 {
+    const MOST: u64 = 512;
+    let first = (builder::pages() + 1).next_multiple_of(MOST);
+    let at = args[1] as usize;
+    // SAFETY: the caller's promise, for the structure that each command has.
+    unsafe {
+        match u32::try_from(args[0]) {
+            Ok(GNTTABOP_SETUP_TABLE) => {
+                let arg = &mut *ptr::with_exposed_provenance_mut::<GnttabSetupTable>(at);
+                arg.status = place(0, first, arg.nr_frames, arg.frame_list.addr());
+            }
+            Ok(GNTTABOP_GET_STATUS_FRAMES) => {
+                let arg = &mut *ptr::with_exposed_provenance_mut::<GnttabGetStatusFrames>(at);
+                let status = XENMAPIDX_GRANT_TABLE_STATUS;
+                arg.status = place(status, first + MOST, arg.nr_frames, arg.frame_list.addr());
+            }
+            _ => return call(nr::GRANT_TABLE_OP, args),
+        }
+    }
+    0
+}
+
+/// Gives `count` frames of the grant table from `index` on the place `first`, and writes their numbers to `list`.
+///
+/// # Safety
+///
+/// `list` must be the caller's, with room for them.
+unsafe fn place(index: u64, first: u64, count: u32, list: u64) -> i16 {
+    let list = ptr::with_exposed_provenance_mut::<u64>(list as usize);
+    for at in 0..u64::from(count) {
+        let frame = first + at;
+        let arg = XenAddToPhysmap {
+            domid: DOMID_SELF,
+            space: XENMAPSPACE_GRANT_TABLE,
+            idx: index + at,
+            gpfn: frame,
+            ..XenAddToPhysmap::default()
+        };
+        // SAFETY: there is no memory at that place; the structure lives across the call. The list has that entry.
+        let result = unsafe {
+            list.add(at as usize).write(frame);
+            call(nr::MEMORY_OP, [XENMEM_ADD_TO_PHYSMAP.into(), &raw const arg as u64, 0, 0, 0, 0])
+        };
+        if check(result).is_err() {
+            return GNTST_GENERAL_ERROR;
+        }
+    }
+    GNTST_OKAY
 }
 
 /// `sched_op`; the processor's own instruction waits for an interrupt.
