@@ -166,9 +166,9 @@ impl<T: Transport, F: FnMut() -> bool> Disk<T, F> {
         Ok(done.data)
     }
 
-    /// Memory for a chunk.
-    fn memory(&self) -> Result<Data<T>, Wrong> {
-        let buffer = self.bus.transport().buffer(CHUNK as usize * SECTOR / PAGE_SIZE);
+    /// Memory for so many sectors.
+    fn memory(&self, sectors: u64) -> Result<Data<T>, Wrong> {
+        let buffer = self.bus.transport().buffer((sectors as usize * SECTOR).div_ceil(PAGE_SIZE));
         let buffer = buffer.map_err(|_| "no memory")?;
         if self.front.is_persistent() {
             self.front.lend(buffer).map(Data::Granted).map_err(|_| "no grants")
@@ -246,7 +246,7 @@ fn write<T: Transport, F: FnMut() -> bool>(
     sectors: u64,
     chunk: u64,
 ) -> Result<(), Wrong> {
-    let mut data = disk.memory()?;
+    let mut data = disk.memory(chunk)?;
     for sector in (0..sectors).step_by(chunk as usize) {
         let count = chunk.min(sectors - sector);
         bytes(&mut data, count as usize * SECTOR, true, |bytes| {
@@ -266,7 +266,7 @@ fn read<T: Transport, F: FnMut() -> bool>(
     is_pattern: bool,
 ) -> Result<u32, Wrong> {
     let mut sum = crc32fast::Hasher::new();
-    let mut data = disk.memory()?;
+    let mut data = disk.memory(chunk)?;
     for sector in (0..sectors).step_by(chunk as usize) {
         let count = chunk.min(sectors - sector);
         data = disk.run(Operation::Read, sector, count, data)?;
@@ -293,7 +293,7 @@ fn cost<T: Transport, F: FnMut() -> bool>(
     let page = (PAGE_SIZE / SECTOR) as u64;
     let last = (sectors / page).max(1);
     for depth in [1, disk.front.free()] {
-        let mut memory: Vec<_> = (0..depth).map(|_| disk.memory()).collect::<Result<_, _>>()?;
+        let mut memory: Vec<_> = (0..depth).map(|_| disk.memory(page)).collect::<Result<_, _>>()?;
         let (mut asked, mut answered) = (0, 0);
         let start = time::tsc();
         while answered < rounds {

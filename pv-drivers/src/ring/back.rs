@@ -1,7 +1,5 @@
 //! The end that answers requests.
 
-use core::sync::atomic::{Ordering::SeqCst, fence};
-
 use xen_abi::io::ring::{RingTypes, must_notify};
 
 use super::memory::{Index, Shared};
@@ -104,7 +102,7 @@ impl<P: RingTypes, M: Memory> Back<P, M> {
     pub fn publish(&mut self) -> bool {
         let old = core::mem::replace(&mut self.published, self.produced);
         self.shared.store(Index::RspProd, self.produced);
-        fence(SeqCst);
+        self.shared.fence();
         must_notify(old, self.produced, self.shared.load(Index::RspEvent))
     }
 
@@ -130,7 +128,7 @@ impl<P: RingTypes, M: Memory> Back<P, M> {
             return Ok(true);
         }
         self.shared.store(Index::ReqEvent, self.consumed.wrapping_add(count));
-        fence(SeqCst);
+        self.shared.fence();
         Ok(self.available()? >= count)
     }
 }

@@ -1,7 +1,5 @@
 //! The end that makes requests.
 
-use core::sync::atomic::{Ordering::SeqCst, fence};
-
 use xen_abi::io::ring::{RingTypes, must_notify};
 
 use super::memory::{Index, Shared};
@@ -84,7 +82,7 @@ impl<P: RingTypes, M: Memory> Front<P, M> {
     pub fn publish(&mut self) -> bool {
         let old = core::mem::replace(&mut self.published, self.produced);
         self.shared.store(Index::ReqProd, self.produced);
-        fence(SeqCst);
+        self.shared.fence();
         must_notify(old, self.produced, self.shared.load(Index::ReqEvent))
     }
 
@@ -122,7 +120,7 @@ impl<P: RingTypes, M: Memory> Front<P, M> {
             return Ok(true);
         }
         self.shared.store(Index::RspEvent, self.consumed.wrapping_add(1));
-        fence(SeqCst);
+        self.shared.fence();
         Ok(self.available()? > 0)
     }
 }

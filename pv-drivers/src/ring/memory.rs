@@ -1,8 +1,8 @@
 //! The ring's memory as words that both ends may touch at any time.
 
 use core::ops::Deref;
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicU32, fence};
 
 use xen_abi::io::ring::{
     RingTypes, SRING_REQ_EVENT_OFFSET, SRING_REQ_PROD_OFFSET, SRING_RING_OFFSET, SRING_RSP_EVENT_OFFSET,
@@ -12,10 +12,70 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Error;
 
+/// A word that both ends may touch at any time: [`AtomicU32`]. The model checks have their own.
+pub trait Word: Sealed {
+    #[doc(hidden)]
+    fn read(&self, order: Ordering) -> u32;
+    #[doc(hidden)]
+    fn write(&self, value: u32, order: Ordering);
+    /// Orders everything before it against everything behind it, of all words.
+    #[doc(hidden)]
+    fn fence();
+}
+
+/// Only this crate knows words.
+pub trait Sealed {}
+
+impl Sealed for AtomicU32 {}
+impl Word for AtomicU32 {
+    #[inline(always)]
+    fn read(&self, order: Ordering) -> u32 {
+        self.load(order)
+    }
+
+    #[inline(always)]
+    fn write(&self, value: u32, order: Ordering) {
+        self.store(value, order);
+    }
+
+    #[inline(always)]
+    fn fence() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// `loom`'s words, of which it tries every order.
+#[cfg(test)]
+mod checked {
+    use super::{Ordering, Sealed, Word};
+    use loom::sync::atomic::{AtomicU32, fence};
+
+    impl Sealed for AtomicU32 {}
+    impl Word for AtomicU32 {
+        fn read(&self, order: Ordering) -> u32 {
+            self.load(order)
+        }
+
+        fn write(&self, value: u32, order: Ordering) {
+            self.store(value, order);
+        }
+
+        fn fence() {
+            fence(Ordering::SeqCst);
+        }
+    }
+}
+
 /// The pages of a ring: anything that lends a slice of atomic words, such as `&'static [AtomicU32]` of mapped pages
 /// or `Arc<[AtomicU32]>` in a test. Several pages must lie one behind the other.
-pub trait Memory: Deref<Target = [AtomicU32]> {}
-impl<M: Deref<Target = [AtomicU32]>> Memory for M {}
+pub trait Memory: Deref<Target = [<Self as Memory>::Word]> {
+    /// What it consists of.
+    type Word: Word;
+}
+
+impl<W: Word, M: Deref<Target = [W]>> Memory for M {
+    type Word = W;
+}
 
 /// The four indices of the header, as numbers of words.
 #[derive(Clone, Copy)]
@@ -52,7 +112,7 @@ impl<P: RingTypes, M: Memory> Shared<P, M> {
     /// Makes it an empty ring, all of its memory zero but the event indices: the first message wakes.
     pub fn clear(&self) {
         for word in self.memory.iter() {
-            word.store(0, Relaxed);
+            word.write(0, Relaxed);
         }
         self.store(Index::ReqEvent, 1);
         self.store(Index::RspEvent, 1);
@@ -60,16 +120,21 @@ impl<P: RingTypes, M: Memory> Shared<P, M> {
 
     /// Reads an index; what the other end wrote before it is visible afterwards.
     pub fn load(&self, index: Index) -> u32 {
-        self.memory[index as usize].load(Acquire)
+        self.memory[index as usize].read(Acquire)
     }
 
     /// Writes an index, behind everything that was written before.
     pub fn store(&self, index: Index, value: u32) {
-        self.memory[index as usize].store(value, Release);
+        self.memory[index as usize].write(value, Release);
+    }
+
+    /// Between the write of one index and the read of another: one of both ends sees the other's write.
+    pub fn fence(&self) {
+        M::Word::fence();
     }
 
     /// The words of the slot of message `at`.
-    fn slot(&self, at: u32) -> &[AtomicU32] {
+    fn slot(&self, at: u32) -> &[M::Word] {
         let start = slot_offset(at, self.slots, P::ENTRY_SIZE) / 4;
         &self.memory[start..start + P::ENTRY_SIZE / 4]
     }
@@ -79,12 +144,12 @@ impl<P: RingTypes, M: Memory> Shared<P, M> {
         let words = self.slot(at);
         let (whole, tail) = message.as_bytes().as_chunks();
         for (word, bytes) in words.iter().zip(whole) {
-            word.store(u32::from_ne_bytes(*bytes), Relaxed);
+            word.write(u32::from_ne_bytes(*bytes), Relaxed);
         }
         if let Some(word) = words.get(whole.len()).filter(|_| !tail.is_empty()) {
             let mut last = [0; 4];
             last[..tail.len()].copy_from_slice(tail);
-            word.store(u32::from_ne_bytes(last), Relaxed);
+            word.write(u32::from_ne_bytes(last), Relaxed);
         }
     }
 
@@ -95,10 +160,10 @@ impl<P: RingTypes, M: Memory> Shared<P, M> {
         let (whole, tail) = message.as_mut_bytes().as_chunks_mut();
         let count = whole.len();
         for (word, bytes) in words.iter().zip(whole) {
-            *bytes = word.load(Relaxed).to_ne_bytes();
+            *bytes = word.read(Relaxed).to_ne_bytes();
         }
         if let Some(word) = words.get(count).filter(|_| !tail.is_empty()) {
-            tail.copy_from_slice(&word.load(Relaxed).to_ne_bytes()[..tail.len()]);
+            tail.copy_from_slice(&word.read(Relaxed).to_ne_bytes()[..tail.len()]);
         }
         message
     }

@@ -31,13 +31,15 @@ mod back;
 mod front;
 mod memory;
 #[cfg(test)]
+mod orders;
+#[cfg(test)]
 mod tests;
 
 use core::fmt;
 
 pub use back::Back;
 pub use front::Front;
-pub use memory::Memory;
+pub use memory::{Memory, Word};
 pub use xen_abi::io::ring::RingTypes;
 
 /// Why a ring operation was not done.
