@@ -24,6 +24,7 @@ mod pair;
 mod porting;
 mod smp;
 mod support;
+mod xl;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     trials.extend(image::trials());
     trials.extend(limits::trials());
     trials.extend(library::trials());
+    trials.extend(xl::trials());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);
     conclusion.exit_code()
 }

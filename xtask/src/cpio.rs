@@ -5,6 +5,7 @@
 const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFCHR: u32 = 0o020_000;
+const S_IFLNK: u32 = 0o120_000;
 
 /// An archive under construction. Entries belong to root and carry no time, so equal input gives equal bytes.
 #[derive(Default)]
@@ -27,6 +28,11 @@ impl Archive {
     /// Adds a character device.
     pub fn char_device(&mut self, name: &str, major: u32, minor: u32) {
         self.entry(name, S_IFCHR | 0o600, (major, minor), &[]);
+    }
+
+    /// Adds a symbolic link.
+    pub fn symlink(&mut self, name: &str, target: &str) {
+        self.entry(name, S_IFLNK | 0o777, (0, 0), target.as_bytes());
     }
 
     /// Ends the archive.

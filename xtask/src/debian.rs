@@ -22,6 +22,41 @@ const XEN_PACKAGE: &str = "xen-hypervisor-4.17-amd64";
 const LINUX_META_PACKAGE: &str = "linux-image-amd64";
 /// The userland of the initramfs.
 const BUSYBOX_PACKAGE: &str = "busybox-static";
+/// Xen's toolstack with every library that one of its programs is linked with, and the shell of its scripts. What else they
+/// call is busybox's.
+const TOOLSTACK_PACKAGES: &[&str] = &[
+    "xen-utils-4.17",
+    "xen-utils-common",
+    "xenstore-utils",
+    "bash",
+    "libc6",
+    "libbz2-1.0",
+    "libcom-err2",
+    "libext2fs2",
+    "libfdt1",
+    "libgcrypt20",
+    "libgpg-error0",
+    "liblzma5",
+    "liblzo2-2",
+    "libncurses6",
+    "libnl-3-200",
+    "libnl-route-3-200",
+    "libtinfo6",
+    "libuuid1",
+    "libxencall1",
+    "libxendevicemodel1",
+    "libxenevtchn1",
+    "libxenforeignmemory1",
+    "libxengnttab1",
+    "libxenhypfs1",
+    "libxenmisc4.17",
+    "libxenstore4",
+    "libxentoolcore1",
+    "libxentoollog1",
+    "libyajl2",
+    "libzstd1",
+    "zlib1g",
+];
 /// Where newer compilers are, for releases that were installed without their security updates.
 const SECURITY_SOURCE: &str = "deb http://deb.debian.org/debian-security bookworm-security main\n";
 
@@ -36,6 +71,7 @@ const LINUX_FILES: &[&str] = &[
     "./lib/modules/*/kernel/drivers/net/ethernet/intel/e1000/*",
     "./lib/modules/*/kernel/drivers/net/net_failover.ko",
     "./lib/modules/*/kernel/drivers/net/virtio_net.ko",
+    "./lib/modules/*/kernel/drivers/net/xen-netback/*",
     "./lib/modules/*/kernel/drivers/net/xen-netfront.ko",
     "./lib/modules/*/kernel/drivers/scsi/*",
     "./lib/modules/*/kernel/drivers/virtio/*",
@@ -44,7 +80,10 @@ const LINUX_FILES: &[&str] = &[
     "./lib/modules/*/kernel/fs/jbd2/*",
     "./lib/modules/*/kernel/fs/mbcache.ko",
     "./lib/modules/*/kernel/lib/*",
+    "./lib/modules/*/kernel/net/802/*",
+    "./lib/modules/*/kernel/net/bridge/bridge.ko",
     "./lib/modules/*/kernel/net/core/*",
+    "./lib/modules/*/kernel/net/llc/*",
 ];
 
 /// Real Xen, unpacked: a multiboot ELF for `-kernel`.
@@ -69,6 +108,29 @@ pub fn busybox() -> PathBuf {
 #[must_use]
 pub fn modules() -> PathBuf {
     project::debian().join("lib/modules")
+}
+
+/// The folder with Xen's toolstack, unpacked when it is asked for the first time.
+///
+/// # Errors
+/// As [`ensure_guest_files`].
+pub fn toolstack() -> Result<PathBuf> {
+    let folder = project::debian().join("toolstack");
+    if !folder.is_dir() {
+        let step = Step::start("Debian's toolstack for Xen");
+        let apt = Apt::system();
+        let whole = project::debian().join("unpack-toolstack");
+        let _ = fs::remove_dir_all(&whole);
+        fs::create_dir_all(&whole)?;
+        for package in TOOLSTACK_PACKAGES {
+            let part = apt.unpack(package, &["./*"], &step)?;
+            process::output(Command::new("cp").arg("-a").arg(part.join(".")).arg(&whole))?;
+            fs::remove_dir_all(part)?;
+        }
+        fs::rename(whole, &folder)?;
+        step.done();
+    }
+    Ok(folder)
 }
 
 /// Downloads and unpacks the guest files that are missing.

@@ -28,3 +28,4 @@ pub mod session;
 pub mod setup;
 pub mod test;
 pub mod toolchain;
+pub mod toolstack;

@@ -35,6 +35,8 @@ pub enum Part {
     Fuzz,
     /// Boots in QEMU
     Boot,
+    /// Real Xen with Linux as first domain and its toolstack: slow, and only where it is asked for
+    Toolstack,
 }
 
 /// Passed and failed so far.
@@ -80,13 +82,16 @@ pub fn run(options: &Options) -> Result<()> {
         total.add(fuzz_part()?);
     }
     let mut built = true;
-    if runs(Part::Build) || runs(Part::Boot) {
+    if runs(Part::Build) || runs(Part::Boot) || options.part.contains(&Part::Toolstack) {
         let count = build_part();
         built = count.failed == 0;
         total.add(count);
     }
     if runs(Part::Boot) && built {
         total.add(boot_part(options.filter.as_deref())?);
+    }
+    if options.part.contains(&Part::Toolstack) && built {
+        total.add(toolstack_part(options.filter.as_deref())?);
     }
     println!("\n{} passed, {} failed", total.passed, total.failed);
     if total.failed == 0 { Ok(()) } else { bail!("{} of the tests failed", total.failed) }
@@ -154,6 +159,13 @@ fn boot_part(filter: Option<&str>) -> Result<Count> {
     harness(cargo, filter)
 }
 
+fn toolstack_part(filter: Option<&str>) -> Result<Count> {
+    let mut cargo = process::host_cargo();
+    cargo.args(["test", "--quiet", "--package", "tests", "--test", "boot", "--", "--ignored"]);
+    cargo.arg(filter.unwrap_or("xl::"));
+    watch(cargo)
+}
+
 /// Runs a `cargo test` with the user watching, and adds up its result lines. A run that failed without saying so in
 /// such a line did not compile, or died: that counts as one failure.
 fn harness(mut cargo: Command, filter: Option<&str>) -> Result<Count> {
@@ -161,6 +173,10 @@ fn harness(mut cargo: Command, filter: Option<&str>) -> Result<Count> {
     if let Some(filter) = filter {
         cargo.args(["--", filter]);
     }
+    watch(cargo)
+}
+
+fn watch(mut cargo: Command) -> Result<Count> {
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let mut count = Count::default();
     for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines().map_while(Result::ok) {
