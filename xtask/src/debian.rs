@@ -34,6 +34,7 @@ const TOOLSTACK_PACKAGES: &[&str] = &[
     "libcom-err2",
     "libext2fs2",
     "libfdt1",
+    "libgcc-s1",
     "libgcrypt20",
     "libgpg-error0",
     "liblzma5",
@@ -116,8 +117,11 @@ pub fn modules() -> PathBuf {
 /// As [`ensure_guest_files`].
 pub fn toolstack() -> Result<PathBuf> {
     let folder = project::debian().join("toolstack");
-    if !folder.is_dir() {
+    let list = project::debian().join("toolstack.unpacked");
+    let all = fs::read_to_string(&list).is_ok_and(|list| list == TOOLSTACK_PACKAGES.join("\n"));
+    if !folder.is_dir() || !all {
         let step = Step::start("Debian's toolstack for Xen");
+        let _ = fs::remove_dir_all(&folder);
         let apt = Apt::system();
         let whole = project::debian().join("unpack-toolstack");
         let _ = fs::remove_dir_all(&whole);
@@ -128,6 +132,7 @@ pub fn toolstack() -> Result<PathBuf> {
             fs::remove_dir_all(part)?;
         }
         fs::rename(whole, &folder)?;
+        fs::write(&list, TOOLSTACK_PACKAGES.join("\n"))?;
         step.done();
     }
     Ok(folder)

@@ -79,7 +79,10 @@ fn fetch(command: u32, buffer: &mut [Region]) -> Result<&[Region], Errno> {
     // SAFETY: the hypervisor writes `nr_entries` back and at most that many entries of any contents to `buffer`,
     // which is exclusively borrowed.
     check(unsafe { raw::call2(nr::MEMORY_OP, u64::from(command), &raw mut arg as u64) })?;
-    Ok(&buffer[..(arg.nr_entries.min(room)) as usize])
+    let found = &mut buffer[..(arg.nr_entries.min(room)) as usize];
+    // A toolstack puts the entries of a PVH domain in another order.
+    found.sort_unstable_by_key(|region| region.start);
+    Ok(found)
 }
 
 fn reservation(command: u32) -> Result<u64, Errno> {
