@@ -29,7 +29,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// A description in a file of its own.
-fn described(name: &str, text: &str) -> Result<PathBuf> {
+pub fn described(name: &str, text: &str) -> Result<PathBuf> {
     let folder = project::target().join("boot-domains");
     fs::create_dir_all(&folder)?;
     let file = folder.join(format!("{name}.toml"));

@@ -2,10 +2,11 @@
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use xtask::project;
 use xtask::qemu::{Hypervisor, Machine};
 use xtask::session::Session;
+use xtask::{domains, project};
 
+use crate::domains::described;
 use crate::support::{SHORT, guest_lines, trial};
 
 const FIRST_LINE: &str = "memory: start";
@@ -16,6 +17,7 @@ pub fn trials() -> Vec<Trial> {
         trial("memory::passes_on_paravane", || lines_on(Hypervisor::Paravane).map(drop)),
         trial("memory::same_lines_on_xen", same_lines),
         trial("memory::passes_in_a_large_domain", large),
+        trial("memory::a_small_domain_leaves_nothing_behind", small),
     ]
 }
 
@@ -51,5 +53,17 @@ fn large() -> Result<()> {
         machine.kernel_args = "untouched".into();
         lines(&machine)?;
     }
+    Ok(())
+}
+
+/// A domain without privileges passes, too, and all of its memory comes back from it.
+fn small() -> Result<()> {
+    let kernel = project::guest_elf("memory");
+    let text = format!("[[domain]]\nname = \"m\"\nkernel = \"{}\"\nmemory = \"64M\"\n", kernel.display());
+    let mut machine = Machine::new(Hypervisor::Paravane);
+    domains::add(&mut machine, &described("memory", &text)?, true)?;
+    let mut session = Session::start(&machine)?;
+    session.wait_for(LAST_LINE, SHORT)?;
+    session.wait_for("left of it: 0 frames that others map, 0 event channels, 0 grants mapped", SHORT)?;
     Ok(())
 }
