@@ -165,13 +165,10 @@ impl Platform for Machine {
     fn flush_tlb(&self, cpus: &CpuMask, what: Flush) {
         let here = self.this_cpu();
         if cpus.contains(here) {
-            match what {
-                Flush::All => cpu::flush_tlb_global(),
-                Flush::Page(va) => tables::flush_page_local(va.0),
-            }
+            smp::flush_tlb_local(what);
         }
         if cpus.has_others(here) {
-            smp::flush_others(cpus);
+            smp::flush_others(cpus, what);
         }
     }
 

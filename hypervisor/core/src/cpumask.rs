@@ -3,7 +3,7 @@
 use crate::ids::CpuId;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Most physical CPUs the hypervisor brings up; further ones are named in the log and left off.
+/// Most physical CPUs the hypervisor brings up; further ones are left off, and the log says how many are up.
 pub const MAX_CPUS: usize = 256;
 const WORDS: usize = MAX_CPUS / 64;
 

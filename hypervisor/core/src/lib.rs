@@ -22,6 +22,7 @@ pub mod cpumask;
 pub mod description;
 pub mod domain;
 pub mod event;
+pub mod flush;
 pub mod grant;
 pub mod guest_ptr;
 pub mod hypercall;

@@ -21,7 +21,7 @@ use crate::regs::Regs;
 use crate::sched::Scheduler;
 use crate::time::TimerQueues;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::boxed::Box;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -91,6 +91,8 @@ pub struct MockPlatform {
     pub offline: AtomicCpuMask,
     /// The time.
     pub time: AtomicU64,
+    /// What [`TimeRecord::stable`] says.
+    pub stable_tsc: AtomicBool,
     /// `work_pending` says yes at every n-th question; 0: never.
     pub preempt_every: AtomicU32,
     questions: AtomicU32,
@@ -141,6 +143,7 @@ impl MockPlatform {
             cpus: AtomicU32::new(1),
             offline: AtomicCpuMask::new(),
             time: AtomicU64::new(1_000_000),
+            stable_tsc: AtomicBool::new(false),
             preempt_every: AtomicU32::new(0),
             questions: AtomicU32::new(0),
             grace_rounds: AtomicU32::new(0),
@@ -332,7 +335,13 @@ impl Platform for MockPlatform {
 
     fn time_record(&self) -> TimeRecord {
         let now = self.now();
-        TimeRecord { tsc: now.0, system_time: now, tsc_to_system_mul: 1 << 31, tsc_shift: 1 }
+        TimeRecord {
+            tsc: now.0,
+            system_time: now,
+            tsc_to_system_mul: 1 << 31,
+            tsc_shift: 1,
+            stable: self.stable_tsc.load(Ordering::Relaxed),
+        }
     }
 
     fn arm_timer(&self, deadline: Option<Nanos>) {

@@ -70,6 +70,8 @@ pub struct TimeRecord {
     pub tsc_to_system_mul: u32,
     /// Binary exponent applied to the TSC difference before the multiplication.
     pub tsc_shift: i8,
+    /// The TSCs of all CPUs are one clock, at a rate that never changes.
+    pub stable: bool,
 }
 
 /// How an interrupt line signals.

@@ -43,6 +43,8 @@ unsafe extern "C" {
 
 /// What the boot loader said, kept for [`main`], which runs on another stack.
 static BOOT: Once<(BootInfo, memory::Tables)> = Once::new();
+/// Greatest APIC identifier that interrupts of devices reach without remapping.
+const MAX_APIC_ID: u32 = 255;
 
 /// Reads a value at a machine address below 4 GiB.
 pub fn phys<T: zerocopy::FromBytes>(addr: u64) -> T {
@@ -161,7 +163,11 @@ fn read_options(boot: &BootInfo) -> Options {
 fn cpus_to_start(acpi: &AcpiInfo, options: &Options) -> Vec<(u32, u32)> {
     let boot = apic::id();
     let acpi_id = acpi.cpus.iter().find(|(apic, _)| *apic == boot).map_or(0, |(_, id)| *id);
-    let others = acpi.cpus.iter().copied().filter(|(apic, _)| *apic != boot);
+    let (reachable, far): (Vec<_>, Vec<_>) = acpi.cpus.iter().partition(|(apic, _)| *apic <= MAX_APIC_ID);
+    if !far.is_empty() {
+        info!("{} CPUs have APIC identifiers above {MAX_APIC_ID}, left off", far.len());
+    }
+    let others = reachable.into_iter().filter(|(apic, _)| *apic != boot);
     let limit = usize::try_from(options.max_cpus).unwrap_or(MAX_CPUS).clamp(1, MAX_CPUS);
     core::iter::once((boot, acpi_id)).chain(others).take(limit).collect()
 }

@@ -14,6 +14,7 @@ use core::cell::UnsafeCell;
 use core::mem::{offset_of, size_of};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use hypervisor_core::domain::{PvState, VcpuRef};
+use hypervisor_core::flush::FlushRequests;
 use hypervisor_core::ids::CpuId;
 use hypervisor_core::regs::Regs;
 
@@ -39,15 +40,13 @@ pub struct PerCpu {
     pub id: AtomicU32,
     /// Local APIC identifier.
     pub apic_id: AtomicU32,
-    /// TLB flushes that others asked of this CPU so far, and those it has done (`cpu::smp`).
-    pub flush_requested: AtomicU32,
-    /// See [`PerCpu::flush_requested`].
-    pub flush_done: AtomicU32,
+    /// TLB flushes that others ask of this CPU (`cpu::smp`).
+    pub flushes: FlushRequests,
     /// The last grace period during which this CPU was quiescent (`cpu::smp`).
     pub quiescent: AtomicU64,
     /// 1 while the loaded vCPU is this CPU's to run, 0 while the CPU idles.
     pub running: AtomicU32,
-    /// 1 once the CPU takes part in everything.
+    /// 1 once the CPU came up.
     pub online: AtomicU32,
     /// First page-table entry of this CPU's window on descriptor tables; null until it is first asked for.
     pub window: AtomicPtr<AtomicU64>,

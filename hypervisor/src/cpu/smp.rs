@@ -1,8 +1,10 @@
 //! The other CPUs: their areas, their start, and what CPUs ask of each other.
 //!
-//! A TLB flush is asked for by counting up the target's `flush_requested`; the target flushes everything and then sets
-//! `flush_done` to the count it saw before. While waiting, a CPU serves requests made to itself, so two CPUs that
+//! A TLB flush is asked for in the target's [`PerCpu::flushes`]. While waiting, a CPU serves requests made to itself, so two CPUs that
 //! flush each other with interrupts off do not wait for ever. No lock is involved.
+//!
+//! Work is raised as bits of a word. Who finds it empty interrupts the CPU; who does not need not: the CPU has not looked yet, or has just
+//! been interrupted for what it will find there.
 
 use super::percpu::{self, GUARD_PAGES, PerCpu, cpu, this_cpu};
 use super::{
@@ -17,7 +19,7 @@ use crate::{info, pv};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hypervisor_core::cpumask::{AtomicCpuMask, CpuMask, MAX_CPUS};
 use hypervisor_core::ids::CpuId;
-use hypervisor_core::platform::Work;
+use hypervisor_core::platform::{Flush, Work};
 use x86_64::instructions::interrupts::without_interrupts;
 
 /// CPUs that take part in everything.
@@ -94,11 +96,17 @@ pub fn start_others(apic_ids: &[u32]) -> usize {
             break;
         }
         if start(id, *apic_id) {
+            clock::compare_with(id);
+            // It takes part in everything before the next one is looked at.
+            while !ONLINE.contains(id) {
+                core::hint::spin_loop();
+            }
             up += 1;
         } else {
             info!("CPU {n} (APIC {apic_id:#x}) did not start, left off");
         }
     }
+    clock::end_comparisons();
     up
 }
 
@@ -149,8 +157,9 @@ extern "C" fn ap_start() -> ! {
     if unsafe { init_this_cpu(id, hv.options.smep, hv.options.smap) }.is_err() {
         crate::dev::power::halt();
     }
-    ONLINE.insert(id);
     this_cpu().online.store(1, Ordering::SeqCst);
+    clock::await_comparison(id);
+    ONLINE.insert(id);
     run()
 }
 
@@ -170,8 +179,9 @@ pub fn raise_work(id: CpuId, work: Work) {
         return;
     }
     let target = cpu(id);
-    target.work.fetch_or(work.bits(), Ordering::SeqCst);
-    apic::send(target.apic_id.load(Ordering::Relaxed), apic::KICK_VECTOR);
+    if target.work.fetch_or(work.bits(), Ordering::SeqCst) == 0 {
+        apic::send(target.apic_id.load(Ordering::Relaxed), apic::KICK_VECTOR);
+    }
 }
 
 /// Begins a grace period (see `Platform::begin_grace`) and answers its number.
@@ -197,32 +207,38 @@ pub fn quiesce(this: &PerCpu, let_go: impl FnOnce()) {
 pub fn serve_flushes(this: &PerCpu) {
     // An interrupt between the load and the store would serve a later request, and the store would take that back.
     without_interrupts(|| {
-        let requested = this.flush_requested.load(Ordering::SeqCst);
-        if requested != this.flush_done.load(Ordering::Relaxed) {
-            flush_tlb_global();
-            if CACHES.load().contains(this.id()) {
+        this.flushes.serve(|what| {
+            flush_tlb_local(what);
+            if CACHES.contains(this.id()) {
                 // Before the flush: who asks during it wants another one.
                 CACHES.remove(this.id());
                 flush_caches();
             }
-            this.flush_done.store(requested, Ordering::SeqCst);
-        }
+        });
     });
 }
 
+/// Flushes this CPU's TLB.
+pub fn flush_tlb_local(what: Flush) {
+    match what {
+        Flush::All => flush_tlb_global(),
+        Flush::Page(va) => tables::flush_page_local(va.0),
+    }
+}
+
 /// Flushes the TLBs of other CPUs, and returns when they have done so.
-pub fn flush_others(targets: &CpuMask) {
+pub fn flush_others(targets: &CpuMask, what: Flush) {
     let this = this_cpu();
-    let mut waits: [u32; MAX_CPUS] = [0; MAX_CPUS];
+    let mut waits: [u64; MAX_CPUS] = [0; MAX_CPUS];
     let others = || targets.iter().filter(|id| *id != this.id());
     for id in others() {
         let target = cpu(id);
-        waits[id.0 as usize] = target.flush_requested.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        waits[id.0 as usize] = target.flushes.ask(what);
         apic::send(target.apic_id.load(Ordering::Relaxed), apic::FLUSH_VECTOR);
     }
     for id in others() {
         let wanted = waits[id.0 as usize];
-        while (cpu(id).flush_done.load(Ordering::SeqCst).wrapping_sub(wanted) as i32) < 0 {
+        while !cpu(id).flushes.is_done(wanted) {
             serve_flushes(this);
             core::hint::spin_loop();
         }
@@ -233,7 +249,7 @@ pub fn flush_others(targets: &CpuMask) {
 pub fn flush_other_caches(targets: &CpuMask) {
     let this = this_cpu().id();
     targets.iter().filter(|id| *id != this).for_each(|id| CACHES.insert(id));
-    flush_others(targets);
+    flush_others(targets, Flush::All);
 }
 
 /// Stops all other CPUs: the machine is about to end or has failed.

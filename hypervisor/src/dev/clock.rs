@@ -1,22 +1,28 @@
 //! Time: the TSC, its calibration, and system time.
 //!
 //! System time is counted by the TSC from the moment of calibration on, the same on all CPUs (invariant TSCs are synchronous
-//! after reset). The TSC's frequency comes from CPUID where the CPU or the hypervisor underneath tells it, else from the HPET,
+//! after reset). Whether they are is checked: each CPU that comes up reads its TSC by turns with the boot CPU for [`COMPARISON_US`], and
+//! neither may ever see less than the other saw before. Only then, and only if CPUID says that the rate never changes, guests are told
+//! that all vCPUs' times are one clock. The TSC's frequency comes from CPUID where the CPU or the hypervisor underneath tells it, else from the HPET,
 //! the PM timer or the PIT: whichever is there first in this order. A reading of a reference clock is bracketed by two
 //! TSC reads and the narrowest of several is kept, so a window of [`WINDOW_US`] gives tens of ppm.
 
 use crate::mm::tables::map_device;
 use core::arch::x86_64::_rdtsc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hypervisor_core::acpi::{AcpiInfo, Register};
 use hypervisor_core::ids::Nanos;
 use hypervisor_core::platform::TimeRecord;
 use raw_cpuid::CpuId;
-use spin::Once;
+use spin::{Mutex, Once};
 use x86_64::instructions::port::Port;
 
 /// Length of the calibration window.
 const WINDOW_US: u64 = 2_000;
+/// How long the TSCs of two CPUs are compared.
+const COMPARISON_US: u64 = 1_000;
+/// No CPU's number: none is being compared.
+const NOBODY: u32 = u32::MAX;
 const PM_TIMER_HZ: u64 = 3_579_545;
 const PIT_HZ: u64 = 1_193_182;
 
@@ -29,6 +35,14 @@ struct Scale {
 
 static SCALE: Once<Scale> = Once::new();
 static BOOT_TSC: AtomicU64 = AtomicU64::new(0);
+/// The CPU whose TSC is to be compared with the boot CPU's.
+static COMPARED: AtomicU32 = AtomicU32::new(NOBODY);
+/// The greatest TSC that was seen in a comparison.
+static SEEN: Mutex<u64> = Mutex::new(0);
+/// Some TSC was behind another one.
+static BEHIND: AtomicBool = AtomicBool::new(false);
+/// All CPUs' TSCs are one, at one rate for ever.
+static STABLE: AtomicBool = AtomicBool::new(false);
 
 /// Reads the time-stamp counter.
 pub fn tsc() -> u64 {
@@ -174,7 +188,8 @@ pub fn record() -> TimeRecord {
     let scale = *SCALE.get().expect("the clock runs since boot");
     let tsc = tsc();
     let system_time = Nanos(to_nanos(tsc.wrapping_sub(BOOT_TSC.load(Ordering::Relaxed)), &scale));
-    TimeRecord { tsc, system_time, tsc_to_system_mul: scale.mul, tsc_shift: scale.shift }
+    let stable = is_stable();
+    TimeRecord { tsc, system_time, tsc_to_system_mul: scale.mul, tsc_shift: scale.shift, stable }
 }
 
 /// TSC value at a moment of system time.
@@ -219,6 +234,67 @@ fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
     // Years start in March, so that the leap day is the last.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     (y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day).saturating_sub(719_469)
+}
+
+/// Whether the TSC runs at one rate for ever (leaf 80000007h).
+fn is_invariant() -> bool {
+    CpuId::new().get_advanced_power_mgmt_info().is_some_and(|info| info.has_invariant_tsc())
+}
+
+/// On the boot CPU: compares its TSC with that of a CPU that comes up.
+pub fn compare_with(other: hypervisor_core::ids::CpuId) {
+    COMPARED.store(other.0, Ordering::SeqCst);
+    if is_invariant() {
+        compare();
+    }
+}
+
+/// On a CPU that comes up: takes part in the comparison, once the boot CPU is ready for it.
+pub fn await_comparison(own: hypervisor_core::ids::CpuId) {
+    while COMPARED.load(Ordering::SeqCst) != own.0 {
+        core::hint::spin_loop();
+    }
+    if is_invariant() {
+        compare();
+    }
+}
+
+/// Reads the TSC again and again, by turns with another CPU that does the same.
+fn compare() {
+    let start = tsc();
+    let end = start + COMPARISON_US * tsc_khz() / 1000;
+    loop {
+        let mut seen = SEEN.lock();
+        // SAFETY: x86-64 has both instructions. The first keeps the second from being executed before the lock is held (SDM Vol. 2,
+        // RDTSC).
+        let now = unsafe {
+            core::arch::x86_64::_mm_lfence();
+            _rdtsc()
+        };
+        if now < *seen {
+            BEHIND.store(true, Ordering::SeqCst);
+        }
+        *seen = now;
+        drop(seen);
+        if now >= end || now < start {
+            return;
+        }
+    }
+}
+
+/// On the boot CPU: all CPUs that came up were compared.
+pub fn end_comparisons() {
+    COMPARED.store(NOBODY, Ordering::SeqCst);
+    let behind = BEHIND.load(Ordering::SeqCst);
+    if behind {
+        crate::info!("the CPUs' time-stamp counters are not in step");
+    }
+    STABLE.store(is_invariant() && !behind, Ordering::SeqCst);
+}
+
+/// Whether the TSCs of all CPUs were found to be one clock, at one rate for ever.
+pub fn is_stable() -> bool {
+    STABLE.load(Ordering::Relaxed)
 }
 
 /// Time-stamp counter at system time 0.

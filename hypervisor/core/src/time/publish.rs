@@ -12,7 +12,7 @@ use crate::page::PageType;
 use crate::platform::{FrameWords, GuestFault, Platform, TimeRecord};
 use core::mem::offset_of;
 use core::sync::atomic::{Ordering, fence};
-use xen_abi::xen::{SharedInfo, VcpuInfo, VcpuTimeInfo};
+use xen_abi::xen::{SharedInfo, VcpuInfo, VcpuTimeInfo, XEN_PVCLOCK_TSC_STABLE_BIT};
 use zerocopy::IntoBytes;
 
 /// Word index of the time record in a `vcpu_info`.
@@ -27,9 +27,11 @@ const ENTRY_FRAME: u64 = 0x000f_ffff_ffff_f000;
 
 /// The words of a time record after its version: TSC, system time, scale.
 fn record_words(record: &TimeRecord) -> [u64; 3] {
-    // Two's complement, as the field is declared; no flags: nothing is promised about other vCPUs' clocks.
+    // Two's complement, as the field is declared.
     let shift = u64::from(record.tsc_shift.cast_unsigned());
-    [record.tsc, record.system_time.0, u64::from(record.tsc_to_system_mul) | shift << 32]
+    // One clock for all CPUs: so are the vCPUs' times.
+    let flags = u64::from(if record.stable { XEN_PVCLOCK_TSC_STABLE_BIT } else { 0 });
+    [record.tsc, record.system_time.0, u64::from(record.tsc_to_system_mul) | shift << 32 | flags << 40]
 }
 
 /// How the memory of a vCPU's kernel is reached.

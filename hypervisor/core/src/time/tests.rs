@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::sync::atomic::Ordering::SeqCst;
 use proptest::prelude::*;
-use xen_abi::xen::{VIRQ_TIMER, VMASST_TYPE_RUNSTATE_UPDATE_FLAG};
+use xen_abi::xen::{VIRQ_TIMER, VMASST_TYPE_RUNSTATE_UPDATE_FLAG, XEN_PVCLOCK_TSC_STABLE_BIT};
 
 #[derive(Clone)]
 struct Item {
@@ -212,6 +212,14 @@ fn time_record() {
     let copy = crate::guest_ptr::GuestPtr::<[u64; 4]>::new(mock::FLAT_BASE).read(&bench.hv).unwrap();
     assert_eq!(copy.to_vec(), record());
     assert_eq!(copy[0], 6);
+    // Only where all CPUs have one clock it says so.
+    bench.hv.platform.stable_tsc.store(true, SeqCst);
+    bench.hv.platform.time.store(8_000_000, SeqCst);
+    bench.hv.publish_time(&vcpu);
+    let flags = u64::from(XEN_PVCLOCK_TSC_STABLE_BIT) << (8 * (29 - 24));
+    assert_eq!(record(), [8, 8_000_000, 8_000_000, 1 << 31 | 1 << 32 | flags]);
+    let copy = crate::guest_ptr::GuestPtr::<[u64; 4]>::new(mock::FLAT_BASE).read(&bench.hv).unwrap();
+    assert_eq!(copy.to_vec(), record());
 }
 
 /// The wall clock moves for every domain at once.

@@ -121,11 +121,6 @@ fn words(eax: u32, ebx: u32, ecx: u32, edx: u32) -> Leaf {
     [eax, ebx, ecx, edx]
 }
 
-/// Whether the TSC runs at one rate for ever (leaf 80000007h).
-fn tsc_is_invariant() -> bool {
-    native_cpuid(0x8000_0000, 0)[0] >= 0x8000_0007 && native_cpuid(0x8000_0007, 0)[3] >> 8 & 1 != 0
-}
-
 /// The hypervisor's own leaves.
 fn hypervisor(guest: &Guest<'_>, index: u32, sub: u32) -> Leaf {
     const VERSION: u32 = 4 << 16 | 17;
@@ -143,7 +138,7 @@ fn hypervisor(guest: &Guest<'_>, index: u32, sub: u32) -> Leaf {
         (2, _) => words(1, HYPERVISOR_MSRS, XEN_CPUID_FEAT1_MMU_PT_UPDATE_PRESERVE_AD, 0),
         (3, 0) => {
             let rdtscp = if crate::cpu::features().rdtscp { TSC_RDTSCP } else { 0 };
-            let reliable = if tsc_is_invariant() { TSC_IS_RELIABLE } else { 0 };
+            let reliable = if clock::is_stable() { TSC_IS_RELIABLE } else { 0 };
             // The control domain reads the machine's own counter, at no rate or offset of its own.
             words(reliable | rdtscp, 0, if guest.domain.privileged { 0 } else { khz }, 0)
         }
