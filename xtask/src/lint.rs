@@ -43,6 +43,8 @@ pub struct Source {
 /// Packages that only build for the bare target. Clippy checks them as hosted code, because clippy comes from the
 /// host's toolchain, whose compiler has no `core` for the bare target.
 const BARE_PACKAGES: &[&str] = &["hypervisor"];
+/// The packages that other kernels depend on.
+const PUBLISHED: &[&str] = &["xen-abi", "guest-pv-lib", "pv-drivers"];
 
 /// Runs all checks; the error says how many failed.
 ///
@@ -69,18 +71,32 @@ type Check = fn(&Step) -> Result<()>;
 
 /// The checks by name, in the order of their cost.
 #[must_use]
-pub fn checks() -> [(&'static str, Check); 5] {
+pub fn checks() -> [(&'static str, Check); 6] {
     [
         ("repository rules", repository),
         ("ABI coverage", coverage::check),
         ("cargo fmt", fmt),
         ("clippy", clippy),
         ("clippy, bare metal", clippy_bare),
+        ("documentation", documentation),
     ]
 }
 
 fn fmt(step: &Step) -> Result<()> {
     process::run_in_step(process::host_cargo().args(["fmt", "--all", "--check"]), step)
+}
+
+/// The published packages' pages, with as few and with as many features as there are.
+fn documentation(step: &Step) -> Result<()> {
+    for features in [&[][..], &["--all-features"]] {
+        let mut cargo = process::host_cargo();
+        cargo.args(["doc", "--quiet", "--no-deps"]).args(features).env("RUSTDOCFLAGS", "-D warnings");
+        for package in PUBLISHED {
+            cargo.args(["--package", package]);
+        }
+        process::run_in_step(&mut cargo, step)?;
+    }
+    Ok(())
 }
 
 fn clippy(step: &Step) -> Result<()> {

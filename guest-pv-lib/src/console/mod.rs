@@ -5,7 +5,7 @@
 //! panic, an unhandled exception) uses [`emergency`].
 //!
 //! [`Console`] is the same as a value: a [`fmt::Write`], and with the feature `embedded-io` a reader and writer of that
-//! crate's traits. With the feature `log`, [`init_log`] makes the console what the macros of the crate `log` write to.
+//! crate's traits. With the feature `log`, `init_log` makes the console what the macros of the crate `log` write to.
 
 pub mod hypervisor;
 mod io;

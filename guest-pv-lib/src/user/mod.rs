@@ -23,9 +23,9 @@
 //!
 //! # How it works
 //!
-//! Each CPU has an [`Area`] whose end is the stack for entries from user mode. `run` saves the callee-saved registers
+//! Each CPU has an `Area` whose end is the stack for entries from user mode. `run` saves the callee-saved registers
 //! on the kernel's stack and that stack pointer in the area, and leaves through the tail of the trap stubs. Whatever
-//! ends user mode builds a [`Frame`] on the area's stack, with upcalls masked; [`ended`] copies it to `run`'s and goes
+//! ends user mode builds a [`Frame`] on the area's stack, with upcalls masked; `ended` copies it to `run`'s and goes
 //! back to the saved stack, where the handlers of an event run. The area is found by masking the frame's address, so
 //! nothing has to be known about the CPU.
 

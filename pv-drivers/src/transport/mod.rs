@@ -98,7 +98,7 @@ pub trait Granted: Deref<Target = [AtomicU32]> + Send + Sync + 'static {
     fn refs(&self) -> &[GrantRef];
 }
 
-/// One side of a [`Copy`].
+/// One side of a [`struct@Copy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyEnd {
     /// Bytes of a page that `domain` granted to this domain.

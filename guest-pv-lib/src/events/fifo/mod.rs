@@ -1,6 +1,6 @@
 //! The FIFO layout: a word for each port, linked into queues by CPU and priority (`event_channel.h`).
 //!
-//! A kernel that wants more than 4096 ports, or priorities, asks for it by [`use_fifo`](super::use_fifo) and brings the
+//! A kernel that wants more than 4096 ports, or priorities, asks for it by [`use_fifo`] and brings the
 //! memory, a [`Storage`]. There is no way back. `queue` has what a CPU does with its queues; here is where the words
 //! lie, and the switch.
 //!
