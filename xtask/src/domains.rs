@@ -26,6 +26,9 @@ pub fn add(machine: &mut Machine, file: &Path, alone: bool) -> Result<()> {
     if alone || described.domains.iter().any(|domain| domain.id == Some(0)) {
         (machine.kernel, machine.initrd) = (None, None);
     }
+    if described.domains.iter().any(|domain| domain.id == Some(0)) {
+        leave_room(machine, &described);
+    }
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     // The hypervisor must know the text for what it is.
     ensure!(name.ends_with(".toml"), "the name of a description ends in .toml, {name} does not");
@@ -44,6 +47,19 @@ pub fn add(machine: &mut Machine, file: &Path, alone: bool) -> Result<()> {
         machine.modules.push(Module { path, name: name.clone() });
     }
     Ok(())
+}
+
+/// What each domain takes beside its memory, in MiB: its tables, and frames that the hypervisor keeps for it.
+const BESIDE: u64 = 8;
+
+/// Where nobody says how large the first domain is, it leaves the others theirs; and its bridge has a way out.
+fn leave_room(machine: &mut Machine, described: &Descriptions) {
+    let others = || described.domains.iter().filter(|domain| domain.id != Some(0));
+    if !machine.hypervisor_args.contains("dom0_mem=") {
+        let others: u64 = others().map(|domain| (domain.pages >> 8) + BESIDE).sum();
+        machine.hypervisor_args.push_str(&format!(" dom0_mem=-{}M", others + 4 * BESIDE));
+    }
+    machine.net |= others().any(|domain| !domain.devices.nets.is_empty());
 }
 
 /// The module with what a driver domain needs: the description, and the files of the disks that it serves.
@@ -128,6 +144,17 @@ mod tests {
         fs::write(&file, domain("a", "nix")).unwrap();
         let error = add(&mut machine, &file, false).unwrap_err().to_string();
         assert!(error.ends_with("nix for the module `nix`"), "{error}");
+        let first = "[[domain]]\nid = 0\nname = \"first\"\nkernel = \"k\"\n";
+        fs::write(&file, first.to_owned() + &domain("b", "k") + "served_by = \"first\"\n[[domain.net]]\n")
+            .unwrap();
+        let mut machine = Machine::new(Hypervisor::Paravane);
+        let before = machine.hypervisor_args.clone();
+        add(&mut machine, &file, false).unwrap();
+        assert_eq!(machine.hypervisor_args, before.clone() + " dom0_mem=-56M", "room for the other");
+        assert!(machine.net);
+        machine.hypervisor_args = "dom0_mem=64M".into();
+        add(&mut machine, &file, false).unwrap();
+        assert_eq!(machine.hypervisor_args, "dom0_mem=64M");
         fs::write(&file, "[[domain]]\n").unwrap();
         let error = add(&mut machine, &file, false).unwrap_err().to_string();
         assert!(error.ends_with("machine.toml, line 1: this domain has no `name`"), "{error}");

@@ -44,8 +44,8 @@ pub struct Options {
     /// A virtio NIC on QEMU's user network
     #[arg(long)]
     pub net: bool,
-    /// With --net: forward a port of the host, such as 8080:10.0.2.20:80
-    #[arg(long, requires = "net")]
+    /// With a NIC: forward a port of the host, such as 8080:10.0.2.20:80
+    #[arg(long)]
     pub forward: Vec<String>,
     /// Add to the hypervisor's command line
     #[arg(long, default_value = "", allow_hyphen_values = true)]
@@ -97,7 +97,7 @@ fn machine(options: &Options) -> Result<Machine> {
     machine.cpus = options.smp;
     machine.cpu.clone_from(&options.cpu);
     machine.disk = options.disk.clone().map(|path| (path, Bus::Virtio));
-    machine.net = options.net;
+    machine.net |= options.net || !options.forward.is_empty();
     machine.forwards = options.forward.iter().map(|text| forward(text)).collect::<Result<_>>()?;
     machine.gdb = options.gdb;
     machine.icount = options.icount;
