@@ -1,6 +1,6 @@
 //! Hypercalls that do little: what is left is the way in and out.
 
-use guest_pv_lib::events::{self, Port};
+use guest_pv_lib::events::{self, Port, Virq};
 use guest_pv_lib::{sched, time};
 use xen_abi::arch_x86::{FLAT_KERNEL_SS, SEGBASE_FS};
 use xen_abi::event_channel::{EVTCHNOP_SEND, EvtchnSend};
@@ -10,7 +10,7 @@ use xen_abi::xen::MulticallEntry;
 
 use super::{Row, need};
 use crate::call::{hc1, hc2, op};
-use crate::measure::{ticks, ticks_after};
+use crate::measure::{least, ticks, ticks_after};
 use crate::stubs::fpu_instruction;
 use crate::{Env, Missing};
 
@@ -22,6 +22,7 @@ pub const ROWS: &[Row] = &[
     ("event_send", event_send),
     ("event_upcall", event_upcall),
     ("set_timer", set_timer),
+    ("timer_lateness", timer_lateness),
     ("stack_switch", stack_switch),
     ("set_segment_base", set_segment_base),
     ("update_descriptor", update_descriptor),
@@ -79,6 +80,24 @@ fn set_timer(_: &Env) -> Result<u64, Missing> {
     let count = ticks(|round| hc1(nr::SET_TIMER_OP, start + u64::from(round)));
     need("set_timer_op", hc1(nr::SET_TIMER_OP, 0))?;
     Ok(count)
+}
+
+/// From a deadline to its event, on a CPU that runs the waiting vCPU: nanoseconds, which are ticks here.
+fn timer_lateness(_: &Env) -> Result<u64, Missing> {
+    const AHEAD: u64 = 100_000;
+    let port = need("bind_virq", events::bind_virq(Virq::TIMER))?;
+    let mut early = false;
+    let late = least(|_| {
+        let _ = events::take(port);
+        let deadline = time::now() + AHEAD;
+        let _ = hc1(nr::SET_TIMER_OP, deadline);
+        while !events::take(port) {}
+        let now = time::now();
+        early |= now < deadline;
+        now.saturating_sub(deadline)
+    });
+    need("close", events::close(port))?;
+    if early { Err("a timer fired early") } else { Ok(late) }
 }
 
 fn stack_switch(env: &Env) -> Result<u64, Missing> {
