@@ -9,6 +9,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::hint::black_box;
 use core::sync::atomic::Ordering::Relaxed;
 
 use guest_pv_lib::memory::{self, OutOfMemory, Page, Pages, SharedPages, Window, balloon};
@@ -203,7 +204,8 @@ fn heap(_: &BootContext) -> Step {
         bytes.len() == n * 37 % 5000 && bytes.iter().all(|&byte| byte == n as u8)
     });
     check(whole, "something was overwritten")?;
-    let large = vec![0u8; 3 << 20];
+    // Else the compiler sees that nobody needs it.
+    let large = black_box(vec![0u8; 3 << 20]);
     check(large.iter().all(|&byte| byte == 0), "not zeroed")?;
     let during = memory::free_pages();
     drop(large);

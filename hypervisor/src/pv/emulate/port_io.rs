@@ -4,14 +4,16 @@ use super::decode::{get, set, source};
 use super::{Emulated, step_over};
 use crate::cpu::percpu::this_cpu;
 use crate::mm::uaccess::{copy_from_guest, copy_to_guest};
+use crate::pv::segments::{Segment, active_base, active_selector};
 use crate::pv::{Guest, debug, ports};
 use core::sync::atomic::Ordering;
 use hypervisor_core::ids::GuestVirt;
 use hypervisor_core::regs::Regs;
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{CodeSize, Instruction, Mnemonic, OpKind, Register};
 
 const DIRECTION: u64 = 1 << 10;
 const PF_WRITE: u32 = 1 << 1;
+const GENERAL_PROTECTION: u8 = 13;
 
 fn port_of(regs: &Regs, i: &Instruction, operand: u32) -> Option<u16> {
     u16::try_from(source(regs, i, operand)? & 0xffff).ok()
@@ -64,10 +66,8 @@ pub fn string(guest: &Guest<'_>, regs: &mut Regs, i: &Instruction, input: bool) 
     if !ports::may_access(guest, port, u16::from(size)) {
         return Emulated::No;
     }
-    let base = match i.memory_segment() {
-        Register::FS if !input => crate::pv::segments::active_base(true),
-        Register::GS if !input => crate::pv::segments::active_base(false),
-        _ => 0,
+    let Some(segment) = segment(regs, i, input) else {
+        return Emulated::Exception(GENERAL_PROTECTION, Some(0));
     };
     let (index, count) = registers(i, input);
     let repeat = i.has_rep_prefix() || i.has_repne_prefix();
@@ -75,7 +75,10 @@ pub fn string(guest: &Guest<'_>, regs: &mut Regs, i: &Instruction, input: bool) 
     let mut outcome = Emulated::Done;
     while !repeat || get(regs, count) != Some(0) {
         let Some(offset) = get(regs, index) else { return Emulated::No };
-        if let Err(fault) = one(guest, port, size, GuestVirt(base.wrapping_add(offset)), input) {
+        let Some(at) = segment.place(offset, size) else {
+            return Emulated::Exception(GENERAL_PROTECTION, Some(0));
+        };
+        if let Err(fault) = one(guest, port, size, at, input) {
             return fault;
         }
         outcome = done(guest, port, size);
@@ -94,6 +97,21 @@ pub fn string(guest: &Guest<'_>, regs: &mut Regs, i: &Instruction, input: bool) 
     outcome
 }
 
+/// The segment of the memory operand; `None` where its descriptor is not there (any more) or does not allow the access.
+fn segment(regs: &Regs, i: &Instruction, input: bool) -> Option<Segment> {
+    // `ins` always writes through ES.
+    let register = if input { Register::ES } else { i.memory_segment() };
+    match register {
+        Register::FS => Some(Segment::flat(active_base(true))),
+        Register::GS => Some(Segment::flat(active_base(false))),
+        _ if i.code_size() == CodeSize::Code64 => Some(Segment::flat(0)),
+        Register::CS => Segment::named(regs.cs, input),
+        Register::SS => Segment::named(regs.ss, input),
+        Register::ES => Segment::named(active_selector(true), input),
+        _ => Segment::named(active_selector(false), input),
+    }
+}
+
 /// The registers that index memory and count repetitions, by the width of addresses.
 fn registers(i: &Instruction, input: bool) -> (Register, Register) {
     let kind = if input { i.op0_kind() } else { i.op1_kind() };
@@ -106,7 +124,6 @@ fn registers(i: &Instruction, input: bool) -> (Register, Register) {
 }
 
 fn one(guest: &Guest<'_>, port: u16, size: u8, at: GuestVirt, input: bool) -> Result<(), Emulated> {
-    const GENERAL_PROTECTION: u8 = 13;
     let mut bytes = [0u8; 4];
     let part = usize::from(size);
     if !at.is_canonical() || !at.add(u64::from(size) - 1).is_canonical() {

@@ -1,7 +1,9 @@
 //! Segment selectors and bases, the guest's own GDT and LDT, code in segments of its own (xen.h, xen-x86_64.h).
 
 use guest_pv_lib::mmu::Pte;
-use xen_abi::arch_x86::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL};
+use xen_abi::arch_x86::{
+    FLAT_USER_CS32, SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL,
+};
 use xen_abi::hypercall::nr;
 use xen_abi::physdev::{PHYSDEVOP_SET_IOPL, PhysdevSetIopl};
 use xen_abi::xen::MMUEXT_SET_LDT;
@@ -146,6 +148,32 @@ case! {
             let seen = completes(env, &start.with(reg::RCX, 4), &[0x41, 0xe4, 0x64], &[]);
             iopl(0)?;
             same("ecx", seen?.words[0], 5)
+        })
+    }
+}
+
+case! {
+    /// XSA-298: a string instruction that is emulated reads the descriptor of its segment, as the table is now: behind its end there
+    /// is none, although the segment was loaded before.
+    fn xsa_298_descriptor_behind_the_limit(env) {
+        let iopl = |level| {
+            need("iopl", op(nr::PHYSDEV_OP, PHYSDEVOP_SET_IOPL, &mut PhysdevSetIopl { iopl: level })).map(drop)
+        };
+        with_ldt(env, 3, &[0, 0, DATA_32], || {
+            let start = Start { cs: Some(FLAT_USER_CS32.into()), ..Start::USER };
+            let out = start.with(reg::RDX, 0x80).with(reg::RSI, DATA);
+            iopl(3)?;
+            // mov ds, eax; outsb
+            let whole = completes(env, &out.with(reg::RAX, 16 | 7), &[0x8e, 0xd8, 0x6e], &[0x11]);
+            need("a shorter LDT", mmuext(MMUEXT_SET_LDT, env.page(7).virt(), 2))?;
+            // outsb
+            let cut = go(env, &out, &[0x6e], &[0x11]);
+            // mov ds, eax
+            let null = completes(env, &start, &[0x8e, 0xd8], &[]);
+            iopl(0)?;
+            same("with the whole table", whole?.regs[reg::RSI], DATA + 1)?;
+            null?;
+            same("behind the limit", cut?.what(), (GP, Some(0)))
         })
     }
 }

@@ -284,6 +284,7 @@ fn my_clock(id: u64) -> u64 {
 
 case! {
     /// A vCPU that comes up has a time record: an even version, factors, and the time of the others.
+    #[emulator(qemu, "Xen calibrates the clock of each CPU by itself, and an emulated CPU stands still while its thread waits")]
     #[vcpus(2)]
     fn time_record(env) {
         let before = time::now();

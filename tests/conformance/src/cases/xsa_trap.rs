@@ -2,8 +2,7 @@
 //! hypervisor survives and that the guest gets what the fix gives it.
 //!
 //! Not for a guest's eye: advisories on HVM emulation (106, 110, 170, 192, 196, 202's half, 204, 239, 308), on 32-bit PV kernels (183,
-//! 298's gates), on speculation (254, 263, 273, 375, 377), on other software (206, 274), on CPUs that are taken away (244). XSA-298: a 64-bit kernel
-//! never makes the hypervisor read its descriptors: bases and limits are without effect in its emulated instructions.
+//! 298's gates), on speculation (254, 263, 273, 375, 377), on other software (206, 274), on CPUs that are taken away (244).
 
 use guest_pv_lib::Errno;
 use xen_abi::arch_x86::{FLAT_USER_CS, FLAT_USER_CS32, FLAT_USER_SS, IretContext, VGCF_IN_SYSCALL};
