@@ -1,10 +1,11 @@
-//! `cargo xtask fuzz`: libFuzzer on the targets of `hypervisor/core/fuzz`, with no more than the compiler that is there.
+//! `cargo xtask fuzz`: libFuzzer on the targets of the [packages](PACKAGES) that have some, with no more than the compiler
+//! that is there.
 //!
-//! The coverage that libFuzzer steers by comes from a pass of LLVM that any rustc has; the core has no unsafe code, so an
-//! address sanitizer, for which a nightly compiler would be needed, would find nothing more.
+//! The coverage that libFuzzer steers by comes from a pass of LLVM that any rustc has; what is fuzzed has no unsafe code, so
+//! an address sanitizer, for which a nightly compiler would be needed, would find nothing more.
 //!
-//! New inputs collect under `target/fuzz/corpus`. `--keep` moves the few that reach new code to the kept ones, which an ordinary
-//! test runs (`hypervisor/core/fuzz/tests`).
+//! New inputs collect under `target/fuzz/corpus`. `--keep` moves the few that reach new code to the kept ones, the package's
+//! `corpus`, which an ordinary test of it runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,9 @@ use crate::progress::Step;
 use crate::setup::Need;
 use crate::{process, project, setup};
 
-/// The package with the targets.
-const PACKAGE: &str = "hypervisor-core-fuzz";
+/// The packages with targets, and their folders.
+const PACKAGES: &[(&str, &str)] =
+    &[("hypervisor-core-fuzz", "hypervisor/core/fuzz"), ("pv-drivers-fuzz", "pv-drivers/fuzz")];
 /// The programs run on the host.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 /// Longest input in bytes.
@@ -62,42 +64,55 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// All targets: one for each program of the package.
+/// A program that libFuzzer drives. No two packages have one of the same name.
+#[derive(Debug)]
+pub struct Target {
+    /// Its name.
+    pub name: String,
+    /// The folder of its package.
+    folder: PathBuf,
+}
+
+impl Target {
+    fn kept(&self) -> PathBuf {
+        self.folder.join("corpus").join(&self.name)
+    }
+
+    fn collected(&self) -> PathBuf {
+        project::target().join("fuzz/corpus").join(&self.name)
+    }
+
+    fn program(&self) -> Command {
+        Command::new(project::target().join("fuzz").join(HOST).join("release").join(&self.name))
+    }
+}
+
+/// All targets, by name: one for each program of the packages.
 ///
 /// # Errors
-/// The folder cannot be read.
-pub fn targets() -> Result<Vec<String>> {
-    let folder = folder().join("fuzz_targets");
-    let mut names = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry?.path();
-        names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+/// A folder cannot be read.
+pub fn targets() -> Result<Vec<Target>> {
+    let mut targets = Vec::new();
+    for (_, package) in PACKAGES {
+        let folder = project::root().join(package);
+        let programs = folder.join("fuzz_targets");
+        for entry in fs::read_dir(&programs).with_context(|| format!("reading {}", programs.display()))? {
+            let path = entry?.path();
+            let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+            targets.extend(name.map(|name| Target { name, folder: folder.clone() }));
+        }
     }
-    names.sort();
-    Ok(names)
+    targets.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(targets)
 }
 
-fn chosen(name: Option<&str>) -> Result<Vec<String>> {
-    let all = targets()?;
+fn chosen(name: Option<&str>) -> Result<Vec<Target>> {
+    let mut all = targets()?;
     let Some(name) = name else { return Ok(all) };
-    ensure!(
-        all.iter().any(|target| target == name),
-        "there is no target {name}; there are: {}",
-        all.join(", ")
-    );
-    Ok(vec![name.to_owned()])
-}
-
-fn folder() -> PathBuf {
-    project::root().join("hypervisor/core/fuzz")
-}
-
-fn kept(target: &str) -> PathBuf {
-    folder().join("corpus").join(target)
-}
-
-fn collected(target: &str) -> PathBuf {
-    project::target().join("fuzz/corpus").join(target)
+    let names: Vec<_> = all.iter().map(|target| target.name.clone()).collect();
+    all.retain(|target| target.name == name);
+    ensure!(!all.is_empty(), "there is no target {name}; there are: {}", names.join(", "));
+    Ok(all)
 }
 
 /// Builds the programs.
@@ -108,7 +123,8 @@ pub fn build() -> Result<()> {
     setup::ensure(&[Need::Fuzzer])?;
     let step = Step::start("building the fuzz targets");
     let mut cargo = process::host_cargo();
-    cargo.args(["build", "--release", "--package", PACKAGE, "--features", "libfuzzer", "--bins"]);
+    cargo.args(["build", "--release", "--features", "libfuzzer", "--bins"]);
+    cargo.args(PACKAGES.iter().flat_map(|(package, _)| ["--package", package]));
     cargo.args(["--target", HOST, "--target-dir"]).arg(project::target().join("fuzz"));
     cargo.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}")).env_remove("RUSTFLAGS");
     // What the release of a kernel needs is not what finds mistakes.
@@ -120,28 +136,24 @@ pub fn build() -> Result<()> {
     Ok(())
 }
 
-fn program(target: &str) -> Command {
-    Command::new(project::target().join("fuzz").join(HOST).join("release").join(target))
-}
-
 /// Runs one target for some seconds on the kept inputs and what it finds.
 ///
 /// # Errors
 /// It found a mistake.
-pub fn fuzz(target: &str, seconds: u32) -> Result<()> {
-    let (collected, kept) = (collected(target), kept(target));
+pub fn fuzz(target: &Target, seconds: u32) -> Result<()> {
+    let (collected, kept, name) = (target.collected(), target.kept(), &target.name);
     let found = project::target().join("fuzz/found");
     for folder in [&collected, &kept, &found] {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
-    let step = Step::start(format!("fuzzing {target} for {seconds} s"));
-    let mut program = program(target);
+    let step = Step::start(format!("fuzzing {name} for {seconds} s"));
+    let mut program = target.program();
     program.arg(&collected).arg(&kept);
     program.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={MAX_LENGTH}"));
-    program.arg("-timeout=20").arg(format!("-artifact_prefix={}/{target}-", found.display()));
+    program.arg("-timeout=20").arg(format!("-artifact_prefix={}/{name}-", found.display()));
     if let Err(error) = process::run_in_step(&mut program, &step) {
         bail!(
-            "{target} found a mistake; the input is in {}: mend it, then copy the input to {}\n{error:#}",
+            "{name} found a mistake; the input is in {}: mend it, then copy the input to {}\n{error:#}",
             found.display(),
             kept.display()
         );
@@ -151,15 +163,15 @@ pub fn fuzz(target: &str, seconds: u32) -> Result<()> {
 }
 
 /// Adds the collected inputs that reach code which no kept one reaches.
-fn keep(target: &str) -> Result<()> {
-    let (collected, kept) = (collected(target), kept(target));
+fn keep(target: &Target) -> Result<()> {
+    let (collected, kept, name) = (target.collected(), target.kept(), &target.name);
     let before = count(&kept)?;
-    let step = Step::start(format!("keeping inputs of {target}"));
-    let mut merge = program(target);
+    let step = Step::start(format!("keeping inputs of {name}"));
+    let mut merge = target.program();
     merge.arg("-merge=1").arg(format!("-max_len={MAX_LENGTH}")).arg(&kept).arg(&collected);
     process::run_in_step(&mut merge, &step)?;
     step.done();
-    println!("{target}: {} kept inputs, {before} before", count(&kept)?);
+    println!("{name}: {} kept inputs, {before} before", count(&kept)?);
     Ok(())
 }
 
@@ -174,8 +186,11 @@ mod tests {
     #[test]
     fn targets_are_chosen_by_name() {
         let all = targets().unwrap();
-        assert!(all.len() >= 10 && all.contains(&"acpi".to_owned()));
-        assert_eq!(chosen(Some("grants")).unwrap(), ["grants"]);
+        for name in ["acpi", "grants", "blk_back", "store"] {
+            assert_eq!(all.iter().filter(|target| target.name == name).count(), 1, "{name}");
+        }
+        let one = chosen(Some("grants")).unwrap();
+        assert_eq!(one.iter().map(|target| &target.name).collect::<Vec<_>>(), ["grants"]);
         assert!(chosen(Some("nothing")).unwrap_err().to_string().contains("there are: acpi, "));
     }
 }
