@@ -37,6 +37,26 @@ impl BootContext {
         Self { info, command_line: &line[..end], virt_base, entry_tsc, start_info }
     }
 
+    /// Reads the structure again, which the toolstack filled in for a domain that goes on elsewhere.
+    #[cfg(all(target_os = "none", feature = "alloc"))]
+    pub(crate) fn reread(&mut self) {
+        let page = ptr::with_exposed_provenance::<StartInfo>(self.start_info as usize);
+        // SAFETY: as in `new`; nobody writes there now.
+        self.info = unsafe { page.read_volatile() };
+    }
+
+    /// Writes frames of the xenstore and the console ring into the structure itself.
+    #[cfg(all(target_os = "none", feature = "alloc"))]
+    pub(crate) fn write_rings(&self, store: u64, console: u64) {
+        let page = ptr::with_exposed_provenance_mut::<StartInfo>(self.start_info as usize);
+        // SAFETY: the page is mapped for writing, and these fields lie beside the command line, the only part of it that
+        // anybody has a reference to. The ring's frame is the first field of the console's part.
+        unsafe {
+            (&raw mut (*page).store_mfn).write_volatile(store);
+            (&raw mut (*page).console).cast::<u64>().write_volatile(console);
+        }
+    }
+
     /// A copy of the structure itself.
     #[must_use]
     pub const fn start_info(&self) -> &StartInfo {

@@ -42,6 +42,8 @@
 //! Unsafe code is at the edge: the hypercall instruction, the entry stubs, and the places where an address that the
 //! hypervisor gave becomes a reference. Memory that others write is only reached through atomics.
 //!
+//! A domain can be saved and go on elsewhere (`suspend`, with the feature `alloc`).
+//!
 //! With other domains a kernel shares pages ([`grant`]), finds their devices ([`xenstore`]), and moves bytes in and out of
 //! memory that they write ([`words`], [`byte_ring`]).
 //!
@@ -72,6 +74,8 @@ pub mod platform;
 pub mod sched;
 pub mod shared;
 pub mod smp;
+#[cfg(feature = "alloc")]
+pub mod suspend;
 pub mod sync;
 pub mod time;
 pub mod traps;

@@ -66,6 +66,11 @@ pub struct SharedInfo {
     pub(crate) wc_sec: AtomicU32,
     pub(crate) wc_nsec: AtomicU32,
     pub(crate) wc_sec_hi: AtomicU32,
+    /// What follows tells a toolstack where the p2m list is: see [`suspend`](crate::suspend).
+    pub(crate) max_pfn: AtomicU64,
+    pub(crate) frame_list_list: AtomicU64,
+    _nmi_reason: AtomicU64,
+    pub(crate) p2m_cr3: AtomicU64,
 }
 
 const _: () = {
@@ -82,6 +87,7 @@ const _: () = {
     assert!(offset_of!(SharedInfo, mask) == offset_of!(Wire, evtchn_mask));
     assert!(offset_of!(SharedInfo, wc_version) == offset_of!(Wire, wc_version));
     assert!(offset_of!(SharedInfo, wc_sec_hi) == offset_of!(Wire, wc_sec_hi));
+    assert!(offset_of!(SharedInfo, max_pfn) == offset_of!(Wire, arch));
     assert!(size_of::<Slot>() == 4096);
 };
 
@@ -101,6 +107,10 @@ impl SharedInfo {
             wc_sec: AtomicU32::new(0),
             wc_nsec: AtomicU32::new(0),
             wc_sec_hi: AtomicU32::new(0),
+            max_pfn: AtomicU64::new(0),
+            frame_list_list: AtomicU64::new(0),
+            _nmi_reason: AtomicU64::new(0),
+            p2m_cr3: AtomicU64::new(0),
         }
     }
 }
@@ -169,17 +179,40 @@ pub(crate) fn swap_upcall_mask(masked: bool) -> bool {
     was != 0
 }
 
-/// Maps the domain's shared page over the static.
+/// Maps the domain's shared page over the static: the frame at machine address `at`, as `start_info` has it.
 ///
 /// # Safety
 ///
-/// Once, by the entry, before anything else uses this module.
+/// By the entry, before anything else uses this module, or after [`unmap`].
 #[cfg(target_os = "none")]
-pub(crate) unsafe fn map(boot: &crate::BootContext) -> Result<(), crate::Errno> {
-    use crate::mmu::{Flush, Mfn, Pte, update_va_mapping};
+pub(crate) unsafe fn map(at: u64) -> Result<(), crate::Errno> {
+    // SAFETY: the frame is the one that the hypervisor set aside for this purpose. The frame that backed the page
+    // stays unused meanwhile.
+    unsafe { put(crate::mmu::Mfn(at >> 12)) }
+}
 
-    let frame = Mfn(boot.start_info().shared_info >> 12);
-    // SAFETY: the page belongs to `SLOT` alone, whose type allows any contents and any change. The frame is the one
-    // that the hypervisor set aside for this purpose. The frame that backed the page stays unused.
-    unsafe { update_va_mapping(&raw const SLOT as u64, Pte::data(frame), Flush::Local) }
+/// Puts the frame that the image has there in the shared page's place. The static stays readable, with contents that
+/// nobody looks at.
+///
+/// # Safety
+///
+/// On the only CPU that runs, with upcalls masked, until [`map`] is called again.
+#[cfg(all(target_os = "none", feature = "alloc"))]
+pub(crate) unsafe fn unmap(boot: &crate::BootContext) -> Result<(), crate::Errno> {
+    let own = boot.p2m().mfn(boot.pfn_of(&raw const SLOT as u64)).ok_or(crate::Errno::EFAULT)?;
+    // SAFETY: that frame is used for nothing else.
+    unsafe { put(own) }?;
+    SLOT.0.vcpu[0].upcall_mask.store(1, SeqCst);
+    Ok(())
+}
+
+/// # Safety
+///
+/// The frame is the shared page, or that of the image.
+#[cfg(target_os = "none")]
+unsafe fn put(frame: crate::mmu::Mfn) -> Result<(), crate::Errno> {
+    use crate::mmu::{Flush, Pte, update_va_mapping};
+
+    // SAFETY: the page belongs to `SLOT` alone, whose type allows any contents and any change.
+    unsafe { update_va_mapping(&raw const SLOT as u64, Pte::data(frame), Flush::All) }
 }

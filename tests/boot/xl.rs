@@ -22,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         trial("xl::unprivileged_pv_and_pvh", unprivileged).with_ignored_flag(true),
         trial("xl::disk_of_linux", disk).with_ignored_flag(true),
         trial("xl::network_of_linux", network).with_ignored_flag(true),
+        trial("xl::save_and_restore", suspend).with_ignored_flag(true),
     ]
 }
 
@@ -77,4 +78,17 @@ fn network() -> Result<()> {
     let output = run("xl-network", include_str!("xl/network.sh"), &["webserver"])?;
     says(&output, "network: the page arrived")?;
     says(&output, "network: 2000000 bytes arrived")
+}
+
+/// Two CPUs, both layouts of event channels: a checkpoint, after which the domain goes on, then a save, after which it
+/// goes on as another domain, twice.
+fn suspend() -> Result<()> {
+    let output = run("xl-suspend", include_str!("xl/suspend.sh"), &["suspend"])?;
+    for name in ["two-level", "fifo"] {
+        says(&output, &format!("{name}: checkpoint passed"))?;
+        says(&output, &format!("{name}: first restore passed"))?;
+        says(&output, &format!("{name}: second restore passed"))?;
+        says(&output, &format!("{name}: powered off"))?;
+    }
+    Ok(())
 }

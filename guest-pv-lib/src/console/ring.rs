@@ -66,6 +66,12 @@ pub(super) fn port() -> Port {
     Port(PORT.load(Relaxed))
 }
 
+/// Notes the port that the ring has in a domain that has gone on elsewhere.
+#[cfg(all(target_os = "none", feature = "alloc"))]
+pub(crate) fn set_port(port: Port) {
+    PORT.store(port.0, Relaxed);
+}
+
 /// Writes all of `bytes`, waiting for room as long as it takes. A server that is gone, or breaks the ring, loses them.
 pub(super) fn write(mut bytes: &[u8]) {
     loop {

@@ -109,7 +109,7 @@ mod bare {
         // anything else.
         let boot = unsafe { BootContext::new(start_info, &raw const __pv_virt_base as u64, entry_tsc) };
         // SAFETY: as above: first, and once.
-        let mapped = unsafe { crate::shared::map(&boot) };
+        let mapped = unsafe { crate::shared::map(boot.start_info().shared_info) };
         crate::console::init(&boot);
         if let Err(error) = mapped {
             panic!("mapping shared_info: {error:?}");

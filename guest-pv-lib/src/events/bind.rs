@@ -7,6 +7,8 @@ use xen_abi::event_channel::{
     EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq, EvtchnClose,
     EvtchnSend, EvtchnSetPriority, EvtchnStatus, EvtchnUnmask,
 };
+#[cfg(feature = "alloc")]
+use xen_abi::event_channel::{EVTCHNSTAT_CLOSED, EVTCHNSTAT_IPI, EVTCHNSTAT_VIRQ};
 use xen_abi::hypercall::nr;
 use xen_abi::xen::{self, DOMID_SELF};
 
@@ -111,7 +113,7 @@ pub(super) fn bind_pirq(pirq: u32, sharing: Sharing) -> Result<Port, Errno> {
 }
 
 /// Delivers the port's events to CPU `vcpu`.
-pub(super) fn bind_vcpu(port: Port, vcpu: u32) -> Result<(), Errno> {
+pub(crate) fn bind_vcpu(port: Port, vcpu: u32) -> Result<(), Errno> {
     // An event in between would go to a CPU that thinks it is the other's: it waits, masked, until both know.
     let was_masked = is_masked(port);
     mask(port);
@@ -151,6 +153,53 @@ pub fn notify(port: Port) -> Result<(), Errno> {
 pub fn is_connected(port: Port) -> bool {
     let mut arg = EvtchnStatus { dom: DOMID_SELF, port: port.0, ..EvtchnStatus::default() };
     op(EVTCHNOP_STATUS, &mut arg).is_ok() && arg.status == EVTCHNSTAT_INTERDOMAIN
+}
+
+/// What a port that is open is bound to.
+#[cfg(feature = "alloc")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A virtual interrupt.
+    Virq(Virq),
+    /// A CPU of the domain.
+    Ipi,
+    /// Another domain, or something else that only somebody else can bring back.
+    Other,
+}
+
+/// What `port` is bound to, and the CPU that it notifies; none where it is not open.
+///
+/// # Errors
+///
+/// `EINVAL` for a number that the domain never used, and then for all behind it.
+#[cfg(feature = "alloc")]
+#[cfg_attr(not(target_os = "none"), allow(dead_code))]
+pub(crate) fn status(port: Port) -> Result<Option<(Source, u32)>, Errno> {
+    let mut arg = EvtchnStatus { dom: DOMID_SELF, port: port.0, ..EvtchnStatus::default() };
+    op(EVTCHNOP_STATUS, &mut arg)?;
+    let [a, b, c, d, ..] = arg.u;
+    let source = match arg.status {
+        EVTCHNSTAT_CLOSED => return Ok(None),
+        EVTCHNSTAT_VIRQ => Source::Virq(Virq(u32::from_le_bytes([a, b, c, d]))),
+        EVTCHNSTAT_IPI => Source::Ipi,
+        _ => Source::Other,
+    };
+    Ok(Some((source, arg.vcpu)))
+}
+
+/// Opens a port anew for CPU `vcpu`, masked. `Other` becomes a port that nobody is at the other end of.
+#[cfg(all(target_os = "none", feature = "alloc"))]
+pub(crate) fn open(source: Source, vcpu: u32) -> Result<Port, Errno> {
+    match source {
+        Source::Ipi => bind_ipi(vcpu),
+        Source::Other => alloc_unbound(DOMID_SELF),
+        Source::Virq(virq) => {
+            let at = if virq.is_per_cpu() { vcpu } else { 0 };
+            let mut arg = EvtchnBindVirq { virq: virq.0, vcpu: at, ..EvtchnBindVirq::default() };
+            op(EVTCHNOP_BIND_VIRQ, &mut arg)?;
+            Ok(fresh(arg.port, at))
+        }
+    }
 }
 
 /// Gives the port back.

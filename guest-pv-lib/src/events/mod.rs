@@ -18,7 +18,11 @@ mod upcall;
 
 use core::sync::atomic::Ordering::Relaxed;
 
+#[cfg(feature = "alloc")]
+pub(crate) use bind::Source;
 pub use bind::{Virq, bind_interdomain, bind_ipi, bind_virq, close, is_connected, notify};
+#[cfg(all(target_os = "none", feature = "alloc"))]
+pub(crate) use bind::{bind_vcpu, open, status};
 pub use channel::{Channel, Sharing};
 pub use fifo::use_fifo;
 #[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
@@ -57,7 +61,7 @@ pub fn mask(port: Port) {
     }
 }
 
-fn is_masked(port: Port) -> bool {
+pub(crate) fn is_masked(port: Port) -> bool {
     if fifo::in_use() { fifo::is_masked(port) } else { two_level::is_masked(shared::info(), port) }
 }
 

@@ -36,6 +36,8 @@ pub use copy::{Copy, Source, Target, copy};
 pub use granted::{Granted, kept_aside, reap};
 #[cfg(feature = "alloc")]
 pub use mapped::Mapped;
+#[cfg(all(target_os = "none", feature = "alloc"))]
+pub(crate) use setup::{attach, detach};
 pub use setup::{capacity, free_references, init, version};
 
 use crate::hypercall::{Errno, check, raw};

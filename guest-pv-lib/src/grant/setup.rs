@@ -179,3 +179,54 @@ fn map(frames: &[u64]) -> Result<Window, Error> {
     }
     Ok(window)
 }
+
+/// Takes the table out of the page tables, and answers what was in it. It must not be used until [`attach`].
+///
+/// # Safety
+///
+/// No other CPU runs, and upcalls are masked, from here to `attach`.
+#[cfg(all(target_os = "none", feature = "alloc"))]
+pub(crate) unsafe fn detach() -> Result<alloc::vec::Vec<(u64, u64)>, Errno> {
+    let Some(table) = TABLE.get() else { return Ok(alloc::vec::Vec::new()) };
+    let contents = table.contents();
+    let (entries, status) = table.places();
+    for at in entries.chain(status) {
+        // SAFETY: only the table's functions look there, and nobody calls them now.
+        unsafe { update_va_mapping(at, Pte::EMPTY, Flush::Local) }?;
+    }
+    Ok(contents)
+}
+
+/// Maps the table again: the old one, or that of a new domain, whose free entries come from `contents`.
+///
+/// # Safety
+///
+/// After [`detach`], with what that answered.
+#[cfg(all(target_os = "none", feature = "alloc"))]
+pub(crate) unsafe fn attach(contents: &[(u64, u64)], is_new: bool) -> Result<(), Error> {
+    let Some(table) = TABLE.get() else { return Ok(()) };
+    if is_new {
+        set_version(table.version())?;
+    }
+    let (entries, status) = table.places();
+    let mut list = [0; MAX_FRAMES];
+    let count = table.places().0.count();
+    table_frames(&mut list[..count])?;
+    for (at, &frame) in entries.zip(&list) {
+        // SAFETY: the place is the table's, with nothing mapped.
+        unsafe { update_va_mapping(at, Pte::data(Mfn(frame)), Flush::Local) }?;
+    }
+    let mut list = [0; MAX_STATUS_FRAMES];
+    let count = table.places().1.count();
+    if count > 0 {
+        status_frames(&mut list[..count])?;
+    }
+    for (at, &frame) in status.zip(&list) {
+        // SAFETY: as above.
+        unsafe { update_va_mapping(at, Pte::data(Mfn(frame)), Flush::Local) }?;
+    }
+    if is_new {
+        table.refill(contents);
+    }
+    Ok(())
+}

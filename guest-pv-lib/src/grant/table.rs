@@ -86,6 +86,39 @@ impl Table {
         }
     }
 
+    /// Where its frames and its status frames are mapped.
+    #[cfg(all(target_os = "none", feature = "alloc"))]
+    pub fn places(&self) -> (impl Iterator<Item = u64>, impl Iterator<Item = u64>) {
+        let entries = self.frames.iter().map(|frame| frame.load(Acquire) as u64);
+        let status = self.status.iter().map(|frame| frame.load(Acquire) as u64);
+        (entries.take_while(|&at| at != 0), status.take_while(|&at| at != 0))
+    }
+
+    /// All that is written in it.
+    #[cfg(any(test, all(target_os = "none", feature = "alloc")))]
+    pub fn contents(&self) -> alloc::vec::Vec<(u64, u64)> {
+        let read = |(first, second): (&AtomicU64, &AtomicU64)| (first.load(Acquire), second.load(Acquire));
+        (0..)
+            .take_while(|&reference| self.has(reference))
+            .map(|reference| read(self.words(reference)))
+            .collect()
+    }
+
+    /// Puts the free list of `contents` into a new domain's table. What was granted is granted no more: its owners find
+    /// that out when they end it.
+    #[cfg(any(test, all(target_os = "none", feature = "alloc")))]
+    pub fn refill(&self, contents: &[(u64, u64)]) {
+        let kept = (0..).zip(contents).skip(GNTTAB_NR_RESERVED_ENTRIES as usize);
+        for (reference, &(first, second)) in kept.take_while(|&(reference, _)| self.has(reference)) {
+            let free = first as u16 == 0;
+            let (to_first, to_second) = self.words(reference);
+            if matches!(self.version, Version::Two) {
+                to_second.store(if free { second } else { 0 }, Relaxed);
+            }
+            to_first.store(if free { first } else { 0 }, Release);
+        }
+    }
+
     /// Status frames that `frames` frames of entries need.
     pub const fn status_frames(&self, frames: usize) -> usize {
         match self.version {
@@ -270,6 +303,34 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
+
+    #[test]
+    fn a_new_domains_table_goes_on_with_the_free_list() {
+        for version in [Version::One, Version::Two] {
+            let table = table(version, 1);
+            let [kept, ended] =
+                [1, 2].map(|peer| table.publish(peer, Mfn(5), Access::ReadWrite, full).unwrap());
+            assert!(table.revoke(ended));
+            table.give_back(ended);
+            let (free, contents) = (table.free_references(), table.contents());
+            assert_eq!(contents.len(), table.entries_per_frame());
+            // The new table: empty, but for the entries that the toolstack made.
+            let set = |reference, to| {
+                let (first, second) = table.words(reference);
+                first.store(to, SeqCst);
+                second.store(to, SeqCst);
+            };
+            (0..contents.len() as u32).for_each(|reference| set(reference, 0));
+            set(1, 77);
+            table.refill(&contents);
+            assert_eq!(table.words(1).0.load(SeqCst), 77);
+            assert_eq!(table.words(kept).0.load(SeqCst) as u16, 0, "granted to nobody of the new domain's");
+            assert_eq!(table.free_references(), free);
+            assert!(table.revoke(kept));
+            table.give_back(kept);
+            assert_eq!(table.free_references(), free + 1);
+        }
+    }
 
     fn full(_: &Table) -> Result<(), Error> {
         Err(Error::NoRoom)

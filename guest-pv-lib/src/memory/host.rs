@@ -30,7 +30,7 @@ pub fn setup() -> Memory {
         base: memory.expose_provenance() as u64,
         window_base: memory.expose_provenance() as u64,
         // Frame 0 is never free: the kernel's half, with nothing in it.
-        root: Mfn(FIRST_MACHINE_FRAME),
+        root: Pfn(0),
         p2m,
         owners: Vec::leak((0..PAGES).map(|_| AtomicU32::new(0)).collect()),
         free: Lock::new(set(2, PAGES / 2)),

@@ -80,8 +80,8 @@ pub(crate) struct Memory {
     base: u64,
     /// Virtual address of the first page of the window area.
     window_base: u64,
-    /// A root whose upper half is the kernel's, as in all of them.
-    pub(crate) root: Mfn,
+    /// The frame of a root whose upper half is the kernel's, as in all of them.
+    root: Pfn,
     p2m: P2m,
     /// How many [`Page`]s there are of each frame.
     owners: &'static [AtomicU32],
@@ -141,6 +141,11 @@ impl Memory {
     /// Where `frame` lies in the direct map.
     pub(crate) const fn address(&self, frame: Pfn) -> u64 {
         self.base + frame.0 * PAGE_SIZE as u64
+    }
+
+    /// A root whose upper half is the kernel's. A domain that was suspended may find it in another machine frame.
+    pub(crate) fn root(&self) -> Mfn {
+        self.mfn(self.root)
     }
 
     /// The machine frame of a frame that the allocator had.

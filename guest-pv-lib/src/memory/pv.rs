@@ -59,7 +59,7 @@ pub fn setup(boot: &BootContext) -> Result<Memory, Errno> {
     Ok(Memory {
         base: DIRECT_MAP,
         window_base: WINDOWS,
-        root: plan.root,
+        root: boot.page_tables().start,
         p2m,
         owners,
         free: Lock::new(free),

@@ -108,13 +108,13 @@ impl Memory {
         // Another CPU may be at the same 2 MiB.
         self.tables.with(|()| {
             (first.0 / 512..last.div_ceil(512))
-                .try_for_each(|leaf| self.make_tables(self.root, self.address(Pfn(leaf * 512))))
+                .try_for_each(|leaf| self.make_tables(self.root(), self.address(Pfn(leaf * 512))))
         })
     }
 
     /// The level-1 entry that maps `virt` in the kernel's half, where its tables exist.
     pub(crate) fn leaf(&self, virt: u64) -> Option<Walk> {
-        self.walk(self.root, virt).filter(|found| found.level == Level::L1)
+        self.walk(self.root(), virt).filter(|found| found.level == Level::L1)
     }
 
     /// Makes the tables down to level 1 for `virt` below `root`. One caller at a time, for each area.

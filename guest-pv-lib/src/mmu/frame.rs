@@ -282,7 +282,7 @@ pub fn fill_kernel_half(root: &mut Pages) {
     let entries = root.as_mut().as_chunks_mut::<8>().0;
     for (slot, bytes) in entries.iter_mut().enumerate().skip(KERNEL_HALF) {
         if !HYPERVISOR.contains(&slot) {
-            *bytes = read(there().root, slot).0.to_ne_bytes();
+            *bytes = read(there().root(), slot).0.to_ne_bytes();
         }
     }
 }

@@ -61,7 +61,7 @@ impl Tables {
     /// As for [`new`](Self::new).
     #[must_use]
     pub unsafe fn kernel() -> Self {
-        Self { root: there().root, refused: None }
+        Self { root: there().root(), refused: None }
     }
 
     /// What the hypervisor last refused: the traits' errors have no word for that, and say that there was no memory, or that

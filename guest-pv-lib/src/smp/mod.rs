@@ -21,6 +21,8 @@ pub use call::{run_on, wake};
 pub(crate) use cpu::is_live;
 pub use cpu::{Cpu, MAX_CPUS, State, cpu, online, this_cpu};
 pub use set::CpuSet;
+#[cfg(all(target_os = "none", feature = "alloc"))]
+pub(crate) use start::rejoin;
 pub use start::{Storage, is_up};
 #[cfg(target_os = "none")]
 pub use start::{start, stop};

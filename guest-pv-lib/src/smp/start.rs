@@ -6,7 +6,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::AtomicBool;
 #[cfg(target_os = "none")]
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use xen_abi::hypercall::nr;
 use xen_abi::vcpu::VCPUOP_IS_UP;
@@ -192,6 +192,22 @@ mod bare {
         op(VCPUOP_REGISTER_VCPU_INFO, number, &raw const arg as u64).map(drop)
     }
 
+    /// Registers the calling CPU's area once more, in a domain that has gone on elsewhere. Upcalls are masked.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn rejoin(boot: &BootContext) -> Result<(), Errno> {
+        if !is_live() {
+            return Ok(());
+        }
+        let area = this_cpu();
+        // The hypervisor copies this record over the area's, and it is as old as the CPU: an upcall must not come at once.
+        if let Some(record) = crate::shared::info().vcpu.get(area.number() as usize) {
+            record.upcall_mask.store(1, Release);
+        }
+        register_info(boot, area.number(), area)?;
+        area.info.upcall_mask.store(1, Relaxed);
+        register_runstate(area)
+    }
+
     /// Lets the hypervisor keep the calling CPU's runstate up to date in its area.
     fn register_runstate(area: &'static Cpu) -> Result<(), Errno> {
         let arg = VcpuRegisterRunstateMemoryArea { addr: area.runstate_address().into() };
@@ -246,6 +262,8 @@ mod bare {
     }
 }
 
+#[cfg(all(target_os = "none", feature = "alloc"))]
+pub(crate) use bare::rejoin;
 #[cfg(target_os = "none")]
 pub use bare::{start, stop};
 

@@ -180,6 +180,28 @@ fn change(boot: &BootContext, words: &'static [Words], entries: &'static [Entrie
     Ok(())
 }
 
+/// Makes the layout that of a domain which has gone on elsewhere, where it was in use. Every port is masked.
+#[cfg(all(target_os = "none", feature = "alloc"))]
+pub(crate) fn restart(boot: &BootContext) -> Result<(), Errno> {
+    if !in_use() {
+        return Ok(());
+    }
+    let pages = || PAGES.iter().map(|page| page.load(Acquire)).take_while(|page| !page.is_null());
+    for page in pages() {
+        // SAFETY: put there by `use_fifo` from a `&'static`.
+        unsafe { &*page }.0.iter().for_each(|word| word.store(MASKED, Release));
+    }
+    for cpu in crate::smp::online() {
+        cpu.queues.reset();
+        init_control(boot, cpu)?;
+    }
+    for page in pages() {
+        let frame = boot.p2m().mfn(boot.pfn_of(page as u64)).ok_or(Errno::EFAULT)?;
+        bind::op(EVTCHNOP_EXPAND_ARRAY, &mut EvtchnExpandArray { array_gfn: frame.0 })?;
+    }
+    Ok(())
+}
+
 /// Gives a CPU that is about to start its queues, where the layout is in use.
 #[cfg_attr(not(target_os = "none"), allow(dead_code))]
 pub(crate) fn init_queues(boot: &BootContext, cpu: &'static Cpu) -> Result<(), Errno> {

@@ -59,6 +59,15 @@ impl Queues {
         }
     }
 
+    /// Makes them empty, as the hypervisor's side of them is in a new domain.
+    #[cfg(all(target_os = "none", feature = "alloc"))]
+    pub fn reset(&self) {
+        use core::sync::atomic::Ordering::Release;
+
+        let heads = self.control.head.iter().chain(&self.head);
+        heads.chain([&self.control.ready, &self.ready]).for_each(|word| word.store(0, Release));
+    }
+
     /// Where the control block is.
     pub fn control_address(&self) -> u64 {
         &raw const self.control as u64

@@ -359,7 +359,7 @@ impl Space {
 ///
 /// Where the hypervisor refuses, which would be a mistake of this library.
 pub fn leave_space() {
-    let left = cpus::enter(there().root, Mfn(0));
+    let left = cpus::enter(there().root(), Mfn(0));
     assert_eq!(left, Ok(()), "switching to the kernel's address space");
 }
 
