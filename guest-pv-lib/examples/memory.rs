@@ -14,8 +14,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use guest_pv_lib::memory::{self, OutOfMemory, Page, Pages, SharedPages, Window, balloon};
 use guest_pv_lib::mmu::{
-    self, Access, Entry, Flush, Frame, L1, L2, L3, L4, MapError, Pte, Space, Table, TableLevel, Tables,
-    update_va_mapping,
+    self, Access, Entry, Flush, Frame, L1, L2, L3, L4, Level, MapError, Mfn, Pte, Space, Table, TableLevel,
+    Tables, update_va_mapping,
 };
 use guest_pv_lib::platform::{self, Kind};
 use guest_pv_lib::sched::{self, Shutdown};
@@ -81,10 +81,13 @@ fn pages(boot: &BootContext) -> Step {
             boot.p2m().mfn(run.pfn(index)) == Some(run.mfn(index)),
             "another machine frame than the p2m's",
         )?;
-        // SAFETY: a frame of the domain is memory of the machine.
-        let back = unsafe { mmu::m2p(run.mfn(index)) };
+        let back = mmu::m2p(run.mfn(index));
         check(back == Some(run.pfn(index)), "the machine frame translates to another frame")?;
     }
+    // The map of machine frames has nothing at 32 TiB, and a root there is none.
+    let nowhere = Mfn(1 << 33);
+    check(mmu::m2p(nowhere).is_none(), "a frame where the machine has no memory")?;
+    check(mmu::entry_address(boot, nowhere, 0, Level::L4).is_none(), "a root table out of nothing")?;
     check(memory::free_pages() == before - 700, "the allocator counts wrong")?;
     drop(run);
     check(memory::free_pages() == before, "pages did not come back")
@@ -124,8 +127,11 @@ fn every_frame(boot: &BootContext) -> Step {
     check(number as u64 > boot.pages() / 2, "less than half of the memory was free")
 }
 
-/// A page of the domain shows at a window's address, and no longer does afterwards.
+/// A page of the domain shows at a window's address, and no longer does afterwards; also in an address space that is
+/// older than the first window.
 fn window(_: &BootContext) -> Step {
+    let space = Space::new().map_err(|_| "no address space")?;
+    space.activate();
     let window = Window::new(600).map_err(no_memory)?;
     let shared = SharedPages::from(Pages::new(2).map_err(no_memory)?);
     for (index, page) in [(0, 0), (599, 1), (511, 0), (512, 1)] {
@@ -157,8 +163,7 @@ fn contiguous(boot: &BootContext) -> Step {
         for index in 0..count {
             check(dma.mfn(index).0 == first + index as u64, "not contiguous")?;
             check(boot.p2m().mfn(dma.pfn(index)) == Some(dma.mfn(index)), "the p2m says something else")?;
-            // SAFETY: a frame of the domain is memory of the machine.
-            let back = unsafe { mmu::m2p(dma.mfn(index)) };
+            let back = mmu::m2p(dma.mfn(index));
             check(back == Some(dma.pfn(index)), "the m2p says something else")?;
         }
         check(bits >= 64 || (first + count as u64) << 12 <= 1 << bits, "too high")?;
@@ -179,8 +184,7 @@ fn exchanged(boot: &BootContext) -> Step {
             dma.as_mut().fill(0x5a);
             for index in 0..5 {
                 check(boot.p2m().mfn(dma.pfn(index)) == Some(dma.mfn(index)), "the p2m knows nothing of it")?;
-                // SAFETY: a frame of the domain is memory of the machine.
-                let back = unsafe { mmu::m2p(dma.mfn(index)) };
+                let back = mmu::m2p(dma.mfn(index));
                 check(back == Some(dma.pfn(index)), "the m2p knows nothing of it")?;
             }
             check(dma.as_ref().iter().all(|&byte| byte == 0x5a), "a page of the run is another")?;

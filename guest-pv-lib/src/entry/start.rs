@@ -3,7 +3,8 @@
 //! Xen enters a PV kernel in ring 3, long mode, on a small stack of its own choosing, with event delivery masked,
 //! `rsi` the address of `start_info`, and everything of the image, the modules, the p2m list, `start_info` and the
 //! page tables mapped (the tables read-only) at `VIRT_BASE` + pseudo-physical address. The stub reads the TSC as its
-//! very first instruction (benchmarks want that figure), moves to a stack in the image's `.bss` and calls Rust.
+//! very first instruction (benchmarks want that figure), moves to a stack in the image's `.bss` and calls Rust. The page
+//! below that stack is unmapped, so that a stack that runs over ends the domain and not somebody's data.
 
 use super::note::Note;
 
@@ -42,11 +43,14 @@ const FEATURES: &str = "mmu_pt_update_preserve_ad|dom0";
 mod bare {
     use super::{super::note, *};
     use crate::boot::BootContext;
+    use crate::mmu::{Flush, Pte, update_va_mapping};
     use note::{kind, text};
 
     unsafe extern "C" {
         /// The stub below.
         safe static pv_entry: u8;
+        /// The page below the boot stack.
+        safe static pv_boot_stack_guard: u8;
         /// Defined by the linker script: its *address* is the offset from pseudo-physical to virtual.
         safe static __pv_virt_base: u8;
     }
@@ -77,8 +81,9 @@ mod bare {
     core::arch::global_asm!(
         ".pushsection .bss.pv_boot_stack, \"aw\", @nobits",
         ".balign 4096",
-        "pv_boot_stack:",
-        ".skip {stack}",
+        ".global pv_boot_stack_guard",
+        "pv_boot_stack_guard:",
+        ".skip 4096 + {stack}",
         ".global pv_boot_stack_top",
         "pv_boot_stack_top:",
         ".popsection",
@@ -116,6 +121,12 @@ mod bare {
         }
         crate::traps::init();
         crate::events::init();
+        // SAFETY: nobody has a reference to the page below the stack.
+        let guarded =
+            unsafe { update_va_mapping(&raw const pv_boot_stack_guard as u64, Pte::EMPTY, Flush::Local) };
+        if let Err(error) = guarded {
+            panic!("unmapping the page below the boot stack: {error:?}");
+        }
         #[cfg(feature = "alloc")]
         crate::memory::init(&boot);
         __guest_pv_main(boot)

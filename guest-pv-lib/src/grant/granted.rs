@@ -67,11 +67,15 @@ impl Granted {
             Err(error) => return Err((error, pages)),
         };
         let mut held = Held { refs: SmallVec::new(), pages: SharedPages::from(pages) };
+        // All references first: once the peer may use one page, the others must not fail.
         for page in 0..held.pages.count() {
-            match table.publish(peer, held.pages.mfn(page), access, setup::grow) {
+            match table.reserve(held.pages.mfn(page), setup::grow) {
                 Ok(reference) => held.refs.push(GrantRef(reference)),
-                Err(error) => return Err((error, held.give_up(table))),
+                Err(error) => return Err((error, held.into_private(table))),
             }
+        }
+        for (page, reference) in held.refs.iter().enumerate() {
+            table.fill(reference.0, peer, held.pages.mfn(page), access);
         }
         Ok(Self(ManuallyDrop::new(held)))
     }
@@ -145,22 +149,12 @@ impl Held {
         self.refs.iter().fold(true, |all, reference| table.revoke(reference.0) & all)
     }
 
-    /// Ends what was granted so far, of which no peer has heard.
-    #[cold]
-    fn give_up(self, table: &Table) -> Pages {
-        // A peer that guessed a reference may use it all the same; it cannot hold all of them for ever.
-        while !self.revoke(table) {
-            core::hint::spin_loop();
-        }
-        self.into_private(table)
-    }
-
-    /// The pages, once [`revoke`](Self::revoke) has said that no entry grants them any more.
+    /// The pages, once [`revoke`](Self::revoke) has said that no entry grants them any more, or before one ever did.
     #[inline]
     fn into_private(self, table: &Table) -> Pages {
         self.refs.iter().for_each(|reference| table.give_back(reference.0));
-        // SAFETY: every grant of these pages has been ended while the hypervisor said that it is not in use, and none was
-        // made but those: nobody else reaches the pages.
+        // SAFETY: every grant of these pages that was made has been ended while the hypervisor said that it is not in use:
+        // nobody else reaches the pages.
         unsafe { self.pages.into_pages() }
     }
 

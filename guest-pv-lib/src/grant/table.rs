@@ -230,15 +230,28 @@ impl Table {
         access: Access,
         grow: impl Fn(&Self) -> Result<(), Error>,
     ) -> Result<u32, Error> {
+        let reference = self.reserve(frame, grow)?;
+        self.fill(reference, peer, frame, access);
+        Ok(reference)
+    }
+
+    /// Takes a reference for `frame`, which grants nothing yet.
+    #[inline]
+    pub fn reserve(&self, frame: Mfn, grow: impl Fn(&Self) -> Result<(), Error>) -> Result<u32, Error> {
         if matches!(self.version, Version::One) && frame.0 > u64::from(u32::MAX) {
             return Err(Error::OutOfRange);
         }
-        let reference = loop {
+        loop {
             match self.take() {
-                Some(reference) => break reference,
+                Some(reference) => return Ok(reference),
                 None => grow(self)?,
             }
-        };
+        }
+    }
+
+    /// Makes a reference that [`reserve`](Self::reserve) gave grant `frame` to `peer`.
+    #[inline]
+    pub fn fill(&self, reference: u32, peer: u16, frame: Mfn, access: Access) {
         let flags = match access {
             Access::ReadOnly => GTF_PERMIT_ACCESS | GTF_READONLY,
             Access::ReadWrite => GTF_PERMIT_ACCESS,
@@ -252,7 +265,6 @@ impl Table {
                 first.store(header, Release);
             }
         }
-        Ok(reference)
     }
 
     /// Makes an entry grant nothing, unless it is in use. May be asked again after it has been done.
@@ -364,6 +376,18 @@ mod tests {
         let reference = two.publish(0x7ff0, Mfn(1 << 33), Access::ReadWrite, full).unwrap();
         let (first, second) = two.words(reference);
         assert_eq!((first.load(Relaxed), second.load(Relaxed)), (0x7ff0_0001, 1 << 33));
+    }
+
+    #[test]
+    fn a_reserved_reference_grants_nothing() {
+        for version in [Version::One, Version::Two] {
+            let table = table(version, 1);
+            let free = table.free_references();
+            let reference = table.reserve(Mfn(5), full).unwrap();
+            assert_eq!(table.words(reference).0.load(Relaxed) as u16, 0);
+            table.give_back(reference);
+            assert_eq!(table.free_references(), free);
+        }
     }
 
     #[test]

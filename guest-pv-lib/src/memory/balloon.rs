@@ -103,7 +103,8 @@ fn shrink_some(most: usize) -> Result<usize, OutOfMemory> {
     memory.remap(first, count, |_| Pte::EMPTY).map_err(|_| OutOfMemory)?;
     let gone = reservation(xen_abi::memory::XENMEM_DECREASE_RESERVATION, &mut list, count);
     for index in 0..gone {
-        memory.p2m.set(Pfn(first.0 + index as u64), None);
+        // SAFETY: the hypervisor has just taken them.
+        unsafe { memory.p2m.set(Pfn(first.0 + index as u64), None) };
     }
     memory.away.with(|away| away.give(first.0 as usize, gone));
     let rest = (Pfn(first.0 + gone as u64), count - gone);
@@ -135,7 +136,8 @@ fn grow_some(most: usize) -> Result<usize, OutOfMemory> {
     // What did not come is still away.
     memory.away.with(|away| away.give(first + come, count - come));
     for (index, entry) in entries(&mut list).take(come).enumerate() {
-        memory.p2m.set(Pfn((first + index) as u64), Some(Mfn(u64::from_ne_bytes(*entry))));
+        // SAFETY: the hypervisor has just put this memory behind that number.
+        unsafe { memory.p2m.set(Pfn((first + index) as u64), Some(Mfn(u64::from_ne_bytes(*entry)))) };
     }
     let start = Pfn(first as u64);
     memory.make_direct_tables(start, come)?;

@@ -1,11 +1,19 @@
 //! Memory that a device sees in one piece.
 
-use core::ops::{Deref, DerefMut};
+use core::ops::Deref;
 
 use super::{OutOfMemory, Pages};
 use crate::mmu::PAGE_SIZE;
 
 /// Pages whose machine frames follow one another too: memory for a device's DMA.
+///
+/// They stay together: others cannot be put in their place.
+///
+/// ```compile_fail,E0596
+/// # use guest_pv_lib::memory::{Pages, contiguous};
+/// let mut dma = contiguous(2, 64).unwrap();
+/// core::mem::swap(&mut *dma, &mut Pages::new(2).unwrap());
+/// ```
 #[derive(Debug)]
 pub struct Contiguous {
     pages: Pages,
@@ -33,9 +41,9 @@ impl Deref for Contiguous {
     }
 }
 
-impl DerefMut for Contiguous {
-    fn deref_mut(&mut self) -> &mut Pages {
-        &mut self.pages
+impl AsMut<[u8]> for Contiguous {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.pages.as_mut()
     }
 }
 
@@ -120,7 +128,8 @@ fn exchange(run: Pages, max_address_bits: u32) -> Result<Pages, OutOfMemory> {
     let exchanged = result.is_ok() && arg.nr_exchanged == count as u64;
     if exchanged {
         for index in 0..count as u64 {
-            memory.p2m.set(Pfn(first.0 + index), Some(Mfn(got + index)));
+            // SAFETY: the hypervisor has just exchanged them.
+            unsafe { memory.p2m.set(Pfn(first.0 + index), Some(Mfn(got + index))) };
         }
     }
     memory.remap(first, count, |frame| Pte::data(memory.mfn(frame))).map_err(|_| OutOfMemory)?;

@@ -47,6 +47,8 @@ use core::fmt;
 use core::sync::atomic::AtomicU32;
 
 pub use contiguous::{Contiguous, contiguous};
+#[cfg(not(target_os = "none"))]
+pub(crate) use host::m2p as host_pfn;
 pub use page::Page;
 pub use pages::{Pages, SharedPages};
 #[cfg(feature = "x86_64")]
@@ -113,6 +115,10 @@ pub fn init(boot: &crate::BootContext) {
         Ok(memory) => memory,
         Err(error) => panic!("mapping the domain's memory: {error:?}"),
     });
+    // Address spaces share the entries of level 4 that there are when they are made: windows have theirs from now on.
+    if let Err(error) = Window::new(1) {
+        panic!("the tables of windows: {error:?}");
+    }
 }
 
 /// Of no effect on a host: the memory is there with its first use.

@@ -109,8 +109,7 @@ impl Machine for Hypervisor<'_> {
     }
 
     fn pfn(&self, table: Mfn) -> Option<Pfn> {
-        // SAFETY: the frame is in a present entry of a page table, so it is memory of the machine.
-        unsafe { mmu::m2p(table) }.filter(|&frame| self.p2m.mfn(frame) == Some(table))
+        mmu::m2p(table).filter(|&frame| self.p2m.mfn(frame) == Some(table))
     }
 
     fn read(&self, table: Pfn, index: u64) -> Pte {

@@ -33,11 +33,7 @@ pub const fn request(at: u64, entry: Pte) -> MmuUpdate {
 impl Memory {
     /// The frame of the domain behind a machine frame that a page table or a p2m named.
     pub(crate) fn pfn(&self, frame: Mfn) -> Option<Pfn> {
-        #[cfg(target_os = "none")]
-        // SAFETY: page tables and p2m hold frames of the machine's memory.
-        let pfn = unsafe { mmu::m2p(frame) }?;
-        #[cfg(not(target_os = "none"))]
-        let pfn = super::host::m2p(frame)?;
+        let pfn = mmu::m2p(frame)?;
         (self.p2m.mfn(pfn) == Some(frame)).then_some(pfn)
     }
 

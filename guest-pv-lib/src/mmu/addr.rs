@@ -4,8 +4,6 @@ use core::fmt;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use xen_abi::arch_x86::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
-
 /// A pseudo-physical frame number: the domain's own, dense from zero.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
@@ -164,31 +162,22 @@ impl P2m {
     /// # Panics
     ///
     /// Where the map has no entry for `frame`.
-    pub fn set(&self, frame: Pfn, machine: Option<Mfn>) {
+    ///
+    /// # Safety
+    ///
+    /// It must be so: what owns `frame` ([`Pages`](crate::memory::Pages) and the like) grants and maps the memory that is
+    /// named here.
+    ///
+    /// ```compile_fail,E0133
+    /// # use guest_pv_lib::{BootContext, mmu::{Mfn, Pfn}};
+    /// fn lie(boot: &BootContext, mine: Pfn, anything: Mfn) {
+    ///     boot.p2m().set(mine, Some(anything));
+    /// }
+    /// ```
+    pub unsafe fn set(&self, frame: Pfn, machine: Option<Mfn>) {
         self.entries[frame.0 as usize]
             .store(machine.map_or(Self::INVALID, |machine| machine.0), Ordering::Relaxed);
     }
-}
-
-/// The pseudo-physical frame of a machine frame of this domain, from the map that the hypervisor keeps.
-///
-/// What comes back for a frame of somebody else is whatever its owner said: check it with [`P2m::mfn`]. None where
-/// the map has no memory at that place.
-///
-/// # Safety
-///
-/// `frame` must be a frame of the machine's memory: the map has holes where the machine has none.
-#[doc(alias = "machine_to_phys_mapping")]
-#[must_use]
-pub unsafe fn m2p(frame: Mfn) -> Option<Pfn> {
-    let entries = (MACH2PHYS_VIRT_END - MACH2PHYS_VIRT_START) / 8;
-    if frame.0 >= entries {
-        return None;
-    }
-    let at = ptr::with_exposed_provenance::<AtomicU64>((MACH2PHYS_VIRT_START + frame.0 * 8) as usize);
-    // SAFETY: inside the map, which the hypervisor maps read-only into every PV kernel; the caller vouches for the
-    // memory behind. The hypervisor changes entries by whole words.
-    Some(Pfn(unsafe { &*at }.load(Ordering::Relaxed)))
 }
 
 #[cfg(test)]

@@ -43,7 +43,8 @@ impl Tables {
     /// # Safety
     ///
     /// Nothing else changes them meanwhile. Pages that are unmapped, which the traits let safe code do, are not used
-    /// any more. Entries that a [`Space`](super::Space) owns are left alone.
+    /// any more. What a [`Space`](super::Space) or a [`Frame`](super::Frame) maps is left alone, and nothing else is mapped
+    /// below their roots: in such entries the flags `BIT_9` to `BIT_11` are theirs.
     ///
     /// # Panics
     ///

@@ -17,6 +17,7 @@ mod addr;
 mod batch;
 pub(crate) mod edge;
 mod frame;
+mod m2p;
 #[cfg(feature = "x86_64")]
 mod mapper;
 mod space;
@@ -24,10 +25,13 @@ mod teardown;
 mod update;
 mod walk;
 
-pub use addr::{Mfn, P2m, Pfn, Pte, m2p};
+pub use addr::{Mfn, P2m, Pfn, Pte};
 pub use batch::{Batch, Mode};
 pub use edge::Forget;
 pub use frame::{Entry, Frame, L1, L2, L3, L4, Pinned, Plain, State, Table, TableLevel, Tabular, Upper};
+pub use m2p::m2p;
+#[cfg(target_os = "none")]
+pub(crate) use m2p::resume;
 #[cfg(feature = "x86_64")]
 pub use mapper::Tables;
 pub use space::{Access, MapError, Space, USER_END, leave_space};

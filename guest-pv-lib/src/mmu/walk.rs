@@ -45,8 +45,7 @@ pub fn entry_address(boot: &BootContext, root: Mfn, virt: u64, level: Level) -> 
 
 /// Entry `at` of `table`, read through the initial mapping.
 fn read(boot: &BootContext, table: Mfn, at: usize) -> Option<Pte> {
-    // SAFETY: `table` is the root or comes from a present entry of a table, so it is memory of the machine.
-    let frame = unsafe { m2p(table) }?;
+    let frame = m2p(table)?;
     if boot.p2m().mfn(frame) != Some(table) || !boot.page_tables().contains(&frame) {
         return None;
     }

@@ -51,6 +51,8 @@ pub struct Cpu {
     pub(super) called: AtomicBool,
     /// What a started CPU runs: a `fn(&'static Cpu) -> !`.
     pub(super) main: AtomicPtr<()>,
+    /// There is a [`UserMode`](crate::user::UserMode) of this CPU.
+    pub(crate) has_user_mode: AtomicBool,
     local: AtomicPtr<()>,
 }
 
@@ -116,6 +118,7 @@ impl Cpu {
             call: AtomicU32::new(0),
             called: AtomicBool::new(false),
             main: AtomicPtr::new(ptr::null_mut()),
+            has_user_mode: AtomicBool::new(false),
             local: AtomicPtr::new(ptr::null_mut()),
         }
     }

@@ -111,6 +111,14 @@ pub(crate) extern "C" fn dispatch(frame: &mut Frame) {
     if frame.vector() == frame::EVENT {
         return crate::events::dispatch();
     }
+    #[cfg(target_os = "none")]
+    if frame.vector() == Vector::PAGE_FAULT.number().into()
+        && !frame.from_user()
+        && let Some(address) = crate::mmu::resume(frame.rip)
+    {
+        frame.rip = address;
+        return;
+    }
     let entry = usize::try_from(frame.vector())
         .ok()
         .and_then(|vector| HANDLERS.get(vector))

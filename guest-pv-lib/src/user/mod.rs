@@ -42,6 +42,7 @@ use core::ptr;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
+use crate::smp::this_cpu;
 use crate::traps::Frame;
 
 /// Why user mode ended.
@@ -134,30 +135,33 @@ impl UserMode {
     /// Prepares the calling CPU: its stack for entries from user mode, and its system call entry.
     ///
     /// A kernel that uses this leaves [`stack_switch`](crate::cpu::segments::stack_switch) and the callback for system
-    /// calls alone. Call it once on each CPU.
+    /// calls alone.
     ///
     /// # Panics
     ///
-    /// Without the feature `alloc`, on the second CPU.
-    #[cfg(target_os = "none")]
+    /// The second time on a CPU, which has one way back from user mode. Without the feature `alloc`, on the second CPU.
     #[must_use]
     pub fn new() -> Self {
+        let first_here = !this_cpu().has_user_mode.swap(true, AcqRel);
+        assert!(first_here, "CPU {} has a way into user mode already", this_cpu().number());
         let area = Area::first().unwrap_or_else(Area::further);
+        Self::prepare(area);
+        Self { area, _here: PhantomData }
+    }
+
+    #[cfg(target_os = "none")]
+    fn prepare(area: &'static Area) {
         IN_USE.store(true, Relaxed);
         // SAFETY: the area's stack is used for nothing else.
         if let Err(error) = unsafe { crate::cpu::segments::stack_switch(area.top()) } {
             panic!("stack_switch: {error:?}");
         }
         switch::register_syscall();
-        Self { area, _here: PhantomData }
     }
 
     /// Nothing to enter on a host.
     #[cfg(not(target_os = "none"))]
-    #[must_use]
-    pub fn new() -> Self {
-        Self { area: Area::first().unwrap_or_else(Area::further), _here: PhantomData }
-    }
+    const fn prepare(_: &'static Area) {}
 
     /// Runs the program whose registers are `registers` until it comes back.
     ///
@@ -261,5 +265,18 @@ pub(crate) fn ended(frame: &Frame) -> ! {
     unsafe {
         (*area).frame.get().copy_from_nonoverlapping(frame, 1);
         switch::leave((*area).kernel_stack.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The second would take the way back from the first, whose program then ended nowhere.
+    #[test]
+    #[should_panic = "has a way into user mode already"]
+    fn a_cpu_has_one_way_into_user_mode() {
+        let _first = UserMode::new();
+        let _second = UserMode::new();
     }
 }

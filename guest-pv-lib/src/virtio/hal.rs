@@ -43,7 +43,8 @@ fn publish(bytes: usize, contents: Option<NonNull<[u8]>>) -> Option<(PhysAddr, N
 unsafe impl Hal for PvHal {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         // An address of 0 is how this interface says that there is no memory.
-        publish(pages * PAGE_SIZE, None).unwrap_or((0, NonNull::dangling()))
+        let bytes = pages.checked_mul(PAGE_SIZE);
+        bytes.and_then(|bytes| publish(bytes, None)).unwrap_or((0, NonNull::dangling()))
     }
 
     unsafe fn dma_dealloc(address: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {

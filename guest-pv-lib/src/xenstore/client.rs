@@ -149,7 +149,9 @@ impl<M: Deref<Target = [AtomicU32]>, L: Link> Client<M, L> {
 
     /// The next event of a watch, for an executor. One task at a time is woken.
     pub fn poll_event(&self, context: &mut Context<'_>) -> Poll<Event> {
-        self.locked(|state| state.event_waker = Some(context.waker().clone()));
+        // What a waker's clone and drop do is its executor's matter, which may want this client: not under the lock.
+        let waker = context.waker().clone();
+        drop(self.locked(|state| state.event_waker.replace(waker)));
         self.next_event().map_or(Poll::Pending, Poll::Ready)
     }
 
@@ -341,17 +343,14 @@ impl<M: Deref<Target = [AtomicU32]>, L: Link> Future for Reply<'_, M, L> {
     type Output = Result<Vec<u8>, Errno>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.client.locked(|state| {
-            if let Some(pending) = state.pending.get_mut(&self.id) {
-                pending.waker = Some(context.waker().clone());
-            }
-        });
+        let waker = context.waker().clone();
+        drop(self.client.locked(|state| state.pending.get_mut(&self.id)?.waker.replace(waker)));
         self.check().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
 impl<M: Deref<Target = [AtomicU32]>, L: Link> Drop for Reply<'_, M, L> {
     fn drop(&mut self) {
-        self.client.locked(|state| drop(state.pending.remove(&self.id)));
+        drop(self.client.locked(|state| state.pending.remove(&self.id)));
     }
 }

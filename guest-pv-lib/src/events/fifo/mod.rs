@@ -167,11 +167,16 @@ pub fn use_fifo<const PAGES: usize>(
 }
 
 fn change(boot: &BootContext, words: &'static [Words], entries: &'static [Entries]) -> Result<(), Errno> {
+    let frame = |page: &Words| boot.p2m().mfn(boot.pfn_of(ptr::from_ref(page) as u64));
+    // There is no way back from the next call.
+    if words.iter().any(|page| frame(page).is_none()) {
+        return Err(Errno::EFAULT);
+    }
     fill(words, crate::shared::info());
     init_control(boot, this_cpu())?;
     // From here on the hypervisor looks at the words.
     for (at, (page, entries)) in words.iter().zip(entries).enumerate() {
-        let frame = boot.p2m().mfn(boot.pfn_of(page as *const Words as u64)).ok_or(Errno::EFAULT)?;
+        let frame = frame(page).ok_or(Errno::EFAULT)?;
         PAGES[at].store(ptr::from_ref(page).cast_mut(), Release);
         super::table::extend(at, entries);
         IN_USE.store(true, Release);

@@ -89,8 +89,7 @@ case! {
         let mut arg = one_page(&mut extent);
         same("populate_physmap", op(nr::MEMORY_OP, XENMEM_POPULATE_PHYSMAP, &mut arg), Ok(1))?;
         let frame = Mfn(extent);
-        // SAFETY: a frame that the hypervisor just gave.
-        same("m2p", unsafe { m2p(frame) }, Some(page.pfn()))?;
+        same("m2p", m2p(frame), Some(page.pfn()))?;
         need("map", page.map(Pte::data(frame)))?;
         page.adopt(frame);
         same("the same number again", of_domain(XENMEM_CURRENT_RESERVATION, DOMID_SELF), Ok(before))

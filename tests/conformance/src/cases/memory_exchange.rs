@@ -66,8 +66,7 @@ case! {
         let before = current()?;
         let old = page.mfn();
         same("exchange", replace(page), Ok(0))?;
-        // SAFETY: a frame that the hypervisor just gave.
-        same("m2p", unsafe { m2p(page.mfn()) }, Some(page.pfn()))?;
+        same("m2p", m2p(page.mfn()), Some(page.pfn()))?;
         same("as many", current()?, before)?;
         if page.mfn() == old {
             return Ok(());
@@ -137,8 +136,7 @@ case! {
         let first = new[0];
         same("aligned", first % 4, 0)?;
         check("below 4 GiB", first + 4 <= 1 << 20)?;
-        // SAFETY: frames that the hypervisor just gave.
-        let seen = unsafe { [0, 1, 2, 3].map(|n| m2p(Mfn(first + n))) };
+        let seen = [0, 1, 2, 3].map(|n| m2p(Mfn(first + n)));
         same("m2p", seen, [0, 1, 2, 3].map(|n| Some(Pfn(pages[0].pfn().0 + n))))?;
         back(pages, [0, 1, 2, 3].map(|n| first + n))?;
 

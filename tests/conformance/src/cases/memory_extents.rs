@@ -146,8 +146,7 @@ case! {
             let mut list = [PFN];
             let got = change(XENMEM_POPULATE_PHYSMAP, &mut list, 1, 0);
             let first = list[0];
-            // SAFETY: frames that the hypervisor just gave.
-            let seen = unsafe { [m2p(Mfn(first)), m2p(Mfn(first + 1))] };
+            let seen = [m2p(Mfn(first)), m2p(Mfn(first + 1))];
             let mut back = [first, first + 1];
             need("decrease", change(XENMEM_DECREASE_RESERVATION, &mut back, 0, 0))?;
             same("populate", got, Ok(1))?;

@@ -144,8 +144,7 @@ case! {
         let page = env.page(0);
         let at = page.mfn().address() | MMU_MACHPHYS_UPDATE;
         same("update", mmu(at, 0x12345), Ok(0))?;
-        // SAFETY: a frame of the domain is memory of the machine.
-        let seen = unsafe { m2p(page.mfn()) };
+        let seen = m2p(page.mfn());
         need("restore", mmu(at, page.pfn().0))?;
         same("m2p", seen, Some(Pfn(0x12345)))
     }

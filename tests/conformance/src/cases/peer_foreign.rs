@@ -145,8 +145,7 @@ case! {
             };
             let id = u32::from(peer.id());
             same("of the peer", update(peer.mfn(FREE), id), Ok(0))?;
-            // SAFETY: the peer's frame is memory.
-            same("read", unsafe { guest_pv_lib::mmu::m2p(peer.mfn(FREE)) }.map(|frame| frame.0), Some(0x1234))?;
+            same("read", guest_pv_lib::mmu::m2p(peer.mfn(FREE)).map(|frame| frame.0), Some(0x1234))?;
             same("one's own, in the peer's name", update(env.page(0).mfn(), id), Err(Errno::EINVAL))
         })
     }

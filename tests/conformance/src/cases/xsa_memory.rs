@@ -235,8 +235,7 @@ case! {
             same("memory_op", hc2(nr::MEMORY_OP, command.into(), to), Err(Errno::EFAULT))?;
         }
         same("nothing written", page.get(0), 0)?;
-        // SAFETY: a frame of the domain is memory of the machine.
-        same("nor to its M2P entry", unsafe { m2p(page.mfn()) }, Some(page.pfn()))?;
+        same("nor to its M2P entry", m2p(page.mfn()), Some(page.pfn()))?;
         let own: Mfn = page.mfn();
         same("still mapped", page.map(Pte::data(own)), Ok(()))
     }

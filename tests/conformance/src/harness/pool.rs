@@ -69,7 +69,8 @@ impl Page<'_> {
 
     /// Notes that another machine frame backs it now.
     pub fn adopt(self, frame: Mfn) {
-        self.env.boot.p2m().set(self.pfn(), Some(frame));
+        // SAFETY: the pool's pages are of the image, which nothing grants or maps by the p2m but the cases themselves.
+        unsafe { self.env.boot.p2m().set(self.pfn(), Some(frame)) };
     }
 
     /// Maps something at its place.
