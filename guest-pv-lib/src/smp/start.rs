@@ -6,7 +6,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::AtomicBool;
 #[cfg(target_os = "none")]
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use xen_abi::hypercall::nr;
 use xen_abi::vcpu::VCPUOP_IS_UP;
@@ -201,7 +201,7 @@ mod bare {
         let area = this_cpu();
         // The hypervisor copies this record over the area's, and it is as old as the CPU: an upcall must not come at once.
         if let Some(record) = crate::shared::info().vcpu.get(area.number() as usize) {
-            record.upcall_mask.store(1, Release);
+            record.upcall_mask.store(1, core::sync::atomic::Ordering::Release);
         }
         register_info(boot, area.number(), area)?;
         area.info.upcall_mask.store(1, Relaxed);

@@ -154,8 +154,7 @@ impl<'a> Real<'a> {
     /// The pseudo-physical frame of a ring, as a toolstack wants it in `start_info`.
     fn ring_pfn(&self, ring: Option<(Mfn, Port)>) -> Result<u64, Errno> {
         let Some((mfn, _)) = ring else { return Ok(0) };
-        // SAFETY: the domain builder named a frame of memory.
-        let pfn = unsafe { m2p(mfn) }.filter(|&pfn| self.boot.p2m().mfn(pfn) == Some(mfn));
+        let pfn = m2p(mfn).filter(|&pfn| self.boot.p2m().mfn(pfn) == Some(mfn));
         pfn.map(|pfn| pfn.0).ok_or(Errno::EFAULT)
     }
 
