@@ -151,7 +151,7 @@ impl Platform for Machine {
     }
 
     fn work_pending(&self) -> bool {
-        this_cpu().work.load(Ordering::Relaxed) != 0
+        this_cpu().work.any()
     }
 
     fn begin_grace(&self) -> u64 {

@@ -38,6 +38,7 @@ pub mod regs;
 pub mod sched;
 mod sync;
 pub mod time;
+pub mod work;
 
 use alloc::vec::Vec;
 use domain::DomainTable;

@@ -1,59 +1,80 @@
-//! The seam under the protocols with guests: 64-bit words that both sides access at the same time.
+//! The seam under the protocols with guests and between CPUs: words that several sides access at the same time.
 //!
-//! What a protocol does to shared words is written once, generic over [`Word`]. Shipped code uses the words of the frames; the
-//! model checks use `loom`'s, which try every order in which the steps of both sides can take effect.
+//! What a protocol does to shared words is written once, generic over [`Word`]. Shipped code uses the words of the frames, of
+//! vCPUs and of CPUs; the model checks use `loom`'s, which try every order in which the steps of all sides can take effect.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A word that others change at the same time. All accesses are in one order (`SeqCst`).
-pub(crate) trait Word {
+pub(crate) trait Word<V = u64> {
     /// The value now.
-    fn read(&self) -> u64;
+    fn read(&self) -> V;
+    /// Stores a value; answers what was there.
+    fn exchange(&self, new: V) -> V;
     /// Sets bits; answers what was there.
-    fn set_bits(&self, bits: u64) -> u64;
+    fn set_bits(&self, bits: V) -> V;
     /// Clears bits; answers what was there.
-    fn clear_bits(&self, bits: u64) -> u64;
+    fn clear_bits(&self, bits: V) -> V;
     /// Flips bits; answers what was there.
-    fn flip_bits(&self, bits: u64) -> u64;
+    fn flip_bits(&self, bits: V) -> V;
+    /// Adds, around the end of the numbers; answers what was there.
+    fn add(&self, more: V) -> V;
     /// Stores `new` if the value is `old`.
     ///
     /// # Errors
     /// The value, where it is another one.
-    fn replace(&self, old: u64, new: u64) -> Result<u64, u64>;
+    fn replace(&self, old: V, new: V) -> Result<V, V>;
 }
 
-impl Word for AtomicU64 {
-    #[inline(always)]
-    fn read(&self) -> u64 {
-        self.load(Ordering::SeqCst)
-    }
+macro_rules! word {
+    ($atomic:ty, $value:ty) => {
+        impl Word<$value> for $atomic {
+            #[inline(always)]
+            fn read(&self) -> $value {
+                self.load(Ordering::SeqCst)
+            }
 
-    #[inline(always)]
-    fn set_bits(&self, bits: u64) -> u64 {
-        self.fetch_or(bits, Ordering::SeqCst)
-    }
+            #[inline(always)]
+            fn exchange(&self, new: $value) -> $value {
+                self.swap(new, Ordering::SeqCst)
+            }
 
-    #[inline(always)]
-    fn clear_bits(&self, bits: u64) -> u64 {
-        self.fetch_and(!bits, Ordering::SeqCst)
-    }
+            #[inline(always)]
+            fn set_bits(&self, bits: $value) -> $value {
+                self.fetch_or(bits, Ordering::SeqCst)
+            }
 
-    #[inline(always)]
-    fn flip_bits(&self, bits: u64) -> u64 {
-        self.fetch_xor(bits, Ordering::SeqCst)
-    }
+            #[inline(always)]
+            fn clear_bits(&self, bits: $value) -> $value {
+                self.fetch_and(!bits, Ordering::SeqCst)
+            }
 
-    #[inline(always)]
-    fn replace(&self, old: u64, new: u64) -> Result<u64, u64> {
-        self.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
-    }
+            #[inline(always)]
+            fn flip_bits(&self, bits: $value) -> $value {
+                self.fetch_xor(bits, Ordering::SeqCst)
+            }
+
+            #[inline(always)]
+            fn add(&self, more: $value) -> $value {
+                self.fetch_add(more, Ordering::SeqCst)
+            }
+
+            #[inline(always)]
+            fn replace(&self, old: $value, new: $value) -> Result<$value, $value> {
+                self.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+            }
+        }
+    };
 }
+
+word!(AtomicU64, u64);
+word!(AtomicU32, u32);
 
 /// `loom` orders accesses by acquire and release only, so that the one order of all of them is made by fences.
 #[cfg(test)]
 mod checked {
     use super::Word;
-    use loom::sync::atomic::{AtomicU64, Ordering, fence};
+    use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
     fn in_order<R>(access: impl FnOnce() -> R) -> R {
         fence(Ordering::SeqCst);
@@ -62,25 +83,40 @@ mod checked {
         result
     }
 
-    impl Word for AtomicU64 {
-        fn read(&self) -> u64 {
-            in_order(|| self.load(Ordering::SeqCst))
-        }
+    macro_rules! checked {
+        ($atomic:ty, $value:ty) => {
+            impl Word<$value> for $atomic {
+                fn read(&self) -> $value {
+                    in_order(|| self.load(Ordering::SeqCst))
+                }
 
-        fn set_bits(&self, bits: u64) -> u64 {
-            in_order(|| self.fetch_or(bits, Ordering::SeqCst))
-        }
+                fn exchange(&self, new: $value) -> $value {
+                    in_order(|| self.swap(new, Ordering::SeqCst))
+                }
 
-        fn clear_bits(&self, bits: u64) -> u64 {
-            in_order(|| self.fetch_and(!bits, Ordering::SeqCst))
-        }
+                fn set_bits(&self, bits: $value) -> $value {
+                    in_order(|| self.fetch_or(bits, Ordering::SeqCst))
+                }
 
-        fn flip_bits(&self, bits: u64) -> u64 {
-            in_order(|| self.fetch_xor(bits, Ordering::SeqCst))
-        }
+                fn clear_bits(&self, bits: $value) -> $value {
+                    in_order(|| self.fetch_and(!bits, Ordering::SeqCst))
+                }
 
-        fn replace(&self, old: u64, new: u64) -> Result<u64, u64> {
-            in_order(|| self.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst))
-        }
+                fn flip_bits(&self, bits: $value) -> $value {
+                    in_order(|| self.fetch_xor(bits, Ordering::SeqCst))
+                }
+
+                fn add(&self, more: $value) -> $value {
+                    in_order(|| self.fetch_add(more, Ordering::SeqCst))
+                }
+
+                fn replace(&self, old: $value, new: $value) -> Result<$value, $value> {
+                    in_order(|| self.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst))
+                }
+            }
+        };
     }
+
+    checked!(AtomicU64, u64);
+    checked!(AtomicU32, u32);
 }

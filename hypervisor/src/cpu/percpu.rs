@@ -17,6 +17,7 @@ use hypervisor_core::domain::{PvState, VcpuRef};
 use hypervisor_core::flush::FlushRequests;
 use hypervisor_core::ids::CpuId;
 use hypervisor_core::regs::Regs;
+use hypervisor_core::work::RaisedWork;
 
 /// Offsets of the ends of the small stacks within a CPU area, by IST number less one.
 pub const IST_STACK_ENDS: [u64; 4] = [0x2800, 0x4000, 0x5800, 0x7000];
@@ -34,8 +35,8 @@ pub struct PerCpu {
     pub vcpu_info: AtomicPtr<AtomicU64>,
     /// Bits of the vCPU's domain's `VMASST_TYPE_*`; null before the first.
     pub vm_assist: AtomicPtr<AtomicU64>,
-    /// [`hypervisor_core::platform::Work`] to do before the next exit to a guest.
-    pub work: AtomicU32,
+    /// To do before the next exit to a guest. The entry code knows it as a word that is 0 while there is nothing.
+    pub work: RaisedWork,
     /// This CPU's number.
     pub id: AtomicU32,
     /// Local APIC identifier.

@@ -165,7 +165,7 @@ extern "C" fn ap_start() -> ! {
 
 /// Runs guests on this CPU from now on.
 pub fn run() -> ! {
-    this_cpu().work.fetch_or(Work::RESCHEDULE.bits(), Ordering::Relaxed);
+    this_cpu().work.raise(Work::RESCHEDULE);
     pv::switch::first_schedule();
     // SAFETY: the scheduler loaded a vCPU's registers there.
     unsafe { enter_guest(percpu::guest_regs()) }
@@ -175,11 +175,11 @@ pub fn run() -> ! {
 pub fn raise_work(id: CpuId, work: Work) {
     let this = this_cpu();
     if id == this.id() {
-        this.work.fetch_or(work.bits(), Ordering::SeqCst);
+        this.work.raise(work);
         return;
     }
     let target = cpu(id);
-    if target.work.fetch_or(work.bits(), Ordering::SeqCst) == 0 {
+    if target.work.raise(work) {
         apic::send(target.apic_id.load(Ordering::Relaxed), apic::KICK_VECTOR);
     }
 }

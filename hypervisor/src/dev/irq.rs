@@ -97,13 +97,13 @@ pub fn route_console(gsi: u32, line: Line) {
 pub fn arrived(vector: u8) {
     let owner = OWNERS[usize::from(vector)].load(Ordering::Relaxed);
     if owner == CONSOLE {
-        this_cpu().work.fetch_or(Work::CONSOLE.bits(), Ordering::Relaxed);
+        this_cpu().work.raise(Work::CONSOLE);
     } else if owner != 0 {
         if owner & LEVEL != 0 {
             ioapic::set_masked((owner & !LEVEL) - 1, true);
         }
         ARRIVED[usize::from(vector / 32)].fetch_or(1 << (vector % 32), Ordering::Relaxed);
-        this_cpu().work.fetch_or(Work::IRQ.bits(), Ordering::Relaxed);
+        this_cpu().work.raise(Work::IRQ);
     }
     apic::eoi();
 }

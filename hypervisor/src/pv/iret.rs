@@ -67,6 +67,6 @@ pub fn iret(guest: &Guest<'_>, regs: &mut Regs) {
     }
     if pv.has_flags(VcpuFlags::NMI_ACTIVE) {
         pv.set_flags(VcpuFlags::NMI_ACTIVE, false);
-        this_cpu().work.fetch_or(Work::NMI.bits(), Ordering::Relaxed);
+        this_cpu().work.raise(Work::NMI);
     }
 }

@@ -157,7 +157,7 @@ extern "sysv64" fn sysenter_from_guest(regs: &mut Regs) {
 #[unsafe(no_mangle)]
 extern "sysv64" fn exit_work(regs: &mut Regs) -> bool {
     let this = this_cpu();
-    if this.work.load(Ordering::Relaxed) != 0 {
+    if this.work.any() {
         interrupts::enable();
         switch::do_work(hv());
         interrupts::disable();
@@ -206,5 +206,5 @@ pub fn show(domain: &Domain<Machine>) {
 pub fn crash(domain: &Arc<Domain<Machine>>, regs: &Regs, why: &str) {
     crate::trap::dump::registers(regs);
     hv().crash_domain(domain, why);
-    this_cpu().work.fetch_or(Work::RESCHEDULE.bits(), Ordering::Relaxed);
+    this_cpu().work.raise(Work::RESCHEDULE);
 }

@@ -58,7 +58,7 @@ pub fn load_vcpu_info(this: &PerCpu, vcpu: &Vcpu) {
 pub fn do_work(hv: &Hv) {
     let this = this_cpu();
     loop {
-        let work = Work::from_bits_retain(this.work.swap(0, Ordering::SeqCst));
+        let work = this.work.take();
         if work.is_empty() {
             return;
         }
@@ -114,7 +114,7 @@ fn idle(hv: &Hv) {
     let this = this_cpu();
     loop {
         interrupts::disable();
-        let work = Work::from_bits_retain(this.work.swap(0, Ordering::SeqCst));
+        let work = this.work.take();
         if work.is_empty() {
             if hv.frames.any_dirty() {
                 interrupts::enable();
@@ -201,7 +201,7 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>) {
         load(&next.domain, next.vcpu());
     }
     if next.vcpu().pv.has_flags(VcpuFlags::NMI_PENDING) {
-        this.work.fetch_or(Work::NMI.bits(), Ordering::Relaxed);
+        this.work.raise(Work::NMI);
     }
     cpu::load_guest_cr4(next.vcpu().pv.cr4.load(Ordering::Relaxed));
     if cpu::features().rdtscp {

@@ -10,7 +10,6 @@ use crate::cpu::{apic, smp};
 use crate::dev::irq;
 use crate::mm::uaccess::close_gate;
 use crate::pv;
-use core::sync::atomic::Ordering;
 use hypervisor_core::platform::Work;
 use hypervisor_core::regs::Regs;
 
@@ -42,7 +41,7 @@ fn interrupt(vector: u8) {
     let this = this_cpu();
     match vector {
         apic::TIMER_VECTOR => {
-            this.work.fetch_or(Work::TIMER.bits(), Ordering::Relaxed);
+            this.work.raise(Work::TIMER);
             apic::eoi();
         }
         apic::FLUSH_VECTOR => {

@@ -3,10 +3,10 @@
 use super::slot::{Binding, Slot};
 use super::{DomainEvents, EventError, virq_is_global};
 use crate::Hypervisor;
-use crate::domain::{Domain, Vcpu, VcpuRef};
-use crate::ids::{CpuId, MachineAddr, Port, VcpuId};
+use crate::domain::Domain;
+use crate::ids::{MachineAddr, Port, VcpuId};
 use crate::platform::Platform;
-use crate::sched::Reasons;
+use crate::sched::mark;
 use alloc::sync::Arc;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,6 @@ pub(super) struct InfoWords<'a> {
     pub selector: &'a AtomicU64,
 }
 
-const UPCALL_PENDING: u64 = 1 << (8 * offset_of!(VcpuInfo, evtchn_upcall_pending));
 const SELECTOR: usize = offset_of!(VcpuInfo, evtchn_pending_sel) / 8;
 
 impl<P: Platform> Hypervisor<P> {
@@ -105,19 +104,11 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Sets a vCPU's upcall flag; when it was clear, lets the vCPU notice.
     pub(super) fn mark_upcall(&self, domain: &Arc<Domain<P>>, vcpu: VcpuId, info: &InfoWords<'_>) {
-        if info.flags.fetch_or(UPCALL_PENDING, Ordering::SeqCst) & UPCALL_PENDING == 0 {
-            self.notify(domain, vcpu);
+        if mark(info.flags)
+            && let Some(vcpu) = domain.vcpu(vcpu)
+        {
+            self.kick_vcpu(domain, vcpu);
         }
-    }
-
-    /// Wakes a vCPU that waits for events; one that runs on another CPU enters the hypervisor and finds them.
-    fn notify(&self, domain: &Arc<Domain<P>>, vcpu: VcpuId) {
-        let here = |v: &Vcpu<P>| CpuId(v.cpu.load(Ordering::Relaxed)) == self.platform.this_cpu();
-        // One that is awake on this very CPU looks by itself before it goes on.
-        if domain.vcpu(vcpu).is_some_and(|v| !v.sched.has(Reasons::BLOCKED) && here(v)) {
-            return;
-        }
-        self.kick(&VcpuRef { domain: domain.clone(), id: vcpu });
     }
 
     /// Whether an event waits on a port (`SCHEDOP_poll`).

@@ -3,7 +3,8 @@
 //! # What a vCPU is to the scheduler
 //! [`VcpuSched`] holds one word of *reasons not to run* ([`Reasons`] and a pause count): a vCPU is runnable exactly when
 //! that word is zero. Anybody may set a reason without a lock; a CPU that runs the vCPU notices in its next
-//! [`Hypervisor::schedule`]. Taking the last reason away is a *wake* and puts the vCPU into a run queue.
+//! [`Hypervisor::schedule`]. Taking the last reason away is a *wake* and puts the vCPU into a run queue. What CPUs do to
+//! these words at the same time is in [`words`].
 //!
 //! # Invariants
 //! - `vcpu.cpu` names the queue a vCPU belongs to, and that queue's lock guards its `place` (off, waiting in
@@ -37,17 +38,20 @@ mod shutdown;
 mod tests;
 mod upcall;
 mod watchdog;
+mod words;
 
 pub use queue::{MARGIN, Policy, SLICE, Scheduler, WAKE_CREDIT};
 pub use share::{CAP_PERIOD, DEFAULT_WEIGHT, DomainSched, MAX_WEIGHT};
+pub(crate) use upcall::mark;
 pub use watchdog::Watchdogs;
 
 use crate::cpumask::{AtomicCpuMask, CpuMask};
 use crate::ids::CpuId;
 use alloc::sync::Arc;
 use bitflags::bitflags;
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use spin::Mutex;
+use words::{Place, VcpuWords};
 
 bitflags! {
     /// Why a vCPU does not run.
@@ -66,41 +70,11 @@ bitflags! {
     }
 }
 
-/// What one pause adds to the word of reasons.
-const PAUSE: u32 = 1 << 8;
-/// `poll_port` of a vCPU that polls several ports: any event of the domain wakes it.
-const ANY_PORT: u32 = u32::MAX;
-
-/// Where a vCPU is, as its queue's lock guards it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Place {
-    /// In no queue.
-    Off = 0,
-    /// Waiting in its CPU's queue.
-    Waiting = 1,
-    /// Running on its CPU.
-    Running = 2,
-}
-
-/// What taking reasons away led to.
-struct Taken {
-    /// There were reasons, and none is left.
-    runnable: bool,
-    /// It polled until now.
-    stopped_polling: bool,
-}
-
 /// What the scheduler keeps for each vCPU.
 pub struct VcpuSched {
-    /// [`Reasons`], and pauses above them.
-    reasons: AtomicU32,
-    /// [`Place`].
-    place: AtomicU8,
+    words: VcpuWords,
     /// It asked to let others go first, once.
     yielded: AtomicBool,
-    /// Port it polls, or [`ANY_PORT`]; meaningful while [`Reasons::POLLING`] is set.
-    poll_port: AtomicU32,
     /// Virtual runtime in nanoseconds.
     vruntime: AtomicU64,
     /// What it shares with the domain's other vCPUs.
@@ -124,10 +98,8 @@ impl VcpuSched {
         affinity.store(&CpuMask::ALL);
         soft_affinity.store(&CpuMask::ALL);
         Self {
-            reasons: AtomicU32::new(Reasons::DOWN.bits()),
-            place: AtomicU8::new(Place::Off as u8),
+            words: VcpuWords::new(AtomicU32::new),
             yielded: AtomicBool::new(false),
-            poll_port: AtomicU32::new(0),
             vruntime: AtomicU64::new(0),
             share,
             counted: AtomicU32::new(0),
@@ -140,7 +112,7 @@ impl VcpuSched {
 
     /// Whether nothing keeps it from running.
     pub fn runnable(&self) -> bool {
-        self.word() & !Reasons::POLLING.bits() == 0
+        self.words.runnable()
     }
 
     /// Whether it is up (`VCPUOP_is_up`).
@@ -150,12 +122,12 @@ impl VcpuSched {
 
     /// Whether all of `reasons` hold.
     pub fn has(&self, reasons: Reasons) -> bool {
-        self.word() & reasons.bits() == reasons.bits()
+        self.words.has(reasons)
     }
 
     /// Why it does not run, apart from pauses.
     pub fn reasons(&self) -> Reasons {
-        Reasons::from_bits_truncate(self.word())
+        Reasons::from_bits_truncate(self.words.reasons())
     }
 
     /// Its virtual runtime in nanoseconds.
@@ -173,40 +145,16 @@ impl VcpuSched {
         self.soft_affinity.load()
     }
 
-    fn word(&self) -> u32 {
-        self.reasons.load(Ordering::SeqCst)
-    }
-
     fn add(&self, reasons: Reasons) {
-        self.reasons.fetch_or(reasons.bits(), Ordering::SeqCst);
-    }
-
-    /// Takes reasons away; with [`Reasons::BLOCKED`] goes [`Reasons::POLLING`].
-    fn take(&self, reasons: Reasons) -> Taken {
-        let reasons = if reasons.contains(Reasons::BLOCKED) { reasons | Reasons::POLLING } else { reasons };
-        let old = self.reasons.fetch_and(!reasons.bits(), Ordering::SeqCst);
-        let (kept, polling) = (old & !reasons.bits(), Reasons::POLLING.bits());
-        Taken {
-            runnable: old & !polling != 0 && kept & !polling == 0,
-            stopped_polling: old & reasons.bits() & polling != 0,
-        }
-    }
-
-    /// Whether it sleeps, and nothing else keeps it from running.
-    fn only_blocked(&self) -> bool {
-        self.word() & !Reasons::POLLING.bits() == Reasons::BLOCKED.bits()
+        self.words.add(reasons);
     }
 
     fn place(&self) -> Place {
-        match self.place.load(Ordering::Relaxed) {
-            0 => Place::Off,
-            1 => Place::Waiting,
-            _ => Place::Running,
-        }
+        self.words.place()
     }
 
     fn set_place(&self, place: Place) {
-        self.place.store(place as u8, Ordering::Relaxed);
+        self.words.set_place(place);
     }
 
     fn may_run_on(&self, cpu: CpuId) -> bool {

@@ -1,14 +1,14 @@
 //! What the rest of the hypervisor asks of the scheduler: choosing, waking, sleeping, pausing, moving.
 
 use super::place::From;
-use super::{ANY_PORT, PAUSE, Reasons, VcpuSched};
+use super::words::Tell;
+use super::{Reasons, VcpuSched};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu, VcpuRef};
 use crate::guest_ptr::GuestPtr;
 use crate::hypercall::Cx;
-use crate::ids::{CpuId, Nanos, Port};
+use crate::ids::{Nanos, Port};
 use crate::platform::{Platform, Work};
-use crate::sched::upcall::UpcallFlags;
 use crate::time::RunState;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -104,29 +104,29 @@ impl<P: Platform> Hypervisor<P> {
     /// Keeps a vCPU from running until [`Hypervisor::unpause`]; pauses nest. It may still run for a moment on
     /// another CPU.
     pub fn pause(&self, vcpu: &Vcpu<P>) {
-        vcpu.sched.reasons.fetch_add(PAUSE, Ordering::SeqCst);
+        vcpu.sched.words.pause();
         self.interrupt(vcpu);
     }
 
     /// Undoes one [`Hypervisor::pause`].
     pub fn unpause(&self, vcpu: &VcpuRef<P>) {
-        let old = vcpu.vcpu().sched.reasons.fetch_sub(PAUSE, Ordering::SeqCst);
-        debug_assert!(old >= PAUSE, "unpaused more often than paused");
-        if old & !Reasons::POLLING.bits() == PAUSE {
+        if vcpu.vcpu().sched.words.unpause() {
             self.enqueue_woken(vcpu);
         }
     }
 
     /// An event waits for this vCPU: wakes it if it sleeps, interrupts it if it runs on another CPU, so that it looks.
     pub fn kick(&self, vcpu: &VcpuRef<P>) {
-        let sched = &vcpu.vcpu().sched;
-        if sched.has(Reasons::BLOCKED) {
-            self.resume(vcpu, Reasons::BLOCKED);
-        } else if self.sched.is_on_cpu(vcpu.vcpu()) {
-            let cpu = CpuId(vcpu.vcpu().cpu.load(Ordering::SeqCst));
-            if cpu != self.platform.this_cpu() {
-                self.platform.raise_work(cpu, Work::empty());
-            }
+        self.kick_vcpu(&vcpu.domain, vcpu.vcpu());
+    }
+
+    /// [`Hypervisor::kick`] for a vCPU of this domain.
+    #[inline(always)]
+    pub(crate) fn kick_vcpu(&self, domain: &Arc<Domain<P>>, vcpu: &Vcpu<P>) {
+        match vcpu.sched.words.tell(&vcpu.cpu, self.platform.this_cpu()) {
+            Tell::Nobody => {}
+            Tell::Wake => self.resume(&VcpuRef { domain: domain.clone(), id: vcpu.id }, Reasons::BLOCKED),
+            Tell::Interrupt(cpu) => self.platform.raise_work(cpu, Work::empty()),
         }
     }
 
@@ -141,8 +141,7 @@ impl<P: Platform> Hypervisor<P> {
     #[inline(never)]
     fn wake_pollers_of(&self, domain: &Arc<Domain<P>>, port: Port) {
         for vcpu in &domain.vcpus {
-            let polled = vcpu.sched.poll_port.load(Ordering::SeqCst);
-            if vcpu.sched.has(Reasons::POLLING) && (polled == port.0 || polled == ANY_PORT) {
+            if vcpu.sched.words.polls(port) {
                 self.resume(&VcpuRef { domain: domain.clone(), id: vcpu.id }, Reasons::BLOCKED);
             }
         }
@@ -158,9 +157,9 @@ impl<P: Platform> Hypervisor<P> {
     pub fn block(&self, cx: Cx<'_, P>) {
         let flags = self.upcall_flags(cx.vcpu);
         flags.unmask();
-        cx.vcpu.sched.add(Reasons::BLOCKED);
-        // An event that came before the line above found nobody to wake, one that comes after it wakes: look in between.
-        self.sleep_unless_pending(cx.vcpu, &flags);
+        if cx.vcpu.sched.words.sleep(|| flags.deliverable()) {
+            self.platform.raise_work(self.platform.this_cpu(), Work::RESCHEDULE);
+        }
     }
 
     /// Lets the calling vCPU sleep until one of the ports has a pending event, or until the system time `timeout` (0: for ever).
@@ -178,9 +177,7 @@ impl<P: Platform> Hypervisor<P> {
             return Err(Errno::EINVAL);
         }
         let sched = &cx.vcpu.sched;
-        sched.poll_port.store(ANY_PORT, Ordering::SeqCst);
-        self.sched.pollers.fetch_add(1, Ordering::SeqCst);
-        sched.add(Reasons::BLOCKED | Reasons::POLLING);
+        sched.words.begin_poll(&self.sched.pollers);
         match self.look_at_ports(cx, GuestPtr::from(ports), count) {
             Ok(Look::Sleep(last)) => self.sleep_polling(cx, (count == 1).then_some(last), timeout),
             Ok(Look::Stay) => self.wake_self(sched),
@@ -210,7 +207,7 @@ impl<P: Platform> Hypervisor<P> {
     /// The vCPU polls from now on; if somebody woke it already, the scheduler sees that.
     fn sleep_polling(&self, cx: Cx<'_, P>, only: Option<Port>, timeout: u64) {
         if let Some(port) = only {
-            cx.vcpu.sched.poll_port.store(port.0, Ordering::SeqCst);
+            cx.vcpu.sched.words.narrow_poll(port);
         }
         match timeout {
             // One from an earlier poll may still be armed.
@@ -220,21 +217,13 @@ impl<P: Platform> Hypervisor<P> {
         self.platform.raise_work(self.platform.this_cpu(), Work::RESCHEDULE);
     }
 
-    fn sleep_unless_pending(&self, vcpu: &Vcpu<P>, flags: &UpcallFlags<'_>) {
-        if flags.deliverable() {
-            self.wake_self(&vcpu.sched);
-        } else {
-            self.platform.raise_work(self.platform.this_cpu(), Work::RESCHEDULE);
-        }
-    }
-
     /// The running vCPU does not sleep after all.
     fn wake_self(&self, sched: &VcpuSched) {
         self.take_reasons(sched, Reasons::BLOCKED);
     }
 
     fn take_reasons(&self, sched: &VcpuSched, reasons: Reasons) -> bool {
-        let taken = sched.take(reasons);
+        let taken = sched.words.take(reasons);
         if taken.stopped_polling {
             self.sched.pollers.fetch_sub(1, Ordering::SeqCst);
         }
@@ -268,8 +257,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     pub(super) fn interrupt(&self, vcpu: &Vcpu<P>) {
-        if self.sched.is_on_cpu(vcpu) {
-            self.platform.raise_work(CpuId(vcpu.cpu.load(Ordering::SeqCst)), Work::RESCHEDULE);
+        if let Some(cpu) = vcpu.sched.words.runs_on(&vcpu.cpu) {
+            self.platform.raise_work(cpu, Work::RESCHEDULE);
         } else {
             let now = self.platform.now();
             vcpu.time.change_runstate(idle_state(&vcpu.sched), now);
@@ -282,7 +271,7 @@ impl<P: Platform> Hypervisor<P> {
 fn idle_state(sched: &VcpuSched) -> RunState {
     if sched.runnable() {
         RunState::Runnable
-    } else if sched.only_blocked() {
+    } else if sched.words.only_blocked() {
         RunState::Blocked
     } else {
         RunState::Offline

@@ -1,7 +1,7 @@
 //! Where a vCPU that wants to run goes: into which queue, and out of it again to another CPU.
 
-use super::Place;
 use super::queue::{CpuQueue, GRANULARITY, MARGIN, NEVER, Policy, Scheduler, WAKE_CREDIT, home, scaled};
+use super::words::{Place, Wanted};
 use crate::cpumask::CpuMask;
 use crate::domain::{Vcpu, VcpuRef};
 use crate::ids::{CpuId, Nanos};
@@ -85,15 +85,14 @@ impl<P: Platform> Scheduler<P> {
             if home(vcpu.vcpu()) != cpu {
                 continue;
             }
-            match sched.place() {
-                _ if !sched.runnable() => return,
-                Place::Running => return,
-                Place::Waiting => {
+            match sched.words.wanted() {
+                Wanted::Nothing => return,
+                Wanted::Again => {
                     // It stopped being runnable while it waited, and kept its place: there may be a better one by now.
                     drop(waiting);
                     return self.requeue(platform, now, vcpu);
                 }
-                Place::Off => {}
+                Wanted::Queue => {}
             }
             if !placed {
                 let target = match self.policy() {
@@ -163,7 +162,7 @@ impl<P: Platform> Scheduler<P> {
     /// Makes `cpu` choose anew where that is due to a vCPU that was queued there.
     fn notice(&self, platform: &P, cpu: CpuId, now: Nanos, vruntime: u64) {
         let queue = self.queue(cpu);
-        let unaware = !queue.contended.load(Ordering::SeqCst);
+        let unaware = queue.contended.unaware();
         if unaware || queue.running_vruntime(now) > vruntime.saturating_add(GRANULARITY) {
             self.nudge(platform, cpu);
         }

@@ -5,7 +5,8 @@ use super::idle::IdleAccount;
 use super::null::Assignments;
 use super::place::From;
 use super::share::{Admission, BASE};
-use super::{Place, VcpuSched, Watchdogs};
+use super::words::{Contended, Place};
+use super::{VcpuSched, Watchdogs};
 use crate::domain::{Vcpu, VcpuRef};
 use crate::ids::{CpuId, DomId, Nanos};
 use crate::platform::{Platform, Work};
@@ -49,7 +50,7 @@ pub enum Policy {
 pub struct Scheduler<P: Platform> {
     pub(super) cpus: Box<[CpuQueue<P>]>,
     /// vCPUs in all queues.
-    pub(super) waiting: AtomicUsize,
+    pub(super) waiting: AtomicU32,
     /// CPUs that run nothing, those that are not up included.
     pub(super) idle_cpus: AtomicUsize,
     /// How long each CPU had nothing to run.
@@ -57,7 +58,7 @@ pub struct Scheduler<P: Platform> {
     /// Taken last, for a few instructions.
     pub(super) clock: Mutex<VirtualClock>,
     /// vCPUs in `SCHEDOP_poll`.
-    pub(super) pollers: AtomicUsize,
+    pub(super) pollers: AtomicU32,
     /// Which CPU belongs to which vCPU, where the policy is [`Policy::Null`].
     pub(super) assignments: Option<Mutex<Assignments<P>>>,
     /// Watchdogs and announced endings of domains.
@@ -76,7 +77,7 @@ pub(super) struct CpuQueue<P: Platform> {
     vruntime: AtomicU64,
     since: AtomicU64,
     /// Somebody waits for what runs here to let it go first.
-    pub contended: AtomicBool,
+    pub contended: Contended,
     /// A deadline of this CPU changed with its choice of a vCPU: the timer is armed anew once the switch is over.
     pub rearm: AtomicBool,
     /// When the running vCPU must stop, for others' sake or for its cap's.
@@ -95,7 +96,7 @@ impl<P: Platform> CpuQueue<P> {
             weight: AtomicU32::new(0),
             vruntime: AtomicU64::new(0),
             since: AtomicU64::new(0),
-            contended: AtomicBool::new(false),
+            contended: Contended::new(AtomicU32::new(0)),
             rearm: AtomicBool::new(false),
             slice_end: AtomicU64::new(NEVER),
             capped: Mutex::new(Vec::new()),
@@ -180,11 +181,11 @@ impl<P: Platform> Scheduler<P> {
         let cpus = cpus.max(1);
         Self {
             cpus: (0..cpus).map(|_| CpuQueue::new()).collect(),
-            waiting: AtomicUsize::new(0),
+            waiting: AtomicU32::new(0),
             idle_cpus: AtomicUsize::new(cpus),
             idle: (0..cpus).map(|_| IdleAccount::new()).collect(),
             clock: Mutex::new(VirtualClock::new()),
-            pollers: AtomicUsize::new(0),
+            pollers: AtomicU32::new(0),
             assignments: (policy == Policy::Null).then(|| Mutex::new(Assignments::new(cpus))),
             watchdogs: Watchdogs::new(),
         }
@@ -263,6 +264,7 @@ impl<P: Platform> Scheduler<P> {
             self.charge(self.queue(cpu), current.vcpu(), now);
         }
         if !platform.is_online(cpu) {
+            self.queue(cpu).contended.set(false);
             self.publish_running(cpu, None, now, false, NEVER);
             return None;
         }
@@ -318,7 +320,7 @@ impl<P: Platform> Scheduler<P> {
 
     /// Looks for the vCPU to run on `cpu`; `keep` runs there and may go on. Publishes that the CPU is idle where there is none.
     fn pick(&self, cpu: CpuId, now: Nanos, keep: Option<&VcpuRef<P>>) -> Option<Pick<P>> {
-        let waiting = || self.waiting.load(Ordering::SeqCst) != 0;
+        let waiting = || self.queue(cpu).contended.look(&self.waiting);
         if let Some(keep) = keep {
             self.publish_running(cpu, Some(&keep.vcpu().sched), now, false, NEVER);
             if !waiting() || self.policy() == Policy::Null {
@@ -327,7 +329,7 @@ impl<P: Platform> Scheduler<P> {
             }
         }
         if let Some(vcpu) = self.contend(cpu, now, keep) {
-            let contended = self.policy() == Policy::Share && (keep.is_some() || waiting());
+            let contended = waiting() && self.policy() == Policy::Share || keep.is_some();
             return Some(Pick { vcpu, contended });
         }
         self.publish_running(cpu, None, now, false, NEVER);
@@ -347,7 +349,10 @@ impl<P: Platform> Scheduler<P> {
     ) {
         let queue = self.queue(cpu);
         let weight = vcpu.map_or(0, |vcpu| vcpu.counted.load(Ordering::Relaxed));
-        queue.contended.store(contended, Ordering::SeqCst);
+        // What else it may have known the look of `pick` took away.
+        if contended {
+            queue.contended.set(true);
+        }
         queue.slice_end.store(slice_end, Ordering::SeqCst);
         queue.vruntime.store(vcpu.map_or(0, VcpuSched::vruntime), Ordering::Relaxed);
         let since = Nanos(queue.since.swap(now.0, Ordering::Relaxed));

@@ -15,7 +15,7 @@
 use super::{Reasons, VcpuSched};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu, VcpuRef};
-use crate::ids::{CpuId, Nanos};
+use crate::ids::Nanos;
 use crate::platform::{Platform, Work};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -211,8 +211,8 @@ impl<P: Platform> Hypervisor<P> {
         }
         for vcpu in &domain.vcpus {
             self.uncap(domain, vcpu);
-            if self.sched.is_on_cpu(vcpu) {
-                self.platform.raise_work(CpuId(vcpu.cpu.load(Ordering::SeqCst)), Work::RESCHEDULE);
+            if let Some(cpu) = vcpu.sched.words.runs_on(&vcpu.cpu) {
+                self.platform.raise_work(cpu, Work::RESCHEDULE);
             }
         }
         Ok(())

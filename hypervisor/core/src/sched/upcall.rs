@@ -4,12 +4,15 @@ use crate::Hypervisor;
 use crate::domain::{PvState, Vcpu, VcpuFlags};
 use crate::ids::MachineAddr;
 use crate::platform::Platform;
+use crate::sync::Word;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::xen::VcpuInfo;
 
 /// All bits of `evtchn_upcall_pending`, as it lies in the first word of a `vcpu_info`.
 const PENDING: u64 = 0xff << (8 * offset_of!(VcpuInfo, evtchn_upcall_pending));
+/// What the hypervisor sets of `evtchn_upcall_pending`.
+const UPCALL: u64 = 1 << (8 * offset_of!(VcpuInfo, evtchn_upcall_pending));
 /// All bits of `evtchn_upcall_mask`, as it lies in the first word of a `vcpu_info`.
 const MASK: u64 = 0xff << (8 * offset_of!(VcpuInfo, evtchn_upcall_mask));
 
@@ -20,20 +23,34 @@ pub(super) struct UpcallFlags<'a> {
     pv: &'a PvState,
 }
 
+/// The guest lets upcalls in, by this first word of its `vcpu_info`.
+pub(super) fn unmask<W: Word>(word: &W) {
+    word.clear_bits(MASK);
+}
+
+/// Whether the first word of a `vcpu_info` says that an upcall is due.
+pub(super) fn is_due<W: Word>(word: &W) -> bool {
+    let flags = word.read();
+    flags & PENDING != 0 && flags & MASK == 0
+}
+
+/// Sets the upcall flag in the first word of a `vcpu_info`; answers whether it was clear, so that somebody is to be told.
+#[inline(always)]
+pub(crate) fn mark<W: Word>(word: &W) -> bool {
+    word.set_bits(UPCALL) & UPCALL == 0
+}
+
 impl UpcallFlags<'_> {
     /// Lets upcalls in.
     pub fn unmask(&self) {
         if let Some(word) = self.word {
-            word.fetch_and(!MASK, Ordering::SeqCst);
+            unmask(word);
         }
     }
 
     /// Whether the vCPU would take an upcall or an NMI now.
     pub fn deliverable(&self) -> bool {
-        let event = self.word.is_some_and(|word| {
-            let flags = word.load(Ordering::SeqCst);
-            flags & PENDING != 0 && flags & MASK == 0
-        });
+        let event = self.word.is_some_and(is_due);
         event || self.pv.has_flags(VcpuFlags::NMI_PENDING) && !self.pv.has_flags(VcpuFlags::NMI_ACTIVE)
     }
 }

@@ -6,7 +6,6 @@ use crate::cpu::percpu::this_cpu;
 use crate::mm::uaccess::{copy_from_guest, copy_to_guest};
 use crate::pv::segments::{Segment, active_base, active_selector};
 use crate::pv::{Guest, debug, ports};
-use core::sync::atomic::Ordering;
 use hypervisor_core::ids::GuestVirt;
 use hypervisor_core::regs::Regs;
 use iced_x86::{CodeSize, Instruction, Mnemonic, OpKind, Register};
@@ -88,7 +87,7 @@ pub fn string(guest: &Guest<'_>, regs: &mut Regs, i: &Instruction, input: bool) 
         }
         let left = get(regs, count).unwrap_or(0).wrapping_sub(1);
         set(regs, count, left);
-        let interrupted = outcome != Emulated::Done || this_cpu().work.load(Ordering::Relaxed) != 0;
+        let interrupted = outcome != Emulated::Done || this_cpu().work.any();
         if left != 0 && interrupted {
             return outcome;
         }

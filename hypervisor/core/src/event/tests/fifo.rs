@@ -18,7 +18,7 @@ const LINKED: u64 = 1 << 29;
 const LINK: u64 = (1 << 17) - 1;
 
 /// The guest's side of the FIFO ABI.
-struct FifoGuest<'a> {
+pub(super) struct FifoGuest<'a> {
     hv: &'a Mock,
     domain: &'a MockDomain,
     pages: Vec<Mfn>,
@@ -30,18 +30,23 @@ struct FifoGuest<'a> {
 impl<'a> FifoGuest<'a> {
     /// Switches the domain over, with one page of words.
     fn new(hv: &'a Mock, domain: &'a MockDomain) -> Self {
+        let mut guest = Self::without_words(hv, domain);
+        guest.expand();
+        guest
+    }
+
+    /// Switches the domain over.
+    pub fn without_words(hv: &'a Mock, domain: &'a MockDomain) -> Self {
         let control = hv.alloc_domain_page(domain, 0).unwrap();
         hv.platform.frame_words(control).iter().for_each(|w| w.store(0, Ordering::Relaxed));
         for vcpu in &domain.vcpus {
             hv.fifo_init_control(domain, vcpu.id, control, 128 * vcpu.id.0).unwrap();
         }
         let heads = vec![[0; 16]; domain.vcpus.len()];
-        let mut guest = Self { hv, domain, pages: Vec::new(), control, heads };
-        guest.expand();
-        guest
+        Self { hv, domain, pages: Vec::new(), control, heads }
     }
 
-    fn expand(&mut self) {
+    pub fn expand(&mut self) {
         let page = self.hv.alloc_domain_page(self.domain, 0).unwrap();
         self.hv.platform.frame_words(page).iter().for_each(|w| w.store(0, Ordering::Relaxed));
         self.hv.fifo_expand_array(self.domain, page).unwrap();
@@ -64,13 +69,13 @@ impl<'a> FifoGuest<'a> {
         word.fetch_and(!(bits << shift), Ordering::SeqCst) >> shift & 0xffff_ffff
     }
 
-    fn mask(&self, port: u64) {
+    pub fn mask(&self, port: u64) {
         let (word, shift) = self.at(port);
         word.fetch_or(MASKED << shift, Ordering::SeqCst);
     }
 
     /// As Linux: clears the bit itself, and asks the hypervisor when an event waits.
-    fn unmask(&self, port: u64) {
+    pub fn unmask(&self, port: u64) {
         self.clear(port, MASKED);
         if self.event(port) & PENDING != 0 {
             self.hv.unmask_event(self.domain, Port(port as u32)).unwrap();
@@ -82,7 +87,7 @@ impl<'a> FifoGuest<'a> {
     }
 
     /// Handles everything that is in a vCPU's queues; answers the ports in the order they came.
-    fn drain(&mut self, vcpu: usize) -> Vec<u64> {
+    pub fn drain(&mut self, vcpu: usize) -> Vec<u64> {
         let mut ready = self.control(vcpu, 0).fetch_and(!0xffff_ffff, Ordering::SeqCst) & 0xffff_ffff;
         let mut handled = Vec::new();
         while ready != 0 {

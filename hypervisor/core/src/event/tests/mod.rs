@@ -6,6 +6,7 @@ mod hypercalls;
 mod model;
 mod orders;
 mod pirqs;
+mod random;
 
 use super::{EventError, two_level};
 use crate::Hypervisor;

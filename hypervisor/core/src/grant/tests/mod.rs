@@ -5,6 +5,7 @@ mod copies;
 mod hypercalls;
 mod maps;
 mod orders;
+mod random;
 mod tables;
 
 use super::*;
