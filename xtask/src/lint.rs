@@ -71,7 +71,7 @@ type Check = fn(&Step) -> Result<()>;
 
 /// The checks by name, in the order of their cost.
 #[must_use]
-pub fn checks() -> [(&'static str, Check); 6] {
+pub fn checks() -> [(&'static str, Check); 7] {
     [
         ("repository rules", repository),
         ("ABI coverage", coverage::check),
@@ -79,6 +79,7 @@ pub fn checks() -> [(&'static str, Check); 6] {
         ("clippy", clippy),
         ("clippy, bare metal", clippy_bare),
         ("documentation", documentation),
+        ("packages", packages),
     ]
 }
 
@@ -97,6 +98,17 @@ fn documentation(step: &Step) -> Result<()> {
         process::run_in_step(&mut cargo, step)?;
     }
     Ok(())
+}
+
+/// The published packages as a registry would get them: each is packed, unpacked, and built with the others from there.
+/// Offline, because what they depend on has been fetched for the checks before.
+fn packages(step: &Step) -> Result<()> {
+    let mut cargo = process::host_cargo();
+    cargo.args(["package", "--quiet", "--offline", "--allow-dirty"]);
+    for package in PUBLISHED {
+        cargo.args(["--package", package]);
+    }
+    process::run_in_step(&mut cargo, step)
 }
 
 fn clippy(step: &Step) -> Result<()> {
