@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what a boot costs, on ours and on real Xen, counted the same way in one run; `bench micro` counts
-//! what each primitive costs a guest, `bench locks` what a lock costs where virtual CPUs share a processor.
+//! what each primitive costs a guest, `bench locks` what a lock costs where virtual CPUs share a processor, `bench io` what a
+//! block request and a packet cost.
 //!
 //! QEMU runs with `-icount shift=0,sleep=off`: the time-stamp counter advances by one for each instruction, and by one
 //! for each virtual nanosecond while the CPU is halted. Two runs give the same figures on any host. Firmware and loader
@@ -20,6 +21,7 @@ use crate::setup::Need;
 use crate::{build, debian, initramfs, project, setup};
 
 mod chart;
+mod io;
 mod locks;
 mod micro;
 
@@ -27,6 +29,8 @@ mod micro;
 const LIMIT: Duration = Duration::from_secs(900);
 /// `sizeof(struct page_info)` of Xen 4.17 on x86-64 (xen/arch/x86/include/asm/mm.h); its log does not tell.
 const XEN_FRAME_BYTES: u64 = 32;
+
+const CAPTION: &str = "Paravane as a fraction of Xen 4.17 (less is better)";
 
 /// The choices of `cargo xtask bench`.
 #[derive(clap::Args, Debug, Clone)]
@@ -44,6 +48,8 @@ enum What {
     Micro(Choices),
     /// Count what a lock costs where virtual CPUs share a processor
     Locks(Choices),
+    /// Count what a block request and a packet cost, beside Linux's drivers on real Xen
+    Io(Choices),
 }
 
 /// Which rows, and how they are shown.
@@ -91,10 +97,10 @@ impl Row {
     }
 }
 
-/// Measures, prints, and writes `target/bench/boot.json` and `boot.svg`, or `micro.*` or `locks.json`.
+/// Measures, prints, and writes `target/bench/boot.json` and `boot.svg`, or `micro.*`, `locks.json` or `io.*`.
 ///
 /// # Errors
-/// Something does not build or boot; for `micro` and `locks`, also when a row misses its goal.
+/// Something does not build or boot; for all but the boot itself, also when a row misses its goal.
 pub fn run(options: &Options) -> Result<()> {
     setup::ensure(&[Need::Compiler, Need::Emulator, Need::GuestFiles])?;
     build::all()?;
@@ -102,6 +108,7 @@ pub fn run(options: &Options) -> Result<()> {
         None => boot(&options.choices),
         Some(What::Micro(choices)) => micro::run(choices),
         Some(What::Locks(choices)) => locks::run(choices),
+        Some(What::Io(choices)) => io::run(choices),
     }
 }
 
@@ -131,7 +138,7 @@ fn boot(choices: &Choices) -> Result<()> {
 fn write_report(rows: &[Row], report: &Value, name: &str) -> Result<()> {
     let folder = folder()?;
     fs::write(folder.join(name).with_extension("json"), format!("{report:#}\n"))?;
-    chart::draw(rows, &folder.join(name).with_extension("svg"))
+    chart::draw(rows, CAPTION, &folder.join(name).with_extension("svg"))
 }
 
 fn folder() -> Result<PathBuf> {

@@ -1,4 +1,4 @@
-//! The measured ratios as a drawing: one bar for each row, Xen being the line at 1.
+//! The measured ratios as a drawing: one bar for each row, what it is compared with being the line at 1.
 
 use std::path::Path;
 
@@ -17,20 +17,20 @@ const LIMIT: RGBColor = RGBColor(0xb0, 0x3a, 0x2e);
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn draw(rows: &[Row], path: &Path) -> Result<()> {
+pub fn draw(rows: &[Row], caption: &str, path: &Path) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
-    draw_bars(rows, path).map_err(|error| anyhow!("drawing {}: {error}", path.display()))
+    draw_bars(rows, caption, path).map_err(|error| anyhow!("drawing {}: {error}", path.display()))
 }
 
-fn draw_bars(rows: &[Row], path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+fn draw_bars(rows: &[Row], caption: &str, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let count = u32::try_from(rows.len())?;
     let area = SVGBackend::new(path, (WIDTH, count * ROW_HEIGHT + MARGIN)).into_drawing_area();
     area.fill(&WHITE)?;
     let longest = rows.iter().map(Row::ratio).fold(1.0, f64::max) * 1.1;
     let mut chart = ChartBuilder::on(&area)
-        .caption("Paravane as a fraction of Xen 4.17 (less is better)", ("sans-serif", 20))
+        .caption(caption, ("sans-serif", 20))
         .margin(16)
         .x_label_area_size(32)
         .y_label_area_size(0)
