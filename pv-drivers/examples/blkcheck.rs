@@ -7,6 +7,8 @@
 //!   grants and events with one another.
 //! - `disk=N`: the disk's number in `device/vbd`, else the first one.
 //! - `write`: overwrites the disk with a pattern and reads it back. Without it nothing is changed.
+//! - `seconds=N`: does that again and again, each time with another pattern, until so many seconds have passed.
+//! - `patience=N`: fails where a step takes longer than so many seconds, 20 unless given.
 //! - `rings=N`, `order=N`, `persistent`: how the front end connects.
 //! - `cost=N`: then N single reads of 4 KiB one after the other, and N with as many under way as the rings hold, in ticks
 //!   of the time stamp counter: instructions of the whole machine under an emulator that counts them.
@@ -33,8 +35,8 @@ use pv_drivers::xenbus::{Bus, End};
 
 guest_pv_lib::entry!(kernel, name = "blkcheck", version = "1");
 
-/// How long a step may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a step may take, in seconds.
+const PATIENCE: u64 = 20;
 /// Sectors of the disk that this kernel has itself.
 const OWN_SECTORS: u64 = 2048;
 /// Sectors of the requests by which the disk is read and written.
@@ -68,6 +70,10 @@ fn options(boot: &BootContext) -> FrontOptions {
     }
 }
 
+fn patience(boot: &BootContext) -> Duration {
+    Duration::from_secs(option(boot, "patience").unwrap_or(PATIENCE))
+}
+
 /// A disk of another domain.
 fn guest(boot: &BootContext) -> Result<(), Wrong> {
     let client = xenstore::connect(boot).map_err(|_| "no connection to xenstore")?;
@@ -79,7 +85,8 @@ fn guest(boot: &BootContext) -> Result<(), Wrong> {
     };
     println!("blkcheck: {path}");
     let end = End::front(&bus, &path).map_err(|_| "the disk's directory is incomplete")?;
-    check(boot, &mut Disk { front: Front::new(end, options(boot)), bus, serve: || false })
+    let patience = patience(boot);
+    check(boot, &mut Disk { front: Front::new(end, options(boot)), bus, serve: || false, patience })
 }
 
 /// A disk of this kernel.
@@ -93,7 +100,7 @@ fn alone(boot: &BootContext) -> Result<(), Wrong> {
     let end = End::back(&bus, "/local/domain/0/backend/vbd/0/51712").map_err(incomplete)?;
     let mut back = Back::new(end, disk, BackOptions::default());
     let front = Front::new(front, options(boot));
-    check(boot, &mut Disk { front, bus, serve: move || back.poll() })
+    check(boot, &mut Disk { front, bus, serve: move || back.poll(), patience: patience(boot) })
 }
 
 /// What a toolstack writes.
@@ -118,15 +125,19 @@ struct Disk<T: Transport, F> {
     front: Front<T>,
     bus: Bus<T>,
     serve: F,
+    patience: Duration,
 }
 
 impl<T: Transport, F: FnMut() -> bool> Disk<T, F> {
     /// Serves all until `done` answers.
     fn until<R>(&mut self, mut done: impl FnMut(&mut Front<T>) -> Option<R>) -> Result<R, Wrong> {
-        let end = self.bus.transport().now() + PATIENCE;
+        let end = self.bus.transport().now() + self.patience;
         loop {
             if let Some(result) = done(&mut self.front) {
                 return Ok(result);
+            }
+            if self.front.is_closed() {
+                return Err("the disk is gone");
             }
             let busy = self.bus.poll() | self.front.poll() | (self.serve)();
             if !busy {
@@ -190,15 +201,22 @@ fn check<T: Transport, F: FnMut() -> bool>(boot: &BootContext, disk: &mut Disk<T
         disk.front.is_persistent()
     );
     let chunk = CHUNK.min(disk.front.max_sectors());
-    if boot.has_option("write") {
-        write(disk, geometry.sectors, chunk)?;
-        if geometry.flush {
-            disk.run(Operation::Flush, 0, 0, Data::None)?;
+    let end = disk.bus.transport().now() + Duration::from_secs(option(boot, "seconds").unwrap_or(0));
+    for round in 0.. {
+        if boot.has_option("write") {
+            write(disk, geometry.sectors, chunk, round)?;
+            if geometry.flush {
+                disk.run(Operation::Flush, 0, 0, Data::None)?;
+            }
+            println!("blkcheck: written");
         }
-        println!("blkcheck: written");
+        let expected = boot.has_option("write").then_some(round);
+        let sum = read(disk, geometry.sectors, chunk, expected)?;
+        println!("blkcheck: {} sectors, crc32 {sum:08x}", geometry.sectors);
+        if disk.bus.transport().now() >= end {
+            break;
+        }
     }
-    let sum = read(disk, geometry.sectors, chunk, boot.has_option("write"))?;
-    println!("blkcheck: {} sectors, crc32 {sum:08x}", geometry.sectors);
     if boot.has_option("write") && geometry.discard {
         disk.run(Operation::Discard, 0, chunk, Data::None)?;
         println!("blkcheck: discarded");
@@ -210,9 +228,9 @@ fn check<T: Transport, F: FnMut() -> bool>(boot: &BootContext, disk: &mut Disk<T
     disk.until(|front| front.is_closed().then_some(()))
 }
 
-/// The byte at `at` of the pattern: differs from sector to sector and within one.
-fn pattern(at: u64) -> u8 {
-    let mixed = (at / SECTOR as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+/// The byte at `at` of the pattern of a round: differs from sector to sector and within one.
+fn pattern(at: u64, round: u64) -> u8 {
+    let mixed = (at / SECTOR as u64).wrapping_add(round << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     (mixed ^ at) as u8
 }
 
@@ -245,13 +263,14 @@ fn write<T: Transport, F: FnMut() -> bool>(
     disk: &mut Disk<T, F>,
     sectors: u64,
     chunk: u64,
+    round: u64,
 ) -> Result<(), Wrong> {
     let mut data = disk.memory(chunk)?;
     for sector in (0..sectors).step_by(chunk as usize) {
         let count = chunk.min(sectors - sector);
         bytes(&mut data, count as usize * SECTOR, true, |bytes| {
             for (at, byte) in (sector * SECTOR as u64..).zip(bytes) {
-                *byte = pattern(at);
+                *byte = pattern(at, round);
             }
         })?;
         data = disk.run(Operation::Write, sector, count, data)?;
@@ -263,7 +282,7 @@ fn read<T: Transport, F: FnMut() -> bool>(
     disk: &mut Disk<T, F>,
     sectors: u64,
     chunk: u64,
-    is_pattern: bool,
+    expected: Option<u64>,
 ) -> Result<u32, Wrong> {
     let mut sum = crc32fast::Hasher::new();
     let mut data = disk.memory(chunk)?;
@@ -274,7 +293,8 @@ fn read<T: Transport, F: FnMut() -> bool>(
         bytes(&mut data, count as usize * SECTOR, false, |bytes| {
             sum.update(bytes);
             let start = sector * SECTOR as u64;
-            right = !is_pattern || (start..).zip(bytes.iter()).all(|(at, byte)| *byte == pattern(at));
+            let as_in = |round| (start..).zip(bytes.iter()).all(|(at, byte)| *byte == pattern(at, round));
+            right = expected.is_none_or(as_in);
         })?;
         if !right {
             println!("blkcheck: at sector {sector}");

@@ -40,7 +40,8 @@ const LONGEST_REQUEST: usize = 2048;
 
 fn kernel(boot: BootContext) -> ! {
     match serve(&boot) {
-        Ok(()) => sched::shutdown(Shutdown::PowerOff),
+        // It waits for the next one as from the start.
+        Ok(()) => sched::shutdown(Shutdown::Reboot),
         Err(why) => {
             println!("webserver: {why}");
             sched::shutdown(Shutdown::Crash)

@@ -14,6 +14,7 @@ mod corrupt;
 mod domains;
 mod files;
 mod hello;
+mod hostile;
 mod image;
 mod library;
 mod limits;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let mut trials: Vec<Trial> = Vec::new();
     // The longest first, so that the last CPU is not left alone with one of them.
     trials.extend(pair::trials());
+    trials.extend(hostile::trials());
     trials.extend(domains::trials());
     trials.extend(linux::trials());
     trials.extend(bochs::trials());

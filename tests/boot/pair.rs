@@ -16,7 +16,7 @@ use crate::support::{LONG, trial};
 /// Two Linux kernels start, and move data, on emulated CPUs that they share with whatever else the host does.
 const VERY_LONG: Duration = Duration::from_secs(900);
 /// What the web server of the description listens at.
-const WEB: &str = "10.0.2.20:80";
+pub const WEB: &str = "10.0.2.20:80";
 /// Bytes that are fetched from it.
 const FETCHED: usize = 300_000;
 
@@ -63,12 +63,12 @@ fn said<'a>(output: &'a str, domain: &str, what: &str) -> Option<&'a str> {
 }
 
 /// A port of the host that nobody uses.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Its page and a longer answer, byte by byte.
-fn web_server(port: u16) -> Result<()> {
+pub fn web_server(port: u16) -> Result<()> {
     let page = String::from_utf8_lossy(&get(port, "/")?).into_owned();
     ensure!(page.starts_with("<!DOCTYPE html>"), "no page: {page}");
     let bytes = get(port, &format!("/bytes/{FETCHED}"))?;

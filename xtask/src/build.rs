@@ -20,8 +20,8 @@ const CONFORMANCE: &str = "conformance";
 /// The kernel that serves others.
 const DRIVER_DOMAIN: &str = "driver-domain";
 /// The packages that are kernels, and the names of their binaries: one checks hypercalls, one counts what they cost, one has
-/// devices for others.
-const KERNELS: [&str; 3] = [CONFORMANCE, "micro", DRIVER_DOMAIN];
+/// devices for others, one does its worst to others.
+const KERNELS: [&str; 4] = [CONFORMANCE, "micro", DRIVER_DOMAIN, "hostile"];
 
 /// Builds everything that boots.
 ///

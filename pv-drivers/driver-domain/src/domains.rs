@@ -44,6 +44,11 @@ pub trait Machine<T: Transport> {
 
     /// A line that a domain wrote to its console, or a message about it.
     fn line(&mut self, name: &str, line: fmt::Arguments<'_>);
+
+    /// A domain is gone, with all that it had of this one.
+    fn gone(&mut self, name: &str) {
+        self.line(name, format_args!("is gone"));
+    }
 }
 
 /// A console and its port.
@@ -126,11 +131,11 @@ impl<T: Transport> Domains<T> {
             if machine.is_connected(&domain.port) {
                 return false;
             }
-            machine.line(&served.name, format_args!("is gone"));
             *here = None;
             self.server.lock().release(served.id);
             // What xenstore says of nodes that are not there any more does not matter.
             let _ = nodes::forget(&self.store, self.own, served);
+            machine.gone(&served.name);
             return true;
         }
         match self.meet(index, machine) {

@@ -16,7 +16,7 @@ use driver_domain::devices::Sources;
 use driver_domain::domains::{Device, Domains, LOOK, Machine};
 use guest_pv_lib::sched::{self, Shutdown};
 use guest_pv_lib::virtio::PciPorts;
-use guest_pv_lib::{BootContext, events, println};
+use guest_pv_lib::{BootContext, events, memory, println};
 use pv_drivers::net::bridge::Bridge;
 use pv_drivers::store::server::{Local, Server};
 use pv_drivers::transport::guest::Guest;
@@ -120,5 +120,9 @@ impl Machine<Own> for Around {
 
     fn line(&mut self, name: &str, line: fmt::Arguments<'_>) {
         println!("({name}) {line}");
+    }
+
+    fn gone(&mut self, name: &str) {
+        println!("({name}) is gone: {} pages free here", memory::free_pages());
     }
 }

@@ -1,0 +1,308 @@
+//! Ends that lie, beside domains that do their work: a front end that does its worst to the driver domain, and a driver domain
+//! that does its worst to the front ends of its own (`tests/hostile`). Nobody else may notice.
+//!
+//! `PARAVANE_HOSTILE_SECONDS` says how long, a minute unless given, and `PARAVANE_HOSTILE_SEED` what they begin with.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use xtask::qemu::{Hypervisor, Machine};
+use xtask::session::{Session, tail};
+use xtask::{domains as machines, project};
+
+use crate::domains::described;
+use crate::pair::{WEB, free_port, web_server};
+use crate::support::{LONG, SHORT, trial};
+
+/// Three times the switch character: what is typed goes to the next.
+const SWITCH: &str = "\x01\x01\x01";
+/// How often the web server is asked, and everything looked through.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A driver domain, a disk that is written and read all the time, and a web server.
+const HONEST: &str = r#"
+[[domain]]
+id = 0
+name = "drivers"
+kernel = "guest:driver-domain"
+initrd = "drivers:archive"
+
+[[domain]]
+id = 1
+name = "check"
+kernel = "guest:blkcheck"
+cmdline = "write seconds=1000000"
+memory = "32M"
+served_by = "drivers"
+
+[[domain.disk]]
+name = "xvda"
+ram = "1M"
+
+[[domain]]
+id = 2
+name = "web"
+kernel = "guest:webserver"
+cmdline = "address=10.0.2.20/24"
+memory = "32M"
+served_by = "drivers"
+
+[[domain.net]]
+"#;
+
+/// A front end that lies to the same driver domain, and a driver domain that lies to two domains of its own.
+const HOSTILE: &str = r#"
+[[domain]]
+id = 3
+name = "front"
+kernel = "guest:hostile"
+cmdline = "seed=SEED vary life=8"
+memory = "32M"
+served_by = "drivers"
+console = "driver-domain"
+restart = "on-crash"
+restart_limit = 1000000
+restart_delay = 0
+
+[[domain.disk]]
+name = "xvda"
+ram = "1M"
+
+[[domain.disk]]
+name = "xvdb"
+ram = "1M"
+readonly = true
+
+[[domain.net]]
+
+[[domain]]
+id = 4
+name = "back"
+kernel = "guest:hostile"
+initrd = "drivers:archive"
+cmdline = "back seed=SEED vary"
+memory = "32M"
+
+[[domain]]
+id = 5
+name = "disk"
+kernel = "guest:blkcheck"
+cmdline = "seconds=1000000 patience=4"
+memory = "32M"
+served_by = "back"
+restart = "on-crash"
+restart_limit = 1000000
+restart_delay = 0
+
+[[domain.disk]]
+name = "xvda"
+ram = "1M"
+
+[[domain]]
+id = 6
+name = "page"
+kernel = "guest:webserver"
+cmdline = "address=10.0.2.30/24"
+memory = "32M"
+served_by = "back"
+restart = "on-crash"
+restart_limit = 1000000
+restart_delay = 0
+
+[[domain.net]]
+"#;
+
+pub fn trials() -> Vec<Trial> {
+    vec![trial("hostile::ends_that_lie_harm_nobody", ends_that_lie)]
+}
+
+fn variable(name: &str, unless: u64) -> Result<u64> {
+    let Ok(text) = std::env::var(name) else { return Ok(unless) };
+    text.parse().with_context(|| format!("{name}={text}"))
+}
+
+/// The honest domains work without the others, and with them; when the others have been ended, nothing is left of them.
+fn ends_that_lie() -> Result<()> {
+    let time = Duration::from_secs(variable("PARAVANE_HOSTILE_SECONDS", 60)?);
+    let seed = variable("PARAVANE_HOSTILE_SEED", 1)?.to_string();
+    let (mut session, port) = start("honest", HONEST)?;
+    web_server(port).with_context(|| tail(&session.output()))?;
+    let without = end_check(&mut session)?;
+    drop(session);
+
+    let (mut session, port) = start("hostile", &(HONEST.to_owned() + &HOSTILE.replace("SEED", &seed)))?;
+    let with = under_attack(&mut session, port, time);
+    // All of it, for whoever has to find out.
+    std::fs::write(project::target().join("boot-domains/hostile.log"), session.everything())?;
+    let with = with?;
+    println!("without them: {without:?}\nafter them:   {with:?}");
+    // Their kernels are in memory all the time: what is free is looked at in `no_frame_is_lost`.
+    let rest = |accounts: &Accounts| Accounts { free: 0, ..*accounts };
+    ensure!(rest(&with) == rest(&without), "{with:?} instead of {without:?}\n{}", tail(&session.output()));
+    Ok(())
+}
+
+/// Lets them work for a while, ends the hostile ones, and says what is given out then.
+fn under_attack(session: &mut Session, port: u16, time: Duration) -> Result<Accounts> {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        web_server(port).with_context(|| tail(&session.output()))?;
+        unharmed(&session.output())?;
+        std::thread::sleep(LOOK);
+    }
+    input_to_hypervisor(session)?;
+    for name in ["3 (front)", "4 (back)", "5 (disk)", "6 (page)"] {
+        end_domain(session, name)?;
+    }
+    // What they had of the driver domain it gives back when it sees that they are gone.
+    let last = |output: &str| output.lines().rfind(|line| line.contains("(front) is ")).map(str::to_owned);
+    session
+        .wait_until(SHORT, |output| last(output).is_some_and(|line| line.contains("is gone")))
+        .context("the driver domain does not see that the front end is gone")?;
+    web_server(port).with_context(|| tail(&session.output()))?;
+    let output = session.output();
+    unharmed(&output)?;
+    busy(&output, time)?;
+    println!("{}\n{}", memory(&output)?, no_frame_is_lost(&output)?);
+    end_check(session)
+}
+
+/// A machine with these domains, of which the honest ones work.
+fn start(name: &str, text: &str) -> Result<(Session, u16)> {
+    let mut machine = Machine::new(Hypervisor::Paravane);
+    machine.hypervisor_args += " dom0_mem=192M";
+    machine.cpus = 2;
+    machines::add(&mut machine, &described(name, text)?, true)?;
+    let port = free_port()?;
+    machine.net = true;
+    machine.forwards = vec![(port, WEB.into())];
+    let mut session = Session::start(&machine)?;
+    session.wait_until(LONG, |output| {
+        ["(d2) webserver: ", "(d1) blkcheck: written"].iter().all(|text| output.contains(text))
+    })?;
+    Ok((session, port))
+}
+
+/// No panic anywhere, and whoever is honest goes on.
+fn unharmed(output: &str) -> Result<()> {
+    const NEVER: &[&str] = &[
+        "(d1) blkcheck: FAILED",
+        "Domain 0 ",
+        "Domain 1 (check) ",
+        "Domain 2 (web) ",
+        "Domain 4 (back) has",
+        "Domain 4 (back) says",
+        // The hypervisor's word for a domain that did what none may; theirs is another.
+        "Domain 4 crashed",
+        "Domain 5 crashed",
+        "Domain 6 crashed",
+    ];
+    // What a domain says at its start is as it should be.
+    let wrong = |line: &&str| {
+        let is_meant = !line.ends_with(" vCPUs") && !line.contains("(front) ");
+        is_meant && (line.to_lowercase().contains("panic") || NEVER.iter().any(|never| line.contains(never)))
+    };
+    let found = output.lines().find(wrong);
+    ensure!(found.is_none(), "{}\n{}", found.unwrap_or_default(), tail(output));
+    Ok(())
+}
+
+/// That they were there, and how far the honest ones came meanwhile.
+fn busy(output: &str, time: Duration) -> Result<()> {
+    let times = |text: &str| output.lines().filter(|line| line.contains(text)).count() as u64;
+    let (rounds, seconds) = (times("(d1) blkcheck: written"), time.as_secs());
+    let lives =
+        ["3 (front)", "5 (disk)", "6 (page)"].map(|name| times(&format!("Domain {name} starts again")));
+    println!("{rounds} rounds of the disk; starts of front, disk and page: {lives:?}");
+    ensure!(rounds > seconds / 20, "only {rounds} rounds of the disk\n{}", tail(output));
+    ensure!(seconds < 60 || lives.iter().all(|count| *count > 0), "{lives:?}\n{}", tail(output));
+    Ok(())
+}
+
+/// The driver domain's free pages when the lying front end was gone for the first and for the last time.
+fn memory(output: &str) -> Result<String> {
+    let own = output.lines().filter(|line| !line.starts_with("(HV)"));
+    let free = |line: &str| line.split_once("(front) is gone: ")?.1.split(' ').next()?.parse::<u64>().ok();
+    let free: Vec<u64> = own.filter_map(free).collect();
+    let (first, last) = free.first().zip(free.last()).context("the front end was never gone")?;
+    // Less than its heap grows by at a time.
+    ensure!(last + 512 >= *first, "the driver domain has {last} pages, and had {first}");
+    Ok(format!("the driver domain has {last} free pages, and had {first}"))
+}
+
+fn input_to_hypervisor(session: &mut Session) -> Result<()> {
+    for _ in 0..10 {
+        session.send(SWITCH)?;
+        std::thread::sleep(Duration::from_millis(500));
+        let output = session.output();
+        let last = output.lines().rfind(|line| line.contains("*** Serial input to "));
+        if last.is_some_and(|line| line.contains("to the hypervisor")) {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the hypervisor does not take input\n{}", tail(&session.output()))
+}
+
+/// Ends a domain by key.
+fn end_domain(session: &mut Session, name: &str) -> Result<()> {
+    let number = name.split(' ').next().unwrap_or_default();
+    session.send(&format!("K{number}\r"))?;
+    let ended = format!("(HV) Domain {name} is ended: ");
+    session.wait_until(SHORT, |output| output.contains(&ended)).context(ended.clone())?;
+    let gone = format!("(HV) Domain {name} is gone: ");
+    session.wait_until(SHORT, |output| {
+        let at = output.find(&ended).unwrap_or(0);
+        output[at..].lines().any(|line| line.starts_with(&gone))
+    })?;
+    Ok(())
+}
+
+/// What the hypervisor has given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Accounts {
+    /// Frames that are free, or in its heap, which does not shrink.
+    free: u64,
+    /// Frames of domains, domains, and dying ones.
+    owned: u64,
+    domains: u64,
+    dying: u64,
+    channels: u64,
+    mapped: u64,
+}
+
+impl Accounts {
+    /// Reads a line that says what became of a domain.
+    fn read(line: &str) -> Option<Self> {
+        let numbers = line.split_once(": ")?.1.split(|c: char| !c.is_ascii_digit());
+        let numbers: Vec<u64> = numbers.filter_map(|word| word.parse().ok()).collect();
+        let [free, heap, owned, domains, dying, channels, mapped] = numbers[..] else { return None };
+        Some(Self { free: free + heap, owned, domains, dying, channels, mapped })
+    }
+}
+
+/// What is free whenever all domains are there and no dead one is: the same from first to last, but for tables that grow
+/// once.
+fn no_frame_is_lost(output: &str) -> Result<String> {
+    let ends = output.lines().filter(|line| line.starts_with("(HV) Domain ")).filter_map(Accounts::read);
+    let whole = ends.filter(|accounts| (accounts.domains, accounts.dying) == (7, 0));
+    let free: Vec<u64> = whole.map(|accounts| accounts.free).collect();
+    let (first, last) = free.first().zip(free.last()).context("they were never there all at once")?;
+    ensure!(
+        last + 8 >= *first,
+        "{last} frames are free with all domains there, {first} were\n{}",
+        tail(output)
+    );
+    Ok(format!("{last} frames are free with all domains there, {first} were ({} times)", free.len()))
+}
+
+/// Ends the domain with the disk, and says what is given out then.
+fn end_check(session: &mut Session) -> Result<Accounts> {
+    input_to_hypervisor(session)?;
+    end_domain(session, "1 (check)")?;
+    let mine = |output: &str| {
+        output.lines().find(|line| line.contains("Domain 1 (check) is gone")).and_then(Accounts::read)
+    };
+    let output = session.wait_until(SHORT, |output| mine(output).is_some())?;
+    mine(&output).context("it was there just now")
+}
