@@ -8,6 +8,7 @@ use crate::events::Port;
 use crate::mmu::{Mfn, P2m, Pfn};
 
 /// Everything that the domain builder told the kernel. Handed to `main` by [`entry!`](crate::entry!).
+#[doc(alias("start_info", "xen_start_info"))]
 #[derive(Clone, Debug)]
 pub struct BootContext {
     info: StartInfo,

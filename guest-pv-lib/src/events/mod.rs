@@ -53,6 +53,7 @@ pub fn set_handler(port: Port, handler: Handler) {
 }
 
 /// Stops upcalls for `port`; events stay pending meanwhile.
+#[doc(alias = "evtchn_mask")]
 pub fn mask(port: Port) {
     if fifo::in_use() {
         fifo::mask(port);
@@ -66,6 +67,7 @@ pub(crate) fn is_masked(port: Port) -> bool {
 }
 
 /// Lets `port` fire, at once where it is pending.
+#[doc(alias("EVTCHNOP_unmask", "evtchn_mask"))]
 pub fn unmask(port: Port) {
     if fifo::in_use() {
         fifo::unmask(port);
@@ -79,6 +81,7 @@ pub fn unmask(port: Port) {
 }
 
 /// Clears the pending bit of `port` and says whether it was set: for code that polls a masked port.
+#[doc(alias = "evtchn_pending")]
 #[must_use]
 pub fn take(port: Port) -> bool {
     if fifo::in_use() { fifo::take(port) } else { two_level::take(shared::info(), port) }
@@ -100,6 +103,7 @@ pub fn mask_upcalls() -> bool {
 }
 
 /// Unmasks upcalls on this CPU and runs what came meanwhile. The equivalent of `sti`.
+#[doc(alias("evtchn_upcall_mask", "evtchn_upcall_pending"))]
 pub fn unmask_upcalls() {
     shared::swap_upcall_mask(false);
     // An event that came before found the mask set: the hypervisor gave no upcall for it, and gives none

@@ -13,6 +13,7 @@ use crate::memory::{Pages, SharedPages};
 use crate::mmu::{Mfn, PAGE_SIZE};
 
 /// From where bytes come.
+#[doc(alias = "GNTCOPY_source_gref")]
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
     /// A page that `domain` granted to this one.
@@ -31,6 +32,7 @@ pub enum Source<'a> {
 }
 
 /// Where bytes go.
+#[doc(alias = "GNTCOPY_dest_gref")]
 #[derive(Clone, Copy, Debug)]
 pub enum Target<'a> {
     /// A page that `domain` granted to this one for writing.

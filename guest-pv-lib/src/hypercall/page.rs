@@ -27,6 +27,7 @@ unsafe extern "C" {
 }
 
 /// Address of the stub of hypercall `nr`.
+#[doc(alias = "XEN_ELFNOTE_HYPERCALL_PAGE")]
 #[must_use]
 pub fn stub(nr: u32) -> u64 {
     (&raw const pv_hypercall_page as u64) + u64::from(nr & 127) * STUB_SIZE

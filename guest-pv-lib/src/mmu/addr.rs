@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub struct Pfn(pub u64);
 
 /// A machine frame number.
+#[doc(alias = "xen_pfn_t")]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Mfn(pub u64);
@@ -112,6 +113,7 @@ impl fmt::Debug for Pte {
 ///
 /// It is the kernel's own memory: the hypervisor fills it in once and never looks at it again. Entries are atomics
 /// because ballooning changes them while others look.
+#[doc(alias("mfn_list", "phys_to_machine_mapping"))]
 #[derive(Clone, Copy, Debug)]
 pub struct P2m {
     entries: &'static [AtomicU64],

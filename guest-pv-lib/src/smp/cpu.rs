@@ -131,6 +131,7 @@ impl Cpu {
     }
 
     /// Where the CPU is in its life.
+    #[doc(alias = "VCPUOP_is_up")]
     #[must_use]
     pub fn state(&self) -> State {
         match self.state.load(Acquire) {

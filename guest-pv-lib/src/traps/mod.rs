@@ -90,6 +90,7 @@ static HANDLERS: [AtomicPtr<()>; 32] = [const { AtomicPtr::new(core::ptr::null_m
 
 /// Sets what runs for `vector`, and returns what ran before. None: a report on the console, and the domain ends
 /// with [`Shutdown::Crash`](crate::sched::Shutdown::Crash).
+#[doc(alias("HYPERVISOR_set_trap_table", "trap_info"))]
 pub fn set_handler(vector: Vector, handler: Option<Handler>) -> Option<Handler> {
     let new = handler.map_or(core::ptr::null_mut(), |handler| handler as *mut ());
     let old = HANDLERS[usize::from(vector.0)].swap(new, Release);

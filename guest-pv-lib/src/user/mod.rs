@@ -169,6 +169,7 @@ impl UserMode {
     ///
     /// Registers that no program can have (an instruction pointer or a segment base outside the user half) end it before
     /// it starts: by a general protection exception.
+    #[doc(alias("HYPERVISOR_iret", "iret_context"))]
     pub fn run(&mut self, registers: &mut Registers) -> Exit {
         if !registers.are_possible() {
             return Exit::Exception {

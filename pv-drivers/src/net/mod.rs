@@ -24,6 +24,12 @@
 //!
 //! Everything on a ring is copied once and checked once ([`chain`]). A packet that is wrong in itself is answered with
 //! an error; a ring that cannot be interpreted any more ends the connection ([`Broken`]).
+//!
+//! # What is left out
+//!
+//! The control ring (`feature-ctrl-ring`), by which a front end says how its back end is to hash packets to queues: it was made for
+//! Windows. Linux's front end has none, as of 6.1, and its back end offers one but does not ask for it. Here neither end offers
+//! or uses it.
 
 pub mod back;
 pub mod bridge;
