@@ -46,6 +46,12 @@ impl BootContext {
         self.info = unsafe { page.read_volatile() };
     }
 
+    /// Changes the copy, where the structure itself is not the toolstack's.
+    #[cfg(all(target_os = "none", feature = "alloc", feature = "native"))]
+    pub(crate) fn revise(&mut self, change: impl FnOnce(&mut StartInfo)) {
+        change(&mut self.info);
+    }
+
     /// Writes frames of the xenstore and the console ring into the structure itself.
     #[cfg(all(target_os = "none", feature = "alloc"))]
     pub(crate) fn write_rings(&self, store: u64, console: u64) {

@@ -23,6 +23,7 @@ pub fn trials() -> Vec<Trial> {
         trial("xl::disk_of_linux", disk).with_ignored_flag(true),
         trial("xl::network_of_linux", network).with_ignored_flag(true),
         trial("xl::save_and_restore", suspend).with_ignored_flag(true),
+        trial("xl::disk_of_a_restored_domain", disk_of_restored).with_ignored_flag(true),
     ]
 }
 
@@ -80,15 +81,24 @@ fn network() -> Result<()> {
     says(&output, "network: 2000000 bytes arrived")
 }
 
-/// Two CPUs, both layouts of event channels: a checkpoint, after which the domain goes on, then a save, after which it
-/// goes on as another domain, twice.
+/// Both kinds of domain, both layouts of event channels: a checkpoint, after which the domain goes on, then a save, after
+/// which it goes on as another domain, twice.
 fn suspend() -> Result<()> {
     let output = run("xl-suspend", include_str!("xl/suspend.sh"), &["suspend"])?;
-    for name in ["two-level", "fifo"] {
-        says(&output, &format!("{name}: checkpoint passed"))?;
-        says(&output, &format!("{name}: first restore passed"))?;
-        says(&output, &format!("{name}: second restore passed"))?;
-        says(&output, &format!("{name}: powered off"))?;
+    for name in ["pv-two-level", "pv-fifo", "pvh-two-level", "pvh-fifo"] {
+        for what in ["checkpoint passed", "restore 1 passed", "restore 2 passed", "powered off"] {
+            says(&output, &format!("{name}: {what}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Our block front end in a domain that is saved with a write under way: it has Linux's disk again, and the write is
+/// done, once the domain is restored.
+fn disk_of_restored() -> Result<()> {
+    let output = run("xl-saved", include_str!("xl/saved.sh"), &["saved"])?;
+    for what in ["checkpoint passed", "restore 1 passed", "restore 2 passed", "powered off"] {
+        says(&output, &format!("saved: {what}"))?;
     }
     Ok(())
 }

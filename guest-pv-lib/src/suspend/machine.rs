@@ -15,6 +15,7 @@ use crate::events::{self, Port, Source};
 use crate::hypercall::{check, raw};
 use crate::memory::OutOfMemory;
 use crate::mmu::{Mfn, PAGE_SIZE, Pfn, m2p};
+use crate::platform::{Kind, kind};
 use crate::smp::{self, CpuSet, run_on, this_cpu};
 use crate::{BootContext, Errno, console, grant, sched, shared};
 
@@ -29,6 +30,10 @@ static TREE: spin::Mutex<Option<Tree>> = spin::Mutex::new(None);
 /// [`OutOfMemory`].
 #[doc(alias("pfn_to_mfn_frame_list_list", "max_pfn"))]
 pub fn announce(boot: &BootContext) -> Result<(), OutOfMemory> {
+    if kind() != Kind::Pv {
+        // Frames of the other kinds have numbers of their own.
+        return Ok(());
+    }
     events::without_upcalls(|| {
         let mut tree = TREE.lock();
         if tree.is_none() {
@@ -59,7 +64,7 @@ fn publish(boot: &BootContext, tree: &mut Option<Tree>) {
 ///
 /// # Errors
 ///
-/// `ENOSYS` where the kernel was not started as a PV guest, `EPERM` for the first domain, which nobody could wake,
+/// `ENOSYS` where there is no hypervisor, `EPERM` for the first domain, which nobody could wake,
 /// `EINVAL` on another CPU, and what the hypervisor says. The domain was not suspended then.
 ///
 /// # Panics
@@ -75,8 +80,7 @@ fn publish(boot: &BootContext, tree: &mut Option<Tree>) {
 /// that.
 #[doc(alias("SHUTDOWN_suspend", "HYPERVISOR_suspend"))]
 pub unsafe fn suspend(boot: &mut BootContext) -> Result<Outcome, Errno> {
-    #[cfg(feature = "native")]
-    if !crate::platform::is_pv() {
+    if kind() == Kind::Native {
         return Err(Errno::ENOSYS);
     }
     if boot.is_initial_domain() {
@@ -200,6 +204,8 @@ impl Machine for Real<'_> {
                 self.grants = unsafe { grant::detach() }?;
                 Ok(())
             }
+            // What is in the page tables and in `start_info` is the domain's own.
+            Part::StartInfo | Part::SharedInfo if kind() == Kind::Pvh => Ok(()),
             Part::StartInfo => {
                 let store = self.ring_pfn(self.boot.store_ring())?;
                 let console = self.ring_pfn(self.boot.console_ring())?;
@@ -224,6 +230,12 @@ impl Machine for Real<'_> {
     fn enter(&mut self, part: Part, answer: Answer) {
         let is_new = answer == Answer::Another;
         match part {
+            Part::StartInfo | Part::SharedInfo if kind() == Kind::Pvh => {
+                #[cfg(feature = "native")]
+                if is_new && part == Part::SharedInfo {
+                    self.boot.revise(crate::platform::native::rejoin);
+                }
+            }
             Part::SharedInfo => {
                 if is_new {
                     self.boot.reread();

@@ -31,7 +31,7 @@ use core::fmt;
 
 #[cfg(target_os = "none")]
 pub use machine::{announce, suspend};
-pub use request::{Request, acknowledge, watch};
+pub use request::{NODE, Request, acknowledge, offer, watch};
 
 use crate::events::{self, Port};
 

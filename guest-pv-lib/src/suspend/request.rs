@@ -8,7 +8,7 @@ use crate::Errno;
 use crate::xenstore::{Client, Link, Transaction};
 
 /// The node.
-const NODE: &str = "control/shutdown";
+pub const NODE: &str = "control/shutdown";
 
 /// What a domain is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Request {
     }
 }
 
-/// Says what the kernel can be asked for, and has events come for it, with the token `token`.
+/// [Says](offer) what the kernel can be asked for, and has events come for it, with the token `token`.
 ///
 /// # Errors
 ///
@@ -41,6 +41,16 @@ pub fn watch<M: Deref<Target = [AtomicU32]>, L: Link>(
     client: &Client<M, L>,
     token: &str,
 ) -> Result<(), Errno> {
+    offer(client)?;
+    client.watch(NODE, token)
+}
+
+/// Says what the kernel can be asked for. It watches [`NODE`] by itself then.
+///
+/// # Errors
+///
+/// What the server says.
+pub fn offer<M: Deref<Target = [AtomicU32]>, L: Link>(client: &Client<M, L>) -> Result<(), Errno> {
     for feature in ["control/feature-poweroff", "control/feature-reboot", "control/feature-suspend"] {
         // A toolstack may keep the folder to itself, and asks all the same.
         match client.write(Transaction::NONE, feature, b"1") {
@@ -48,7 +58,7 @@ pub fn watch<M: Deref<Target = [AtomicU32]>, L: Link>(
             Err(error) => return Err(error),
         }
     }
-    client.watch(NODE, token)
+    Ok(())
 }
 
 /// What the toolstack asks for, if anything, which is acknowledged by this call. An unknown request is left to itself.

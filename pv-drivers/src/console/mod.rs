@@ -160,6 +160,15 @@ macro_rules! end {
             pub fn close(&mut self) {
                 self.device.close();
             }
+
+            /// Begins anew after the domain was restored, as [`Device::resume`] does.
+            ///
+            /// # Errors
+            ///
+            /// As there.
+            pub fn resume(&mut self) -> Result<(), Error> {
+                self.device.resume()
+            }
         }
 
         impl<T: Transport> fmt::Debug for $name<T> {

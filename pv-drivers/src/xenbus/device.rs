@@ -137,6 +137,24 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
         self.is_due = true;
     }
 
+    /// Begins anew after the domain was restored from what a toolstack had saved of it: the other end is a new one, and
+    /// nothing is shared with it yet. (A domain that was saved and goes on keeps its connections.) The store's own
+    /// connection must work again.
+    ///
+    /// # Errors
+    ///
+    /// The directory names no other end, e.g. because the domain has no such device any more; what xenstore says.
+    pub fn resume(&mut self) -> Result<(), Error> {
+        self.give_back();
+        self.end.renew()?;
+        self.is_reopening = false;
+        self.is_due = true;
+        if !self.is_wanted {
+            self.leave();
+        }
+        Ok(())
+    }
+
     /// Ends the connection because of `error`, which is published.
     pub fn fail(&mut self, error: &Error) {
         self.end.report(error);

@@ -62,6 +62,16 @@ impl<T: Transport> End<T> {
         Ok(end)
     }
 
+    /// Begins anew where the directory may name another end: after the domain went on as another one, for which a
+    /// toolstack wrote the directory.
+    pub(super) fn renew(&mut self) -> Result<(), Error> {
+        *self = match self.role {
+            Role::Front => Self::front(&self.bus, &self.path),
+            Role::Back => Self::back(&self.bus, &self.path),
+        }?;
+        Ok(())
+    }
+
     /// Which end it is.
     #[must_use]
     pub fn role(&self) -> Role {

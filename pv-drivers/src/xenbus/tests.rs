@@ -7,6 +7,7 @@ use std::vec::Vec;
 
 use super::{Bus, Device, Driver, End, Error, Nodes, Role, State};
 use crate::store::{Store, Transaction};
+use crate::transport::Transport;
 use crate::transport::host::{HostTransport, Machine};
 
 /// What was called, in order.
@@ -180,4 +181,48 @@ fn garbage_in_the_others_directory_is_waited_out() {
     }
     assert!(End::front(&pair.buses[0], "device/test/6").is_err());
     assert_eq!(pair.buses[0].value::<u32>("domid"), Some(u32::from(pair.buses[0].transport().id())));
+}
+
+#[test]
+fn a_restored_domain_finds_its_new_back_end() {
+    let mut pair = Pair::<false>::new();
+    pair.settle();
+    // The toolstack makes the device anew, with another back end; the old one never hears of it.
+    pair.machine.plug("test", 5, 1, 3);
+    pair.buses[1] = Bus::new(pair.machine.domain(3));
+    let path = pair.buses[1].back_ends("test").remove(0);
+    pair.back = Device::new(End::back(&pair.buses[1], &path).unwrap(), Log::default());
+    pair.front.resume().unwrap();
+    assert!(!pair.front.is_connected());
+    assert_eq!(pair.front.end().peer(), 3);
+    pair.settle();
+    assert_eq!(pair.states(), [State::Connected; 2]);
+    assert_eq!(pair.front.driver().calls, ["publish", "connect", "disconnect", "publish", "connect"]);
+    assert_eq!(pair.back.driver().calls, ["publish", "connect"]);
+}
+
+#[test]
+fn a_closed_end_stays_closed_in_a_restored_domain() {
+    let mut pair = Pair::<false>::new();
+    pair.settle();
+    pair.front.close();
+    pair.settle();
+    pair.machine.plug("test", 5, 1, 2);
+    pair.front.resume().unwrap();
+    pair.settle();
+    assert_eq!(pair.states()[0], State::Closed);
+    assert!(!pair.front.is_connected());
+    pair.front.reopen();
+    pair.settle();
+    assert!(pair.front.is_connected());
+}
+
+#[test]
+fn a_device_that_is_gone_after_a_restore_says_so() {
+    let mut pair = Pair::<false>::new();
+    pair.settle();
+    let toolstack = pair.machine.domain(0);
+    toolstack.store().remove(Transaction::NONE, "/local/domain/1/device").unwrap();
+    assert!(matches!(pair.front.resume(), Err(Error::Peer(_))));
+    assert_eq!(pair.front.driver().calls, ["publish", "connect", "disconnect"]);
 }

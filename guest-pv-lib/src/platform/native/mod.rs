@@ -163,6 +163,17 @@ fn memory_op(command: u64) -> i64 {
     error(Errno::ENOSYS)
 }
 
+/// Tells the hypervisor below, in a domain that has gone on elsewhere, where the shared page and the callback are, and
+/// notes what it says about the rings. Upcalls are masked.
+#[cfg(feature = "alloc")]
+pub(crate) fn rejoin(start_info: &mut xen_abi::xen::StartInfo) {
+    // The new page begins with nothing masked.
+    interrupts::without_interrupts(|| {
+        xen::init(start_info);
+        crate::shared::info().vcpu[0].upcall_mask.store(1, Relaxed);
+    });
+}
+
 /// Runs the upcall where one is due, as a hypervisor does on the way back to its guest.
 pub(crate) fn deliver() {
     let vcpu = this_vcpu();

@@ -280,6 +280,17 @@ impl<T: Transport> Front<T> {
     pub fn reopen(&mut self) {
         self.device.reopen();
     }
+
+    /// Begins anew after the domain was restored, as [`Device::resume`] does. Requests that were under way are over
+    /// ([`Failure::Disconnected`]) and can be made again when the disk is connected; what was [lent](Self::lend) for good
+    /// must be lent again.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn resume(&mut self) -> Result<(), Error> {
+        self.device.resume()
+    }
 }
 
 impl<T: Transport> fmt::Debug for Front<T> {

@@ -330,3 +330,25 @@ fn both_ends_part_and_meet_again() {
     assert!(pair.front.completed().is_none());
     assert_eq!(pair.read(0, 4096), [3; 4096]);
 }
+
+#[test]
+fn a_restored_domain_has_its_disk_again() {
+    let mut pair = Pair::new(|_| SlowDisk::new(100), FrontOptions::default(), BackOptions::default());
+    pair.back.disk_mut().may_end = false;
+    let data = Data::Buffer(pair.buffer(&[4; 4096]));
+    pair.submit(Operation::Write, 0, data);
+    pair.settle();
+    // The toolstack has made the device anew, and its back end knows nothing of the old connection.
+    let (_, at_back) = pair.machine.plug("vbd", 51712, FRONT, BACK);
+    let end = End::back(&pair.buses[1], &at_back).unwrap();
+    pair.back = Back::new(end, SlowDisk::new(200), BackOptions::default());
+    pair.front.resume().unwrap();
+    let done = pair.front.completed().unwrap();
+    assert_eq!((done.operation, done.result), (Operation::Write, Err(Failure::Disconnected)));
+    let Data::Buffer(buffer) = done.data else { panic!("the buffer comes back") };
+    assert_eq!(buffer.as_ref()[..4096], [4; 4096]);
+    pair.settle();
+    assert_eq!(pair.front.geometry().unwrap().sectors, 200);
+    assert_eq!(pair.run(Operation::Write, 0, Data::Buffer(buffer)).result, Ok(()));
+    assert_eq!(pair.read(0, 4096), [4; 4096]);
+}
