@@ -127,7 +127,7 @@ fn ends_that_lie() -> Result<()> {
     let time = Duration::from_secs(variable("PARAVANE_HOSTILE_SECONDS", 60)?);
     let seed = variable("PARAVANE_HOSTILE_SEED", 1)?.to_string();
     let (mut session, port) = start("honest", HONEST)?;
-    web_server(port).with_context(|| tail(&session.output()))?;
+    web_server(port, SHORT).with_context(|| tail(&session.output()))?;
     let without = end_check(&mut session)?;
     drop(session);
 
@@ -147,7 +147,7 @@ fn ends_that_lie() -> Result<()> {
 fn under_attack(session: &mut Session, port: u16, time: Duration) -> Result<Accounts> {
     let end = Instant::now() + time;
     while Instant::now() < end {
-        web_server(port).with_context(|| tail(&session.output()))?;
+        web_server(port, SHORT).with_context(|| tail(&session.output()))?;
         unharmed(&session.output())?;
         std::thread::sleep(LOOK);
     }
@@ -160,7 +160,7 @@ fn under_attack(session: &mut Session, port: u16, time: Duration) -> Result<Acco
     session
         .wait_until(SHORT, |output| last(output).is_some_and(|line| line.contains("is gone")))
         .context("the driver domain does not see that the front end is gone")?;
-    web_server(port).with_context(|| tail(&session.output()))?;
+    web_server(port, SHORT).with_context(|| tail(&session.output()))?;
     let output = session.output();
     unharmed(&output)?;
     busy(&output, time)?;

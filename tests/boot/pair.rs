@@ -35,7 +35,7 @@ fn pair() -> Result<()> {
     let mut session = Session::start(&machine)?;
     session.wait_for("driver-domain: the machine has 1 network cards", LONG)?;
     session.wait_for("webserver: ", LONG)?;
-    web_server(port).with_context(|| tail(&session.output()))?;
+    web_server(port, LONG).with_context(|| tail(&session.output()))?;
     let output = session.wait_until(VERY_LONG, |output| {
         ["(d1) ", "(d2) "].iter().all(|domain| said(output, domain, "done").is_some())
     })?;
@@ -52,7 +52,7 @@ fn pair() -> Result<()> {
         ensure!(kept.len() == 64 && sent.ends_with(kept), "{sent} is {kept} on the disk");
     }
     // All the while.
-    web_server(port).with_context(|| tail(&session.output()))
+    web_server(port, LONG).with_context(|| tail(&session.output()))
 }
 
 /// What a domain said behind `pair: <what>`.
@@ -67,11 +67,11 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Its page and a longer answer, byte by byte.
-pub fn web_server(port: u16) -> Result<()> {
-    let page = String::from_utf8_lossy(&get(port, "/")?).into_owned();
+/// Its page and a longer answer, byte by byte, both within some time.
+pub fn web_server(port: u16, limit: Duration) -> Result<()> {
+    let page = String::from_utf8_lossy(&get(port, "/", limit)?).into_owned();
     ensure!(page.starts_with("<!DOCTYPE html>"), "no page: {page}");
-    let bytes = get(port, &format!("/bytes/{FETCHED}"))?;
+    let bytes = get(port, &format!("/bytes/{FETCHED}"), limit)?;
     ensure!(bytes.len() == FETCHED, "{} bytes", bytes.len());
     let wrong = bytes.iter().enumerate().position(|(n, byte)| usize::from(*byte) != n % 251);
     ensure!(wrong.is_none(), "byte {wrong:?} is wrong");
@@ -79,8 +79,8 @@ pub fn web_server(port: u16) -> Result<()> {
 }
 
 /// The body of an answer.
-fn get(port: u16, path: &str) -> Result<Vec<u8>> {
-    let end = Instant::now() + LONG;
+fn get(port: u16, path: &str, limit: Duration) -> Result<Vec<u8>> {
+    let end = Instant::now() + limit;
     loop {
         match try_get(port, path) {
             Ok(body) => return Ok(body),
