@@ -19,6 +19,8 @@ use crate::xenbus::{Driver, End, Error, Nodes, Role};
 const ORDER: u32 = 4;
 /// The longest message.
 const LARGEST: u32 = 64 << 10;
+/// Names in a directory that are listed: a back end must not be able to fill this domain's memory.
+const MOST_NAMES: usize = 1 << 16;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Handles: the root, and the one that a request works with.
@@ -28,6 +30,9 @@ const WORK: u32 = 1;
 const WRITE_ONLY: u32 = 1;
 /// `Tlopen`: cut the file off at the start.
 const TRUNCATE: u32 = 0o1000;
+
+/// The longest file that [`Files::read`] reads.
+pub const MOST_READ: usize = 16 << 20;
 
 /// Why a request was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,16 +207,29 @@ impl<T: Transport> Files<T> {
         })
     }
 
-    /// All of a file.
+    /// All of a file of at most [`MOST_READ`] bytes.
     ///
     /// # Errors
     ///
     /// [`Failed`].
     pub fn read(&mut self, path: &str) -> Result<Vec<u8>, Failed> {
+        self.read_up_to(path, MOST_READ)
+    }
+
+    /// All of a file of at most `most` bytes. The limit is what keeps a back end from filling this domain's memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Failed`]: [`Code::EFBIG`] for a longer one.
+    pub fn read_up_to(&mut self, path: &str, most: usize) -> Result<Vec<u8>, Failed> {
         self.at(&names(path), |files| {
             files.open(0)?;
             let mut contents = Vec::new();
-            while files.piece(kind::TREAD, contents.len() as u64, &mut contents)? > 0 {}
+            while files.piece(kind::TREAD, contents.len() as u64, &mut contents)? > 0 {
+                if contents.len() > most {
+                    return Err(Failed::Refused(Code::EFBIG));
+                }
+            }
             Ok(contents)
         })
     }
@@ -266,11 +284,11 @@ impl<T: Transport> Files<T> {
     ///
     /// # Errors
     ///
-    /// [`Failed`].
+    /// [`Failed`]: [`Code::EFBIG`] for a directory of more than 65,536.
     pub fn list(&mut self, path: &str) -> Result<Vec<String>, Failed> {
         self.at(&names(path), |files| {
             files.open(0)?;
-            let (mut listed, mut offset) = (Vec::new(), 0);
+            let (mut listed, mut offset, mut entries_left) = (Vec::new(), 0, MOST_NAMES + 2);
             loop {
                 let mut piece = Vec::new();
                 if files.piece(kind::TREADDIR, offset, &mut piece)? == 0 {
@@ -287,6 +305,7 @@ impl<T: Transport> Files<T> {
                     if name != "." && name != ".." {
                         listed.push(name);
                     }
+                    entries_left = entries_left.checked_sub(1).ok_or(Failed::Refused(Code::EFBIG))?;
                 }
             }
         })

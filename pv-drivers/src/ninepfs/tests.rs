@@ -66,6 +66,8 @@ fn files_are_read_written_listed_and_removed() {
         files.make_directory("var").unwrap();
         files.write("var/large", &large).unwrap();
         assert!(files.read("var/large").unwrap() == large);
+        assert_eq!(files.read_up_to("var/large", large.len() - 1), Err(Failed::Refused(Code::EFBIG)));
+        assert!(files.read_up_to("var/large", large.len()).unwrap() == large);
         files.write("var/large", b"short").unwrap();
         assert_eq!(files.read("var/large").unwrap(), b"short");
         for number in 0..3000 {
