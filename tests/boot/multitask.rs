@@ -54,7 +54,7 @@ fn on_xen_as_pvh(name: &str) -> Result<Vec<String>> {
 }
 
 fn pvh_on_xen() -> Result<()> {
-    ["hello", "memory", "smp"].iter().try_for_each(|name| on_xen_as_pvh(name).map(drop))
+    ["hello", "memory", "smp", "grants"].iter().try_for_each(|name| on_xen_as_pvh(name).map(drop))
 }
 
 /// The library's own page tables, its allocators and its address spaces.

@@ -8,8 +8,8 @@ use x86_64::registers::model_specific::Msr;
 use xen_abi::cpuid::*;
 use xen_abi::errno::Errno;
 use xen_abi::grant_table::{
-    GNTST_GENERAL_ERROR, GNTST_OKAY, GNTTABOP_GET_STATUS_FRAMES, GNTTABOP_SETUP_TABLE, GnttabGetStatusFrames,
-    GnttabSetupTable,
+    GNTST_GENERAL_ERROR, GNTST_OKAY, GNTST_PERMISSION_DENIED, GNTTABOP_GET_STATUS_FRAMES,
+    GNTTABOP_MAP_GRANT_REF, GNTTABOP_SETUP_TABLE, GnttabGetStatusFrames, GnttabMapGrantRef, GnttabSetupTable,
 };
 use xen_abi::hvm::hvm_op::{HVMOP_GET_PARAM, HVMOP_SET_PARAM, XenHvmParam};
 use xen_abi::hvm::params::*;
@@ -140,7 +140,11 @@ pub unsafe fn vcpu_op(args: [u64; 6]) -> i64 {
 }
 
 /// `grant_table_op`. The frames of a table have no place of their own in a PVH domain's memory: they get one, behind the
-/// last frame of the kernel's, when they are asked for. (Mapping others' frames by page-table entry is refused.)
+/// last frame of the kernel's, when they are asked for.
+///
+/// Mapping is refused. The addresses of a mapping are physical ones in a PVH domain, and the library has virtual ones; to let
+/// the hypervisor take them is worse than no mapping: a frame of the domain's own loses its place in it, for an address
+/// that does not exist.
 ///
 /// # Safety
 ///
@@ -160,6 +164,10 @@ pub unsafe fn grant_table_op(args: [u64; 6]) -> i64 {
                 let arg = &mut *ptr::with_exposed_provenance_mut::<GnttabGetStatusFrames>(at);
                 let status = XENMAPIDX_GRANT_TABLE_STATUS;
                 arg.status = place(status, first + MOST, arg.nr_frames, arg.frame_list.addr());
+            }
+            Ok(GNTTABOP_MAP_GRANT_REF) => {
+                let list = ptr::with_exposed_provenance_mut::<GnttabMapGrantRef>(at);
+                (0..args[2] as usize).for_each(|index| (*list.add(index)).status = GNTST_PERMISSION_DENIED);
             }
             _ => return call(nr::GRANT_TABLE_OP, args),
         }
