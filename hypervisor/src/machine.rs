@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::Hypervisor;
 use hypervisor_core::cpumask::CpuMask;
 use hypervisor_core::domain::Domain;
-use hypervisor_core::ids::{CpuId, GuestVirt, Mfn, Nanos, Pirq};
+use hypervisor_core::ids::{CpuId, GuestVirt, Mfn, Nanos, PAGE_SIZE, Pirq};
 use hypervisor_core::page::FrameInfo;
 use hypervisor_core::platform::{
     Flush, FrameWords, GuestFault, Line, MachineEnd, MsiRequest, PciAddress, Platform, TimeRecord, Work,
@@ -93,16 +93,20 @@ impl Platform for Machine {
         }
     }
 
-    fn copy_words(&self, dest: &[AtomicU64], source: &[AtomicU64]) {
-        let count = dest.len().min(source.len());
-        // SAFETY: both slices have that many words. They may be the same memory and may change meanwhile, which the
-        // instruction copies word by word all the same; it keeps to aligned words.
+    fn copy_bytes(&self, dest: &FrameWords, to: usize, source: &FrameWords, from: usize, len: usize) {
+        let within = |start: usize| start.checked_add(len).is_some_and(|end| end <= PAGE_SIZE);
+        assert!(within(from) && within(to), "a copy within frames");
+        // SAFETY: the bytes lie within the frames. They may be the same memory and may change meanwhile, which the
+        // instructions copy piece by piece all the same. Words need not be aligned for them.
         unsafe {
             asm!(
                 "rep movsq",
-                inout("rcx") count => _,
-                inout("rdi") dest.as_ptr() => _,
-                inout("rsi") source.as_ptr() => _,
+                "mov ecx, {rest:e}",
+                "rep movsb",
+                rest = in(reg) len % 8,
+                inout("rcx") len / 8 => _,
+                inout("rdi") dest.as_ptr().byte_add(to) => _,
+                inout("rsi") source.as_ptr().byte_add(from) => _,
                 options(nostack, preserves_flags),
             );
         }

@@ -133,11 +133,10 @@ pub trait Platform: Send + Sync + Sized + 'static {
     /// The words of a frame that is RAM (that is: in the frame table and not owned by `DOMID_IO`). Panics else: callers
     /// have looked the frame up first.
     fn frame_words(&self, mfn: Mfn) -> &FrameWords;
-    /// Copies words between frames, in ascending order, as many as both have. Guests may write to them meanwhile.
-    fn copy_words(&self, dest: &[AtomicU64], source: &[AtomicU64]) {
-        for (to, from) in dest.iter().zip(source) {
-            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
+    /// Copies `len` bytes from byte `from` of one frame to byte `to` of another (or the same), in ascending order. Guests may
+    /// write to both meanwhile; what stands around the bytes is not disturbed. Panics where they do not lie within the frames.
+    fn copy_bytes(&self, dest: &FrameWords, to: usize, source: &FrameWords, from: usize, len: usize) {
+        crate::grant::copy_bytes(dest, to, source, from, len);
     }
 
     /// Clears a frame that is RAM.

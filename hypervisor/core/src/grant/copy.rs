@@ -367,7 +367,7 @@ impl<P: Platform> Hypervisor<P> {
             return Err(GrantError::General);
         }
         let words = |mfn| self.platform.frame_words(mfn);
-        copy_bytes(&self.platform, words(source), from, words(dest), to, len);
+        self.platform.copy_bytes(words(dest), to, words(source), from, len);
         Ok(())
     }
 }
@@ -377,21 +377,8 @@ fn narrow(value: usize) -> u16 {
     u16::try_from(value).unwrap_or(u16::MAX)
 }
 
-/// Copies bytes from one frame to another one (or the same), word by word. Bytes around the destination are not
-/// disturbed, even if a guest writes them at the same moment.
-fn copy_bytes<P: Platform>(
-    platform: &P,
-    source: &FrameWords,
-    from: usize,
-    dest: &FrameWords,
-    to: usize,
-    len: usize,
-) {
-    if (from | to | len).is_multiple_of(8) {
-        let words = len / 8;
-        platform.copy_words(&dest[to / 8..][..words], &source[from / 8..][..words]);
-        return;
-    }
+/// [`Platform::copy_bytes`] by atomic operations on words.
+pub fn copy_bytes(dest: &FrameWords, to: usize, source: &FrameWords, from: usize, len: usize) {
     let mut done = 0;
     while done < len {
         let at = to + done;
@@ -440,11 +427,10 @@ mod tests {
             let frame = |seed: u64| -> FrameWords {
                 core::array::from_fn(|i| AtomicU64::new((i as u64 + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
             };
-            let platform = &crate::mock::hypervisor(1).platform;
             let (source, dest) = (frame(1), frame(1000));
             let mut expected = bytes(&dest);
             expected[to..to + len].copy_from_slice(&bytes(&source)[from..from + len]);
-            copy_bytes(platform, &source, from, &dest, to, len);
+            copy_bytes(&dest, to, &source, from, len);
             prop_assert_eq!(bytes(&dest), expected);
         }
     }

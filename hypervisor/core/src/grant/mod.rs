@@ -29,6 +29,7 @@ mod table;
 mod tests;
 mod transfer;
 
+pub(crate) use copy::copy_bytes;
 pub use copy::{CopyEnd, CopyRequest};
 pub use map::{MapRequest, Mapped, Undone, UnmapBatch, UnmapRequest};
 pub use table::TableSize;
