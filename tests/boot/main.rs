@@ -12,6 +12,7 @@ mod bochs;
 mod conformance;
 mod corrupt;
 mod domains;
+mod drivers;
 mod files;
 mod hello;
 mod hostile;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     trials.extend(pair::trials());
     trials.extend(hostile::trials());
     trials.extend(domains::trials());
+    trials.extend(drivers::trials());
     trials.extend(linux::trials());
     trials.extend(bochs::trials());
     trials.extend(hello::trials());

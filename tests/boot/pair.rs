@@ -40,19 +40,24 @@ fn pair() -> Result<()> {
         ["(d1) ", "(d2) "].iter().all(|domain| said(output, domain, "done").is_some())
     })?;
     ensure!(output.contains("root: /dev/xvda ext4"), "its root is not on the disk\n{}", tail(&output));
-    for (domain, other) in [("(d1) ", "(d2) "), ("(d2) ", "(d1) ")] {
-        let line = |of: &str, what: &str| {
-            said(&output, of, what).with_context(|| format!("no `{what}` of {of}\n{}", tail(&output)))
-        };
-        let ping = line(domain, "ping ")?;
-        ensure!(ping.starts_with("5 packets received"), "{domain}{ping}");
-        let (sent, fetched) = (line(other, "serving ")?, line(domain, "fetched ")?);
-        ensure!(sent.starts_with("2097152 bytes ") && fetched.starts_with(sent), "{sent} became {fetched}");
-        let kept = line(domain, "kept ")?;
-        ensure!(kept.len() == 64 && sent.ends_with(kept), "{sent} is {kept} on the disk");
-    }
+    agree(&output, "(d1) ", "(d2) ")?;
+    agree(&output, "(d2) ", "(d1) ")?;
     // All the while.
     web_server(port, LONG).with_context(|| tail(&session.output()))
+}
+
+/// Whether the domain whose lines start with `domain` reached the other one, and has now what that one has.
+pub fn agree(output: &str, domain: &str, other: &str) -> Result<()> {
+    let line = |of: &str, what: &str| {
+        said(output, of, what).with_context(|| format!("no `{what}` of {of}\n{}", tail(output)))
+    };
+    let ping = line(domain, "ping ")?;
+    ensure!(ping.starts_with("5 packets received"), "{domain}{ping}");
+    let (sent, fetched) = (line(other, "serving ")?, line(domain, "fetched ")?);
+    ensure!(sent.starts_with("2097152 bytes ") && fetched.starts_with(sent), "{sent} became {fetched}");
+    let kept = line(domain, "kept ")?;
+    ensure!(kept.len() == 64 && sent.ends_with(kept), "{sent} is {kept} on the disk");
+    Ok(())
 }
 
 /// What a domain said behind `pair: <what>`.

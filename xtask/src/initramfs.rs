@@ -47,6 +47,7 @@ const INITTAB: &str = include_str!("initramfs/inittab");
 const SESSION: &str = include_str!("initramfs/session.sh");
 const SELFTEST: &str = include_str!("initramfs/selftest.sh");
 const LOAD: &str = include_str!("initramfs/load.sh");
+const BLK: &str = include_str!("initramfs/blk.sh");
 const PAIR: &str = include_str!("initramfs/pair.sh");
 const ROOT_INIT: &str = include_str!("initramfs/root.sh");
 /// Room on the disk for what the domains do with it.
@@ -70,6 +71,7 @@ pub fn build() -> Result<PathBuf> {
     archive.file("lib/selftest.sh", 0o644, SELFTEST.as_bytes());
     archive.file("lib/load.sh", 0o755, LOAD.as_bytes());
     archive.file("lib/pair.sh", 0o755, PAIR.as_bytes());
+    archive.file("lib/blk.sh", 0o755, BLK.as_bytes());
     archive.file("lib/checks", 0o644, CHECKS.join("\n").as_bytes());
     archive.file("bin/tsc", 0o755, &fs::read(probe::build(Probe::Userspace)?)?);
 

@@ -7,6 +7,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
 use toml::de::{DeTable, DeValue};
 use xen_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE};
@@ -20,6 +21,30 @@ pub enum Storage {
     Ram(u64),
     /// A virtio disk of the machine, by number.
     Virtio(usize),
+}
+
+impl Storage {
+    /// Reads what the node `params` of a disk says: `ram:64M`, `virtio:0`, `file:<name>`, or the name alone.
+    #[must_use]
+    pub fn from_params(text: &str) -> Option<Self> {
+        match text.split_once(':') {
+            Some(("ram", amount)) => bytes(amount).map(Self::Ram),
+            Some(("virtio", number)) => number.parse().ok().map(Self::Virtio),
+            Some(("file", name)) => Some(Self::File(name.into())),
+            _ => Some(text).filter(|name| !name.is_empty()).map(|name| Self::File(name.into())),
+        }
+    }
+}
+
+impl fmt::Display for Storage {
+    /// As [`from_params`](Self::from_params) reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(name) => write!(f, "file:{name}"),
+            Self::Ram(bytes) => write!(f, "ram:{}K", bytes >> 10),
+            Self::Virtio(number) => write!(f, "virtio:{number}"),
+        }
+    }
 }
 
 /// A disk.
@@ -257,6 +282,22 @@ name = "drivers"
         assert_eq!(web.disks, [root, second]);
         let first = Net { number: 0, mac: [0, 0x16, 0x3e, 0, 0, 10] };
         assert_eq!(web.nets, [first, Net { number: 1, mac: [0, 0x16, 0x3e, 1, 0, 1] }]);
+    }
+
+    #[test]
+    fn params_name_contents() {
+        for (text, storage) in [
+            ("ram:2M", Storage::Ram(2 << 20)),
+            ("virtio:1", Storage::Virtio(1)),
+            ("file:ram:1M", Storage::File("ram:1M".into())),
+            ("guest:root.ext4", Storage::File("guest:root.ext4".into())),
+        ] {
+            assert_eq!(Storage::from_params(text), Some(storage.clone()), "{text}");
+            assert_eq!(Storage::from_params(&storage.to_string()), Some(storage), "{text}");
+        }
+        for text in ["", "ram:", "ram:2", "virtio:x"] {
+            assert_eq!(Storage::from_params(text), None, "{text}");
+        }
     }
 
     #[test]

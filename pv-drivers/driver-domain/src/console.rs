@@ -1,8 +1,10 @@
-//! The consoles of served domains: what they write appears, line by line, on this domain's own.
+//! The consoles of served domains: what they write appears, line by line, on this domain's own, and what is typed there
+//! goes to the one that was chosen, whose output appears as it is.
 //!
 //! The page is the other domain's. Its indexes are only believed where they make sense, and a line that
 //! never ends is cut.
 
+use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -14,11 +16,16 @@ use xen_abi::io::console::XENCONS_OUT_SIZE;
 
 /// A line is cut after so many bytes.
 const LONGEST: usize = 512;
+/// Input that waits at most for a domain that does not read; further input is lost, as on any line without flow control.
+const BACKLOG: usize = 4096;
+/// The byte of the hypervisor's notes in the input, before the number of the domain that what follows is for.
+const SELECT: u8 = 0xff;
 
 /// The serving end of a console's page.
 pub struct Console<M> {
     page: Page<M>,
     line: Vec<u8>,
+    typed: VecDeque<u8>,
 }
 
 impl<M> fmt::Debug for Console<M> {
@@ -27,33 +34,65 @@ impl<M> fmt::Debug for Console<M> {
     }
 }
 
+/// What a domain wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output<'a> {
+    /// A line, without its end and without anything that a terminal obeys.
+    Line(&'a str),
+    /// Bytes as they are, of the domain that has the input.
+    Raw(&'a [u8]),
+}
+
 impl<M: Deref<Target = [AtomicU32]>> Console<M> {
     /// Takes a page as it is: the domain may have written to it already. None where the memory is smaller than the
     /// rings.
     pub fn new(page: M) -> Option<Self> {
-        Page::new(page).map(|page| Self { page, line: Vec::new() })
+        Page::new(page).map(|page| Self { page, line: Vec::new(), typed: VecDeque::new() })
     }
 
-    /// Takes what the domain wrote and hands whole lines on. True: something moved, and the domain is to be notified.
-    pub fn serve(&mut self, mut line: impl FnMut(&str)) -> bool {
+    /// Takes what the domain wrote and hands it on, and gives it what was typed, as far as there is room. True: something
+    /// moved, and the domain is to be notified.
+    pub fn serve(&mut self, is_chosen: bool, mut out: impl FnMut(Output<'_>)) -> bool {
         let mut bytes = [0; XENCONS_OUT_SIZE as usize];
         // A ring that makes no sense has nothing in it.
         let count = self.page.output().pop(&mut bytes).unwrap_or(0);
-        for byte in &bytes[..count] {
-            if *byte == b'\n' || self.line.len() == LONGEST {
-                line(&clean(&self.line));
+        if is_chosen {
+            self.show(&bytes[..count], &mut out);
+        } else {
+            self.collect(&bytes[..count], &mut out);
+        }
+        self.give() | (count > 0)
+    }
+
+    /// The prompt that stands there, and what follows.
+    fn show(&mut self, bytes: &[u8], out: &mut impl FnMut(Output<'_>)) {
+        for part in [&core::mem::take(&mut self.line), bytes].into_iter().filter(|part| !part.is_empty()) {
+            out(Output::Raw(part));
+        }
+    }
+
+    fn collect(&mut self, bytes: &[u8], out: &mut impl FnMut(Output<'_>)) {
+        for &byte in bytes {
+            if byte == b'\n' || self.line.len() == LONGEST {
+                out(Output::Line(&clean(&self.line)));
                 self.line.clear();
             }
             if !matches!(byte, b'\n' | b'\r') {
-                self.line.push(*byte);
+                self.line.push(byte);
             }
         }
-        count > 0
     }
 
-    /// Types something; answers how much of it there was room for.
-    pub fn type_in(&mut self, bytes: &[u8]) -> usize {
-        self.page.input().push(bytes).unwrap_or(0)
+    /// Types something.
+    pub fn type_in(&mut self, bytes: &[u8]) {
+        let room = BACKLOG - self.typed.len();
+        self.typed.extend(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn give(&mut self) -> bool {
+        let given = self.page.input().push(self.typed.make_contiguous()).unwrap_or(0);
+        self.typed.drain(..given);
+        given > 0
     }
 }
 
@@ -62,12 +101,43 @@ fn clean(line: &[u8]) -> String {
     String::from_utf8_lossy(line).chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect()
 }
 
+/// Whom typed bytes are for: the hypervisor says so between them.
+#[derive(Debug, Default)]
+pub struct Keyboard {
+    chosen: Option<u16>,
+    note: Vec<u8>,
+}
+
+impl Keyboard {
+    /// The domain that was chosen; none at first, and where nobody's console is meant but this domain's.
+    #[must_use]
+    pub fn chosen(&self) -> Option<u16> {
+        self.chosen
+    }
+
+    /// Hands each typed byte to the domain that it is for.
+    pub fn sort(&mut self, bytes: &[u8], mut to: impl FnMut(u16, u8)) {
+        for &byte in bytes {
+            match self.note[..] {
+                [] if byte == SELECT => self.note.push(byte),
+                [] => self.chosen.iter().for_each(|domain| to(*domain, byte)),
+                [_] => self.note.push(byte),
+                [_, high, ..] => {
+                    self.chosen = Some(u16::from_be_bytes([high, byte]));
+                    self.note.clear();
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::format;
     use alloc::sync::Arc;
     use core::sync::atomic::Ordering::SeqCst;
-    use xen_abi::io::console::XenconsInterface;
+    use xen_abi::io::console::{XENCONS_IN_SIZE, XenconsInterface};
 
     type Words = Arc<[AtomicU32]>;
 
@@ -75,15 +145,27 @@ mod tests {
         assert_eq!(Page::new(page.clone()).unwrap().output().push(bytes), Ok(bytes.len()));
     }
 
+    fn output(console: &mut Console<Words>, is_chosen: bool) -> (bool, Vec<String>) {
+        let mut all = Vec::new();
+        let moved = console.serve(is_chosen, |out| match out {
+            Output::Line(line) => all.push(line.into()),
+            Output::Raw(bytes) => all.push(format!("raw {}", str::from_utf8(bytes).unwrap())),
+        });
+        (moved, all)
+    }
+
     fn lines(console: &mut Console<Words>) -> (bool, Vec<String>) {
-        let mut lines = Vec::new();
-        (console.serve(|line| lines.push(line.into())), lines)
+        output(console, false)
+    }
+
+    fn console() -> (Words, Console<Words>) {
+        let page: Words = (0..1024).map(|_| AtomicU32::new(0)).collect();
+        (page.clone(), Console::new(page).unwrap())
     }
 
     #[test]
     fn lines_come_whole() {
-        let page: Words = (0..1024).map(|_| AtomicU32::new(0)).collect();
-        let mut console = Console::new(page.clone()).unwrap();
+        let (page, mut console) = console();
         write(&page, b"one\r\ntw");
         assert_eq!(lines(&mut console), (true, vec!["one".into()]));
         write(&page, b"o\n\x1b[2Jthree\n");
@@ -91,9 +173,47 @@ mod tests {
         assert_eq!(lines(&mut console), (false, vec![]));
         write(&page, &[b'x'; 600]);
         assert_eq!(lines(&mut console).1, [String::from_utf8(vec![b'x'; LONGEST]).unwrap()]);
-        assert_eq!(console.type_in(b"ls\n"), 3);
-        assert_eq!(Page::new(page.clone()).unwrap().input().readable(), Ok(3));
         page[core::mem::offset_of!(XenconsInterface, out_prod) / 4].store(0x8000_0000, SeqCst);
         assert_eq!(lines(&mut console), (false, vec![]), "indexes that make no sense");
+    }
+
+    #[test]
+    fn the_chosen_one_is_seen_as_it_writes() {
+        let (page, mut console) = console();
+        write(&page, b"log\nlogin: ");
+        assert_eq!(lines(&mut console).1, ["log"]);
+        assert_eq!(output(&mut console, true), (false, vec!["raw login: ".into()]));
+        write(&page, b"ro\x1b[m");
+        assert_eq!(output(&mut console, true), (true, vec!["raw ro\x1b[m".into()]));
+        write(&page, b"ot\n");
+        assert_eq!(lines(&mut console).1, ["ot"]);
+    }
+
+    #[test]
+    fn what_is_typed_arrives_as_far_as_it_is_read() {
+        let (page, mut console) = console();
+        let typed: Vec<u8> = (0..5000u32).map(|n| n as u8).collect();
+        console.type_in(&typed);
+        let (guest, mut got) = (Page::new(page).unwrap(), Vec::<u8>::new());
+        while lines(&mut console).0 {
+            let mut bytes = [0; XENCONS_IN_SIZE as usize];
+            let count = guest.input().pop(&mut bytes).unwrap();
+            got.extend(&bytes[..count]);
+        }
+        assert_eq!(got, typed[..BACKLOG]);
+    }
+
+    #[test]
+    fn notes_say_whom_input_is_for() {
+        let mut keyboard = Keyboard::default();
+        let mut sort = |bytes: &[u8]| {
+            let mut all = Vec::new();
+            keyboard.sort(bytes, |domain, byte| all.push((domain, byte)));
+            (keyboard.chosen(), all)
+        };
+        assert_eq!(sort(b"nobody"), (None, vec![]));
+        assert_eq!(sort(&[0xff, 1]), (None, vec![]));
+        assert_eq!(sort(&[2, b'a', 0xff]), (Some(0x102), vec![(0x102, b'a')]));
+        assert_eq!(sort(&[0xff, 0xff, b'b']), (Some(0xffff), vec![(0xffff, b'b')]));
     }
 }

@@ -1,34 +1,45 @@
-//! The devices of a served domain: a back end for each of its disks and network interfaces.
+//! Back ends of disks and network interfaces, from the directories that describe them in xenstore.
+//!
+//! What was written to a disk in memory is kept for as long as this domain lives: a domain that starts anew finds it.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use core::fmt;
 
 use pv_drivers::blk::{Back, BackOptions, BlockDevice, ImageDisk, RamDisk, SECTOR};
 use pv_drivers::net::back::{Net, SharedBridge, check};
 use pv_drivers::transport::Transport;
 use pv_drivers::xenbus::{self, Bus, End};
 
-use crate::config::{Disk, Served, Storage};
-use crate::domains::Device;
-use crate::{archive, nodes};
+use crate::archive;
+use crate::config::Storage;
 
-/// What a device is made from.
-pub struct Sources<'a, T: Transport> {
-    /// The connection to xenstore.
-    pub bus: &'a Bus<T>,
-    /// Where files are.
-    pub archive: &'static [u8],
-    /// Where networks are connected.
-    pub bridge: &'a SharedBridge<T>,
-    /// The identifier of this domain.
-    pub own: u16,
+/// The back end of a device.
+pub trait Device {
+    /// Does what there is to do; answers whether there was anything.
+    fn serve(&mut self) -> bool;
+
+    /// Ends the connection for good.
+    fn close(&mut self);
+
+    /// Whether it has closed, and nothing of the front end's is used any more.
+    fn is_closed(&self) -> bool;
 }
 
 impl<T: Transport, D: BlockDevice<T>> Device for Back<T, D> {
     fn serve(&mut self) -> bool {
         self.poll()
+    }
+
+    fn close(&mut self) {
+        self.close();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed()
     }
 }
 
@@ -39,54 +50,101 @@ impl<T: Transport> Device for Interface<T> {
     fn serve(&mut self) -> bool {
         self.0.poll() | check(&mut self.0)
     }
-}
 
-impl<T: Transport> Sources<'_, T> {
-    fn end(&self, kind: &str, served: &Served, number: u32) -> Result<End<T>, String> {
-        let path = nodes::back_end(self.own, kind, served.id, number);
-        End::back(self.bus, &path).map_err(|why| format!("{path}: {why}"))
+    fn close(&mut self) {
+        self.0.close();
     }
 
-    /// The back end of a disk whose contents are a file or memory; none for another storage.
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+/// A disk of the machine, by number.
+type MachineDisk<T> = Box<dyn Fn(usize) -> Option<Box<dyn BlockDevice<T>>>>;
+
+/// What devices are made from.
+pub struct Sources<T: Transport> {
+    bus: Bus<T>,
+    archive: &'static [u8],
+    bridge: SharedBridge<T>,
+    machine: MachineDisk<T>,
+    /// Disks in memory that were written to, or may have been, by key.
+    kept: BTreeMap<String, RamDisk<T>>,
+}
+
+impl<T: Transport> fmt::Debug for Sources<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("bus", &self.bus).finish_non_exhaustive()
+    }
+}
+
+impl<T: Transport> Sources<T> {
+    /// Files of `archive`, memory, and the disks of the machine; a network interface is a port of `bridge`.
+    pub fn new(
+        bus: &Bus<T>,
+        archive: &'static [u8],
+        bridge: &SharedBridge<T>,
+        machine: impl Fn(usize) -> Option<Box<dyn BlockDevice<T>>> + 'static,
+    ) -> Self {
+        let (bus, bridge) = (bus.clone(), Arc::clone(bridge));
+        Self { bus, archive, bridge, machine: Box::new(machine), kept: BTreeMap::new() }
+    }
+
+    /// The connection to xenstore.
+    #[must_use]
+    pub fn bus(&self) -> &Bus<T> {
+        &self.bus
+    }
+
+    fn end(&self, path: &str) -> Result<End<T>, String> {
+        End::back(&self.bus, path).map_err(|why| format!("{path}: {why}"))
+    }
+
+    /// The back end of a disk that the directory `path` describes. What is written is kept under `key`.
     ///
     /// # Errors
     ///
     /// Why there is none, in one sentence without its full stop.
-    pub fn disk(&self, served: &Served, disk: &Disk) -> Result<Option<Box<dyn Device>>, String> {
-        let no_memory = |why| format!("disk {}: {why}", disk.name);
-        match &disk.storage {
+    pub fn disk(
+        &mut self,
+        path: &str,
+        key: &str,
+        storage: &Storage,
+        readonly: bool,
+    ) -> Result<Box<dyn Device>, String> {
+        if let Storage::Virtio(number) = storage {
+            let disk = (self.machine)(*number);
+            return self
+                .back_end(path, disk.ok_or_else(|| format!("the machine has no virtio disk {number}"))?);
+        }
+        if let Some(disk) = self.kept.get(key).cloned() {
+            return if readonly { self.back_end(path, disk.read_only()) } else { self.back_end(path, disk) };
+        }
+        let (contents, sectors): (&[u8], _) = match storage {
             Storage::File(name) => {
                 let file = archive::find(self.archive, name);
-                let file = file.ok_or_else(|| format!("disk {}: the archive has no {name}", disk.name))?;
-                if disk.readonly {
-                    return self.back_end(served, disk, ImageDisk::new(file)).map(Some);
+                let file = file.ok_or_else(|| format!("the archive has no {name}"))?;
+                if readonly {
+                    return self.back_end(path, ImageDisk::new(file));
                 }
-                let sectors = file.len().div_ceil(SECTOR) as u64;
-                let mut memory = RamDisk::new(self.bus.transport(), sectors).map_err(no_memory)?;
-                memory.fill(0, file);
-                self.back_end(served, disk, memory).map(Some)
+                (file, file.len().div_ceil(SECTOR) as u64)
             }
-            Storage::Ram(bytes) => {
-                let memory = RamDisk::new(self.bus.transport(), bytes / SECTOR as u64).map_err(no_memory)?;
-                self.back_end(served, disk, memory).map(Some)
-            }
-            Storage::Virtio(_) => Ok(None),
-        }
+            Storage::Ram(bytes) => (&[], bytes / SECTOR as u64),
+            Storage::Virtio(_) => (&[], 0),
+        };
+        let mut disk = RamDisk::new(self.bus.transport(), sectors).map_err(|why| why.to_string())?;
+        disk.fill(0, contents);
+        self.kept.insert(key.into(), disk.clone());
+        self.back_end(path, disk)
     }
 
-    /// The back end of a disk that is `contents`.
-    ///
-    /// # Errors
-    ///
-    /// What xenstore says.
-    pub fn back_end<D: BlockDevice<T> + 'static>(
+    fn back_end<D: BlockDevice<T> + 'static>(
         &self,
-        served: &Served,
-        disk: &Disk,
+        path: &str,
         contents: D,
     ) -> Result<Box<dyn Device>, String> {
-        let end = self.end("vbd", served, disk.number)?;
-        Ok(Box::new(Back::new(end, contents, BackOptions::default())))
+        Ok(Box::new(Back::new(self.end(path)?, contents, BackOptions::default())))
     }
 
     /// The back end of a network interface, at the bridge.
@@ -94,9 +152,13 @@ impl<T: Transport> Sources<'_, T> {
     /// # Errors
     ///
     /// What xenstore says.
-    pub fn interface(&self, served: &Served, number: u32) -> Result<Box<dyn Device>, String> {
-        let end = self.end("vif", served, number)?;
-        let driver = Net::new(Arc::clone(self.bridge));
-        Ok(Box::new(Interface(xenbus::Device::new(end, driver))))
+    pub fn interface(&self, path: &str) -> Result<Box<dyn Device>, String> {
+        let driver = Net::new(Arc::clone(&self.bridge));
+        Ok(Box::new(Interface(xenbus::Device::new(self.end(path)?, driver))))
+    }
+
+    /// Forgets what was written under `key`.
+    pub fn forget(&mut self, key: &str) {
+        self.kept.remove(key);
     }
 }

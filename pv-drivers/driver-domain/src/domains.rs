@@ -17,22 +17,12 @@ use pv_drivers::transport::{Access, Error, GrantRef, Port, Transport};
 use spin::Mutex;
 
 use crate::config::{Config, Offer, Served};
-use crate::console::Console;
+use crate::console::{Console, Keyboard, Output};
+use crate::devices::Device;
 use crate::nodes;
 
 /// How often a domain that is away is tried, and one that is here is looked after.
 pub const LOOK: Duration = Duration::from_millis(500);
-
-/// Whatever else serves a domain: the back end of one of its devices.
-pub trait Device {
-    /// Does what there is to do; answers whether there was anything.
-    fn serve(&mut self) -> bool;
-
-    /// Before sleeping: asks for the events that make it worth to serve again. True: there is work already.
-    fn sleep(&mut self) -> bool {
-        false
-    }
-}
 
 /// What the loop needs of the machine around it.
 pub trait Machine<T: Transport> {
@@ -49,6 +39,12 @@ pub trait Machine<T: Transport> {
     fn gone(&mut self, name: &str) {
         self.line(name, format_args!("is gone"));
     }
+
+    /// What the domain that has the input wrote to its console, as it is.
+    fn raw(&mut self, bytes: &[u8]);
+
+    /// Takes what was typed; answers how many bytes that was.
+    fn typed(&mut self, bytes: &mut [u8]) -> usize;
 }
 
 /// A console and its port.
@@ -77,6 +73,7 @@ pub struct Domains<T: Transport> {
     server: Arc<Mutex<Server>>,
     store: Local,
     domains: Vec<Domain<T>>,
+    keyboard: Keyboard,
 }
 
 impl<T: Transport> fmt::Debug for Domains<T> {
@@ -91,13 +88,20 @@ impl<T: Transport> Domains<T> {
         let store = Local::new(server, config.own, true, None);
         let away = |served| Domain { served, here: None, next: Duration::ZERO };
         let domains = config.served.into_iter().map(away).collect();
-        Self { transport, own: config.own, server: server.clone(), store, domains }
+        Self {
+            transport,
+            own: config.own,
+            server: server.clone(),
+            store,
+            domains,
+            keyboard: Keyboard::default(),
+        }
     }
 
     /// Does what there is to do for each of them; answers whether there was anything.
     pub fn serve(&mut self, machine: &mut impl Machine<T>) -> bool {
         let now = self.transport.now();
-        let mut moved = false;
+        let mut moved = self.take_input(machine);
         for index in 0..self.domains.len() {
             if now >= self.domains[index].next {
                 self.domains[index].next = now + LOOK;
@@ -105,17 +109,35 @@ impl<T: Transport> Domains<T> {
             }
             let Domain { served, here, .. } = &mut self.domains[index];
             if let Some(here) = here {
-                moved |= here.serve(&self.server, |line| machine.line(&served.name, format_args!("{line}")));
+                let is_chosen = self.keyboard.chosen() == Some(served.id);
+                moved |= here.serve(&self.server, is_chosen, |out| match out {
+                    Output::Line(line) => machine.line(&served.name, format_args!("{line}")),
+                    Output::Raw(bytes) => machine.raw(bytes),
+                });
             }
         }
         moved
     }
 
-    /// Before sleeping, when nothing moved: has all devices ask for events. True: there is work already.
-    #[must_use = "true means: do not sleep"]
-    pub fn sleep(&mut self) -> bool {
-        let devices = self.domains.iter_mut().filter_map(|domain| domain.here.as_mut());
-        devices.flat_map(|here| &mut here.devices).fold(false, |work, device| work | device.sleep())
+    /// Gives what was typed to those whom it is for; whether there was something.
+    fn take_input(&mut self, machine: &mut impl Machine<T>) -> bool {
+        let (mut bytes, mut moved) = ([0; 64], false);
+        loop {
+            let count = machine.typed(&mut bytes);
+            if count == 0 {
+                return moved;
+            }
+            moved = true;
+            let domains = &mut self.domains;
+            self.keyboard.sort(&bytes[..count], |domain, byte| {
+                let here = domains.iter_mut().find(|other| other.served.id == domain);
+                let console = here.and_then(|domain| domain.here.as_mut()?.console.as_mut());
+                // What is typed to a domain that is not here is lost.
+                if let Some((console, _)) = console {
+                    console.type_in(&[byte]);
+                }
+            });
+        }
     }
 
     /// How many are here.
@@ -192,7 +214,7 @@ impl From<StoreError> for Failure {
 }
 
 impl<T: Transport> Here<T> {
-    fn serve(&mut self, server: &Mutex<Server>, mut line: impl FnMut(&str)) -> bool {
+    fn serve(&mut self, server: &Mutex<Server>, is_chosen: bool, out: impl FnMut(Output<'_>)) -> bool {
         let _ = self.port.take();
         let mut moved = self.link.serve(&mut server.lock());
         if moved {
@@ -200,7 +222,7 @@ impl<T: Transport> Here<T> {
         }
         if let Some((console, port)) = &mut self.console {
             let _ = port.take();
-            if console.serve(&mut line) {
+            if console.serve(is_chosen, out) {
                 port.notify();
                 moved = true;
             }
@@ -219,6 +241,7 @@ mod tests {
     use alloc::string::String;
     use core::sync::atomic::AtomicU32;
     use guest_pv_lib::xenstore::{Client, Link as ClientLink, Ring};
+    use pv_drivers::console::Page;
     use pv_drivers::transport::Granted;
     use pv_drivers::transport::host::{self, HostTransport};
 
@@ -226,6 +249,7 @@ mod tests {
     #[derive(Default)]
     struct Around {
         said: Vec<String>,
+        typed: Vec<u8>,
         gone: bool,
     }
 
@@ -240,6 +264,17 @@ mod tests {
 
         fn line(&mut self, name: &str, line: fmt::Arguments<'_>) {
             self.said.push(format!("{name}: {line}"));
+        }
+
+        fn raw(&mut self, bytes: &[u8]) {
+            self.said.push(format!("raw {}", String::from_utf8_lossy(bytes)));
+        }
+
+        fn typed(&mut self, bytes: &mut [u8]) -> usize {
+            let count = self.typed.len().min(bytes.len());
+            bytes[..count].copy_from_slice(&self.typed[..count]);
+            self.typed.drain(..count);
+            count
         }
     }
 
@@ -312,5 +347,34 @@ mod tests {
         domains.serve(&mut around);
         assert_eq!((domains.here(), around.said.last().unwrap().as_str()), (0, "g: is gone"));
         assert!(!there(&back) && !there("/local/domain/4"));
+    }
+
+    #[test]
+    fn a_console_is_seen_and_typed_to() {
+        let machine = host::Machine::new();
+        let server = Arc::new(Mutex::new(Server::default()));
+        let (_ring, _port, mut served) = guest(&machine, 4);
+        let transport = machine.domain(4);
+        let page = transport.lend(transport.buffer(1).unwrap(), 9, Access::ReadWrite);
+        let page = Arc::new(page.map_err(|(error, _)| error).unwrap());
+        let port = transport.listen(9).unwrap();
+        served.console = Some(Offer { reference: page.refs()[0].0, port: port.number() });
+        let mut around = Around::default();
+        let mut domains = Domains::new(machine.domain(9), &server, Config { own: 9, served: vec![served] });
+        let page = Page::new(Lent(page)).unwrap();
+        let mut write = |around: &mut Around, bytes: &[u8]| {
+            page.output().push(bytes).unwrap();
+            while domains.serve(around) {}
+            around.said.pop()
+        };
+        assert_eq!(write(&mut around, b"one\n").as_deref(), Some("g: one"));
+        around.typed.extend(b"x\xff\x00\x04ls\n");
+        assert_eq!(write(&mut around, b"# ").as_deref(), Some("raw # "));
+        let mut bytes = [0; 8];
+        assert_eq!((page.input().pop(&mut bytes), &bytes[..3]), (Ok(3), &b"ls\n"[..]));
+        assert!(port.take(), "it was notified");
+        around.typed.extend(b"\xff\x00\x09quit");
+        assert_eq!(write(&mut around, b"two\n").as_deref(), Some("g: two"));
+        assert_eq!(page.input().pop(&mut bytes), Ok(0));
     }
 }

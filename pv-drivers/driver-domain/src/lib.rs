@@ -1,4 +1,5 @@
-//! A driver domain: xenstore, consoles, disks and networks for other domains, without a toolstack.
+//! A driver domain: xenstore, consoles, disks and networks for other domains, without a toolstack; or disks and networks
+//! only, where another domain's toolstack asks for them.
 //!
 //! - [`config`]: whom it serves, and with what: from the command line that the hypervisor wrote, and from the
 //!   description of the machine in its archive.
@@ -6,10 +7,12 @@
 //! - [`nodes`]: what a toolstack would write into xenstore for a domain and its devices.
 //! - [`domains`]: the served domains, from the first look at their rings to their end, and starting anew.
 //! - [`console`], [`devices`]: their consoles, disks and network interfaces.
+//! - [`hosted`]: the devices that a toolstack asks for, in its own xenstore.
 //!
 //! ```text
 //! command line, archive ─► config ─► domains ─┬─► nodes ─► xenstore server ◄─ each domain's ring
 //!                                             └─► consoles, back ends of disks and networks
+//! a toolstack's xenstore ◄──────────► hosted ───► back ends of disks and networks
 //! ```
 //!
 //! Everything here is driven by one loop and written against `pv_drivers::transport::Transport`, so that tests run it
@@ -26,4 +29,5 @@ pub mod config;
 pub mod console;
 pub mod devices;
 pub mod domains;
+pub mod hosted;
 pub mod nodes;

@@ -8,7 +8,7 @@ use pv_drivers::store::server::home;
 use pv_drivers::store::{Error, Permission, Store, Transaction};
 use xen_abi::io::xenbus::XENBUS_STATE_INITIALISING;
 
-use crate::config::{Disk, Net, Served, Storage};
+use crate::config::{Disk, Net, Served};
 
 const NONE: Transaction = Transaction::NONE;
 
@@ -110,11 +110,7 @@ fn introduce_device(
 fn introduce_disk(store: &impl Store, own: u16, id: u16, disk: &Disk) -> Result<(), Error> {
     let number = disk.number.to_string();
     let front = [("virtual-device", number.as_str()), ("device-type", "disk")];
-    let params = match &disk.storage {
-        Storage::File(file) => file.clone(),
-        Storage::Ram(bytes) => format!("ram {bytes}"),
-        Storage::Virtio(number) => format!("virtio {number}"),
-    };
+    let params = disk.storage.to_string();
     let mode = if disk.readonly { "r" } else { "w" };
     let back = [
         ("removable", "0"),

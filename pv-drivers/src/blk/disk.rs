@@ -1,13 +1,15 @@
 //! Disks that need no hardware.
 
+use alloc::sync::Arc;
 use core::fmt;
 
 use super::{BlockDevice, Failed, Geometry, Job, Operation, Progress, SECTOR};
 use crate::transport::{Error, PAGE_SIZE, Transport, words};
 
-/// A disk in memory, empty at first. It knows flush and discard.
+/// A disk in memory, empty at first. It knows flush and discard. Clones are the same disk, whose contents live as long as
+/// one of them.
 pub struct RamDisk<T: Transport> {
-    memory: T::Memory,
+    memory: Arc<T::Memory>,
     geometry: Geometry,
 }
 
@@ -33,7 +35,7 @@ impl<T: Transport> RamDisk<T> {
             discard: true,
             ..Geometry::new(sectors)
         };
-        Self { memory, geometry }
+        Self { memory: Arc::new(memory), geometry }
     }
 
     /// The same disk, to be read only.
@@ -48,6 +50,12 @@ impl<T: Transport> RamDisk<T> {
         let size = self.geometry.sectors as usize * SECTOR;
         let start = usize::try_from(sector).map_or(size, |sector| sector.saturating_mul(SECTOR).min(size));
         words::store(&self.memory, start, &bytes[..bytes.len().min(size - start)]);
+    }
+}
+
+impl<T: Transport> Clone for RamDisk<T> {
+    fn clone(&self) -> Self {
+        Self { memory: self.memory.clone(), geometry: self.geometry }
     }
 }
 

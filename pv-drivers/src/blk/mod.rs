@@ -18,6 +18,7 @@ mod front;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
 use core::fmt;
 
 pub use back::{Back, Options as BackOptions};
@@ -136,4 +137,22 @@ pub trait BlockDevice<T: Transport>: Send {
 
     /// Calls `done` with tag and result of each job that ended since the last time.
     fn poll(&mut self, _staging: &T::Memory, _done: &mut dyn FnMut(u16, Result<(), Failed>)) {}
+}
+
+impl<T: Transport, D: BlockDevice<T> + ?Sized> BlockDevice<T> for Box<D> {
+    fn geometry(&self) -> Geometry {
+        (**self).geometry()
+    }
+
+    fn memory(&self) -> Option<&T::Memory> {
+        (**self).memory()
+    }
+
+    fn submit(&mut self, job: Job, staging: &T::Memory) -> Result<Progress, Failed> {
+        (**self).submit(job, staging)
+    }
+
+    fn poll(&mut self, staging: &T::Memory, done: &mut dyn FnMut(u16, Result<(), Failed>)) {
+        (**self).poll(staging, done);
+    }
 }

@@ -31,6 +31,7 @@ grep -qw paravane.test /proc/cmdline && . /lib/selftest.sh
 
 grep -q paravane.load= /proc/cmdline && /lib/load.sh &
 grep -q paravane.pair= /proc/cmdline && /lib/pair.sh >/dev/console 2>&1 &
+grep -q paravane.blk= /proc/cmdline && /lib/blk.sh >/dev/console 2>&1 &
 
 # From here on busybox's own init is process 1: it knows what poweroff and reboot ask of it (see inittab).
 exec init

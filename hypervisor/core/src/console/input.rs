@@ -2,6 +2,10 @@
 //!
 //! Each third switch character in a row hands the input on: from domain to domain by number, then to the hypervisor, then
 //! to the first domain again. Fewer than three in a row are ordinary input, late by one byte.
+//!
+//! A domain whose console another domain serves takes its turn too. Its input goes to that server, which is told at each
+//! switch whom the bytes behind are for: by [`SELECT`] and the domain's number in two bytes, most significant first; its own
+//! number where the server itself is meant. No keyboard sends that byte, and no text in UTF-8 has it.
 
 use super::keys::Pending;
 use crate::Hypervisor;
@@ -18,6 +22,9 @@ use xen_abi::xen::VIRQ_CONSOLE;
 const CAPACITY: usize = 4096;
 /// Switch characters in a row that hand the input on.
 const SWITCH_COUNT: u8 = 3;
+
+/// The first byte of the note by which a server of consoles is told whom input is for.
+const SELECT: u8 = 0xff;
 
 /// Who has the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +45,8 @@ pub(super) struct Input {
     switching: u8,
     /// Input that waits for domains without a ring.
     waiting: BTreeMap<DomId, VecDeque<u8>>,
+    /// Domains whose consoles other domains serve, and these.
+    served: BTreeMap<DomId, DomId>,
     /// What the hypervisor was asked for and not yet told completely.
     pub(super) key: Pending,
 }
@@ -52,7 +61,13 @@ enum Typed {
 
 impl Input {
     pub(super) const fn new() -> Self {
-        Self { owner: Owner::Nobody, switching: 0, waiting: BTreeMap::new(), key: Pending::None }
+        Self {
+            owner: Owner::Nobody,
+            switching: 0,
+            waiting: BTreeMap::new(),
+            served: BTreeMap::new(),
+            key: Pending::None,
+        }
     }
 
     /// Adds input of a domain; answers whether any of it found room.
@@ -130,8 +145,17 @@ impl<P: Platform> Hypervisor<P> {
         let id = match self.console_owner() {
             Owner::Nobody => return,
             Owner::Hypervisor => return bytes.iter().for_each(|key| self.console_key(*key)),
-            Owner::Domain(id) => id,
+            Owner::Domain(id) => self.console_server(id).unwrap_or(id),
         };
+        self.give_input(id, bytes);
+    }
+
+    /// Who serves a domain's console, if that is another domain.
+    fn console_server(&self, domain: DomId) -> Option<DomId> {
+        self.console.input.lock().served.get(&domain).copied()
+    }
+
+    fn give_input(&self, id: DomId, bytes: &[u8]) {
         let Some(domain) = self.domains.get(id) else { return };
         let Some(ring) = self.console.ring(id) else {
             if self.console.input.lock().add(id, bytes) {
@@ -162,8 +186,10 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn next_console_user(&self, wanted: impl Fn(DomId) -> bool) -> Option<DomId> {
-        let uses =
-            |domain: &Arc<Domain<P>>| domain.uses_console_io() || self.console.ring(domain.id).is_some();
+        let uses = |domain: &Arc<Domain<P>>| {
+            let id = domain.id;
+            domain.uses_console_io() || self.console.ring(id).is_some() || self.console_server(id).is_some()
+        };
         self.domains.all().iter().find(|domain| wanted(domain.id) && uses(domain)).map(|domain| domain.id)
     }
 
@@ -185,12 +211,29 @@ impl<P: Platform> Hypervisor<P> {
 
     fn set_console_owner(&self, owner: Owner) {
         let mut input = self.console.input.lock();
-        input.owner = owner;
-        let focus = match owner {
-            Owner::Domain(id) => Some(id),
+        let before = core::mem::replace(&mut input.owner, owner);
+        let server = |owner| match owner {
+            Owner::Domain(id) => input.served.get(&id).map(|server| (*server, id)),
+            _ => None,
+        };
+        let (left, chosen) = (server(before), server(owner));
+        let focus = match (owner, chosen) {
+            (_, Some((server, _))) => Some(server),
+            (Owner::Domain(id), None) => Some(id),
             _ => None,
         };
         self.console.screen.lock().set_focus(focus, &mut |bytes| self.platform.console_write(bytes));
+        drop(input);
+        let back = left.map(|(server, _)| (server, server));
+        for (server, target) in back.into_iter().chain(chosen) {
+            let [high, low] = target.0.to_be_bytes();
+            self.give_input(server, &[SELECT, high, low]);
+        }
+    }
+
+    /// The domain's console is served by `server`: it takes its turn at the input, by way of that domain.
+    pub(crate) fn console_served(&self, domain: DomId, server: DomId) {
+        self.console.input.lock().served.insert(domain, server);
     }
 
     /// A domain that can use the console is there: it gets the input when nobody has it.
@@ -207,6 +250,8 @@ impl<P: Platform> Hypervisor<P> {
             let next = self.next_console_user(|id| id != gone);
             self.give_console(next.map_or(Owner::Nobody, Owner::Domain));
         }
+        // Behind the switch, which tells its server.
+        self.console.input.lock().served.remove(&gone);
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! A domain writes by `console_io` (the control domain) or through its ring. At any time one domain has the input, or the
 //! hypervisor has; three times the switch character (`conswitch=`, Ctrl-A) gives it to the next. Input for a domain without
-//! a ring waits here, announced by `VIRQ_CONSOLE`.
+//! a ring waits here, announced by `VIRQ_CONSOLE`; that for a domain whose console another one serves goes to that one.
 //!
 //! # Invariants
 //! - Locks: a ring's end, then `input`, then `screen`. Nothing is sent to a domain while `input` or `screen` is held. The

@@ -10,6 +10,7 @@ use core::mem::offset_of;
 use core::sync::atomic::Ordering::SeqCst;
 use proptest::prelude::*;
 use std::string::String;
+use std::vec;
 use std::vec::Vec;
 use xen_abi::errno::Errno;
 use xen_abi::io::console::XenconsInterface;
@@ -139,6 +140,35 @@ fn input_is_switched() {
         screen.ends_with("Serial input to domain 0, Domain-0 (CTRL-a three times to switch)\n"),
         "{screen}"
     );
+}
+
+/// A domain whose console another one serves takes its turn; its input goes to the server, who is told whose it is.
+#[test]
+fn input_for_a_served_console_goes_to_its_server() {
+    let (hv, dom0) = mock::machine_with_domain(64);
+    let (served, other) = (mock::domain(&hv, 0x102, 1, 64), Guest::new(&hv, 0x203));
+    hv.console_served(served.id, dom0.id);
+    let read = || {
+        let mut bytes = [0; 32];
+        let count = hv.peek_console(dom0.id, &mut bytes);
+        hv.consume_console(dom0.id, count);
+        bytes[..count].to_vec()
+    };
+    hv.type_keys(&[b'a', 1, 1, 1, b'b']);
+    assert_eq!(read(), [b'a', 0xff, 1, 2, b'b']);
+    assert!(hv.screen().contains("Serial input to domain 258"));
+    hv.console_output(dom0.id, b"a prompt: ");
+    assert_eq!(hv.screen(), "a prompt: ", "the screen is the server's");
+    hv.type_keys(&[1, 1, 1, b'c']);
+    assert_eq!((read(), other.read(&hv)), (vec![0xff, 0, 0], vec![b'c']));
+    // When the one who has the input is gone, the next gets it.
+    hv.type_keys(&[1, 1, 1, 1, 1, 1, 1, 1, 1]);
+    assert_eq!(read(), [0xff, 1, 2]);
+    hv.detach_console(&served);
+    hv.type_keys(b"d");
+    assert_eq!(read(), [0xff, 0, 0, b'd']);
+    hv.type_keys(&[1, 1, 1, b'e']);
+    assert_eq!((read(), other.read(&hv)), (vec![], vec![b'e']), "its turn is gone too");
 }
 
 /// Without a switch character there is no switching.

@@ -11,12 +11,17 @@ use core::convert::Infallible;
 use core::fmt;
 
 use driver_domain::archive;
-use driver_domain::config::{Config, Disk, Served, Storage};
-use driver_domain::devices::Sources;
-use driver_domain::domains::{Device, Domains, LOOK, Machine};
+use driver_domain::config::{Config, Disk, Served};
+use driver_domain::devices::{Device, Sources};
+use driver_domain::domains::{Domains, LOOK, Machine};
+use driver_domain::hosted::Hosted;
+use driver_domain::nodes;
+use guest_pv_lib::events::Channel;
 use guest_pv_lib::sched::{self, Shutdown};
 use guest_pv_lib::virtio::PciPorts;
-use guest_pv_lib::{BootContext, events, memory, println};
+use guest_pv_lib::{BootContext, console, events, memory, println, xenstore};
+use pv_drivers::blk::BlockDevice;
+use pv_drivers::net::back::SharedBridge;
 use pv_drivers::net::bridge::Bridge;
 use pv_drivers::store::server::{Local, Server};
 use pv_drivers::transport::guest::Guest;
@@ -28,9 +33,6 @@ use hardware::{Hardware, MachineDisk};
 
 guest_pv_lib::entry!(kernel, name = "driver-domain", version = "1");
 
-/// How this kernel reaches others.
-type Own = Guest<Local>;
-
 fn kernel(boot: BootContext) -> ! {
     match serve(&boot) {
         Ok(never) => match never {},
@@ -41,85 +43,160 @@ fn kernel(boot: BootContext) -> ! {
     }
 }
 
+/// Serves whom the command line names, by an own xenstore. Where it names nobody, and somebody else serves xenstore, a
+/// toolstack there says what to serve.
 fn serve(boot: &BootContext) -> Result<Infallible, String> {
     let line = str::from_utf8(boot.command_line()).map_err(|_| "the command line is no text")?;
     let archive = boot.module().unwrap_or_default();
-    let config = Config::read(line, archive::find(archive, archive::DESCRIPTION))?;
-    println!("driver-domain: domain {}, serving {} others", config.own, config.served.len());
-    let server = Arc::new(Mutex::new(Server::default()));
-    let transport = Guest::new(Local::new(&server, config.own, true, None));
-    let bus = Bus::new(transport.clone());
-    // SAFETY: this kernel uses the ports here and nowhere else, for the drivers of `hardware`, which give devices no other
-    // memory than `PvHal`'s.
-    let ports = unsafe { PciPorts::new() }.ok().filter(|_| boot.is_initial_domain());
-    let Hardware { cards, disks } = hardware::find(ports);
-    let mut bridge = Bridge::new(transport.clone()).map_err(|why| format!("no bridge: {why}"))?;
-    for card in cards {
-        bridge.add_wire(card);
-    }
-    let bridge = Arc::new(Mutex::new(bridge));
-    let mut around = Around { own: config.own, bus: bus.clone(), archive, disks, bridge: bridge.clone() };
-    let mut domains = Domains::new(transport.clone(), &server, config);
-    events::unmask_upcalls();
-    loop {
-        let fired = bus.poll();
-        let served = domains.serve(&mut around);
-        let progress = {
-            let mut bridge = bridge.lock();
-            // What it is about stands in the rings.
-            let _ = bridge.take_event();
-            bridge.poll()
-        };
-        if fired | served | progress.moved || domains.sleep() || bridge.lock().sleep() {
-            continue;
+    match Config::read(line, archive::find(archive, archive::DESCRIPTION)) {
+        Ok(config) => {
+            println!("driver-domain: domain {}, serving {} others", config.own, config.served.len());
+            let server = Arc::new(Mutex::new(Server::default()));
+            let devices = Devices::new(boot, Guest::new(Local::new(&server, config.own, true, None)))?;
+            let domains = Domains::new(devices.bus.transport().clone(), &server, config.clone());
+            let around = Around {
+                own: config.own,
+                sources: devices.sources(archive),
+                keys: console::channel().ok(),
+                has_input: true,
+                is_open: false,
+            };
+            devices.run(Described { domains, around })
         }
-        let until = progress.until.map_or(LOOK, |until| until.saturating_sub(transport.now()));
-        transport.wait(Some(until.min(LOOK)));
+        Err(why) => {
+            let client = xenstore::connect(boot).map_err(|_| why)?;
+            let devices = Devices::new(boot, Guest::new(client))?;
+            let hosted = Hosted::new(devices.sources(archive)).map_err(|why| format!("xenstore: {why}"))?;
+            println!("driver-domain: waiting to be asked");
+            devices.run(hosted)
+        }
+    }
+}
+
+/// What is common to both ways of serving.
+struct Devices<T: Transport> {
+    bus: Bus<T>,
+    bridge: SharedBridge<T>,
+    disks: Vec<hardware::Disk>,
+}
+
+/// What a round of the loop does.
+trait Round {
+    /// Does what there is to do; answers whether there was anything.
+    fn serve(&mut self) -> bool;
+}
+
+impl<T: Transport> Devices<T> {
+    fn new(boot: &BootContext, transport: T) -> Result<Self, String> {
+        // SAFETY: this kernel uses the ports here and nowhere else, for the drivers of `hardware`, which give devices no
+        // other memory than `PvHal`'s.
+        let ports = unsafe { PciPorts::new() }.ok().filter(|_| boot.is_initial_domain());
+        let Hardware { cards, disks } = hardware::find(ports);
+        let mut bridge = Bridge::new(transport.clone()).map_err(|why| format!("no bridge: {why}"))?;
+        for card in cards {
+            bridge.add_wire(card);
+        }
+        Ok(Self { bus: Bus::new(transport), bridge: Arc::new(Mutex::new(bridge)), disks })
+    }
+
+    fn sources(&self, archive: &'static [u8]) -> Sources<T> {
+        let disks = self.disks.clone();
+        Sources::new(&self.bus, archive, &self.bridge, move |number| {
+            let disk = disks.get(number).cloned()?;
+            Some(Box::new(MachineDisk::new(disk)) as Box<dyn BlockDevice<T>>)
+        })
+    }
+
+    fn run(self, mut round: impl Round) -> ! {
+        let Self { bus, bridge, .. } = self;
+        let transport = bus.transport();
+        events::unmask_upcalls();
+        loop {
+            let fired = bus.poll();
+            let served = round.serve();
+            let progress = {
+                let mut bridge = bridge.lock();
+                // What it is about stands in the rings.
+                let _ = bridge.take_event();
+                bridge.poll()
+            };
+            if fired | served | progress.moved || bridge.lock().sleep() {
+                continue;
+            }
+            let until = progress.until.map_or(LOOK, |until| until.saturating_sub(transport.now()));
+            transport.wait(Some(until.min(LOOK)));
+        }
+    }
+}
+
+impl<T: Transport> Round for Hosted<T> {
+    fn serve(&mut self) -> bool {
+        Self::serve(self, |line| println!("driver-domain: {line}"))
+    }
+}
+
+/// The domains of a description, and what there is for them.
+struct Described<T: Transport> {
+    domains: Domains<T>,
+    around: Around<T>,
+}
+
+impl<T: Transport> Round for Described<T> {
+    fn serve(&mut self) -> bool {
+        self.domains.serve(&mut self.around)
     }
 }
 
 /// What this domain has for others.
-struct Around {
+struct Around<T: Transport> {
     own: u16,
-    bus: Bus<Own>,
-    archive: &'static [u8],
-    disks: Vec<hardware::Disk>,
-    bridge: Arc<Mutex<Bridge<Own>>>,
+    sources: Sources<T>,
+    /// Fires when something was typed. None: this domain may not read the machine's console.
+    keys: Option<Channel>,
+    /// There may be more of it.
+    has_input: bool,
+    /// What the chosen domain wrote last is no whole line.
+    is_open: bool,
 }
 
-impl Around {
-    /// A disk of the machine.
-    fn machine_disk(&self, disk: &Disk) -> Result<MachineDisk, String> {
-        let Storage::Virtio(number) = disk.storage else { return Err(format!("disk {}", disk.name)) };
-        let found = self.disks.get(number).cloned().map(MachineDisk::new);
-        found.ok_or_else(|| format!("disk {}: the machine has no virtio disk {number}", disk.name))
-    }
-}
-
-impl Machine<Own> for Around {
-    fn devices(&mut self, _: &Own, served: &Served) -> Vec<Box<dyn Device>> {
+impl<T: Transport> Machine<T> for Around<T> {
+    fn devices(&mut self, _: &T, served: &Served) -> Vec<Box<dyn Device>> {
         let mut devices = Vec::new();
-        let sources = Sources { bus: &self.bus, archive: self.archive, bridge: &self.bridge, own: self.own };
-        let disks = served.disks.iter().map(|disk| match sources.disk(served, disk)? {
-            Some(device) => Ok(device),
-            None => sources.back_end(served, disk, self.machine_disk(disk)?),
-        });
-        let interfaces = served.nets.iter().map(|net| sources.interface(served, net.number));
-        for device in disks.chain(interfaces) {
-            match device {
-                Ok(device) => devices.push(device),
-                Err(why) => println!("({}) has no {why}", served.name),
-            }
+        let mut add = |what: &str, device: Result<_, String>| match device {
+            Ok(device) => devices.push(device),
+            Err(why) => println!("({}) has no {what}: {why}", served.name),
+        };
+        for Disk { name, number, storage, readonly } in &served.disks {
+            let path = nodes::back_end(self.own, "vbd", served.id, *number);
+            let key = format!("{}/{name}", served.name);
+            add(name, self.sources.disk(&path, &key, storage, *readonly));
+        }
+        for net in &served.nets {
+            let path = nodes::back_end(self.own, "vif", served.id, net.number);
+            add(&format!("interface {}", net.number), self.sources.interface(&path));
         }
         devices
     }
 
-    fn is_connected(&self, port: &<Own as Transport>::Port) -> bool {
-        events::is_connected(events::Port(Port::number(port)))
+    fn is_connected(&self, port: &T::Port) -> bool {
+        events::is_connected(events::Port(port.number()))
     }
 
     fn line(&mut self, name: &str, line: fmt::Arguments<'_>) {
-        println!("({name}) {line}");
+        let end = if core::mem::take(&mut self.is_open) { "\n" } else { "" };
+        println!("{end}({name}) {line}");
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        self.is_open = bytes.last() != Some(&b'\n');
+        console::write(bytes);
+    }
+
+    fn typed(&mut self, bytes: &mut [u8]) -> usize {
+        self.has_input |= self.keys.as_ref().is_some_and(Channel::take);
+        let count = if self.has_input { console::read(bytes) } else { 0 };
+        self.has_input = count > 0;
+        count
     }
 
     fn gone(&mut self, name: &str) {

@@ -252,6 +252,9 @@ impl<P: Platform> Hypervisor<P> {
             let port = || self.alloc_unbound(domain, DomId(DOMID_SELF), kept[service.by].id).ok();
             service.store = port();
             service.console = if kept[index].plan.description.devices.console { port() } else { None };
+            if service.console.is_some() {
+                self.console_served(domain.id, kept[service.by].id);
+            }
         }
     }
 }
