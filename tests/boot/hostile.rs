@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use xtask::qemu::{Hypervisor, Machine};
 use xtask::session::{Session, tail};
@@ -17,6 +17,8 @@ use crate::support::{LONG, SHORT, trial};
 
 /// Three times the switch character: what is typed goes to the next.
 const SWITCH: &str = "\x01\x01\x01";
+/// What the hypervisor says then.
+const INPUT: &str = "*** Serial input to ";
 /// How often the web server is asked, and everything looked through.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -231,17 +233,19 @@ fn memory(output: &str) -> Result<String> {
     Ok(format!("the driver domain has {last} free pages, and had {first}"))
 }
 
+/// Hands the input on until the hypervisor has it.
 fn input_to_hypervisor(session: &mut Session) -> Result<()> {
-    for _ in 0..10 {
+    let switches = |output: &str| output.lines().filter(|line| line.contains(INPUT)).count();
+    for _ in 0..20 {
+        let before = switches(&session.output());
         session.send(SWITCH)?;
-        std::thread::sleep(Duration::from_millis(500));
-        let output = session.output();
-        let last = output.lines().rfind(|line| line.contains("*** Serial input to "));
+        let output = session.wait_until(SHORT, |output| switches(output) > before)?;
+        let last = output.lines().rfind(|line| line.contains(INPUT));
         if last.is_some_and(|line| line.contains("to the hypervisor")) {
             return Ok(());
         }
     }
-    anyhow::bail!("the hypervisor does not take input\n{}", tail(&session.output()))
+    bail!("the hypervisor does not take input\n{}", tail(&session.output()))
 }
 
 /// Ends a domain by key.

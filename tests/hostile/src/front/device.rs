@@ -168,7 +168,7 @@ impl Device {
     pub fn scribble(&self, random: &mut Random) {
         let Some(Some(page)) = self.pages.get(random.below(PAGES)) else { return };
         for _ in 0..=random.below(8) {
-            let end = if random.once_in(2) { 4 } else { page.len() };
+            let end = if random.once_in(8) { 4 } else { page.len() };
             let value = if random.once_in(3) { self.reference(random) } else { random.number() };
             page[random.below(end)].store(value, Relaxed);
         }

@@ -88,15 +88,15 @@ impl Attack {
         let at = random.below(devices.len());
         let what = random.below(100);
         match (what, devices.get_mut(at)) {
-            (0..40, Some(device)) => device.request(random),
-            (40..54, Some(device)) => device.scribble(random),
-            (54..60, Some(device)) => device.spoil(store, random),
-            (60..64, Some(device)) => device.revoke(random),
-            (64..68, Some(device)) => device.connect(store, random, *peer),
-            (68..72, Some(device)) => device.shake(random, *peer),
-            (72..86, _) => store.shout(random),
-            (86..90, _) => self.garble_console(),
-            (90..96, _) => self.steal(),
+            (0..50, Some(device)) => device.request(random),
+            (50..56, Some(device)) => device.scribble(random),
+            (56..61, Some(device)) => device.spoil(store, random),
+            (61..65, Some(device)) => device.revoke(random),
+            (65..73, Some(device)) => device.connect(store, random, *peer),
+            (73..77, Some(device)) => device.shake(random, *peer),
+            (77..88, _) => store.shout(random),
+            (88..91, _) => self.garble_console(),
+            (91..96, _) => self.steal(),
             _ => self.stray_events(),
         }
     }

@@ -15,6 +15,7 @@ use xen_abi::io::xs_wire::{
 use zerocopy::IntoBytes;
 
 use super::page::{self, GuestPage};
+use crate::nap;
 use crate::random::Random;
 
 /// How long an answer is waited for, in nanoseconds.
@@ -122,18 +123,17 @@ impl Store {
                 let mut bytes = [0; 64];
                 random.fill(&mut bytes);
                 let _ = self.append(&bytes);
-                self.restart();
+                self.linger(random);
             }
             9 => {
                 self.page.scribble(random, INDICES, 7);
-                self.bell.notify();
-                self.restart();
+                self.linger(random);
             }
             10 => {
                 // It says that it asks more than it does, and goes.
                 let header = XsdSockmsg { type_: XS_WRITE, req_id: 1, tx_id: 0, len: random.number() };
                 let _ = self.append(header.as_bytes());
-                self.restart();
+                self.linger(random);
             }
             // It does not take its answers.
             _ => drop((0..100).all(|_| self.any_message(random))),
@@ -145,6 +145,13 @@ impl Store {
         if random.once_in(16) {
             self.restart();
         }
+    }
+
+    /// Gives the server time to see what is there, and begins anew.
+    fn linger(&mut self, random: &mut Random) {
+        self.bell.notify();
+        nap(1 + random.below(20) as u64);
+        self.restart();
     }
 
     /// A message with a header that is right.
