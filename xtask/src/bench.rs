@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: what a boot costs, on ours and on real Xen, counted the same way in one run; `bench micro` counts
-//! what each primitive costs a guest, `bench locks` what a lock costs where virtual CPUs share a processor, `bench io` what a
-//! block request and a packet cost.
+//! what each primitive costs a guest, `bench locks` what a lock costs where virtual CPUs share a processor, `bench wakeups`
+//! how long a vCPU that wakes up waits there, `bench io` what a block request and a packet cost.
 //!
 //! QEMU runs with `-icount shift=0,sleep=off`: the time-stamp counter advances by one for each instruction, and by one
 //! for each virtual nanosecond while the CPU is halted. Two runs give the same figures on any host. Firmware and loader
@@ -24,6 +24,7 @@ mod chart;
 mod io;
 mod locks;
 mod micro;
+mod wakeups;
 
 /// Counting instructions is slow: Linux takes some minutes.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -50,6 +51,8 @@ enum What {
     Locks(Choices),
     /// Count what a block request and a packet cost, beside Linux's drivers on real Xen
     Io(Choices),
+    /// Count how long a vCPU that wakes up waits where another one computes
+    Wakeups(Choices),
 }
 
 /// Which rows, and how they are shown.
@@ -97,7 +100,8 @@ impl Row {
     }
 }
 
-/// Measures, prints, and writes `target/bench/boot.json` and `boot.svg`, or `micro.*`, `locks.json` or `io.*`.
+/// Measures, prints, and writes `target/bench/boot.json` and `boot.svg`, or `micro.*`, `locks.json`, `wakeups.json` or
+/// `io.*`.
 ///
 /// # Errors
 /// Something does not build or boot; for all but the boot itself, also when a row misses its goal.
@@ -109,6 +113,7 @@ pub fn run(options: &Options) -> Result<()> {
         Some(What::Micro(choices)) => micro::run(choices),
         Some(What::Locks(choices)) => locks::run(choices),
         Some(What::Io(choices)) => io::run(choices),
+        Some(What::Wakeups(choices)) => wakeups::run(choices),
     }
 }
 

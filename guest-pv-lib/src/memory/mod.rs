@@ -41,7 +41,6 @@ mod pv;
 mod reservation;
 mod tables;
 mod window;
-pub(crate) mod words;
 
 use core::fmt;
 use core::sync::atomic::AtomicU32;

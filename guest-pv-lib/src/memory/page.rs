@@ -6,8 +6,9 @@ use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use core::{fmt, ptr, slice};
 
-use super::{OutOfMemory, Pages, there, words};
+use super::{OutOfMemory, Pages, there};
 use crate::mmu::{Mfn, PAGE_SIZE, Pfn};
+use crate::words;
 
 /// One page of memory that has as many owners as there are clones of this value; user mode programs may be among
 /// those who write it, so it is words that change by atomic operations only. The last owner gives it back.
@@ -46,7 +47,7 @@ impl Page {
     /// [`OutOfMemory`].
     pub fn duplicate(&self) -> Result<Self, OutOfMemory> {
         let mut copy = Pages::stale(1, 1)?;
-        words::read(self, 0, copy.as_mut());
+        words::copy_out(self, 0, copy.as_mut());
         Ok(Self::of(copy))
     }
 
@@ -84,7 +85,7 @@ impl Page {
     ///
     /// Where they do not lie within the page.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) {
-        words::read(self, offset, bytes);
+        words::copy_out(self, offset, bytes);
     }
 
     /// Copies `bytes` into the page from `offset` on.
@@ -93,8 +94,7 @@ impl Page {
     ///
     /// Where they do not lie within the page.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
-        assert!(offset <= PAGE_SIZE && bytes.len() <= PAGE_SIZE - offset);
-        words::write(self, offset, bytes);
+        words::copy_in(self, offset, bytes);
     }
 
     /// The frame, whose share of the page now belongs to whoever keeps the number.

@@ -31,7 +31,8 @@ use super::edge::Forget;
 use super::teardown::{OWNED, page_of};
 use super::{Mfn, PAGE_SIZE, Pte};
 use crate::Errno;
-use crate::memory::{OutOfMemory, Page, there, words};
+use crate::memory::{OutOfMemory, Page, there};
+use crate::words;
 use tables::Roots;
 
 /// In a level-1 entry: not writable because the page has, or had, other owners since a fork; a write is to get a copy.
@@ -273,7 +274,7 @@ impl Space {
             let (page, _) = self.lookup(at).ok_or(MapError::NotMapped)?;
             let offset = (at % PAGE_SIZE as u64) as usize;
             let (now, later) = rest.split_at_mut(rest.len().min(PAGE_SIZE - offset));
-            words::read(&page, offset, now);
+            words::copy_out(&page, offset, now);
             at = at.wrapping_add(now.len() as u64);
             rest = later;
         }
@@ -296,7 +297,7 @@ impl Space {
             let (page, _) = self.lookup(at).ok_or(MapError::NotMapped)?;
             let offset = (at % PAGE_SIZE as u64) as usize;
             let (now, later) = rest.split_at(rest.len().min(PAGE_SIZE - offset));
-            words::write(&page, offset, now);
+            words::copy_in(&page, offset, now);
             at = at.wrapping_add(now.len() as u64);
             rest = later;
         }

@@ -5,7 +5,7 @@ use guest_pv_lib::mmu::{Level, Pte, entry_address, index};
 use xen_abi::xen::*;
 
 use crate::call::{mmu, mmuext};
-use crate::harness::pool::{Page, SPARE};
+use crate::harness::pool::{Page, SPARE, two_tables};
 use crate::harness::{Env, Outcome, Verdict, fault, need, same};
 use crate::memory::nothing_left;
 
@@ -161,14 +161,7 @@ case! {
 case! {
     /// A fresh level-1 table behind a level-2 entry is seen at once where the entry is changed.
     fn changed_level_2_entry(env) {
-        let (tables, data) = ([env.page(0), env.page(1)], [env.page(2), env.page(3)]);
-        let (at, _) = entry_address(&env.boot, env.boot.root_table(), SPARE, Level::L2)
-            .ok_or(Verdict::Error("no level-2 table"))?;
-        for n in 0..2 {
-            data[n].set(0, 100 + n as u64);
-            tables[n].set(0, Pte::data(data[n].mfn()).0);
-            need("read-only", tables[n].read_only())?;
-        }
+        let (at, tables, _) = two_tables(env)?;
         need("hook in", mmu(at, Pte::table(tables[0].mfn()).0))?;
         let first = fault::read(SPARE);
         need("change", mmu(at, Pte::table(tables[1].mfn()).0))?;

@@ -13,7 +13,7 @@ use xen_abi::vcpu::*;
 use xen_abi::xen::*;
 
 use crate::call::*;
-use crate::harness::pool::{Page, SPARE};
+use crate::harness::pool::{Page, SPARE, two_tables};
 use crate::harness::{Env, Outcome, Verdict, check, fault, need, same};
 use crate::memory::nothing_left;
 
@@ -203,14 +203,7 @@ case! {
     /// XSA-286: a flush of one page left translations of tables that a root shows, so an old level-1 table was read,
     /// or written, through the new address.
     fn xsa_286_flush_of_one_page(env) {
-        let (tables, data) = ([env.page(0), env.page(1)], [env.page(2), env.page(3)]);
-        let (at, _) = entry_address(&env.boot, env.boot.root_table(), SPARE, Level::L2)
-            .ok_or(Verdict::Error("no level-2 table"))?;
-        for n in 0..2 {
-            data[n].set(0, 100 + n as u64);
-            tables[n].set(0, Pte::data(data[n].mfn()).0);
-            need("read-only", tables[n].read_only())?;
-        }
+        let (at, tables, data) = two_tables(env)?;
         need("hook in", mmu(at, Pte::table(tables[0].mfn()).0))?;
         let before = fault::read(SPARE);
         need("another table", mmu(at, Pte::table(tables[1].mfn()).0))?;

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use guest_pv_lib::Errno;
 use guest_pv_lib::mmu::{Flush, Level, Mfn, Pfn, Pte, entry_address, update_va_mapping};
 
-use super::{Env, Outcome, need};
+use super::{Env, Outcome, Verdict, need};
 use crate::call;
 use xen_abi::hypercall::nr;
 use xen_abi::xen::{MMUEXT_NEW_BASEPTR, MMUEXT_NEW_USER_BASEPTR, MMUEXT_SET_LDT, MMUEXT_UNPIN_TABLE};
@@ -101,6 +101,20 @@ pub fn clear(_: &Env) {
     for word in POOL.iter().flat_map(|page| &page.0) {
         word.store(0, Relaxed);
     }
+}
+
+/// Two level-1 tables for [`SPARE`], not yet in use: pages 0 and 1, whose first entries map pages 2 and 3, whose first words are 100
+/// and 101. Answers the machine address of the level-2 entry, the tables and what they map.
+pub fn two_tables(env: &Env) -> Result<(u64, [Page<'_>; 2], [Page<'_>; 2]), Verdict> {
+    let (tables, data) = ([env.page(0), env.page(1)], [env.page(2), env.page(3)]);
+    let (at, _) = entry_address(&env.boot, env.boot.root_table(), SPARE, Level::L2)
+        .ok_or(Verdict::Error("no level-2 table"))?;
+    for n in 0..2 {
+        data[n].set(0, 100 + n as u64);
+        tables[n].set(0, Pte::data(data[n].mfn()).0);
+        need("read-only", tables[n].read_only())?;
+    }
+    Ok((at, tables, data))
 }
 
 /// Makes the pages ordinary memory again; false where one resists.
