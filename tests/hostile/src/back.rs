@@ -14,11 +14,12 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use driver_domain::archive;
 use driver_domain::config::{Config, Served};
-use driver_domain::domains::{Device, Domains, Machine};
+use driver_domain::devices::Device;
+use driver_domain::domains::{Domains, Machine};
 use driver_domain::nodes::{back_end, front_end};
 use guest_pv_lib::events::{self, Channel};
 use guest_pv_lib::sched::{Shutdown, shutdown};
-use guest_pv_lib::{BootContext, println, words};
+use guest_pv_lib::{BootContext, console, println, words};
 use pv_drivers::store::server::{Local, Server};
 use pv_drivers::store::{Store, Transaction};
 use pv_drivers::transport::guest::Guest;
@@ -119,6 +120,14 @@ impl Machine<Own> for Around {
     fn line(&mut self, name: &str, line: fmt::Arguments<'_>) {
         println!("({name}) {line}");
     }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        console::write(bytes);
+    }
+
+    fn typed(&mut self, bytes: &mut [u8]) -> usize {
+        console::read(bytes)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -164,6 +173,14 @@ impl Device for Liar {
             self.step();
         }
         false
+    }
+
+    fn close(&mut self) {
+        self.leave();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.rings.is_empty()
     }
 }
 
