@@ -20,6 +20,7 @@ const DISK: usize = 4 << 20;
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("drivers::a_disk_of_the_machine_is_served", machine_disk),
+        trial("drivers::a_disk_flushes_discards_and_keeps_grants", features),
         trial("drivers::a_served_domain_starts_anew_and_finds_its_devices", restart),
     ]
 }
@@ -73,6 +74,32 @@ fn machine_disk() -> Result<()> {
     ensure!(after != before, "nothing was written");
     ensure!(behind(&output, "blk: wrote ")? == format!("{DISK} bytes {after}"), "{}", tail(&output));
     ensure!(behind(&output, "blk: kept ")? == after, "{}", tail(&output));
+    Ok(())
+}
+
+/// A disk that keeps the front end's pages mapped, whose Linux flushes, discards and trims.
+fn features() -> Result<()> {
+    let text =
+        linux("a", "paravane.blk.do=features,write", "\n[[domain.disk]]\nname = \"xvda\"\nram = \"16M\"\n");
+    let mut machine = Machine::new(Hypervisor::Paravane);
+    machine.hypervisor_args += " dom0_mem=128M";
+    let first = FIRST.replace("initrd", "cmdline = \"persistent\"\ninitrd");
+    domains::add(&mut machine, &described("features", &(first + &text))?, true)?;
+    let mut session = Session::start(&machine)?;
+    session.wait_for("blk: done", LONG)?;
+    let output = session.output();
+    for line in [
+        "blk: grants are kept",
+        "blk: cache write back",
+        "blk: 1048576 bytes discarded",
+        "blk: the file system kept its file",
+        "blk: some discards, some flushes",
+        "blk: 0 errors",
+    ] {
+        ensure!(output.lines().any(|said| said.trim_end().ends_with(line)), "no `{line}`\n{}", tail(&output));
+    }
+    let wrote = behind(&output, "blk: wrote ")?.split_whitespace().last().unwrap_or_default();
+    ensure!(behind(&output, "blk: kept ")? == wrote, "{}", tail(&output));
     Ok(())
 }
 

@@ -69,6 +69,7 @@ pub struct Sources<T: Transport> {
     archive: &'static [u8],
     bridge: SharedBridge<T>,
     machine: MachineDisk<T>,
+    disk_options: BackOptions,
     /// Disks in memory that were written to, or may have been, by key.
     kept: BTreeMap<String, RamDisk<T>>,
 }
@@ -88,7 +89,14 @@ impl<T: Transport> Sources<T> {
         machine: impl Fn(usize) -> Option<Box<dyn BlockDevice<T>>> + 'static,
     ) -> Self {
         let (bus, bridge) = (bus.clone(), Arc::clone(bridge));
-        Self { bus, archive, bridge, machine: Box::new(machine), kept: BTreeMap::new() }
+        let disk_options = BackOptions::default();
+        Self { bus, archive, bridge, machine: Box::new(machine), disk_options, kept: BTreeMap::new() }
+    }
+
+    /// Disks are offered with these options from now on.
+    #[must_use]
+    pub fn with_disk_options(self, disk_options: BackOptions) -> Self {
+        Self { disk_options, ..self }
     }
 
     /// The connection to xenstore.
@@ -144,7 +152,7 @@ impl<T: Transport> Sources<T> {
         path: &str,
         contents: D,
     ) -> Result<Box<dyn Device>, String> {
-        Ok(Box::new(Back::new(self.end(path)?, contents, BackOptions::default())))
+        Ok(Box::new(Back::new(self.end(path)?, contents, self.disk_options)))
     }
 
     /// The back end of a network interface, at the bridge.

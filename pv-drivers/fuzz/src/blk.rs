@@ -66,7 +66,9 @@ pub fn back(data: &[u8]) {
     let (mut liar, bus, path) = Liar::new("vbd", true);
     let Ok(disk) = RamDisk::new(bus.transport(), SECTORS) else { return };
     let Ok(end) = End::back(&bus, &path) else { return };
-    let mut served = Served { back: Back::new(end, disk, BackOptions::default()), bus };
+    let persistent_grants = usize::from(input.byte()) % 3;
+    let options = BackOptions { persistent_grants, ..BackOptions::default() };
+    let mut served = Served { back: Back::new(end, disk, options), bus };
     connect(&mut liar, &mut served, input.byte());
     assert!(served.is_connected());
     while !input.is_empty() {

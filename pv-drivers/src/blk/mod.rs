@@ -2,13 +2,13 @@
 //!
 //! - [`Front`] uses a disk. Data is not copied: the pages of a request are lent to the back end for as long as the request
 //!   takes, or stay lent ([`Data`]).
-//! - [`Back`] serves a [`BlockDevice`]. It never maps a page of data: it has the hypervisor copy, all pieces of all
-//!   requests of one round in one hypercall. A disk that is memory is copied from and to directly; any other through
+//! - [`Back`] serves a [`BlockDevice`]. Unless told otherwise it maps no page of data: it has the hypervisor copy, all pieces
+//!   of all requests of one round in one hypercall. A disk that is memory is copied from and to directly; any other through
 //!   staging memory, on which the device works at its own pace.
 //!
 //! Both ends take part in multi-page rings, several rings for each device, indirect requests, flushes and discards,
-//! each where the other end has it too. The front end can keep grants for good (`feature-persistent`); the back
-//! end does not offer that, as it would cost a front end a copy and save a back end nothing that maps nothing.
+//! each where the other end has it too. Both can keep grants for good (`feature-persistent`) and do so only when asked to, as it costs
+//! the front end a copy of all data.
 //!
 //! A unit is a *sector* of 512 bytes everywhere here, whatever the disk's own blocks are.
 

@@ -31,6 +31,7 @@ do_write() {
 
 # The second MiB is discarded, then a file system that discards what is deleted comes and goes.
 do_features() {
+    dmesg | grep -q "$name:.*persistent grants: enabled" && echo "blk: grants are kept"
     echo "blk: cache $(cat /sys/block/$name/queue/write_cache)"
     yes paravane | dd of="$disk" bs=64k count=$((size / 65536)) iflag=fullblock conv=fsync 2>/dev/null
     forget

@@ -20,7 +20,7 @@ use guest_pv_lib::events::Channel;
 use guest_pv_lib::sched::{self, Shutdown};
 use guest_pv_lib::virtio::PciPorts;
 use guest_pv_lib::{BootContext, console, events, memory, println, xenstore};
-use pv_drivers::blk::BlockDevice;
+use pv_drivers::blk::{BackOptions, BlockDevice};
 use pv_drivers::net::back::SharedBridge;
 use pv_drivers::net::bridge::Bridge;
 use pv_drivers::store::server::{Local, Server};
@@ -78,6 +78,7 @@ struct Devices<T: Transport> {
     bus: Bus<T>,
     bridge: SharedBridge<T>,
     disks: Vec<hardware::Disk>,
+    disk_options: BackOptions,
 }
 
 /// What a round of the loop does.
@@ -96,7 +97,12 @@ impl<T: Transport> Devices<T> {
         for card in cards {
             bridge.add_wire(card);
         }
-        Ok(Self { bus: Bus::new(transport), bridge: Arc::new(Mutex::new(bridge)), disks })
+        let mut disk_options = BackOptions::default();
+        if boot.has_option("persistent") {
+            disk_options.persistent_grants =
+                usize::from(disk_options.requests) * disk_options.max_indirect_segments;
+        }
+        Ok(Self { bus: Bus::new(transport), bridge: Arc::new(Mutex::new(bridge)), disks, disk_options })
     }
 
     fn sources(&self, archive: &'static [u8]) -> Sources<T> {
@@ -105,6 +111,7 @@ impl<T: Transport> Devices<T> {
             let disk = disks.get(number).cloned()?;
             Some(Box::new(MachineDisk::new(disk)) as Box<dyn BlockDevice<T>>)
         })
+        .with_disk_options(self.disk_options)
     }
 
     fn run(self, mut round: impl Round) -> ! {

@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use xen_abi::io::blkif::{BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, BlkifRequest, BlkifRequestSegment, BlkifResponse};
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::kept::Kept;
 use super::pool::{Batch, Pool, Slot};
 use super::request::{DESCRIPTORS, Limits, Segment, answered_operation, parse, within};
 use super::{Queue, staging_bytes};
@@ -30,6 +31,7 @@ pub struct Work<T: Transport, D> {
     first: usize,
     pool: Pool,
     memory: Option<Memory<T>>,
+    kept: Kept<T>,
     batch: Batch,
     /// Slots popped in this round.
     fresh: Vec<u16>,
@@ -67,6 +69,7 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
             first: 0,
             pool: Pool::default(),
             memory: None,
+            kept: Kept::new(0),
             batch: Batch::default(),
             fresh: Vec::new(),
             written: Vec::new(),
@@ -92,8 +95,17 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
         self.answered
     }
 
-    /// Serves these rings from now on.
-    pub fn connect(&mut self, transport: &T, queues: Vec<Queue<T>>) -> Result<(), Error> {
+    pub fn mapped_pages(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Serves these rings from now on, whose front end keeps so many grants for good.
+    pub fn connect(
+        &mut self,
+        transport: &T,
+        queues: Vec<Queue<T>>,
+        persistent_grants: usize,
+    ) -> Result<(), Error> {
         if self.memory.is_none() {
             let slots = usize::from(self.requests);
             let staged = self.disk.memory().is_none();
@@ -107,12 +119,14 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
             self.pool.grow(self.requests);
         }
         self.queues = queues;
+        self.kept = Kept::new(persistent_grants);
         Ok(())
     }
 
     /// Leaves the rings. What the disk works on it may end.
     pub fn disconnect(&mut self) {
         self.queues.clear();
+        self.kept = Kept::new(0);
         // A round that found a broken ring was left in the middle.
         self.fresh.clear();
         self.written.clear();
@@ -283,6 +297,7 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
             return;
         }
         let own = self.disk.memory().unwrap_or_else(|| memory.for_disk());
+        self.kept.copy(transport, own, &mut self.batch);
         transport.copy(own, &mut self.batch.pieces);
         for (piece, &index) in self.batch.pieces.iter().zip(&self.batch.slots) {
             if piece.result.is_err() {

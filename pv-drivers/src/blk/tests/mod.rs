@@ -10,7 +10,7 @@ use std::vec::Vec;
 
 use super::*;
 use crate::transport::host::{Buffer, HostTransport, Machine};
-use crate::transport::words;
+use crate::transport::{Access, words};
 use crate::xenbus::{Bus, End};
 
 type Host = HostTransport;
@@ -305,6 +305,57 @@ fn granted_memory_is_used_again_and_again() {
     for sector in [0, 8, 16] {
         assert_eq!(pair.read(sector, 512), [sector as u8; 512]);
     }
+}
+
+/// Three granted pages where two stay mapped; on a disk that is memory, and on one that is not.
+fn keep_grants<D: BlockDevice<Host>>(disk: impl FnOnce(&Host) -> D) {
+    let back = BackOptions { persistent_grants: 2, ..Default::default() };
+    let mut pair = Pair::new(disk, FrontOptions { persistent: true, ..Default::default() }, back);
+    assert!(pair.front.is_persistent());
+    let lend = |pair: &Pair<D>| pair.front.lend(pair.buffer(&[0; 4096])).unwrap();
+    let mut memory: VecDeque<_> = (0..3).map(|_| lend(&pair)).collect();
+    for (sector, operation) in [(5, Operation::Write), (13, Operation::Write), (5, Operation::Read)] {
+        for at in 0..3 {
+            let granted = memory.pop_front().unwrap();
+            let bytes = pattern(4096, 40 + sector as u8 + at);
+            if operation == Operation::Write {
+                words::store(&granted, 0, &bytes);
+            }
+            let done = pair.run(operation, sector + 30 * u64::from(at), Data::Granted(granted));
+            let Data::Granted(granted) = done.data else { panic!("the memory comes back") };
+            let mut read = vec![0; 4096];
+            words::load(&granted, 0, &mut read);
+            assert_eq!((done.result, read), (Ok(()), bytes));
+            memory.push_back(granted);
+        }
+    }
+    assert_eq!(pair.back.mapped_pages(), 2);
+    let transport = pair.buses[0].transport().clone();
+    let in_use = memory.into_iter().filter_map(|granted| transport.take_back(granted).err());
+    let in_use: Vec<_> = in_use.collect();
+    assert_eq!(in_use.len(), 2);
+    pair.front.close();
+    pair.settle();
+    assert_eq!(pair.back.mapped_pages(), 0);
+    assert!(in_use.into_iter().all(|granted| transport.take_back(granted).is_ok()));
+}
+
+#[test]
+fn grants_for_good_stay_mapped_as_many_as_there_is_room_for() {
+    keep_grants(ram(200));
+    keep_grants(|_| SlowDisk::new(200));
+}
+
+#[test]
+fn a_page_that_cannot_be_mapped_fails_its_request() {
+    let back = BackOptions { persistent_grants: 9, ..Default::default() };
+    let mut pair = Pair::new(ram(100), FrontOptions { persistent: true, ..Default::default() }, back);
+    let other = pair.machine.domain(7);
+    let granted = pair.buses[0].transport().lend(pair.buffer(&[1; 4096]), 7, Access::ReadWrite);
+    let granted = granted.map_err(|(error, _)| error).unwrap();
+    let done = pair.run(Operation::Write, 0, Data::Granted(granted));
+    assert_eq!((done.result, pair.back.mapped_pages()), (Err(Failure::Failed), 0));
+    drop(other);
 }
 
 #[test]
