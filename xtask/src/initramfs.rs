@@ -75,14 +75,7 @@ pub fn build() -> Result<PathBuf> {
     archive.file("lib/checks", 0o644, CHECKS.join("\n").as_bytes());
     archive.file("bin/tsc", 0o755, &fs::read(probe::build(Probe::Userspace)?)?);
 
-    let mut order = String::new();
-    for path in modules::closure(&debian::modules(), MODULES)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        archive.file(&format!("lib/modules/{name}"), 0o644, &fs::read(&path)?);
-        order.push_str(&name);
-        order.push('\n');
-    }
-    archive.file("lib/modules/order", 0o644, order.as_bytes());
+    modules::add(&mut archive, MODULES)?;
 
     let path = project::guests().join("initramfs.cpio");
     fs::create_dir_all(project::guests())?;

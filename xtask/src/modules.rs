@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use object::{Object, ObjectSection};
 
+use crate::cpio::Archive;
+use crate::debian;
+
 /// The files of `wanted` modules and of all they depend on, dependencies first.
 ///
 /// # Errors
 /// A module is missing or is no ELF file.
-pub fn closure(folder: &Path, wanted: &[&str]) -> Result<Vec<PathBuf>> {
+fn closure(folder: &Path, wanted: &[&str]) -> Result<Vec<PathBuf>> {
     let mut index = BTreeMap::new();
     index_folder(folder, &mut index)?;
     let mut order = Order { index, seen: BTreeSet::new(), files: Vec::new() };
@@ -21,6 +24,23 @@ pub fn closure(folder: &Path, wanted: &[&str]) -> Result<Vec<PathBuf>> {
         order.visit(name, true)?;
     }
     Ok(order.files)
+}
+
+/// Puts the `wanted` modules and all they depend on into `lib/modules` of an archive, and into `order` there the order in which
+/// they are loaded.
+///
+/// # Errors
+/// As [`closure`].
+pub fn add(archive: &mut Archive, wanted: &[&str]) -> Result<()> {
+    let mut order = String::new();
+    for path in closure(&debian::modules(), wanted)? {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        archive.file(&format!("lib/modules/{file}"), 0o644, &fs::read(&path)?);
+        order.push_str(&file);
+        order.push('\n');
+    }
+    archive.file("lib/modules/order", 0o644, order.as_bytes());
+    Ok(())
 }
 
 struct Order {

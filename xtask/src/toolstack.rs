@@ -55,14 +55,7 @@ pub fn build(name: &str, files: &[(&str, &[u8])]) -> Result<PathBuf> {
     archive.file("etc/xen/scripts/paravane-vif", 0o755, VIF.as_bytes());
     archive.file("bin/busybox", 0o755, &fs::read(debian::busybox()).context("reading busybox")?);
     archive.dir("lib/modules");
-    let mut order = String::new();
-    for path in modules::closure(&debian::modules(), MODULES)? {
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        archive.file(&format!("lib/modules/{file}"), 0o644, &fs::read(&path)?);
-        order.push_str(&file);
-        order.push('\n');
-    }
-    archive.file("lib/modules/order", 0o644, order.as_bytes());
+    modules::add(&mut archive, MODULES)?;
     for (file, bytes) in files {
         archive.file(&format!("test/{file}"), 0o755, bytes);
     }

@@ -36,6 +36,7 @@ pub mod permissions;
 pub mod platform;
 pub mod regs;
 pub mod sched;
+pub mod segment;
 mod sync;
 pub mod time;
 pub mod work;

@@ -10,7 +10,7 @@ use crate::machine::Vcpu;
 use core::arch::{asm, global_asm};
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
-use hypervisor_core::ids::GuestVirt;
+use hypervisor_core::segment::Segment;
 use xen_abi::arch_x86::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL};
 use xen_abi::errno::Errno;
 
@@ -197,65 +197,21 @@ pub fn active_selector(es: bool) -> u64 {
     selector & 0xffff
 }
 
-/// Where a segment lies, for an access that the hypervisor makes in the guest's place.
-#[derive(Clone, Copy, Debug)]
-pub struct Segment {
-    base: u64,
-    /// Offset of the last byte; `None`: there is no limit.
-    limit: Option<u64>,
-    /// Offsets up to the limit are outside, those behind it inside.
-    grows_down: bool,
-}
-
-impl Segment {
-    /// A segment of 64-bit code.
-    pub const fn flat(base: u64) -> Self {
-        Self { base, limit: None, grows_down: false }
+/// The segment that a selector names in the tables as they are now, which may no longer be those from which the segment register
+/// was loaded (XSA-298); `None` where no such descriptor is within their limits, or one that does not allow the access.
+pub fn data_segment(selector: u64, write: bool) -> Option<Segment> {
+    const IN_LDT: u64 = 4;
+    let index = selector & 0xfff8;
+    // SAFETY: reads the descriptor; a fault is fixed up.
+    if index == 0 && selector & IN_LDT == 0 || unsafe { access_rights(selector as u32 & 0xffff) } == 0 {
+        return None;
     }
-
-    /// The segment that a selector names in the tables as they are now (which may no longer be those from which the segment register
-    /// was loaded: XSA-298), by SDM volume 3, 3.4.5; `None` where no such descriptor is within their limits, or one that may not be
-    /// read or, to `write`, written.
-    pub fn named(selector: u64, write: bool) -> Option<Self> {
-        const IN_LDT: u64 = 4;
-        const GRANULAR: u64 = 1 << 55;
-        const PRESENT: u64 = 1 << 47;
-        const CODE_OR_DATA: u64 = 1 << 44;
-        const CODE: u64 = 1 << 43;
-        const DOWN: u64 = 1 << 42;
-        /// Of data: may be written; of code: may be read.
-        const WIDER: u64 = 1 << 41;
-        let index = selector & 0xfff8;
-        // SAFETY: reads the descriptor; a fault is fixed up.
-        if index == 0 && selector & IN_LDT == 0 || unsafe { access_rights(selector as u32 & 0xffff) } == 0 {
-            return None;
-        }
-        let cpu = this_cpu().id();
-        let table = if selector & IN_LDT == 0 { gdt_window(cpu) } else { ldt_window(cpu) };
-        let at = ptr::with_exposed_provenance::<AtomicU64>((table + index) as usize);
-        // SAFETY: `lar` has just read this descriptor in the window of this CPU, whose mappings only this CPU changes.
-        let descriptor = unsafe { &*at }.load(Ordering::Relaxed);
-        let has = |bits| descriptor & bits == bits;
-        let allowed = if write { !has(CODE) && has(WIDER) } else { !has(CODE) || has(WIDER) };
-        if !has(PRESENT | CODE_OR_DATA) || !allowed {
-            return None;
-        }
-        let limit = descriptor & 0xffff | descriptor >> 32 & 0xf_0000;
-        Some(Self {
-            base: descriptor >> 16 & 0xff_ffff | descriptor >> 32 & 0xff00_0000,
-            limit: Some(if has(GRANULAR) { limit << 12 | 0xfff } else { limit }),
-            grows_down: descriptor & (CODE | DOWN) == DOWN,
-        })
-    }
-
-    /// The address of `size` bytes at `offset`; `None` where one of them is outside.
-    pub fn place(self, offset: u64, size: u8) -> Option<GuestVirt> {
-        let Some(limit) = self.limit else { return Some(GuestVirt(self.base.wrapping_add(offset))) };
-        let last = offset.checked_add(u64::from(size) - 1)?;
-        let inside =
-            if self.grows_down { offset > limit && last <= u64::from(u32::MAX) } else { last <= limit };
-        inside.then(|| GuestVirt(self.base.wrapping_add(offset) & u64::from(u32::MAX)))
-    }
+    let cpu = this_cpu().id();
+    let table = if selector & IN_LDT == 0 { gdt_window(cpu) } else { ldt_window(cpu) };
+    let at = ptr::with_exposed_provenance::<AtomicU64>((table + index) as usize);
+    // SAFETY: `lar` has just read this descriptor in the window of this CPU, whose mappings only this CPU changes.
+    let descriptor = unsafe { &*at }.load(Ordering::Relaxed);
+    Segment::from_descriptor(descriptor, write)
 }
 
 /// Bits of addresses and operands of the code that this selector names; `None` where no code can run by it.

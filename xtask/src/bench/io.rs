@@ -213,14 +213,7 @@ fn front_archive(program: &[u8]) -> Result<Vec<u8>> {
     archive.file("bin/io", 0o755, program);
     let counts = vec![COUNTS.map(|count| count.to_string()).join(" "); TIMES].join(" ");
     archive.file("init", 0o755, include_str!("io/init.sh").replace("COUNTS", &counts).as_bytes());
-    let mut order = String::new();
-    for path in modules::closure(&debian::modules(), MODULES)? {
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        archive.file(&format!("lib/modules/{file}"), 0o644, &fs::read(&path)?);
-        order.push_str(&file);
-        order.push('\n');
-    }
-    archive.file("lib/modules/order", 0o644, order.as_bytes());
+    modules::add(&mut archive, MODULES)?;
     Ok(archive.finish())
 }
 

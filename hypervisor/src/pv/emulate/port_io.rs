@@ -4,10 +4,11 @@ use super::decode::{get, set, source};
 use super::{Emulated, step_over};
 use crate::cpu::percpu::this_cpu;
 use crate::mm::uaccess::{copy_from_guest, copy_to_guest};
-use crate::pv::segments::{Segment, active_base, active_selector};
+use crate::pv::segments::{active_base, active_selector, data_segment};
 use crate::pv::{Guest, debug, ports};
 use hypervisor_core::ids::GuestVirt;
 use hypervisor_core::regs::Regs;
+use hypervisor_core::segment::Segment;
 use iced_x86::{CodeSize, Instruction, Mnemonic, OpKind, Register};
 
 const DIRECTION: u64 = 1 << 10;
@@ -104,10 +105,10 @@ fn segment(regs: &Regs, i: &Instruction, input: bool) -> Option<Segment> {
         Register::FS => Some(Segment::flat(active_base(true))),
         Register::GS => Some(Segment::flat(active_base(false))),
         _ if i.code_size() == CodeSize::Code64 => Some(Segment::flat(0)),
-        Register::CS => Segment::named(regs.cs, input),
-        Register::SS => Segment::named(regs.ss, input),
-        Register::ES => Segment::named(active_selector(true), input),
-        _ => Segment::named(active_selector(false), input),
+        Register::CS => data_segment(regs.cs, input),
+        Register::SS => data_segment(regs.ss, input),
+        Register::ES => data_segment(active_selector(true), input),
+        _ => data_segment(active_selector(false), input),
     }
 }
 
