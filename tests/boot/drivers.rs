@@ -116,8 +116,8 @@ fn restart() -> Result<()> {
     session.wait_for("(a) is gone", LONG)?;
     session.wait_for("(a) is domain 1", LONG)?;
     session.wait_for("blk: found the mark", LONG)?;
-    session.wait_for("(a) blk: found the web server", LONG)?;
-    session.wait_for("(a) blk: done", LONG)?;
+    session.wait_for("blk: found the web server", LONG)?;
+    session.wait_for("blk: done", LONG)?;
     session.send(SWITCH)?;
     session.wait_for("Serial input to domain 1, a", LONG)?;
     session.send("echo typed $((6 * 7))\n")?;
