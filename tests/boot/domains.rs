@@ -70,7 +70,7 @@ fn three_linux() -> Result<()> {
     let mut machine = run::linux(Machine::new(Hypervisor::Paravane))?;
     machine.cpus = 2;
     machine.kernel_args += " paravane.load=60";
-    machine.hypervisor_args += " dom0_mem=384M dom0_max_vcpus=4";
+    machine.hypervisor_args += " dom0_max_vcpus=4";
     domains::add(&mut machine, &described("three", &text)?, false)?;
     let mut session = Session::start(&machine)?;
     for writer in ["", "(d1) ", "(d2) "] {

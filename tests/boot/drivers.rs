@@ -40,7 +40,6 @@ fn linux(name: &str, does: &str, keys: &str) -> String {
 /// A machine with these domains behind the driver domain.
 fn machine(name: &str, text: &str) -> Result<Machine> {
     let mut machine = Machine::new(Hypervisor::Paravane);
-    machine.hypervisor_args += " dom0_mem=128M";
     domains::add(&mut machine, &described(name, &(FIRST.to_owned() + text))?, true)?;
     Ok(machine)
 }
@@ -82,7 +81,6 @@ fn features() -> Result<()> {
     let text =
         linux("a", "paravane.blk.do=features,write", "\n[[domain.disk]]\nname = \"xvda\"\nram = \"16M\"\n");
     let mut machine = Machine::new(Hypervisor::Paravane);
-    machine.hypervisor_args += " dom0_mem=128M";
     let first = FIRST.replace("initrd", "cmdline = \"persistent\"\ninitrd");
     domains::add(&mut machine, &described("features", &(first + &text))?, true)?;
     let mut session = Session::start(&machine)?;

@@ -173,6 +173,7 @@ fn under_attack(session: &mut Session, port: u16, time: Duration) -> Result<Acco
 /// A machine with these domains, of which the honest ones work.
 fn start(name: &str, text: &str) -> Result<(Session, u16)> {
     let mut machine = Machine::new(Hypervisor::Paravane);
+    // The same in each machine: their accounts are compared.
     machine.hypervisor_args += " dom0_mem=192M";
     machine.cpus = 2;
     machines::add(&mut machine, &described(name, text)?, true)?;

@@ -40,7 +40,6 @@ served_by = "drivers"
 
 fn served() -> Result<()> {
     let mut machine = Machine::new(Hypervisor::Paravane);
-    machine.hypervisor_args.push_str(" dom0_mem=192M");
     domains::add(&mut machine, &files::save("library.toml", SERVED.as_bytes())?, true)?;
     Session::start(&machine)?.wait_for("grants: all steps passed", SHORT).map(drop)
 }

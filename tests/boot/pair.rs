@@ -27,7 +27,6 @@ pub fn trials() -> Vec<Trial> {
 /// Linux with its root on our disk, another one, and the web server, none of them with any device but the driver domain's.
 fn pair() -> Result<()> {
     let mut machine = Machine::new(Hypervisor::Paravane);
-    machine.hypervisor_args += " dom0_mem=192M";
     domains::add(&mut machine, &project::root().join("pv-drivers/examples/pair.toml"), true)?;
     let port = free_port()?;
     machine.net = true;

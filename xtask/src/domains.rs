@@ -23,12 +23,12 @@ use crate::{build, debian, initramfs, project};
 pub fn add(machine: &mut Machine, file: &Path, alone: bool) -> Result<()> {
     let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
     let described = Descriptions::parse(&text).map_err(|problem| anyhow!("{}, {problem}", file.display()))?;
-    if alone || described.domains.iter().any(|domain| domain.id == Some(0)) {
+    let described_first = described.domains.iter().any(|domain| domain.id == Some(0));
+    if alone || described_first {
         (machine.kernel, machine.initrd) = (None, None);
     }
-    if described.domains.iter().any(|domain| domain.id == Some(0)) {
-        leave_room(machine, &described);
-    }
+    // It has the machine's network card, for the bridge of those that it serves.
+    machine.net |= described_first && described.domains.iter().any(|domain| !domain.devices.nets.is_empty());
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     // The hypervisor must know the text for what it is.
     ensure!(name.ends_with(".toml"), "the name of a description ends in .toml, {name} does not");
@@ -47,19 +47,6 @@ pub fn add(machine: &mut Machine, file: &Path, alone: bool) -> Result<()> {
         machine.modules.push(Module { path, name: name.clone() });
     }
     Ok(())
-}
-
-/// What each domain takes beside its memory, in MiB: its tables, and frames that the hypervisor keeps for it.
-const BESIDE: u64 = 8;
-
-/// Where nobody says how large the first domain is, it leaves the others theirs; and its bridge has a way out.
-fn leave_room(machine: &mut Machine, described: &Descriptions) {
-    let others = || described.domains.iter().filter(|domain| domain.id != Some(0));
-    if !machine.hypervisor_args.contains("dom0_mem=") {
-        let others: u64 = others().map(|domain| (domain.pages >> 8) + BESIDE).sum();
-        machine.hypervisor_args.push_str(&format!(" dom0_mem=-{}M", others + 4 * BESIDE));
-    }
-    machine.net |= others().any(|domain| !domain.devices.nets.is_empty());
 }
 
 /// The module with what a driver domain needs: the description, and the files of the disks that it serves.
@@ -148,13 +135,8 @@ mod tests {
         fs::write(&file, first.to_owned() + &domain("b", "k") + "served_by = \"first\"\n[[domain.net]]\n")
             .unwrap();
         let mut machine = Machine::new(Hypervisor::Paravane);
-        let before = machine.hypervisor_args.clone();
         add(&mut machine, &file, false).unwrap();
-        assert_eq!(machine.hypervisor_args, before.clone() + " dom0_mem=-56M", "room for the other");
         assert!(machine.net);
-        machine.hypervisor_args = "dom0_mem=64M".into();
-        add(&mut machine, &file, false).unwrap();
-        assert_eq!(machine.hypervisor_args, "dom0_mem=64M");
         fs::write(&file, "[[domain]]\n").unwrap();
         let error = add(&mut machine, &file, false).unwrap_err().to_string();
         assert!(error.ends_with("machine.toml, line 1: this domain has no `name`"), "{error}");
