@@ -18,6 +18,7 @@ use crate::cpu::percpu::{PERCPU_SIZE, stack_top, this_cpu};
 use crate::cpu::{self, apic, smp};
 use crate::dev::{acpi, clock, ioapic, irq, power, serial};
 use crate::machine::{self, Hv, Machine};
+use crate::mm::heap;
 use crate::mm::layout::{DIRECT_MAP, IMAGE_BASE};
 use crate::mm::tables;
 use crate::{error, info};
@@ -195,6 +196,7 @@ fn make_hypervisor(
     let platform = Machine::new(tables.frames, tables.m2p);
     let hv = machine::install(Hypervisor::new(platform, facts, options, frames));
     memory::hand_over(hv, boot);
+    heap::keep_reserve(hv);
     hv
 }
 

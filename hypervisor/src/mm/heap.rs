@@ -1,5 +1,8 @@
 //! The hypervisor's heap: `talc` over frames of the frame allocator, growing for as long as there are frames.
 //!
+//! A guest may take all frames, and what the hypervisor keeps for it then must still find room: a block is kept for that. What grows
+//! only because a guest wants it to is refused before ([`hypervisor_core::mem::FrameAllocator::has_room`]).
+//!
 //! What is larger than [`LARGE`] gets frames of its own and gives them back when it is freed: an unpacked kernel must not stay the
 //! heap's for ever.
 
@@ -15,11 +18,32 @@ use talc::{OomHandler, Span, Talc, Talck};
 
 /// Frames that the heap takes at a time, log2, unless one allocation needs more.
 const GROW_ORDER: u32 = 6;
+/// Frames that are kept for the time when there are no others, log2: a 64th of the memory, but no more than this.
+const MOST_KEPT_ORDER: u32 = 9;
 /// Bytes from which on an allocation is not `talc`'s.
 const LARGE: usize = 1 << 20;
 
 /// Frames that the heap took.
 static FRAMES: AtomicU64 = AtomicU64::new(0);
+
+/// The block that is kept, its order in the lowest bits; 0 for none.
+static KEPT: AtomicU64 = AtomicU64::new(0);
+
+/// Keeps a block for the time when there are no other frames.
+pub fn keep_reserve(hv: &Hv) {
+    let order = hv.frames.free_count().checked_ilog2().unwrap_or(0).saturating_sub(6).min(MOST_KEPT_ORDER);
+    if let Some(first) = hv.frames.alloc(order) {
+        KEPT.store(first.addr().0 | u64::from(order), Ordering::Relaxed);
+    }
+}
+
+/// Takes the block that is kept, if it is of order `least` at least.
+fn take_reserve(least: u32) -> Option<(Mfn, u32)> {
+    let order = |kept: u64| (kept & (PAGE_SIZE as u64 - 1)) as u32;
+    let take = |kept: u64| (kept != 0 && order(kept) >= least).then_some(0);
+    let kept = KEPT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+    Some((MachineAddr(kept).mfn(), order(kept)))
+}
 
 /// Frames that the heap took from the frame allocator and keeps; those of large allocations come back and do not count.
 pub fn frames() -> u64 {
@@ -32,14 +56,18 @@ struct Grow;
 impl OomHandler for Grow {
     fn handle_oom(talc: &mut Talc<Self>, layout: Layout) -> Result<(), ()> {
         let pages = (layout.size() + layout.align()).div_ceil(PAGE_SIZE) as u64 + 1;
-        let order = pages.next_power_of_two().ilog2().max(GROW_ORDER);
-        let first = match try_hv() {
-            Some(hv) => hv.frames.alloc(order).inspect(|_| {
-                FRAMES.fetch_add(1 << order, Ordering::Relaxed);
-            }),
-            None => EARLY.lock().alloc(1 << order, 1, direct_map_limit()),
+        let least = pages.next_power_of_two().ilog2();
+        let most = least.max(GROW_ORDER);
+        let (first, order) = match try_hv() {
+            Some(hv) => {
+                let block = |order| Some((hv.frames.alloc(order)?, order));
+                let found = (least..=most).rev().find_map(block).or_else(|| take_reserve(least)).ok_or(())?;
+                FRAMES.fetch_add(1 << found.1, Ordering::Relaxed);
+                found
+            }
+            None => (EARLY.lock().alloc(1 << most, 1, direct_map_limit()).ok_or(())?, most),
         };
-        let start = direct(first.ok_or(())?.addr()) as *mut u8;
+        let start = direct(first.addr()) as *mut u8;
         // SAFETY: the frames were just allocated for this, are mapped for ever, and never given back.
         unsafe { talc.claim(Span::from_base_size(start, PAGE_SIZE << order)) }.map(|_| ())
     }

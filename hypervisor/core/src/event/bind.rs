@@ -144,6 +144,7 @@ impl<P: Platform> Hypervisor<P> {
         let mut lowest = None;
         for port in (changes.lowest_free..limit).map(Port) {
             if port.0 >= events.slots.valid() {
+                self.room_for_ports()?;
                 events.slots.grow_to(port)?;
             }
             if events.slot(port)?.load().binding() != Binding::Free {
@@ -156,6 +157,11 @@ impl<P: Platform> Hypervisor<P> {
             }
         }
         Err(EventError::NoPort)
+    }
+
+    /// Whether there is memory for more ports than there ever were.
+    pub(super) fn room_for_ports(&self) -> Result<(), EventError> {
+        if self.frames.has_room() { Ok(()) } else { Err(EventError::NoMemory) }
     }
 
     /// Makes a free port the caller's to bind, on vCPU 0 and with the default priority.

@@ -268,6 +268,13 @@ fn leave_old_queue(locks: &mut QueueLocks<'_>, seen: u32, port: Port) {
     }
 }
 
+fn new_last() -> Result<Box<[AtomicU32]>, EventError> {
+    let mut last = Vec::new();
+    last.try_reserve_exact(WORDS_PER_PAGE as usize).map_err(|_| EventError::NoMemory)?;
+    last.resize_with(WORDS_PER_PAGE as usize, || AtomicU32::new(0));
+    Ok(last.into_boxed_slice())
+}
+
 impl<P: Platform> Hypervisor<P> {
     /// Shows an event to the guest. Answers whether it was not pending already.
     pub(super) fn fifo_set_pending(
@@ -336,7 +343,10 @@ impl<P: Platform> Hypervisor<P> {
         }
         let events = &domain.events;
         let _changes = events.changes.lock();
-        let fifo = events.fifo.try_call_once(|| Fifo::new(domain.vcpus.len()))?;
+        let fifo = events.fifo.try_call_once(|| {
+            self.room_for_ports()?;
+            Fifo::new(domain.vcpus.len())
+        })?;
         let queues = fifo.vcpu(vcpu.0).ok_or(EventError::NoSuchVcpu)?;
         if queues.control.load(Ordering::SeqCst) != 0 {
             return Err(EventError::Invalid);
@@ -367,7 +377,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// [`EventError::NotFifo`] before the first control block, [`EventError::NoPort`] when there are words for all ports,
-    /// [`EventError::Invalid`] for a frame that the domain cannot write.
+    /// [`EventError::Invalid`] for a frame that the domain cannot write, [`EventError::NoMemory`].
     pub fn fifo_expand_array(&self, domain: &Arc<Domain<P>>, frame: Mfn) -> Result<(), EventError> {
         let events = &domain.events;
         let _changes = events.changes.lock();
@@ -375,8 +385,11 @@ impl<P: Platform> Hypervisor<P> {
         let first = fifo.ports.load(Ordering::SeqCst);
         let index = (first / WORDS_PER_PAGE) as usize;
         let page = fifo.pages.get(index).ok_or(EventError::NoPort)?;
+        fifo.last[index].try_call_once(|| {
+            self.room_for_ports()?;
+            new_last()
+        })?;
         self.get_guest_page(domain, frame)?;
-        fifo.last[index].call_once(|| (0..WORDS_PER_PAGE).map(|_| AtomicU32::new(0)).collect());
         page.store(frame.0, Ordering::SeqCst);
         // Senders take this for the sign that the words are there: it comes last.
         fifo.ports.store(first + WORDS_PER_PAGE, Ordering::SeqCst);

@@ -54,14 +54,16 @@ impl Maptrack {
         u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
     }
 
-    /// Takes a free handle; it is busy until it is [set](Self::set) or [freed](Self::free).
+    /// Takes a free handle; it is busy until it is [set](Self::set) or [freed](Self::free). `has_room` says whether there is memory
+    /// for more of them.
     #[inline(always)]
-    pub fn allocate(&mut self) -> Result<u32, GrantError> {
+    pub fn allocate(&mut self, has_room: impl FnOnce() -> bool) -> Result<u32, GrantError> {
         let handle = match self.first_free {
             Some(handle) => handle,
             None => {
                 let handle = u32::try_from(self.slots.len()).map_err(|_| GrantError::NoSpace)?;
-                if handle >= self.limit || self.slots.try_reserve(1).is_err() {
+                let full = self.slots.len() == self.slots.capacity();
+                if handle >= self.limit || full && (!has_room() || self.slots.try_reserve(1).is_err()) {
                     return Err(GrantError::NoSpace);
                 }
                 self.slots.push(Slot::Free(None));

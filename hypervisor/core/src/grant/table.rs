@@ -119,6 +119,9 @@ impl Table {
         let frames = frames.max(1);
         let entries = (frames * V1_PER_FRAME) as usize;
         if entries > self.active.len() {
+            if !hv.frames.has_room() {
+                return Err(OutOfFrames);
+            }
             self.active.try_reserve(entries - self.active.len()).map_err(|_| OutOfFrames)?;
             self.active.resize(entries, Active::UNUSED);
         }

@@ -25,6 +25,8 @@ const ORDERS: usize = MAX_ORDER as usize + 1;
 /// Bit lengths 0..=32 of frame numbers: 16 TiB.
 const ZONES: usize = 33;
 const NONE: u32 = 0;
+/// Free frames that tables leave which grow at a guest's wish, or a 64th of all where that is less.
+const MOST_SPARED: u64 = 256;
 /// Frames that are cleared between two looks for other work.
 const SCRUB_FRAMES: usize = 16;
 /// Frames that are looked at meanwhile.
@@ -111,6 +113,12 @@ impl FrameAllocator {
     /// Number of free frames.
     pub fn free_count(&self) -> u64 {
         self.free.load(Ordering::Relaxed)
+    }
+
+    /// Whether what grows at a guest's wish may do so: what must not fail finds frames as well afterwards.
+    pub fn has_room(&self) -> bool {
+        let least = (self.table.len() as u64 / 64).min(MOST_SPARED);
+        self.free_count() >= least.saturating_add(self.claimed())
     }
 
     /// Which CPUs may still translate through what.

@@ -261,3 +261,33 @@ case! {
         Ok(())
     }
 }
+
+case! {
+    #[alone]
+    /// A domain that takes all memory that there is gets no more; what its other hypercalls need is had, or refused by an error.
+    fn all_memory(env) {
+        let fifo = need("init_control", super::event_fifo::init_control(env.page(0), 0, 0));
+        for order in (0..=9).rev() {
+            let mut arg = reservation(&mut [], order);
+            (arg.extent_start, arg.nr_extents) = (GuestHandle::from(0), 1 << 20);
+            need("increase", op(nr::MEMORY_OP, XENMEM_INCREASE_RESERVATION, &mut arg))?;
+        }
+        fifo?;
+        same("no more", change(XENMEM_INCREASE_RESERVATION, &mut [0], 0, 0), Ok(0))?;
+        for _ in 0..128 {
+            let answer = super::event_fifo::expand(env.page(1).mfn().0);
+            check("done or refused", matches!(answer, Ok(0) | Err(Errno::ENOMEM)))?;
+        }
+        let mut port = 1;
+        while port < 1 << 16 {
+            match super::event::bind_ipi(0) {
+                Ok(bound) => port = bound,
+                Err(error) => {
+                    same("no memory for ports", error, Errno::ENOMEM)?;
+                    break;
+                }
+            }
+        }
+        check("still there", current()? > 0)
+    }
+}

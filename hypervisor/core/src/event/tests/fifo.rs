@@ -140,6 +140,22 @@ fn a_control_block_must_be_the_domains_and_aligned() {
 }
 
 #[test]
+fn without_free_frames_nothing_grows() {
+    let hv = mock::hypervisor(1000);
+    let domain = mock::domain(&hv, 0, 1, 1000);
+    let _guest = FifoGuest::without_words(&hv, &domain);
+    let page = hv.alloc_domain_page(&domain, 0).unwrap();
+    let others: Vec<_> = core::iter::from_fn(|| hv.alloc_domain_page(&domain, 0).ok()).collect();
+    let ports = (0..100).map_while(|_| hv.bind_ipi(&domain, VcpuId(0)).ok()).count();
+    assert_eq!(ports, 63, "there was room for these");
+    assert_eq!(hv.bind_ipi(&domain, VcpuId(0)), Err(EventError::NoMemory));
+    assert_eq!(hv.fifo_expand_array(&domain, page), Err(EventError::NoMemory));
+    others[..20].iter().for_each(|mfn| hv.remove_domain_page(&domain, *mfn).unwrap());
+    assert_eq!(hv.bind_ipi(&domain, VcpuId(0)), Ok(Port(64)));
+    assert_eq!(hv.fifo_expand_array(&domain, page), Ok(()));
+}
+
+#[test]
 fn events_come_in_order_and_by_priority() {
     let (hv, [d0, _]) = machine(1);
     let mut guest = FifoGuest::new(&hv, &d0);
