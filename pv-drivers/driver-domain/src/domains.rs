@@ -6,6 +6,7 @@
 //! domain anew only when nobody holds a page of the old one.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -16,7 +17,7 @@ use pv_drivers::store::server::{Link, Local, Server};
 use pv_drivers::transport::{Access, Error, GrantRef, Port, Transport};
 use spin::Mutex;
 
-use crate::config::{Config, Offer, Served};
+use crate::config::{Config, Disk, Net, Offer, Served};
 use crate::console::{Console, Keyboard, Output};
 use crate::devices::Device;
 use crate::nodes;
@@ -26,8 +27,19 @@ pub const LOOK: Duration = Duration::from_millis(500);
 
 /// What the loop needs of the machine around it.
 pub trait Machine<T: Transport> {
-    /// The back ends of a domain whose nodes were just written.
-    fn devices(&mut self, transport: &T, served: &Served) -> Vec<Box<dyn Device>>;
+    /// The back end of a disk whose nodes were just written.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, in one sentence without its full stop.
+    fn disk(&mut self, transport: &T, served: &Served, disk: &Disk) -> Result<Box<dyn Device>, String>;
+
+    /// That of a network interface.
+    ///
+    /// # Errors
+    ///
+    /// As of a disk.
+    fn interface(&mut self, transport: &T, served: &Served, net: &Net) -> Result<Box<dyn Device>, String>;
 
     /// Whether a port of this domain still has another end.
     fn is_connected(&self, port: &T::Port) -> bool;
@@ -187,11 +199,40 @@ impl<T: Transport> Domains<T> {
         let connection = self.server.lock().connect(served.id, false, None);
         let Ok(link) = Link::new(ring, connection) else { return Err(Failure::NotThere) };
         self.server.lock().introduce(served.id);
-        let devices = machine.devices(transport, served);
         machine.line(&served.name, format_args!("is domain {}", served.id));
+        let devices = devices(transport, &self.store, served, machine)?;
         *here = Some(Here { link, port, console, devices });
         Ok(())
     }
+}
+
+/// The back ends of a domain. What cannot be served is not there: a front end that found it would wait for it.
+fn devices<T: Transport>(
+    transport: &T,
+    store: &Local,
+    served: &Served,
+    machine: &mut impl Machine<T>,
+) -> Result<Vec<Box<dyn Device>>, StoreError> {
+    let mut devices = Vec::new();
+    for disk in &served.disks {
+        match machine.disk(transport, served, disk) {
+            Ok(device) => devices.push(device),
+            Err(why) => {
+                machine.line(&served.name, format_args!("has no {}: {why}", disk.name));
+                nodes::withdraw(store, served.id, "vbd", disk.number)?;
+            }
+        }
+    }
+    for net in &served.nets {
+        match machine.interface(transport, served, net) {
+            Ok(device) => devices.push(device),
+            Err(why) => {
+                machine.line(&served.name, format_args!("has no interface {}: {why}", net.number));
+                nodes::withdraw(store, served.id, "vif", net.number)?;
+            }
+        }
+    }
+    Ok(devices)
 }
 
 /// Why a domain is not served.
@@ -238,7 +279,6 @@ impl<T: Transport> Here<T> {
 mod tests {
     use super::*;
     use alloc::format;
-    use alloc::string::String;
     use core::sync::atomic::AtomicU32;
     use guest_pv_lib::xenstore::{Client, Link as ClientLink, Ring};
     use pv_drivers::console::Page;
@@ -251,11 +291,31 @@ mod tests {
         said: Vec<String>,
         typed: Vec<u8>,
         gone: bool,
+        has_no_disks: bool,
+    }
+
+    /// A device that does nothing.
+    struct Idle;
+
+    impl Device for Idle {
+        fn serve(&mut self) -> bool {
+            false
+        }
+
+        fn close(&mut self) {}
+
+        fn is_closed(&self) -> bool {
+            true
+        }
     }
 
     impl Machine<HostTransport> for Around {
-        fn devices(&mut self, _: &HostTransport, _: &Served) -> Vec<Box<dyn Device>> {
-            Vec::new()
+        fn disk(&mut self, _: &HostTransport, _: &Served, disk: &Disk) -> Result<Box<dyn Device>, String> {
+            if self.has_no_disks { Err(format!("{} is lost", disk.storage)) } else { Ok(Box::new(Idle)) }
+        }
+
+        fn interface(&mut self, _: &HostTransport, _: &Served, _: &Net) -> Result<Box<dyn Device>, String> {
+            Ok(Box::new(Idle))
         }
 
         fn is_connected(&self, _: &host::Port) -> bool {
@@ -347,6 +407,26 @@ mod tests {
         domains.serve(&mut around);
         assert_eq!((domains.here(), around.said.last().unwrap().as_str()), (0, "g: is gone"));
         assert!(!there(&back) && !there("/local/domain/4"));
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_not_there() {
+        let machine = host::Machine::new();
+        let server = Arc::new(Mutex::new(Server::default()));
+        let (_page, _port, served) = guest(&machine, 4);
+        let mut around = Around { has_no_disks: true, ..Around::default() };
+        let mut domains = Domains::new(machine.domain(9), &server, Config { own: 9, served: vec![served] });
+        domains.serve(&mut around);
+        assert_eq!(around.said, ["g: is domain 4", "g: has no xvda: ram:1024K is lost"]);
+        let store = Local::new(&server, 9, true, None);
+        let names = |path: &str| pv_drivers::store::Store::directory(&store, Default::default(), path);
+        assert_eq!(
+            names("/local/domain/4/device/vbd"),
+            Ok(Vec::new()),
+            "a front end has nothing to wait for"
+        );
+        assert_eq!(names("/local/domain/9/backend/vbd/4"), Ok(Vec::new()));
+        assert_eq!(names("/local/domain/4/device/vif"), Ok(vec!["0".into()]));
     }
 
     #[test]

@@ -12,10 +12,10 @@ use crate::config::{Disk, Net, Served};
 
 const NONE: Transaction = Transaction::NONE;
 
-/// The directory of a back end of this domain.
+/// The directory of a back end, below this domain's own.
 #[must_use]
-pub fn back_end(own: u16, kind: &str, domain: u16, device: u32) -> String {
-    format!("{}/backend/{kind}/{domain}/{device}", home(own))
+pub fn back_end(kind: &str, domain: u16, device: u32) -> String {
+    format!("backend/{kind}/{domain}/{device}")
 }
 
 /// The directory of a front end.
@@ -84,7 +84,8 @@ fn introduce_device(
     front: &[(&str, &str)],
     back: &[(&str, &str)],
 ) -> Result<(), Error> {
-    let (front_path, back_path) = (front_end(kind, id, number), back_end(own, kind, id, number));
+    let front_path = front_end(kind, id, number);
+    let back_path = format!("{}/{}", home(own), back_end(kind, id, number));
     let rights = |owner, other| [(owner, Permission::None), (other, Permission::Read)];
     let fresh = XENBUS_STATE_INITIALISING.to_string();
     let (own_text, id_text) = (own.to_string(), id.to_string());
@@ -126,6 +127,16 @@ fn introduce_net(store: &impl Store, own: u16, id: u16, net: &Net) -> Result<(),
     let (mac, handle) = (mac_text(net.mac), net.number.to_string());
     let both = [("handle", handle.as_str()), ("mac", &mac)];
     introduce_device(store, own, id, ("vif", net.number), &both, &both)
+}
+
+/// Removes both directories of a device that cannot be served.
+///
+/// # Errors
+///
+/// What xenstore says.
+pub fn withdraw(store: &impl Store, domain: u16, kind: &str, device: u32) -> Result<(), Error> {
+    store.remove(NONE, &front_end(kind, domain, device))?;
+    store.remove(NONE, &back_end(kind, domain, device))
 }
 
 /// Removes what is left of a domain that is gone.

@@ -13,7 +13,7 @@ use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
 use driver_domain::archive;
-use driver_domain::config::{Config, Served};
+use driver_domain::config::{Config, Disk, Net, Served};
 use driver_domain::devices::Device;
 use driver_domain::domains::{Domains, Machine};
 use driver_domain::nodes::{back_end, front_end};
@@ -86,7 +86,7 @@ pub fn run(boot: &BootContext, random: Random) -> ! {
     println!("hostile: a back end for {} domains", config.served.len());
     let server = Arc::new(Mutex::new(Server::default()));
     let transport = Guest::new(Local::new(&server, config.own, true, None));
-    let mut around = Around { own: config.own, random };
+    let mut around = Around { random };
     let mut domains = Domains::new(transport, &server, config);
     loop {
         domains.serve(&mut around);
@@ -95,22 +95,32 @@ pub fn run(boot: &BootContext, random: Random) -> ! {
 }
 
 struct Around {
-    own: u16,
     random: Random,
 }
 
+impl Around {
+    /// Each device gets a liar.
+    fn device(
+        &mut self,
+        transport: &Own,
+        kind: Kind,
+        served: &Served,
+        number: u32,
+    ) -> Result<Box<dyn Device>, String> {
+        let name = if kind == Kind::Disk { "vbd" } else { "vif" };
+        let paths = (back_end(name, served.id, number), front_end(name, served.id, number));
+        let random = Random(self.random.any());
+        Ok(Box::new(Liar::new(transport, kind, served.id, paths, random)))
+    }
+}
+
 impl Machine<Own> for Around {
-    fn devices(&mut self, transport: &Own, served: &Served) -> Vec<Box<dyn Device>> {
-        let disks = served.disks.iter().map(|disk| (Kind::Disk, disk.number));
-        let nets = served.nets.iter().map(|net| (Kind::Net, net.number));
-        let liar = |(kind, number)| {
-            let name = if kind == Kind::Disk { "vbd" } else { "vif" };
-            let own = back_end(self.own, name, served.id, number);
-            let other = front_end(name, served.id, number);
-            Box::new(Liar::new(transport, kind, served.id, (own, other), Random(self.random.any())))
-                as Box<dyn Device>
-        };
-        disks.chain(nets).map(liar).collect()
+    fn disk(&mut self, transport: &Own, served: &Served, disk: &Disk) -> Result<Box<dyn Device>, String> {
+        self.device(transport, Kind::Disk, served, disk.number)
+    }
+
+    fn interface(&mut self, transport: &Own, served: &Served, net: &Net) -> Result<Box<dyn Device>, String> {
+        self.device(transport, Kind::Net, served, net.number)
     }
 
     fn is_connected(&self, port: &Channel) -> bool {

@@ -11,7 +11,7 @@ use core::convert::Infallible;
 use core::fmt;
 
 use driver_domain::archive;
-use driver_domain::config::{Config, Disk, Served};
+use driver_domain::config::{Config, Disk, Net, Served};
 use driver_domain::devices::{Device, Sources};
 use driver_domain::domains::{Domains, LOOK, Machine};
 use driver_domain::hosted::Hosted;
@@ -55,7 +55,6 @@ fn serve(boot: &BootContext) -> Result<Infallible, String> {
             let devices = Devices::new(boot, Guest::new(Local::new(&server, config.own, true, None)))?;
             let domains = Domains::new(devices.bus.transport().clone(), &server, config.clone());
             let around = Around {
-                own: config.own,
                 sources: devices.sources(archive),
                 keys: console::channel().ok(),
                 has_input: true,
@@ -156,7 +155,6 @@ impl<T: Transport> Round for Described<T> {
 
 /// What this domain has for others.
 struct Around<T: Transport> {
-    own: u16,
     sources: Sources<T>,
     /// Fires when something was typed. None: this domain may not read the machine's console.
     keys: Option<Channel>,
@@ -167,22 +165,14 @@ struct Around<T: Transport> {
 }
 
 impl<T: Transport> Machine<T> for Around<T> {
-    fn devices(&mut self, _: &T, served: &Served) -> Vec<Box<dyn Device>> {
-        let mut devices = Vec::new();
-        let mut add = |what: &str, device: Result<_, String>| match device {
-            Ok(device) => devices.push(device),
-            Err(why) => println!("({}) has no {what}: {why}", served.name),
-        };
-        for Disk { name, number, storage, readonly } in &served.disks {
-            let path = nodes::back_end(self.own, "vbd", served.id, *number);
-            let key = format!("{}/{name}", served.name);
-            add(name, self.sources.disk(&path, &key, storage, *readonly));
-        }
-        for net in &served.nets {
-            let path = nodes::back_end(self.own, "vif", served.id, net.number);
-            add(&format!("interface {}", net.number), self.sources.interface(&path));
-        }
-        devices
+    fn disk(&mut self, _: &T, served: &Served, disk: &Disk) -> Result<Box<dyn Device>, String> {
+        let path = nodes::back_end("vbd", served.id, disk.number);
+        let key = format!("{}/{}", served.name, disk.name);
+        self.sources.disk(&path, &key, &disk.storage, disk.readonly)
+    }
+
+    fn interface(&mut self, _: &T, served: &Served, net: &Net) -> Result<Box<dyn Device>, String> {
+        self.sources.interface(&nodes::back_end("vif", served.id, net.number))
     }
 
     fn is_connected(&self, port: &T::Port) -> bool {
