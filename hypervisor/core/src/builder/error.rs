@@ -93,16 +93,16 @@ impl fmt::Display for BuildError {
             }
             Self::TooLittleMemory { needed, available } => write!(
                 f,
-                "too little memory for the first domain: it needs {} MiB and can have {} MiB",
+                "too little memory: it needs {} MiB and can have {} MiB",
                 needed.div_ceil(256),
                 available / 256
             ),
             Self::CommandLineTooLong(length) => {
                 write!(f, "the kernel's command line has {length} bytes, at most 1023 can be passed")
             }
-            Self::OutOfMemory => f.write_str("the hypervisor ran out of memory while it built the first domain"),
-            Self::PageTablesRefused => f.write_str("the first domain's page tables were refused by the page-type checks"),
-            Self::Refused(errno) => write!(f, "the first domain was refused with errno {}", errno.0),
+            Self::OutOfMemory => f.write_str("the hypervisor ran out of memory while it built the domain"),
+            Self::PageTablesRefused => f.write_str("the domain's page tables were refused by the page-type checks"),
+            Self::Refused(errno) => write!(f, "the domain was refused with errno {}", errno.0),
         }
     }
 }
