@@ -10,7 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::probe::{self, Probe};
@@ -69,6 +69,16 @@ impl Choices {
     fn wants(&self, name: &str) -> bool {
         self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
     }
+
+    /// Refuses a filter that fits no row: it may be a misspelt kind.
+    fn check(&self, mut names: impl Iterator<Item = &'static str>) -> Result<()> {
+        let filter = self.filter.as_deref().unwrap_or_default();
+        ensure!(
+            names.any(|name| self.wants(name)),
+            "{filter} is neither a kind of benchmark nor in a row's name"
+        );
+        Ok(())
+    }
 }
 
 /// One measured thing.
@@ -118,6 +128,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn boot(choices: &Choices) -> Result<()> {
+    choices.check(measurements().iter().map(|(name, ..)| *name))?;
     let mut rows = Vec::new();
     for (name, unit, goal, measure) in measurements() {
         if choices.wants(name) {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -51,6 +52,12 @@ pub fn hypervisor() -> Result<()> {
 /// # Errors
 /// As [`all`].
 pub fn guests() -> Result<()> {
+    // A description names several of them: they are built once.
+    static ARE_BUILT: Mutex<bool> = Mutex::new(false);
+    let mut are_built = ARE_BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if *are_built {
+        return Ok(());
+    }
     let names = guest_names()?;
     let toolchain = toolchain::ensure()?;
     // One after the other: the features that one kernel wants are not the others'.
@@ -66,7 +73,9 @@ pub fn guests() -> Result<()> {
         let built = if KERNELS.contains(&name.as_str()) { name.clone() } else { format!("examples/{name}") };
         install(&release_dir().join(built), &project::guest_elf(&name))?;
     }
-    case::write_list()
+    case::write_list()?;
+    *are_built = true;
+    Ok(())
 }
 
 /// Builds `target/dist/conformance.elf`, and the list of its cases.

@@ -91,7 +91,7 @@ fn find(name: &str, folder: &Path) -> Result<PathBuf> {
             let names = build::guest_names()?;
             ensure!(
                 names.iter().any(|name| name == guest),
-                "no guest {guest}: there are initramfs, {}",
+                "no guest {guest}: there are initramfs, root.ext4, {}",
                 names.join(", ")
             );
             build::guests()?;

@@ -1,5 +1,6 @@
 //! `cargo xtask run`: an interactive machine on the user's terminal.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -66,9 +67,9 @@ pub struct Options {
 /// # Errors
 /// Something is missing or does not build.
 pub fn run(options: &Options) -> Result<()> {
-    let machine = machine(options)?;
+    let mut command = machine(options)?.command(Serial::Interactive)?;
     eprintln!("  .. starting QEMU; Ctrl-A x leaves it, Ctrl-A h shows more");
-    let ok = process::interactive(&mut machine.command(Serial::Interactive)?)?;
+    let ok = process::interactive(&mut command)?;
     ensure!(ok, "QEMU failed");
     Ok(())
 }
@@ -135,13 +136,17 @@ fn is_none(options: &Options) -> bool {
     options.kernel.is_none() && options.guest == "none"
 }
 
-/// Reads `<port>:<address>:<port>`.
+/// Reads `<port>:<address>:<port>`. QEMU does not say why it cannot have a port.
 fn forward(text: &str) -> Result<(u16, String)> {
     let read = || {
         let (port, to) = text.split_once(':')?;
         to.contains(':').then_some((port.parse().ok()?, to.to_owned()))
     };
-    read().with_context(|| format!("`--forward {text}` is not such as 8080:10.0.2.20:80"))
+    let (port, to) =
+        read().with_context(|| format!("`--forward {text}` is not such as 8080:10.0.2.20:80"))?;
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .with_context(|| format!("port {port} of this computer, for `--forward {text}`"))?;
+    Ok((port, to))
 }
 
 /// Adds Debian's Linux with our initramfs.
@@ -157,4 +162,22 @@ pub fn linux(mut machine: Machine) -> Result<Machine> {
 
 fn joined(first: &str, second: &str) -> String {
     format!("{first} {second}").trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forward_needs_a_port_that_is_free() {
+        assert!(forward("8080:80").is_err());
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let text = format!("{port}:10.0.2.20:80");
+        assert!(
+            forward(&text).unwrap_err().to_string().starts_with(&format!("port {port} of this computer"))
+        );
+        drop(taken);
+        assert_eq!(forward(&text).unwrap(), (port, "10.0.2.20:80".into()));
+    }
 }

@@ -83,6 +83,7 @@ impl Row {
 
 /// Counts, prints, and writes `target/bench/io.json`, `io.svg` and `io.md`.
 pub(super) fn run(choices: &Choices) -> Result<()> {
+    choices.check(ROWS.iter().flat_map(|(key, _, name)| [*key, *name]))?;
     let (ours, linux) = (ours()?, linux()?);
     let mut rows = Vec::new();
     for (key, above, name) in ROWS {

@@ -76,6 +76,7 @@ type Printed = BTreeMap<String, Result<u64, String>>;
 
 /// Counts, prints, and writes `target/bench/micro.json`, `micro.svg` and `micro.md`.
 pub(super) fn run(choices: &Choices) -> Result<()> {
+    choices.check(ROWS.iter().flat_map(|(key, name, _)| [*key, *name]))?;
     let [ours, xen] = [measure(&Hypervisor::Paravane)?, measure(&Hypervisor::Xen)?];
     let (mut rows, mut missing) = (Vec::new(), Vec::new());
     for (key, name, goal) in ROWS {
