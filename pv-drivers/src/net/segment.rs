@@ -9,6 +9,12 @@ const TCP_FIN: u8 = 0x01;
 const TCP_PUSH: u8 = 0x08;
 const TCP_CWR: u8 = 0x80;
 
+/// The longest headers of a packet that is cut up. Each piece has a copy of them, and IPv6 options have no end.
+const MAX_HEADERS: usize = 256;
+/// The least payload of a piece: what 40 bytes of TCP's options leave of the smallest segment that Linux sends
+/// (`TCP_MIN_SND_MSS`). A packet of smaller ones is there to be many packets.
+const MIN_SIZE: u16 = 8;
+
 /// The pieces of one large packet, with complete checksums.
 #[derive(Debug)]
 pub struct Segments<'a> {
@@ -39,7 +45,8 @@ impl<'a> Segments<'a> {
             && transport.network.version == version
             && header >= 20
             && data <= transport.end
-            && gso.size != 0;
+            && data <= MAX_HEADERS
+            && gso.size >= MIN_SIZE;
         fits.then_some(Self { frame, transport, data, size: gso.size.into(), at: data, count: 0 })
     }
 
@@ -120,7 +127,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_put_together_are_the_packet(
-            v6: bool, size in 1..2000u16, data in prop::collection::vec(any::<u8>(), 0..9000), seq: u32,
+            v6: bool, size in MIN_SIZE..2000, data in prop::collection::vec(any::<u8>(), 0..9000), seq: u32,
         ) {
             let (version, kind) = if v6 { (6, GsoKind::Tcp6) } else { (4, GsoKind::Tcp4) };
             let mut frame = frames::tcp(version, seq, &data);
@@ -162,5 +169,21 @@ mod tests {
         assert!(Segments::of(&frames::udp(4, &[0; 3000]), gso).is_none());
         assert!(Segments::of(&frames::tcp(6, 0, &[0; 3000]), gso).is_none());
         assert!(Segments::of(&frames::tcp(4, 0, &[0; 3000]), Gso { size: 0, ..gso }).is_none());
+    }
+
+    #[test]
+    fn a_packet_that_would_grow_beyond_measure_is_not_cut() {
+        let mut frame = frames::tcp(6, 0, &[0; 3000]);
+        let gso = Gso { size: MIN_SIZE, kind: GsoKind::Tcp6 };
+        assert!(Segments::of(&frame, gso).is_some());
+        assert!(Segments::of(&frame, Gso { size: MIN_SIZE - 1, ..gso }).is_none());
+        // Destination options of 256 bytes between the headers.
+        let options = [&[6, 31][..], &[0; 254]].concat();
+        frame.splice(54..54, options);
+        frame[20] = 60;
+        let payload = u16::try_from(frame.len() - 54).unwrap();
+        frame[18..20].copy_from_slice(&payload.to_be_bytes());
+        assert!(Transport::find(&frame).is_some_and(|transport| transport.is_tcp()));
+        assert!(Segments::of(&frame, gso).is_none());
     }
 }

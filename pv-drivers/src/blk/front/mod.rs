@@ -114,7 +114,7 @@ pub enum Failure {
     Unsupported,
     /// The connection ended before an answer came. Whether it was done is not known.
     Disconnected,
-    /// The back end answered, and still uses the pages.
+    /// The back end answered, and still uses the pages. The connection ends with that.
     Held,
 }
 
@@ -400,14 +400,15 @@ impl<T: Transport> crate::xenbus::Driver<T> for Driver<T> {
     fn connect(&mut self, end: &End<T>) -> Result<Nodes, Error> {
         let sectors = end.peers(keys::SECTORS).ok_or(Error::Peer("the size of the disk is missing"))?;
         let block_size: u32 = end.peers(keys::SECTOR_SIZE).unwrap_or(SECTOR as u32);
-        let physical_block_size = end.peers(keys::PHYSICAL_SECTOR_SIZE).unwrap_or(block_size);
+        let physical: Option<u32> = end.peers(keys::PHYSICAL_SECTOR_SIZE);
+        let physical = physical.filter(|size| size.is_power_of_two() && *size >= block_size);
         if !block_size.is_power_of_two() || block_size < SECTOR as u32 {
             return Err(Error::Peer("the disk's sector size is none"));
         }
         self.geometry = Some(Geometry {
             sectors,
             block_size,
-            physical_block_size,
+            physical_block_size: physical.unwrap_or(block_size),
             read_only: end.peers(keys::INFO).unwrap_or(0) & VDISK_READONLY != 0,
             flush: end.peer_has(keys::FEATURE_FLUSH_CACHE),
             discard: end.peer_has(keys::FEATURE_DISCARD),

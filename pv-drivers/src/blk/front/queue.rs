@@ -235,8 +235,11 @@ impl<T: Transport> Queue<T> {
         };
         self.free.push(index);
         let held = mem::replace(&mut slot.held, Held::None);
-        completed.push_back(completion(transport, slot.tag, operation, held, result));
-        Ok(())
+        let done = completion(transport, slot.tag, operation, held, result);
+        let is_held = done.result == Err(Failure::Held);
+        completed.push_back(done);
+        // One that goes on like this has all of this domain's memory in the end.
+        if is_held { Err(Error::Peer("the back end keeps pages that it was done with")) } else { Ok(()) }
     }
 
     /// Ends what is under way without an answer.

@@ -222,6 +222,27 @@ fn a_grant_that_ends_in_the_middle_fails_one_request() {
 }
 
 #[test]
+fn a_back_end_that_keeps_pages_is_left() {
+    let mut pair = Pair::new(|_| SlowDisk::new(64), FrontOptions::default(), BackOptions::default());
+    pair.back.disk_mut().may_end = false;
+    let data = Data::Buffer(pair.buffer(&[1; 4096]));
+    pair.submit(Operation::Read, 0, data);
+    pair.settle();
+    let path = format!("{}/ring-ref", pair.front.end().path());
+    let back = pair.buses[1].transport();
+    let map =
+        |reference| back.map(FRONT, &[crate::transport::GrantRef(reference)], Access::ReadWrite).unwrap();
+    let ring = map(pair.buses[0].value(&path).unwrap());
+    // The reference of the request's first segment.
+    let kept = map(ring[16 + 6].load(Relaxed));
+    pair.back.disk_mut().may_end = true;
+    pair.settle();
+    assert_eq!(pair.front.completed().map(|done| done.result), Some(Err(Failure::Held)));
+    assert!(!pair.front.is_connected());
+    drop(kept);
+}
+
+#[test]
 fn grants_for_good_are_all_that_a_persistent_connection_takes() {
     let machine = Machine::new();
     let buses = [FRONT, BACK].map(|id| Bus::new(machine.domain(id)));
@@ -233,6 +254,7 @@ fn grants_for_good_are_all_that_a_persistent_connection_takes() {
         ("feature-persistent", "1"),
         ("sectors", "64"),
         ("sector-size", "512"),
+        ("physical-sector-size", "0"),
         ("state", "2"),
         ("state", "4"),
     ];
@@ -241,6 +263,7 @@ fn grants_for_good_are_all_that_a_persistent_connection_takes() {
         let _ = (buses[0].poll(), front.poll());
     }
     assert!(front.is_connected() && front.is_persistent());
+    assert_eq!(front.geometry().map(|geometry| geometry.physical_block_size), Some(512), "0 is no size");
     assert_eq!(buses[0].value(&format!("{at_front}/feature-persistent")), Some(1));
     let buffer = buses[0].transport().buffer(1).unwrap();
     let make = |data| Request { tag: 0, operation: Operation::Read, sector: 0, sectors: 8, data, offset: 0 };

@@ -31,6 +31,8 @@ const BUDGET: usize = 32;
 const WIRE_BUDGET: usize = 64;
 /// Completed frames that wait for their receivers, before no more are made.
 pub const MAX_LATE: usize = 256;
+/// How many wait at most: those of the packets that a round completes, in pieces of ordinary size, beside them.
+const MOST_LATE: usize = 4 * MAX_LATE;
 
 /// What a round works on. Kept between rounds so that its lists need no new memory.
 #[derive(Debug, Default)]
@@ -325,13 +327,13 @@ fn complete<T: Transport>(
         if offload.is_blank() {
             checksum::fill(frame);
         }
-        return send_plain(port, number, frame, late);
+        send_plain(port, number, frame, late);
+        return;
     };
     match Segments::of(frame, gso) {
         Some(mut segments) => {
-            while segments.next_into(piece) {
-                send_plain(port, number, piece, late);
-            }
+            // Who has no room for a piece has none for those behind it.
+            while segments.next_into(piece) && send_plain(port, number, piece, late) {}
         }
         // Not what its sender said it is.
         None => match port {
@@ -341,24 +343,27 @@ fn complete<T: Transport>(
     }
 }
 
-/// Passes a complete frame on.
+/// Passes a complete frame on; whether it could be.
 fn send_plain<T: Transport>(
     port: &mut Port<T>,
     number: usize,
     frame: &[u8],
     late: &mut VecDeque<(usize, Vec<u8>)>,
-) {
+) -> bool {
     match port {
         Port::Wire { wire, received, .. } => {
             if wire.transmit(frame) {
                 received.passed(frame.len());
-            } else {
-                received.dropped += 1;
+                return true;
             }
+            received.dropped += 1;
         }
-        Port::Vif(vif) if vif.accepts.takes(&GOOD, frame.len(), 0) => {
-            late.push_back((number, frame.to_vec()))
+        Port::Vif(vif) if !vif.accepts.takes(&GOOD, frame.len(), 0) => vif.received.errors += 1,
+        Port::Vif(vif) if late.len() >= MOST_LATE => vif.received.dropped += 1,
+        Port::Vif(_) => {
+            late.push_back((number, frame.to_vec()));
+            return true;
         }
-        Port::Vif(vif) => vif.received.errors += 1,
     }
+    false
 }

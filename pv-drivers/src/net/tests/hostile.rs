@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::features::Accepts;
 use super::super::front::Queue;
-use super::super::{Broken, Checksum, MAX_FRAGMENTS, Mac, Offload};
+use super::super::{Broken, Checksum, Gso, GsoKind, MAX_FRAGMENTS, Mac, Offload};
 use super::{BACK, Net, TestWire, bytes, frame, frames, send, station};
 use crate::ring::Front as FrontRing;
 use crate::transport::host::HostTransport;
@@ -172,6 +172,23 @@ fn pages_that_are_not_offered_for_writing_are_not_written() {
     assert!(page.iter().all(|word| word.load(Relaxed) == 0));
     assert!(bytes(&mut two).is_empty());
     assert_eq!(net.bridge.vif(port).unwrap().received().errors, 1);
+}
+
+#[test]
+fn a_packet_of_tiny_pieces_does_not_fill_the_memory() {
+    let mut net = Net::new();
+    let (mut one, _) = net.front(1, Accepts::ALL);
+    let (mut two, port) = net.front(2, Accepts::PLAIN);
+    let gso = Some(Gso { size: 8, kind: GsoKind::Tcp4 });
+    send(&mut one, &frames::tcp(4, 1, &[7; 40_000]), Offload { checksum: Checksum::Blank, gso });
+    net.bridge.poll();
+    assert_eq!(net.bridge.vif(port).unwrap().received().dropped, 1, "what is behind the first pieces");
+    let mut came = 0;
+    for _ in 0..100 {
+        net.bridge.poll();
+        came += bytes(&mut two).len();
+    }
+    assert_eq!(came, 1024);
 }
 
 #[test]

@@ -69,6 +69,8 @@ struct Client {
     last_transaction: u32,
     watches: Vec<Watch>,
     events: VecDeque<Event>,
+    /// Bytes of these.
+    held: usize,
     waker: Option<Waker>,
 }
 
@@ -124,6 +126,7 @@ impl Server {
             last_transaction: 0,
             watches: Vec::new(),
             events: VecDeque::new(),
+            held: 0,
             waker,
         };
         self.clients.insert(Connection(self.last_connection), client);
@@ -219,7 +222,7 @@ impl Server {
     /// `EINVAL` (no valid path), `ENOENT`, `EACCES`.
     pub fn read(&mut self, connection: Connection, id: Id, path: &str) -> Result<Vec<u8>, Errno> {
         let work = |tree: &Tree, path: &Path, actor: &Actor| {
-            Ok(tree.allowed(path, actor, Deed::Read)?.value.clone())
+            Ok(tree.allowed(path, actor, Deed::Read)?.value.to_vec())
         };
         self.look(connection, id, path, work, Transaction::saw)
     }
@@ -264,7 +267,7 @@ impl Server {
     /// `EINVAL`, `EACCES`, `ENOSPC` (too large, too many nodes).
     pub fn write(&mut self, connection: Connection, id: Id, path: &str, value: &[u8]) -> Result<(), Errno> {
         let path = self.parse(connection, path)?;
-        self.change(connection, id, Change::Write(path, value.to_vec()))
+        self.change(connection, id, Change::Write(path, value.into()))
     }
 
     /// Makes a node where it is missing.
@@ -380,7 +383,7 @@ impl Server {
 
     /// The next event for a client.
     pub fn next_event(&mut self, connection: Connection) -> Option<Event> {
-        self.clients.get_mut(&connection)?.events.pop_front()
+        self.clients.get_mut(&connection)?.take_event()
     }
 
     /// Ends all watches and transactions of a client.
@@ -393,6 +396,7 @@ impl Server {
         client.watches.clear();
         client.transactions.clear();
         client.events.clear();
+        client.held = 0;
         Ok(())
     }
 
@@ -405,5 +409,6 @@ impl Server {
 }
 
 fn check_touched(transaction: &Transaction, actor: &Actor, quota: &Quota) -> Result<(), Errno> {
-    if !actor.privileged && transaction.touched() > quota.touched { Err(Errno::ENOSPC) } else { Ok(()) }
+    let is_full = transaction.touched() > quota.touched || transaction.held() > quota.held;
+    if !actor.privileged && is_full { Err(Errno::ENOSPC) } else { Ok(()) }
 }

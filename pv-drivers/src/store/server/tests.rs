@@ -187,7 +187,8 @@ fn a_transaction_fires_watches_when_it_ends_and_not_when_it_is_given_up() {
 
 #[test]
 fn quotas_stop_the_unprivileged() {
-    let quota = Quota { nodes: 4, value: 8, rights: 2, watches: 2, transactions: 1, touched: 3, events: 2 };
+    let quota =
+        Quota { nodes: 4, value: 8, rights: 2, watches: 2, transactions: 1, touched: 3, held: 80, events: 2 };
     let mut server = Server::new(quota);
     let toolstack = server.connect(0, true, None);
     server.mkdir(toolstack, NONE, "/local/domain/1").unwrap();
@@ -207,11 +208,23 @@ fn quotas_stop_the_unprivileged() {
         server.read(one, t, path).unwrap();
     }
     assert_eq!(server.read(one, t, "d"), Err(Errno::ENOSPC));
+    server.end(one, t, false).unwrap();
+    let t = server.begin(one).unwrap();
+    for _ in 0..3 {
+        server.write(one, t, "a/b", &[1; 8]).unwrap();
+    }
+    assert_eq!(server.write(one, t, "a/b", b""), Err(Errno::ENOSPC), "81 bytes are held");
     server.watch(one, "a", "1").unwrap();
     server.watch(one, "a", "2").unwrap();
     assert_eq!(server.watch(one, "a", "3"), Err(Errno::E2BIG));
     server.write(one, NONE, "a/b", b"").unwrap();
     assert_eq!(events(&mut server, one).len(), 2, "the first two of four");
+    server.unwatch(one, "a", "2").unwrap();
+    server.watch(one, "a/b", &"t".repeat(78)).unwrap();
+    assert_eq!(events(&mut server, one).len(), 0, "81 bytes are too many");
+    server.watch(one, "a/b", "2").unwrap_err();
+    server.write(one, NONE, "a/b", b"").unwrap();
+    assert_eq!(events(&mut server, one), pairs(&[("a/b", "1")]));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! below the same node.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::super::Errno;
@@ -14,7 +15,7 @@ use super::tree::{Context, Rights, Tree};
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    Write(Path, Vec<u8>),
+    Write(Path, Arc<[u8]>),
     Mkdir(Path),
     Remove(Path),
     SetRights(Path, Rights),
@@ -25,6 +26,12 @@ impl Change {
         match self {
             Self::Write(path, _) | Self::Mkdir(path) | Self::Remove(path) | Self::SetRights(path, _) => path,
         }
+    }
+
+    /// Bytes of what it says.
+    fn bytes(&self) -> usize {
+        let value = if let Self::Write(_, value) = self { value.len() } else { 0 };
+        self.path().as_str().len() + value
     }
 
     /// Makes the change. Answers whether anything is different.
@@ -59,11 +66,17 @@ pub(super) struct Transaction {
     pub tree: Tree,
     seen: BTreeMap<Path, Seen>,
     changes: Vec<Change>,
+    held: usize,
 }
 
 impl Transaction {
     pub fn new(tree: &Tree) -> Self {
-        Self { base: tree.clone(), tree: tree.clone(), seen: BTreeMap::new(), changes: Vec::new() }
+        Self { base: tree.clone(), tree: tree.clone(), seen: BTreeMap::new(), changes: Vec::new(), held: 0 }
+    }
+
+    /// Bytes of the paths and values that it keeps.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// How much it touched.
@@ -73,17 +86,26 @@ impl Transaction {
 
     /// Its owner saw the value or the rights of a node, or that there is none.
     pub fn saw(&mut self, path: &Path) {
-        self.seen.entry(path.clone()).or_default().content = true;
+        self.note(path).content = true;
     }
 
     /// Its owner saw the names of a node's children.
     pub fn saw_list(&mut self, path: &Path) {
-        self.seen.entry(path.clone()).or_default().list = true;
+        self.note(path).list = true;
+    }
+
+    fn note(&mut self, path: &Path) -> &mut Seen {
+        let held = &mut self.held;
+        self.seen.entry(path.clone()).or_insert_with(|| {
+            *held += path.as_str().len();
+            Seen::default()
+        })
     }
 
     /// Makes a change in the transaction's own tree.
     pub fn change(&mut self, change: Change, context: Context<'_>) -> Result<(), Errno> {
         if change.apply(&mut self.tree, context)? {
+            self.held += change.bytes();
             self.changes.push(change);
         } else {
             self.saw(change.path());

@@ -119,12 +119,14 @@ pub struct Quota {
     pub transactions: usize,
     /// Nodes that one transaction touches.
     pub touched: usize,
+    /// Bytes of paths and values that one transaction keeps, and of paths and tokens of the events that wait.
+    pub held: usize,
     /// Events that wait until it takes them; further ones are lost.
     pub events: usize,
 }
 
 impl Default for Quota {
-    /// As xenstored's.
+    /// As xenstored's; the bytes of all transactions together come to what it allows a domain.
     fn default() -> Self {
         Self {
             nodes: 1000,
@@ -133,6 +135,7 @@ impl Default for Quota {
             watches: 128,
             transactions: 10,
             touched: 1024,
+            held: 200 << 10,
             events: 2048,
         }
     }
@@ -141,7 +144,8 @@ impl Default for Quota {
 /// A node.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub value: Vec<u8>,
+    /// Shared with other versions of the node, whose owner may not have paid for them.
+    pub value: Arc<[u8]>,
     pub rights: Rights,
     pub children: BTreeMap<String, Arc<Node>>,
     /// Of value and rights.
@@ -152,7 +156,7 @@ pub(super) struct Node {
 
 impl Node {
     fn new(rights: Rights, stamp: u64) -> Self {
-        Self { value: Vec::new(), rights, children: BTreeMap::new(), stamp, list_stamp: stamp }
+        Self { value: Arc::default(), rights, children: BTreeMap::new(), stamp, list_stamp: stamp }
     }
 }
 
@@ -218,7 +222,7 @@ impl Tree {
     }
 
     /// Sets a value; the node and those above it are made where they are missing.
-    pub fn write(&mut self, path: &Path, value: &[u8], context: Context<'_>) -> Result<(), Errno> {
+    pub fn write(&mut self, path: &Path, value: &Arc<[u8]>, context: Context<'_>) -> Result<(), Errno> {
         if !context.actor.privileged && value.len() > context.quota.value {
             return Err(Errno::ENOSPC);
         }
@@ -227,7 +231,7 @@ impl Tree {
         }
         self.allowed(path, context.actor, Deed::Write)?;
         let node = self.change(path).ok_or(Errno::ENOENT)?;
-        (node.value, node.stamp) = (value.to_vec(), context.stamp);
+        (node.value, node.stamp) = (value.clone(), context.stamp);
         Ok(())
     }
 

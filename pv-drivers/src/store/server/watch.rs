@@ -78,12 +78,26 @@ fn may_know(actor: &Actor, path: &Path, before: &Tree, after: &Tree) -> bool {
     reads(after, path) || reads(before, path) || reads(after, &path.parent())
 }
 
+/// What an event that waits counts for.
+fn bytes_of(event: &Event) -> usize {
+    event.path.len() + event.token.len()
+}
+
 impl Client {
+    /// The next event.
+    pub(super) fn take_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        self.held -= bytes_of(&event);
+        Some(event)
+    }
+
     fn tell(&mut self, event: Event, quota: &Quota) {
-        let full = !self.actor.privileged && self.events.len() >= quota.events;
+        let held = self.held + bytes_of(&event);
+        let full = !self.actor.privileged && (self.events.len() >= quota.events || held > quota.held);
         if full || self.events.contains(&event) {
             return;
         }
+        self.held = held;
         self.events.push_back(event);
         if let Some(waker) = &self.waker {
             waker();
