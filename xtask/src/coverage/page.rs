@@ -12,8 +12,9 @@ What a PV domain gets from each hypercall and command of Xen 4.17, and the confo
 written by `cargo xtask coverage`: the commands are those of the crate `xen-abi`, the answers those of the dispatcher, the
 cases those of `tests/conformance` whose source names the command.
 
-*served*: it does its work, with Xen's results and errors. An error: what the domain always hears, as of a command that does
-not exist. *EPERM*: not for domains without privilege. The types of all these interfaces are in `abi`, served or not.
+*served*: its request is read and answered with Xen's results and errors; where that can only be a refusal, the last column says
+why. An error: what the domain always hears, as of a command that does not exist. *EPERM*: not for domains without privilege. The
+types of all these interfaces are in `abi`, served or not.
 
 32-bit PV guests are missing as a whole: their ELF class, their hypercall arguments (`XEN_DOMCTL_set_address_size`), their
 page tables and entry points. Guests of other kinds (HVM, PVH) do not exist here.

@@ -12,7 +12,7 @@
 //! | set_processor_pminfo | `_PDC` bits are sanitised; C and P states are heard and not used; T states `ENOSYS` |
 //! | cpu_online, cpu_offline | `EOPNOTSUPP` where something would have to change |
 //! | cpu_hotadd, mem_hotadd | refused: there is no room for more than was there at boot |
-//! | resource_op | every register is refused (`EPERM` in the entry) |
+//! | resource_op | the TSC is read, as system time; caches are not monitored (`EFAULT` in the entry), the rest is refused (`EPERM`) |
 //! | get_symbol | an empty table |
 //! | memory types | what the firmware set is read and found ([`memory_types`](super::memory_types)), nothing changed |
 //! | change_freq, getidletime, efi_runtime_call | `ENOSYS` |
@@ -38,6 +38,12 @@ const SLEEP_S5: u32 = 5;
 const SLEEP_ENABLE: u16 = 1 << 13;
 /// Most registers of one `XENPF_resource_op`.
 const RESOURCE_ENTRIES: u32 = 3;
+/// IA32_TIME_STAMP_COUNTER.
+const MSR_TSC: u64 = 0x10;
+/// IA32_QM_EVTSEL (SDM 3, 18.18): what [`MSR_QM_CTR`] counts.
+const MSR_QM_EVTSEL: u64 = 0xc8d;
+/// IA32_QM_CTR.
+const MSR_QM_CTR: u64 = 0xc8e;
 /// Revision of the `_PDC` capabilities buffer (Intel Processor Vendor-Specific ACPI, 3).
 const PDC_REVISION: u32 = 1;
 /// Capability bits that the operating system may claim where the hypervisor manages neither C nor P nor T states,
@@ -268,7 +274,7 @@ fn core_parking<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
     }
 }
 
-/// The first entry that is refused holds the reason; the hypercall itself answers how many were done.
+/// Does accesses until one is refused, which holds the reason then; the hypercall itself answers how many were done.
 fn resource_op<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
     let op = request.payload::<XenpfResourceOp>()?;
     if op.nr_entries == 0 {
@@ -278,20 +284,49 @@ fn resource_op<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
         return Err(Errno::EINVAL);
     }
     let hv = request.cx.hv;
-    let entries = GuestPtr::from(op.entries);
-    let mut first = entries.read(hv)?;
-    for index in 1..op.nr_entries {
-        entries.read_at(hv, index.into())?;
+    let (at, mut copies) =
+        (GuestPtr::from(op.entries), [XenpfResourceEntry::default(); RESOURCE_ENTRIES as usize]);
+    let entries = &mut copies[..op.nr_entries as usize];
+    at.read_slice(hv, entries)?;
+    let allowed = entries.iter().take_while(|entry| resource_allowed(entry).is_ok()).count();
+    let is_online = present(request.cx, op.cpu).is_some() && hv.platform.is_online(CpuId(op.cpu));
+    if allowed > 0 && !is_online {
+        return Err(Errno::ENODEV);
     }
-    let refusal = match first.u {
-        _ if first.rsvd != 0 => Errno::EINVAL,
-        XEN_RESOURCE_OP_MSR_READ | XEN_RESOURCE_OP_MSR_WRITE if first.idx >> 32 != 0 => Errno::EINVAL,
-        XEN_RESOURCE_OP_MSR_READ | XEN_RESOURCE_OP_MSR_WRITE => Errno::EPERM,
-        _ => Errno::EOPNOTSUPP,
-    };
-    first.u = (-refusal.0).cast_unsigned();
-    entries.write(hv, &first)?;
-    Ok(0)
+    for (done, entry) in entries.iter_mut().enumerate() {
+        if let Err(why) = resource_allowed(entry).and_then(|()| access_resource(request.cx, entry)) {
+            entry.u = (-why.0).cast_unsigned();
+            at.write_slice(hv, &entries[..=done])?;
+            return Ok(done as i64);
+        }
+    }
+    at.write_slice(hv, entries)?;
+    Ok(entries.len() as i64)
+}
+
+/// Whether an access is one of those that can be asked for: of the registers that monitor caches, and of time beside them.
+fn resource_allowed(entry: &XenpfResourceEntry) -> Result<(), Errno> {
+    match entry.u {
+        _ if entry.rsvd != 0 => Err(Errno::EINVAL),
+        XEN_RESOURCE_OP_MSR_READ | XEN_RESOURCE_OP_MSR_WRITE => match entry.idx {
+            MSR_TSC | MSR_QM_EVTSEL | MSR_QM_CTR => Ok(()),
+            _ if entry.idx >> 32 != 0 => Err(Errno::EINVAL),
+            _ => Err(Errno::EPERM),
+        },
+        _ => Err(Errno::EOPNOTSUPP),
+    }
+}
+
+/// System time stands for the TSC, the same on every CPU. Caches are not monitored: those registers fault as on a CPU without them.
+fn access_resource<P: Platform>(cx: Cx<'_, P>, entry: &mut XenpfResourceEntry) -> Result<(), Errno> {
+    match (entry.idx, entry.u) {
+        (MSR_TSC, XEN_RESOURCE_OP_MSR_READ) => {
+            entry.val = cx.hv.platform.now().0;
+            Ok(())
+        }
+        (MSR_TSC, _) => Err(Errno::EPERM),
+        _ => Err(Errno::EFAULT),
+    }
 }
 
 /// The hypervisor's symbols are not in its image: the table ends at once.

@@ -1,6 +1,7 @@
 //! `platform_op` (platform.h), as the control domain; and the hypercalls of other kinds of guests (hvm/hvm_op.h).
 
 use guest_pv_lib::Errno;
+use xen_abi::GuestHandle;
 use xen_abi::hvm::hvm_op::*;
 use xen_abi::hypercall::nr;
 use xen_abi::platform::*;
@@ -102,6 +103,42 @@ returns! {
     /// `hvm_op`: what only a hardware guest can ask for.
     hvm_only(env): [HVMOP_FLUSH_TLBS, HVMOP_SET_EVTCHN_UPCALL_VECTOR, HVMOP_ALTP2M, 99].map(|op| hvm(op, &mut [0u64; 8]))
         => [Err(Errno::EINVAL), Err(Errno::EINVAL), Err(Errno::EOPNOTSUPP), Err(Errno::ENOSYS)];
+}
+
+/// `XENPF_resource_op` on a CPU: its answer, and each entry's command or error.
+fn resources(cpu: u32, entries: &mut [XenpfResourceEntry]) -> Ret {
+    let list = GuestHandle::new(entries.as_mut_ptr() as u64);
+    platform(XENPF_RESOURCE_OP, &mut XenpfResourceOp { nr_entries: entries.len() as u32, cpu, entries: list })
+}
+
+case! {
+    /// Registers are read until one is refused, whose entry says why; time is told for the TSC, on a CPU that there is.
+    fn resources_of_a_cpu(env) {
+        let _ = env;
+        let refused = |why: Errno| (-why.0).cast_unsigned();
+        let tsc = XenpfResourceEntry { u: XEN_RESOURCE_OP_MSR_READ, idx: 0x10, ..XenpfResourceEntry::default() };
+        let mut two = [tsc; 2];
+        same("two times", resources(0, &mut two), Ok(2))?;
+        check("time passes", two[0].val != 0 && two[0].val <= two[1].val)?;
+        let mut foreign = [tsc, XenpfResourceEntry { idx: 0xc000_0080, ..tsc }, tsc];
+        same("EFER", resources(0, &mut foreign), Ok(1))?;
+        same("reason", foreign[1].u, refused(Errno::EPERM))?;
+        check("nothing behind it", foreign[0].val != 0 && foreign[2].val == 0)?;
+        for (entry, why) in [
+            (XenpfResourceEntry { u: XEN_RESOURCE_OP_MSR_WRITE, ..tsc }, Errno::EPERM),
+            (XenpfResourceEntry { rsvd: 1, ..tsc }, Errno::EINVAL),
+            (XenpfResourceEntry { idx: 1 << 32, ..tsc }, Errno::EINVAL),
+            (XenpfResourceEntry { u: 7, ..tsc }, Errno::EOPNOTSUPP),
+        ] {
+            let mut entries = [entry];
+            same("refused", resources(0, &mut entries), Ok(0))?;
+            same("reason", entries[0].u, refused(why))?;
+        }
+        same("no such CPU", resources(5000, &mut [tsc]), Err(Errno::ENODEV))?;
+        let list = GuestHandle::new(1 << 47);
+        let mut fault = XenpfResourceOp { nr_entries: 1, cpu: 0, entries: list };
+        same("fault", platform(XENPF_RESOURCE_OP, &mut fault), Err(Errno::EFAULT))
+    }
 }
 
 case! {
