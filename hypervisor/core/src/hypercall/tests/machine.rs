@@ -172,8 +172,15 @@ fn platform_registers_and_symbols() {
     caller.put_at(at, &entry);
     let op = |nr_entries, entries: u64| XenpfResourceOp { nr_entries, cpu: 0, entries: entries.into() };
     assert_eq!(platform(&caller, XENPF_RESOURCE_OP, &op(0, 0)).0, Ok(0));
-    assert_eq!(platform(&caller, XENPF_RESOURCE_OP, &op(1, at)).0, Ok(0));
-    assert_eq!((caller.word(at) as u32).cast_signed(), -1);
+    assert_eq!(platform(&caller, XENPF_RESOURCE_OP, &op(1, at)).0, Ok(1));
+    assert_eq!(caller.word(at + 16), caller.hv.platform.now().0, "system time");
+    let elsewhere = XenpfResourceOp { cpu: 77, ..op(1, at) };
+    assert_eq!(platform(&caller, XENPF_RESOURCE_OP, &elsewhere).0, Err(Errno::ENODEV));
+    for (idx, why) in [(0xc8e, Errno::EFAULT), (0xc000_0080, Errno::EPERM)] {
+        caller.put_at(at + 24, &XenpfResourceEntry { idx, ..entry });
+        assert_eq!(platform(&caller, XENPF_RESOURCE_OP, &op(2, at)).0, Ok(1));
+        assert_eq!((caller.word(at + 24) as u32).cast_signed(), -why.0);
+    }
     assert_eq!(platform(&caller, XENPF_RESOURCE_OP, &op(4, at)).0, Err(Errno::EINVAL));
     assert_eq!(platform(&caller, XENPF_RESOURCE_OP, &op(1, 0x10)).0, Err(Errno::EFAULT));
     let symbol = XenpfSymdata { namelen: 8, name: at.into(), ..Default::default() };
