@@ -32,7 +32,7 @@ fn lines_on(hypervisor: Hypervisor, layout: &str, vcpus: u32, cpus: u32) -> Resu
     machine.kernel = Some(project::guest_elf("smp"));
     machine.kernel_args = layout.into();
     machine.cpus = cpus;
-    if hypervisor == Hypervisor::Xen {
+    if machine.hypervisor == Some(Hypervisor::Xen) {
         // Under load its credit2 scheduler leaves, in one of twenty boots, a vCPU in the queue of processors that are all idle (its
         // keys q and r say so); any key wakes them.
         machine.hypervisor_args += " sched=credit";
