@@ -1,7 +1,7 @@
 //! Builds hypervisor and guests and puts the bootable files into `target/dist`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -40,8 +40,8 @@ pub fn all() -> Result<()> {
 pub fn hypervisor() -> Result<()> {
     let toolchain = toolchain::ensure()?;
     let (package, binary) = HYPERVISOR;
-    cargo_build(&toolchain, &["--package", package, "--bin", binary], "the hypervisor")?;
-    let built = release_dir().join(binary);
+    cargo_build(&toolchain, &kernel_dir(), &["--package", package, "--bin", binary], "the hypervisor")?;
+    let built = release_in(&kernel_dir()).join(binary);
     fs::create_dir_all(project::dist())?;
     fs::copy(&built, project::dist().join("paravane.debug.elf"))?;
     install(&built, &project::hypervisor_elf())
@@ -63,15 +63,15 @@ pub fn guests() -> Result<()> {
     // One after the other: the features that one kernel wants are not the others'.
     for (package, features) in GUESTS {
         let what = ["--package", package, "--examples", "--features", features];
-        cargo_build(&toolchain, &what, &format!("the guests of {package}"))?;
+        cargo_build(&toolchain, &kernel_dir(), &what, &format!("the guests of {package}"))?;
     }
     for package in KERNELS {
-        cargo_build(&toolchain, &["--package", package], &format!("the kernel {package}"))?;
+        cargo_build(&toolchain, &kernel_dir(), &["--package", package], &format!("the kernel {package}"))?;
     }
     fs::create_dir_all(project::dist())?;
     for name in names {
         let built = if KERNELS.contains(&name.as_str()) { name.clone() } else { format!("examples/{name}") };
-        install(&release_dir().join(built), &project::guest_elf(&name))?;
+        install(&release_in(&kernel_dir()).join(built), &project::guest_elf(&name))?;
     }
     case::write_list()?;
     *are_built = true;
@@ -84,9 +84,9 @@ pub fn guests() -> Result<()> {
 /// As [`all`].
 pub fn conformance() -> Result<()> {
     let toolchain = toolchain::ensure()?;
-    cargo_build(&toolchain, &["--package", CONFORMANCE], "the conformance kernel")?;
+    cargo_build(&toolchain, &kernel_dir(), &["--package", CONFORMANCE], "the conformance kernel")?;
     fs::create_dir_all(project::dist())?;
-    install(&release_dir().join(CONFORMANCE), &project::guest_elf(CONFORMANCE))?;
+    install(&release_in(&kernel_dir()).join(CONFORMANCE), &project::guest_elf(CONFORMANCE))?;
     case::write_list()
 }
 
@@ -111,13 +111,35 @@ pub fn guest_names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn release_dir() -> std::path::PathBuf {
-    project::target().join("kernel").join(TARGET).join("release")
+/// Hypervisor and `hello` by a toolchain of the caller's choice, in `target/other`: what [`all`] built stays.
+///
+/// # Errors
+/// As [`all`].
+pub fn hello_by(toolchain: &Toolchain) -> Result<(PathBuf, PathBuf)> {
+    let folder = project::target().join("other");
+    let (package, binary) = HYPERVISOR;
+    let with = |what: &str| format!("{what} with {}", toolchain.name());
+    cargo_build(toolchain, &folder, &["--package", package, "--bin", binary], &with("the hypervisor"))?;
+    let hello = ["--package", "guest-pv-lib", "--example", "hello"];
+    cargo_build(toolchain, &folder, &hello, &with("hello"))?;
+    let elves = (folder.join("paravane.elf"), folder.join("hello.elf"));
+    install(&release_in(&folder).join(binary), &elves.0)?;
+    install(&release_in(&folder).join("examples/hello"), &elves.1)?;
+    Ok(elves)
 }
 
-fn cargo_build(toolchain: &Toolchain, what: &[&str], name: &str) -> Result<()> {
+/// Where everything for the bare machine is built.
+fn kernel_dir() -> PathBuf {
+    project::target().join("kernel")
+}
+
+fn release_in(target_dir: &Path) -> PathBuf {
+    target_dir.join(TARGET).join("release")
+}
+
+fn cargo_build(toolchain: &Toolchain, target_dir: &Path, what: &[&str], name: &str) -> Result<()> {
     let step = Step::start(format!("building {name}"));
-    let mut cargo = toolchain.cargo("build");
+    let mut cargo = toolchain.cargo("build", target_dir);
     cargo.arg("--release").args(what);
     process::run_in_step(&mut cargo, &step)?;
     step.done();

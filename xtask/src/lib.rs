@@ -18,6 +18,7 @@ pub mod initramfs;
 pub mod lint;
 pub mod modules;
 pub mod new_test;
+pub mod other_toolchain;
 pub mod probe;
 pub mod process;
 pub mod progress;

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::other_toolchain::{self, Verdict};
 use crate::progress::Step;
 use crate::setup::Need;
 use crate::{build, fuzz, lint, process, session, setup};
@@ -87,6 +88,9 @@ pub fn run(options: &Options) -> Result<()> {
         built = count.failed == 0;
         total.add(count);
     }
+    if runs(Part::Build) && options.filter.is_none() {
+        total.add(other_toolchain_part());
+    }
     if runs(Part::Boot) && built {
         total.add(boot_part(options.filter.as_deref())?);
     }
@@ -150,6 +154,20 @@ fn build_part() -> Count {
         }
     }
     count
+}
+
+fn other_toolchain_part() -> Count {
+    match other_toolchain::check() {
+        Ok(Verdict::Passed) => Count::one(true),
+        Ok(Verdict::NotTried(reason)) => {
+            println!("not tried: {reason}");
+            Count::default()
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            Count::one(false)
+        }
+    }
 }
 
 fn boot_part(filter: Option<&str>) -> Result<Count> {

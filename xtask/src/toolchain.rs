@@ -18,8 +18,10 @@ pub const TARGET: &str = "x86_64-unknown-none";
 /// The oldest compiler that builds the workspace, as its `rust-version` says.
 const OLDEST: &str = "1.93";
 /// Flags of hypervisor and guests alike: one set, so that `core` is built once.
-const RUSTFLAGS: &[&str] =
-    &["-Cforce-frame-pointers=yes", "-Crelocation-model=pic", "-Ccode-model=small", "-Ctarget-cpu=x86-64"];
+///
+/// None of them may change a flag that LLVM compares between modules, such as the code model: rustup's prebuilt `core` and
+/// `alloc` carry the target's own, and link-time optimisation refuses to join them with another.
+const RUSTFLAGS: &[&str] = &["-Cforce-frame-pointers=yes", "-Crelocation-model=pic", "-Ctarget-cpu=x86-64"];
 
 /// A compiler that can build for the bare machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,18 +48,53 @@ pub fn ensure() -> Result<Toolchain> {
     {
         return find().context("rustup added the target, but its files are not there");
     }
-    debian::install_at_least(&["rustc-web", "cargo-web", "rust-web-src", "lld"], OLDEST).with_context(|| {
+    install_debians().with_context(|| {
         format!("no compiler for {TARGET}: run `rustup target add {TARGET}`, or as root `apt-get install rustc-web`")
-    })?;
-    find().context("Debian's Rust packages are installed, but a file of theirs is missing")
+    })
+}
+
+/// The toolchain that [`ensure`] did not choose, installed if it is not there.
+///
+/// # Errors
+/// This machine cannot have it.
+pub fn other_than(chosen: &Toolchain) -> Result<Toolchain, Absent> {
+    if let Toolchain::Rustup = chosen {
+        return find_debians().map_or_else(install_debians, Ok).map_err(Absent::Failed);
+    }
+    if !process::exists("rustup") {
+        return Err(Absent::NoRustup);
+    }
+    process::output(Command::new("rustup").args(["target", "add", TARGET])).map_err(Absent::Failed)?;
+    let added = find().filter(|found| *found == Toolchain::Rustup);
+    added
+        .context("rustup added the target to another toolchain than the one that runs")
+        .map_err(Absent::Failed)
+}
+
+/// Why the other toolchain is not there.
+#[derive(Debug)]
+pub enum Absent {
+    /// It is rustup's, which Debian 12 has no package of.
+    NoRustup,
+    /// It could not be installed.
+    Failed(anyhow::Error),
 }
 
 /// What is there already.
 fn find() -> Option<Toolchain> {
-    let rustlib = sysroot()?.join("lib/rustlib");
-    if rustlib.join(TARGET).is_dir() {
+    if sysroot()?.join("lib/rustlib").join(TARGET).is_dir() {
         return Some(Toolchain::Rustup);
     }
+    find_debians()
+}
+
+fn install_debians() -> Result<Toolchain> {
+    debian::install_at_least(&["rustc-web", "cargo-web", "rust-web-src", "lld"], OLDEST)?;
+    find_debians().context("Debian's Rust packages are installed, but a file of theirs is missing")
+}
+
+fn find_debians() -> Option<Toolchain> {
+    let rustlib = sysroot()?.join("lib/rustlib");
     let has_debian = ["/usr/bin/rustc", "/usr/bin/cargo", "/usr/lib/rustlib/src/rust/library/core"]
         .iter()
         .all(|path| Path::new(path).exists());
@@ -90,10 +127,19 @@ fn numbers(version: &str) -> Vec<u32> {
 }
 
 impl Toolchain {
-    /// A `cargo <verb>` for the bare target, with the verb and all its flags set.
+    /// Its name for messages.
     #[must_use]
-    pub fn cargo(&self, verb: &str) -> Command {
-        let mut command = self.cargo_without_flags(verb, &project::target().join("kernel"));
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Rustup => "rustup's toolchain",
+            Self::Debian { .. } => "Debian's toolchain",
+        }
+    }
+
+    /// A `cargo <verb>` for the bare target, with the verb and all its flags set; what it builds goes to `target_dir`.
+    #[must_use]
+    pub fn cargo(&self, verb: &str, target_dir: &Path) -> Command {
+        let mut command = self.cargo_without_flags(verb, target_dir);
         command.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"));
         command
     }
