@@ -5,10 +5,12 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// A word that others change at the same time. All accesses are in one order (`SeqCst`).
-pub(crate) trait Word<V = u64> {
+/// A word that others change at the same time. All accesses but [`Word::put`] are in one order (`SeqCst`).
+pub trait Word<V = u64> {
     /// The value now.
     fn read(&self) -> V;
+    /// Stores a value. What this CPU did before is seen by every CPU that reads it.
+    fn put(&self, new: V);
     /// Stores a value; answers what was there.
     fn exchange(&self, new: V) -> V;
     /// Sets bits; answers what was there.
@@ -24,6 +26,8 @@ pub(crate) trait Word<V = u64> {
     /// # Errors
     /// The value, where it is another one.
     fn replace(&self, old: V, new: V) -> Result<V, V>;
+    /// A moment of waiting for another CPU to change the word.
+    fn pause();
 }
 
 macro_rules! word {
@@ -32,6 +36,11 @@ macro_rules! word {
             #[inline(always)]
             fn read(&self) -> $value {
                 self.load(Ordering::SeqCst)
+            }
+
+            #[inline(always)]
+            fn put(&self, new: $value) {
+                self.store(new, Ordering::Release);
             }
 
             #[inline(always)]
@@ -63,6 +72,11 @@ macro_rules! word {
             fn replace(&self, old: $value, new: $value) -> Result<$value, $value> {
                 self.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
             }
+
+            #[inline(always)]
+            fn pause() {
+                core::hint::spin_loop();
+            }
         }
     };
 }
@@ -90,6 +104,10 @@ mod checked {
                     in_order(|| self.load(Ordering::SeqCst))
                 }
 
+                fn put(&self, new: $value) {
+                    self.store(new, Ordering::Release);
+                }
+
                 fn exchange(&self, new: $value) -> $value {
                     in_order(|| self.swap(new, Ordering::SeqCst))
                 }
@@ -112,6 +130,10 @@ mod checked {
 
                 fn replace(&self, old: $value, new: $value) -> Result<$value, $value> {
                     in_order(|| self.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst))
+                }
+
+                fn pause() {
+                    loom::thread::yield_now();
                 }
             }
         };

@@ -2,10 +2,10 @@
 
 use super::info::{BootInfo, Module};
 use crate::machine::{Hv, MAX_FRAMES};
-use crate::mm::direct;
 use crate::mm::early::{EARLY, MAX_RANGES};
 use crate::mm::layout::{FRAME_TABLE, IMAGE_BASE, M2P};
 use crate::mm::tables::{self, DATA, NoTable, Pte};
+use crate::mm::{clear_frame, direct};
 use core::sync::atomic::AtomicU64;
 use hypervisor_core::MemoryRange;
 use hypervisor_core::ids::Mfn;
@@ -193,7 +193,9 @@ pub fn release_modules(hv: &Hv, boot: &BootInfo, kept: impl Fn(&Module) -> bool)
     for module in boot.modules().iter().filter(|module| !kept(module)) {
         let (start, end) = (module.start.div_ceil(4096), module.end / 4096);
         for mfn in start.max(LOW_MEMORY_FRAMES)..end {
-            hv.frames.free(Mfn(mfn), 0);
+            // SAFETY: RAM in the direct map, and nobody reads the module any more. An initrd may hold secrets.
+            unsafe { clear_frame(Mfn(mfn)) };
+            hv.frames.free_cleared(Mfn(mfn), 0);
         }
     }
 }

@@ -69,7 +69,7 @@ pub fn table_frame() -> Option<Mfn> {
     let limit = tables::direct_map_limit();
     let mfn = match EARLY.lock().alloc(1, 1, limit) {
         Some(mfn) => mfn,
-        None => crate::machine::try_hv()?.frames.alloc(0)?,
+        None => crate::machine::try_hv()?.alloc_frames(0)?,
     };
     // SAFETY: just allocated, and below the limit of what is mapped.
     unsafe { clear_frame(mfn) };

@@ -1,10 +1,16 @@
 //! The hypervisor's heap: `talc` over frames of the frame allocator, growing for as long as there are frames.
 //!
-//! A guest may take all frames, and what the hypervisor keeps for it then must still find room: a block is kept for that. What grows
-//! only because a guest wants it to is refused before ([`hypervisor_core::mem::FrameAllocator::has_room`]).
+//! Taking frames may mean to wait until other CPUs have flushed their TLBs, so the heap never grows under its own lock: an allocation
+//! that finds no room lets go of the lock, takes frames, gives them to `talc` and tries again. Whoever allocates with interrupts
+//! off, or under a lock that is ever taken with interrupts off, could wait for a CPU that waits for it; nothing in the
+//! hypervisor does.
+//!
+//! A guest may take all frames, and what the hypervisor keeps for it then must still find room: a block is kept for that, which no
+//! guest ever had. What grows only because a guest wants it to is refused before
+//! ([`hypervisor_core::mem::FrameAllocator::has_room`]).
 //!
 //! What is larger than [`LARGE`] gets frames of its own and gives them back when it is freed: an unpacked kernel must not stay the
-//! heap's for ever.
+//! heap's for ever. They go back dirty, so that a guest gets them cleared.
 
 use super::direct;
 use super::early::EARLY;
@@ -14,7 +20,7 @@ use crate::machine::{Hv, try_hv};
 use core::alloc::{GlobalAlloc, Layout};
 use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::ids::{MachineAddr, Mfn, PAGE_SIZE};
-use talc::{OomHandler, Span, Talc, Talck};
+use talc::{ErrOnOom, Span, Talc, Talck};
 
 /// Frames that the heap takes at a time, log2, unless one allocation needs more.
 const GROW_ORDER: u32 = 6;
@@ -32,7 +38,7 @@ static KEPT: AtomicU64 = AtomicU64::new(0);
 /// Keeps a block for the time when there are no other frames.
 pub fn keep_reserve(hv: &Hv) {
     let order = hv.frames.free_count().checked_ilog2().unwrap_or(0).saturating_sub(6).min(MOST_KEPT_ORDER);
-    if let Some(first) = hv.frames.alloc(order) {
+    if let Some(first) = hv.alloc_frames(order) {
         KEPT.store(first.addr().0 | u64::from(order), Ordering::Relaxed);
     }
 }
@@ -50,35 +56,36 @@ pub fn frames() -> u64 {
     FRAMES.load(Ordering::Relaxed)
 }
 
-/// Gets the heap more frames when it is full.
-struct Grow;
-
-impl OomHandler for Grow {
-    fn handle_oom(talc: &mut Talc<Self>, layout: Layout) -> Result<(), ()> {
-        let pages = (layout.size() + layout.align()).div_ceil(PAGE_SIZE) as u64 + 1;
-        let least = pages.next_power_of_two().ilog2();
-        let most = least.max(GROW_ORDER);
-        let (first, order) = match try_hv() {
-            Some(hv) => {
-                let block = |order| Some((hv.frames.alloc(order)?, order));
-                let found = (least..=most).rev().find_map(block).or_else(|| take_reserve(least)).ok_or(())?;
-                FRAMES.fetch_add(1 << found.1, Ordering::Relaxed);
-                found
-            }
-            None => (EARLY.lock().alloc(1 << most, 1, direct_map_limit()).ok_or(())?, most),
-        };
-        let start = direct(first.addr()) as *mut u8;
-        // SAFETY: the frames were just allocated for this, are mapped for ever, and never given back.
-        unsafe { talc.claim(Span::from_base_size(start, PAGE_SIZE << order)) }.map(|_| ())
-    }
+/// Frames for an allocation that finds no room in the heap: the first and, log2, how many. The caller does not hold the heap's lock.
+fn more_frames(layout: Layout) -> Option<(Mfn, u32)> {
+    let pages = (layout.size() + layout.align()).div_ceil(PAGE_SIZE) as u64 + 1;
+    let least = pages.next_power_of_two().ilog2();
+    let most = least.max(GROW_ORDER);
+    let Some(hv) = try_hv() else {
+        return Some((EARLY.lock().alloc(1 << most, 1, direct_map_limit())?, most));
+    };
+    let block = |order| Some((hv.alloc_frames(order)?, order));
+    let found = (least..=most).rev().find_map(block).or_else(|| take_reserve(least))?;
+    FRAMES.fetch_add(1 << found.1, Ordering::Relaxed);
+    Some(found)
 }
 
 struct Heap {
-    small: Talck<spin::Mutex<()>, Grow>,
+    small: Talck<spin::Mutex<()>, ErrOnOom>,
+}
+
+impl Heap {
+    /// Lets the heap have more frames; answers whether there were any.
+    fn grow(&self, layout: Layout) -> bool {
+        let Some((first, order)) = more_frames(layout) else { return false };
+        let span = Span::from_base_size(direct(first.addr()) as *mut u8, PAGE_SIZE << order);
+        // SAFETY: the frames were just allocated for this, are mapped for ever, and never given back.
+        unsafe { self.small.lock().claim(span) }.is_ok()
+    }
 }
 
 #[global_allocator]
-static HEAP: Heap = Heap { small: Talc::new(Grow).lock() };
+static HEAP: Heap = Heap { small: Talc::new(ErrOnOom).lock() };
 
 /// Frames of an allocation that gets its own, or `None` for one that `talc` serves. The answer is the same at its end as at its
 /// beginning: before there is a hypervisor, nothing that large is allocated.
@@ -101,11 +108,16 @@ fn give_back(hv: &Hv, start: u64, end: u64) {
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some((hv, pages)) = own_frames(layout) else {
-            // SAFETY: as the caller promises.
-            return unsafe { self.small.alloc(layout) };
+            loop {
+                // SAFETY: as the caller promises.
+                let at = unsafe { self.small.alloc(layout) };
+                if !at.is_null() || !self.grow(layout) {
+                    return at;
+                }
+            }
         };
         let order = pages.next_power_of_two().ilog2();
-        let Some(first) = hv.frames.alloc(order) else { return core::ptr::null_mut() };
+        let Some(first) = hv.alloc_frames(order) else { return core::ptr::null_mut() };
         give_back(hv, first.0 + pages, first.0 + (1 << order));
         direct(first.addr()) as *mut u8
     }

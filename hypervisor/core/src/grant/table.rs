@@ -238,14 +238,7 @@ impl Table {
         if version == 2 {
             self.grow(hv, domain, count(&self.frames), 2).map_err(|_| VersionError::NoMemory)?;
         } else {
-            // All or none: as long as the guest maps one of them it could be surprised by its next use.
-            let in_use = |mfn: &Mfn| {
-                hv.frame(*mfn).is_none_or(|info| info.count().refs() > 1 || info.type_word().count() > 1)
-            };
-            if self.status.iter().any(in_use) {
-                return Err(VersionError::InUse);
-            }
-            give_back(hv, &mut self.status);
+            give_back(hv, domain, &mut self.status).map_err(|InUse| VersionError::InUse)?;
         }
         for frame in &self.frames {
             hv.platform.frame_words(*frame).iter().for_each(|word| word.store(0, Ordering::SeqCst));
@@ -256,16 +249,23 @@ impl Table {
     }
 }
 
-/// Gives frames back that nobody uses; what somebody just began to use stays in the list.
-fn give_back<P: Platform>(hv: &Hypervisor<P>, frames: &mut Vec<Mfn>) {
-    frames.retain(|mfn| {
-        let alone = hv.unshare_xen_page(*mfn);
-        if alone {
-            hv.frames.tlb().note_freed();
-            hv.frames.free(*mfn, 0);
-        }
-        !alone
-    });
+/// A frame is mapped.
+struct InUse;
+
+/// Gives frames back that nobody uses, all or none: as long as the guest maps one of them it could be surprised by its next
+/// use.
+fn give_back<P: Platform>(
+    hv: &Hypervisor<P>,
+    domain: &Domain<P>,
+    frames: &mut Vec<Mfn>,
+) -> Result<(), InUse> {
+    let alone = frames.iter().take_while(|mfn| hv.unshare_xen_page(**mfn)).count();
+    if alone != frames.len() {
+        frames[..alone].iter().for_each(|mfn| hv.share_xen_page(domain, *mfn));
+        return Err(InUse);
+    }
+    frames.drain(..).for_each(|mfn| hv.frames.free(mfn, 0));
+    Ok(())
 }
 
 impl DomainGrants {

@@ -4,7 +4,6 @@ use super::GrantError;
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{DomId, GrantRef, Mfn};
-use crate::page::Count;
 use crate::platform::Platform;
 use core::sync::atomic::Ordering;
 
@@ -26,7 +25,6 @@ impl<P: Platform> Hypervisor<P> {
         self.take_page_away(caller, mfn)?;
         let given = self.give_page(caller, mfn, receiver, reference);
         if given.is_err() {
-            self.frames.tlb().note_freed();
             self.frames.free(mfn, 0);
         }
         given
@@ -35,15 +33,12 @@ impl<P: Platform> Hypervisor<P> {
     /// Makes a page the hypervisor's, if its owner's own reference is the only one.
     fn take_page_away(&self, owner: &Domain<P>, mfn: Mfn) -> Result<(), GrantError> {
         let info = self.frame(mfn).ok_or(GrantError::BadPage)?;
-        let unused = Count::new(owner.id, Count::ALLOCATED, 1).0;
-        let ours = Count::new(crate::page::DOMID_XEN, Count::XENHEAP, 1).0;
-        info.count
-            .compare_exchange(unused, ours, Ordering::AcqRel, Ordering::Relaxed)
-            .map_err(|_| GrantError::BadPage)?;
+        if !info.try_steal(owner.id) {
+            return Err(GrantError::BadPage);
+        }
         owner.pages.shrink(1);
-        let mut cpus = owner.dirty_cpus.load();
-        cpus.insert(self.platform.this_cpu());
-        self.flush_tlb_all(&cpus);
+        // Not only the owner's CPUs: a domain that had the page mapped by a grant, for reading, need not have flushed since.
+        self.flush_since(self.frames.tlb().now());
         Ok(())
     }
 

@@ -1,12 +1,16 @@
-//! Frames for domains.
+//! Frames for domains and for the hypervisor.
+//!
+//! Every frame that leaves the free lists comes through [`Hypervisor::leave_free_lists`], which first has all CPUs flushed that may
+//! still translate to it.
 
 use super::MAX_ORDER;
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::Mfn;
-use crate::page::{Count, Type};
+use crate::page::Count;
 use crate::platform::Platform;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{Relaxed, Release};
 use xen_abi::errno::Errno;
 use xen_abi::memory::xenmemf_get_address_bits;
 
@@ -17,11 +21,38 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `ENOMEM` when there are none, or the domain may not have more.
     pub fn alloc_domain_pages(&self, domain: &Domain<P>, order: u32, flags: u32) -> Result<Mfn, Errno> {
+        self.alloc_prepared(domain, order, flags, |_| {})
+    }
+
+    /// As [`Hypervisor::alloc_domain_pages`], with `pfn` and the following as the frames' numbers in the machine-to-physical table.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn alloc_domain_pages_at(
+        &self,
+        domain: &Domain<P>,
+        order: u32,
+        flags: u32,
+        pfn: u64,
+    ) -> Result<Mfn, Errno> {
+        self.alloc_prepared(domain, order, flags, |first| self.name_frames(first, order, pfn))
+    }
+
+    /// As [`Hypervisor::alloc_domain_pages`]; `prepare` does what has to be done while the frames are nobody's: once they are the
+    /// domain's, it may have given them up, and they may be another domain's.
+    fn alloc_prepared(
+        &self,
+        domain: &Domain<P>,
+        order: u32,
+        flags: u32,
+        prepare: impl FnOnce(Mfn),
+    ) -> Result<Mfn, Errno> {
         if order > MAX_ORDER || !domain.pages.try_grow(1 << order) {
             return Err(Errno::ENOMEM);
         }
         match self.take_frames(Some(domain), order, flags) {
             Some(first) => {
+                prepare(first);
                 self.assign_frames(domain, first, order);
                 Ok(first)
             }
@@ -29,6 +60,14 @@ impl<P: Platform> Hypervisor<P> {
                 domain.pages.shrink(1 << order);
                 Err(Errno::ENOMEM)
             }
+        }
+    }
+
+    /// Enters `pfn` and the following for frames of [`Hypervisor::take_frames`] into the machine-to-physical table.
+    pub(crate) fn name_frames(&self, first: Mfn, order: u32, pfn: u64) {
+        let m2p = self.platform.m2p();
+        for n in 0..1 << order {
+            m2p[(first.0 + n) as usize].store(pfn.wrapping_add(n), Relaxed);
         }
     }
 
@@ -43,23 +82,13 @@ impl<P: Platform> Hypervisor<P> {
     /// Shares a frame of the hypervisor's own with `domain`, which may map it writable and never owns it for good.
     /// The frame is given back by [`Hypervisor::unshare_xen_page`].
     pub fn share_xen_page(&self, domain: &Domain<P>, mfn: Mfn) {
-        let info = self.known_frame(mfn);
-        info.set_type(Type::first(crate::page::PageType::Writable));
-        info.count.store(Count::new(domain.id, Count::XENHEAP | Count::ALLOCATED, 1).0, Release);
+        self.known_frame(mfn).share(domain.id);
     }
 
     /// Ends [`Hypervisor::share_xen_page`] if nothing refers to the frame any more; answers whether it is the hypervisor's
-    /// alone again.
+    /// alone again. A mapping that another CPU makes meanwhile fails, or this does.
     pub fn unshare_xen_page(&self, mfn: Mfn) -> bool {
-        let info = self.known_frame(mfn);
-        let now = info.count();
-        let alone = now.refs() == 1 && info.type_word().count() == 1;
-        let xens = Count::new(crate::page::DOMID_XEN, Count::XENHEAP, 1).0;
-        if !alone || info.count.compare_exchange(now.0, xens, Release, Relaxed).is_err() {
-            return false;
-        }
-        info.set_type(Type(0));
-        true
+        self.known_frame(mfn).try_unshare()
     }
 
     /// Sets frames aside for `domain`, so that it can have `pages` in all; 0 gives up what is set aside.
@@ -80,21 +109,33 @@ impl<P: Platform> Hypervisor<P> {
         if self.frames.claim(claim, wanted) { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 
-    /// Takes frames, after making sure that nobody still sees them through an old TLB entry. For a `domain` they may come out of
-    /// what it claimed.
+    /// Takes frames whose frame-table words the caller fills in; no TLB knows them. For a `domain` they may come out of what it
+    /// claimed.
     pub(crate) fn take_frames(&self, domain: Option<&Domain<P>>, order: u32, flags: u32) -> Option<Mfn> {
         let bits = match xenmemf_get_address_bits(flags) {
             0 => 64,
             bits => bits,
         };
-        let first = self.frames.take_claimed(order, bits, domain.map(|domain| &domain.pages.claim))?;
-        if let Some(stamp) = self.frames.tlb().last_freed() {
-            self.flush_freed(stamp);
-        }
+        let first = self.leave_free_lists(order, bits, domain.map(|domain| &domain.pages.claim))?;
         if self.frames.any_dirty() {
             self.frames.clear_taken(first, order, |mfn| self.platform.clear_frame(mfn));
         }
         Some(first)
+    }
+
+    /// `2^order` frames aligned to their size for the hypervisor's own use, to be given back by [`FrameAllocator::free`]. What is in
+    /// them is left over from whoever had them. May wait for other CPUs to flush: the caller holds no lock that is ever taken with
+    /// interrupts off.
+    pub fn alloc_frames(&self, order: u32) -> Option<Mfn> {
+        let first = self.leave_free_lists(order, 64, None)?;
+        self.frames.keep(first, order);
+        Some(first)
+    }
+
+    /// The one way out of the free lists.
+    fn leave_free_lists(&self, order: u32, bits: u32, claim: Option<&AtomicU64>) -> Option<Mfn> {
+        let taken = self.frames.take(order, bits, claim)?;
+        Some(taken.after(|freed| self.flush_since(freed)))
     }
 
     /// Clears some of the free frames that domains left their data in; for CPUs that have nothing else to do.
@@ -102,18 +143,10 @@ impl<P: Platform> Hypervisor<P> {
         self.frames.scrub(|mfn| self.platform.clear_frame(mfn));
     }
 
-    #[cold]
-    fn flush_freed(&self, stamp: u32) {
-        let stale = self.frames.tlb().stale(&self.platform.online_cpus(), stamp);
-        if !stale.is_empty() {
-            self.flush_tlb_all(&stale);
-        }
-    }
-
     /// Makes frames of [`Hypervisor::take_frames`] the domain's; the caller booked them.
     pub(crate) fn assign_frames(&self, domain: &Domain<P>, first: Mfn, order: u32) {
         domain.pages.note_frames(first, 1 << order);
-        let word = Count::new(domain.id, Count::ALLOCATED, 1).0;
+        let word = Count::idle_of(domain.id).0;
         let range = first.0 as usize..first.0 as usize + (1 << order);
         for info in &self.platform.frame_table()[range] {
             info.type_.store(0, Relaxed);
@@ -121,7 +154,7 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Puts frames of [`Hypervisor::take_frames`] back unused.
+    /// Puts frames of [`Hypervisor::take_frames`] back unused: they were cleared, and no guest saw them.
     pub(crate) fn give_back_taken(&self, first: Mfn, order: u32) {
         self.frames.give(first, order);
     }
@@ -149,16 +182,12 @@ impl<P: Platform> Hypervisor<P> {
     /// `EINVAL` when it is in use, or not the domain's.
     pub(crate) fn steal_page(&self, domain: &Domain<P>, mfn: Mfn) -> Result<(), Errno> {
         let info = self.frame(mfn).ok_or(Errno::EINVAL)?;
-        let idle = Count::new(domain.id, Count::ALLOCATED, 1).0;
-        let stolen = Count::new(crate::page::DOMID_XEN, Count::XENHEAP, 1).0;
-        info.count.compare_exchange(idle, stolen, AcqRel, Relaxed).map_err(|_| Errno::EINVAL)?;
-        Ok(())
+        if info.try_steal(domain.id) { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
     /// Undoes [`Hypervisor::steal_page`].
     pub(crate) fn return_stolen_page(&self, domain: &Domain<P>, mfn: Mfn) {
-        let word = Count::new(domain.id, Count::ALLOCATED, 1).0;
-        self.known_frame(mfn).count.store(word, Release);
+        self.known_frame(mfn).count.store(Count::idle_of(domain.id).0, Release);
     }
 
     /// Frees a frame of [`Hypervisor::steal_page`].

@@ -12,6 +12,10 @@
 //!   cross zones.
 //!
 //! Low memory is worth more than high memory (devices reach it), so blocks come from the highest zone that has one.
+//!
+//! A guest may flush late: TLBs can still hold translations to a frame that is free. So frames leave the lists as [`Taken`]
+//! only, which gives up their number after it was told how to flush; every way back in notes the time. The hypervisor's one
+//! taker of frames is `alloc.rs`.
 
 use crate::ids::Mfn;
 use crate::page::{Count, FrameInfo, TlbClock};
@@ -43,6 +47,24 @@ pub struct FrameAllocator {
     /// Where the next look for one begins.
     scrub_at: AtomicUsize,
     tlb: TlbClock,
+}
+
+/// A block that left the free lists: some TLB may still translate to it.
+#[must_use = "the frames would be lost"]
+pub(super) struct Taken {
+    first: Mfn,
+    /// When a frame became free last.
+    freed: u64,
+}
+
+impl Taken {
+    /// The first of the frames, which are safe to use: `flush` has all CPUs flushed that did not since the time that it gets.
+    pub(super) fn after(self, flush: impl FnOnce(u64)) -> Mfn {
+        if self.freed != 0 {
+            flush(self.freed);
+        }
+        self.first
+    }
 }
 
 struct Lists {
@@ -86,26 +108,28 @@ impl FrameAllocator {
         }
     }
 
-    /// `2^order` frames aligned to their size, for the hypervisor's own use.
-    pub fn alloc(&self, order: u32) -> Option<Mfn> {
-        self.alloc_below(order, 64)
-    }
-
-    /// As [`FrameAllocator::alloc`], entirely below machine address `2^bits`.
-    pub fn alloc_below(&self, order: u32, bits: u32) -> Option<Mfn> {
-        let first = self.take(order, bits)?;
+    /// Marks `2^order` frames of [`Taken`] as the hypervisor's. What is in them is left over from whoever had them.
+    pub(super) fn keep(&self, first: Mfn, order: u32) {
         let block = self.block(first, order);
-        // Contents are the hypervisor's own business.
         self.cleared(block.iter().filter(|info| info.count().is_dirty()).count());
         block.iter().for_each(FrameInfo::set_xen);
-        Some(first)
     }
 
-    /// Takes back `2^order` frames of [`FrameAllocator::alloc`] (or a part of such a block).
+    /// Takes back `2^order` frames of the hypervisor's own (or a part of such a block): dirty, for a guest must not see what the
+    /// hypervisor, or who had them before it, left there.
     pub fn free(&self, first: Mfn, order: u32) {
         for info in self.block(first, order) {
-            info.count.store(0, Ordering::Relaxed);
             info.type_.store(0, Ordering::Relaxed);
+            info.count.store(Count::DIRTY, Ordering::Relaxed);
+        }
+        self.give_dirty(first.0..first.0 + (1 << order));
+    }
+
+    /// As [`FrameAllocator::free`], for frames that were cleared.
+    pub fn free_cleared(&self, first: Mfn, order: u32) {
+        for info in self.block(first, order) {
+            info.type_.store(0, Ordering::Relaxed);
+            info.count.store(0, Ordering::Relaxed);
         }
         self.give(first, order);
     }
@@ -126,14 +150,10 @@ impl FrameAllocator {
         &self.tlb
     }
 
-    /// Takes a block whose frame-table words the caller fills in.
-    pub(crate) fn take(&self, order: u32, bits: u32) -> Option<Mfn> {
-        self.take_claimed(order, bits, None)
-    }
-
-    /// As [`FrameAllocator::take`], for a domain with the claim `own`: what others claimed it does not get, and what it gets comes
-    /// out of its claim.
-    pub(crate) fn take_claimed(&self, order: u32, bits: u32, own: Option<&AtomicU64>) -> Option<Mfn> {
+    /// Takes a block of `2^order` frames aligned to its size, entirely below machine address `2^bits`, whose frame-table words the
+    /// caller fills in. A domain has the claim `own`: what others claimed it does not get, and what it gets comes out of its
+    /// claim.
+    pub(super) fn take(&self, order: u32, bits: u32, own: Option<&AtomicU64>) -> Option<Taken> {
         if order > MAX_ORDER {
             return None;
         }
@@ -150,11 +170,13 @@ impl FrameAllocator {
             own.store(claim.saturating_sub(frames), Ordering::Relaxed);
             lists.claimed -= claim.min(frames);
         }
-        Some(Mfn(u64::from(first)))
+        Some(Taken { first: Mfn(u64::from(first)), freed: self.tlb.last_freed() })
     }
 
     /// Puts back a block whose frame-table words are 0.
     pub(crate) fn give(&self, first: Mfn, order: u32) {
+        // Before they can be taken.
+        self.tlb.note_freed();
         let mut lists = self.lists.lock();
         self.free.fetch_add(1 << order, Ordering::Relaxed);
         lists.release(self.table, first.0 as u32, order);
@@ -162,6 +184,7 @@ impl FrameAllocator {
 
     /// Puts back frames of which each is dirty and has no other bit in its words.
     pub(crate) fn give_dirty(&self, frames: Range<u64>) {
+        self.tlb.note_freed();
         self.dirty.fetch_add(frames.end.saturating_sub(frames.start), Ordering::Relaxed);
         self.give_range(frames);
     }
@@ -171,7 +194,7 @@ impl FrameAllocator {
         self.dirty.load(Ordering::Relaxed) != 0
     }
 
-    /// Clears the dirty ones of frames that were [taken](FrameAllocator::take).
+    /// Clears the dirty ones of frames that were taken.
     pub(crate) fn clear_taken(&self, first: Mfn, order: u32, clear: impl Fn(Mfn)) {
         let mut count = 0;
         for (mfn, info) in (first.0..).zip(self.block(first, order)) {
@@ -350,6 +373,20 @@ mod tests {
         ))
     }
 
+    fn take(a: &FrameAllocator, order: u32) -> Option<Mfn> {
+        Some(a.take(order, 64, None)?.after(|_| {}))
+    }
+
+    fn alloc_below(a: &FrameAllocator, order: u32, bits: u32) -> Option<Mfn> {
+        let first = a.take(order, bits, None)?.after(|_| {});
+        a.keep(first, order);
+        Some(first)
+    }
+
+    fn alloc(a: &FrameAllocator, order: u32) -> Option<Mfn> {
+        alloc_below(a, order, 64)
+    }
+
     /// The free frames, found by walking the frame table.
     fn scan(a: &FrameAllocator) -> Vec<(u64, u32)> {
         let blocks = a.table.iter().enumerate();
@@ -401,12 +438,12 @@ mod tests {
         let a = allocator(64);
         a.add_region(Mfn(0), Mfn(64));
         // 16 frames = 64 KiB = 2^16.
-        let low: Vec<_> = core::iter::from_fn(|| a.alloc_below(0, 16)).collect();
+        let low: Vec<_> = core::iter::from_fn(|| alloc_below(&a, 0, 16)).collect();
         assert_eq!(low.len(), 15, "frames 1..16");
         assert!(low.iter().all(|m| m.0 < 16));
-        assert!(a.alloc(0).is_some_and(|m| m.0 >= 32), "high memory first");
-        assert_eq!(a.alloc(6), None, "no aligned block of that size without frame 0");
-        assert_eq!(a.alloc(MAX_ORDER + 1), None);
+        assert!(alloc(&a, 0).is_some_and(|m| m.0 >= 32), "high memory first");
+        assert_eq!(alloc(&a, 6), None, "no aligned block of that size without frame 0");
+        assert_eq!(alloc(&a, MAX_ORDER + 1), None);
     }
 
     #[test]
@@ -420,7 +457,7 @@ mod tests {
     fn with_dirty() -> FrameAllocator {
         let a = allocator(32);
         a.add_region(Mfn(16), Mfn(32));
-        assert_eq!(a.take(4, 64), Some(Mfn(16)));
+        assert_eq!(take(&a, 4), Some(Mfn(16)));
         for info in a.block(Mfn(16), 2) {
             info.count.store(Count::DIRTY, Ordering::Relaxed);
         }
@@ -439,18 +476,43 @@ mod tests {
         assert_eq!((a.free_count(), scan(&a), dirty(&a)), (16, vec![(16, 4)], vec![16, 17, 18, 19]));
         let seen = core::cell::RefCell::new(Vec::new());
         let clear = |mfn: Mfn| seen.borrow_mut().push(mfn.0);
-        assert_eq!(a.take(1, 64), Some(Mfn(16)));
+        assert_eq!(take(&a, 1), Some(Mfn(16)));
         a.clear_taken(Mfn(16), 1, clear);
         assert_eq!((seen.take(), dirty(&a)), (vec![16, 17], vec![18, 19]));
-        assert_eq!(a.alloc(1), Some(Mfn(18)), "the hypervisor does not care");
+        assert_eq!(alloc(&a, 1), Some(Mfn(18)), "the hypervisor does not care");
         assert!(!a.any_dirty() && dirty(&a).is_empty());
         a.clear_taken(Mfn(20), 2, |_| unreachable!("nothing there"));
     }
 
     #[test]
+    fn what_the_hypervisor_had_is_dirty() {
+        let a = allocator(32);
+        a.add_region(Mfn(16), Mfn(32));
+        let first = alloc(&a, 2).expect("a block");
+        a.free(first, 1);
+        assert_eq!(dirty(&a), [first.0 as usize, first.0 as usize + 1]);
+        a.free_cleared(first.add(2), 1);
+        assert_eq!((dirty(&a).len(), a.free_count()), (2, 16));
+    }
+
+    #[test]
+    fn frames_come_with_the_time_of_the_last_free() {
+        let a = allocator(32);
+        a.add_region(Mfn(16), Mfn(32));
+        let Some(taken) = a.take(0, 64, None) else { panic!("no frame") };
+        let first = taken.after(|_| unreachable!("none was in use yet"));
+        a.tlb().begin_flush();
+        a.give(first, 0);
+        a.tlb().begin_flush();
+        let mut flushed = 0;
+        let again = a.take(0, 64, None).map(|taken| taken.after(|freed| flushed = freed));
+        assert_eq!((again, flushed), (Some(first), 2));
+    }
+
+    #[test]
     fn idle_cpus_clear_free_frames_and_no_others() {
         let a = with_dirty();
-        assert_eq!(a.take(1, 64), Some(Mfn(16)), "on its way to a domain");
+        assert_eq!(take(&a, 1), Some(Mfn(16)), "on its way to a domain");
         let seen = core::cell::RefCell::new(Vec::new());
         a.scrub(|mfn| seen.borrow_mut().push(mfn.0));
         assert_eq!((seen.take(), dirty(&a)), (vec![18, 19], vec![16, 17]));
@@ -476,7 +538,7 @@ mod tests {
                         let (mfn, order) = held.swap_remove(pick.index(held.len()));
                         a.free(mfn, order);
                     }
-                } else if let Some(mfn) = a.alloc(order) {
+                } else if let Some(mfn) = alloc(&a, order) {
                     held.push((mfn, order));
                 }
                 check(&a, &held, start..end.max(1));

@@ -5,6 +5,7 @@
 //! in them. This file knows the layout and nothing else does.
 
 use crate::ids::DomId;
+use crate::sync::Word;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -92,6 +93,14 @@ impl Count {
     /// A frame of `owner` with `refs` references and further `bits`.
     pub(crate) const fn new(owner: DomId, bits: u64, refs: u64) -> Count {
         Count((owner.0 as u64) << 48 | bits | refs)
+    }
+
+    /// A frame that is the hypervisor's alone.
+    pub(crate) const XENS: Count = Count::new(DOMID_XEN, Self::XENHEAP, 1);
+
+    /// A frame of `owner` that nothing but the owner's own reference holds: it has no type, since a type holds a reference.
+    pub(crate) const fn idle_of(owner: DomId) -> Count {
+        Self::new(owner, Self::ALLOCATED, 1)
     }
 
     /// The first frame of a free block.
@@ -256,12 +265,12 @@ impl Type {
     }
 }
 
-/// The record of one frame.
+/// The record of one frame, in words `W`.
 #[repr(C, align(16))]
 #[derive(Default)]
-pub struct FrameInfo {
-    pub(crate) count: AtomicU64,
-    pub(crate) type_: AtomicU64,
+pub struct FrameInfo<W = AtomicU64> {
+    pub(crate) count: W,
+    pub(crate) type_: W,
 }
 
 const _: () = assert!(size_of::<FrameInfo>() == 16);
@@ -286,12 +295,7 @@ impl FrameInfo {
 
     /// Marks a frame of RAM that the hypervisor keeps for itself (its image, this table, boot modules).
     pub fn set_xen(&self) {
-        self.count.store(Count::new(DOMID_XEN, Count::XENHEAP, 1).0, Ordering::Relaxed);
-    }
-
-    /// Makes a frame that the hypervisor shared with a domain one of the domain's, held by its type reference only.
-    pub(crate) fn clear_shared(&self) {
-        self.count.fetch_and(!(Count::XENHEAP | Count::ALLOCATED), Ordering::AcqRel);
+        self.count.store(Count::XENS.0, Ordering::Relaxed);
     }
 
     /// Whether the frame is not RAM.
@@ -299,20 +303,24 @@ impl FrameInfo {
         self.count().owner() == DOMID_IO
     }
 
-    /// The count word now.
-    pub fn count(&self) -> Count {
-        Count(self.count.load(Ordering::Acquire))
-    }
-
-    /// The type word now.
-    pub fn type_word(&self) -> Type {
-        Type(self.type_.load(Ordering::Acquire))
-    }
-
     /// The owner, while somebody holds a reference.
     pub fn owner(&self) -> Option<DomId> {
         let count = self.count();
         (count.refs() != 0).then(|| count.owner())
+    }
+}
+
+impl<W: Word> FrameInfo<W> {
+    /// The count word now.
+    #[inline]
+    pub fn count(&self) -> Count {
+        Count(self.count.read())
+    }
+
+    /// The type word now.
+    #[inline]
+    pub fn type_word(&self) -> Type {
+        Type(self.type_.read())
     }
 }
 

@@ -28,7 +28,12 @@
 //! 4. Nothing that a guest maps belongs to another domain, unless that domain granted it, or to the hypervisor: entries
 //!    256..=271 of every L4 table are the hypervisor's, and its frames have an owner (`DOMID_XEN`) that no entry may name.
 //! 5. A TLB may lag behind the tables. Before a frame that was writable becomes anything else, or a table becomes writable, every
-//!    CPU that may remember the old use has flushed ([`TlbClock`]); before a frame goes to another domain likewise.
+//!    CPU that may remember the old use has flushed ([`TlbClock`]); before a frame goes to another domain or to the hypervisor
+//!    likewise. The tests let CPUs remember everything until they flush, and look at all that they can reach (`tests/stale.rs`).
+//! 6. No judgement needs both words at two times. Where a decision depends on both, one is brought into a state in which it cannot
+//!    change first ([`FrameInfo::try_unshare`]). The models try every order (`tests/orders.rs`).
+//! 7. A reference that is not there is never dropped. Each drop looks at what its own atomic operation answered, and stops the
+//!    machine if there was none: what is known of frames would not be true any more.
 //!
 //! # The life of a type
 //!

@@ -9,21 +9,32 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{DomId, Mfn};
 use crate::platform::Platform;
+use crate::sync::Word;
 use core::hint::spin_loop;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-impl FrameInfo {
+/// What became of an attempt to make a frame writable for the first time.
+pub(crate) enum FirstWritable {
+    /// The frame is live as writable.
+    Won,
+    /// It is not, and the ordinary reference that was taken for it is to be dropped.
+    Lost,
+    /// It is not, and nothing was taken.
+    Not,
+}
+
+/// The protocol of the two words. What it does not know (contents, lists, TLBs) is the business of [`Hypervisor`]'s methods.
+impl<W: Word> FrameInfo<W> {
     /// Takes an ordinary reference to a frame of `owner` that is in use.
     #[inline]
     pub(crate) fn try_get(&self, owner: DomId) -> Result<(), PageError> {
-        let mut word = self.count.load(Relaxed);
+        let mut word = self.count.read();
         loop {
             // Owner and references in one comparison; the flag bits between them do not matter.
             let refs = (word ^ Count::new(owner, 0, 0).0) & !Count::FLAGS;
             if refs.wrapping_sub(1) >= Count::MAX_REFS - 1 {
                 return Err(self.why_not(owner));
             }
-            match self.count.compare_exchange_weak(word, word + 1, AcqRel, Relaxed) {
+            match self.count.replace(word, word + 1) {
                 Ok(_) => return Ok(()),
                 Err(now) => word = now,
             }
@@ -40,34 +51,57 @@ impl FrameInfo {
         }
     }
 
+    /// Drops an ordinary reference; answers how many there were. With 1 the frame is to be freed; 0 cannot be.
+    #[inline]
+    #[must_use]
+    pub(crate) fn put(&self) -> u64 {
+        self.count.add(u64::MAX) & Count::REFS
+    }
+
     /// Takes a further type reference of a frame that is live as `t`; the caller checks the owner afterwards.
     #[inline]
     pub(crate) fn try_get_live(&self, t: PageType) -> bool {
-        let mut word = self.type_.load(Relaxed);
+        let mut word = self.type_.read();
         loop {
             let count = (word ^ Type::bits_of(t)) & (Type::TYPE | Type::BUSY | Type::COUNT);
             if count.wrapping_sub(1) >= Type::MAX_COUNT - 1 {
                 return false;
             }
-            match self.type_.compare_exchange_weak(word, word + 1, AcqRel, Relaxed) {
+            match self.type_.replace(word, word + 1) {
                 Ok(_) => return true,
                 Err(now) => word = now,
             }
         }
     }
 
-    /// Drops a type reference, unless it is the last.
+    /// Drops a type reference of a frame that is live, unless it is the last.
     #[inline]
     pub(crate) fn try_put_live(&self) -> bool {
-        let mut word = self.type_.load(Relaxed);
+        let mut word = self.type_.read();
         loop {
-            if word & Type::COUNT <= 1 {
+            // The lowest bits of a frame that is busy are no count.
+            if (word & (Type::BUSY | Type::COUNT)).wrapping_sub(2) > Type::COUNT - 2 {
                 return false;
             }
-            match self.type_.compare_exchange_weak(word, word - 1, AcqRel, Relaxed) {
+            match self.type_.replace(word, word - 1) {
                 Ok(_) => return true,
                 Err(now) => word = now,
             }
+        }
+    }
+
+    /// Makes a frame of `owner` writable for the first time, if it was nothing else since it was allocated or is idle as
+    /// writable: then no TLB has anything against it.
+    pub(crate) fn try_first_writable(&self, owner: DomId) -> FirstWritable {
+        let word = self.type_.read();
+        let as_writable = word ^ Type::bits_of(PageType::Writable);
+        let unused = word == 0 || as_writable & (Type::TYPE | Type::BUSY | Type::COUNT) == 0;
+        if !unused || self.try_get(owner).is_err() {
+            return FirstWritable::Not;
+        }
+        match self.type_.replace(word, Type::first(PageType::Writable).0) {
+            Ok(_) => FirstWritable::Won,
+            Err(_) => FirstWritable::Lost,
         }
     }
 
@@ -75,17 +109,17 @@ impl FrameInfo {
     /// it is no live table. While it is locked its last type reference does not go.
     #[inline]
     pub(crate) fn lock_table(&self) -> Option<PageType> {
-        let mut word = Type(self.type_.load(Relaxed));
+        let mut word = self.type_word();
         loop {
             if !word.is_table() || word.0 & Type::BUSY != 0 || word.0 & Type::COUNT == 0 {
                 return None;
             }
             if word.0 & Type::LOCKED != 0 {
-                spin_loop();
-                word = Type(self.type_.load(Relaxed));
+                W::pause();
+                word = self.type_word();
                 continue;
             }
-            match self.type_.compare_exchange_weak(word.0, word.0 | Type::LOCKED, AcqRel, Relaxed) {
+            match self.type_.replace(word.0, word.0 | Type::LOCKED) {
                 Ok(_) => return Some(word.page_type()),
                 Err(now) => word = Type(now),
             }
@@ -95,17 +129,51 @@ impl FrameInfo {
     /// Undoes [`FrameInfo::lock_table`].
     #[inline]
     pub(crate) fn unlock_table(&self) {
-        self.type_.fetch_and(!Type::LOCKED, Release);
+        self.type_.clear_bits(Type::LOCKED);
     }
 
     /// Sets the type word of a frame that only this CPU may change: one that is busy, or not yet visible.
     pub(crate) fn set_type(&self, word: Type) {
-        self.type_.store(word.0, Release);
+        self.type_.put(word.0);
     }
 
     /// Replaces the type word if nobody changed it.
     pub(crate) fn swap_type(&self, old: Type, new: Type) -> bool {
-        self.type_.compare_exchange(old.0, new.0, AcqRel, Acquire).is_ok()
+        self.type_.replace(old.0, new.0).is_ok()
+    }
+
+    /// Shares a frame of the hypervisor's own, which nothing refers to, with `owner`: one type reference and the ordinary one
+    /// that belongs to it are the hypervisor's.
+    pub(crate) fn share(&self, owner: DomId) {
+        self.set_type(Type::first(PageType::Writable));
+        self.count.put(Count::new(owner, Count::XENHEAP | Count::ALLOCATED, 1).0);
+    }
+
+    /// Undoes [`FrameInfo::share`] if the hypervisor's references are the only ones; answers whether they were.
+    ///
+    /// A writable mapping changes the type word only, a read-only one the count word only, so no single operation sees both. The last
+    /// type reference is taken away first: a writable mapping that came before fails this, and one that comes later finds the frame
+    /// busy and fails. Then the count word cannot change any more but by read-only mappings, and it is judged and replaced
+    /// in one step.
+    pub(crate) fn try_unshare(&self) -> bool {
+        let shared = Type::first(PageType::Writable);
+        if !self.swap_type(shared, Type::busy(PageType::None, 0, 0)) {
+            return false;
+        }
+        let now = self.count();
+        let alone = now.refs() == 1 && self.count.replace(now.0, Count::XENS.0).is_ok();
+        self.set_type(if alone { Type(0) } else { shared });
+        alone
+    }
+
+    /// Makes a frame that the hypervisor shared with a domain one of the domain's, held by its type reference only.
+    pub(crate) fn clear_shared(&self) {
+        self.count.clear_bits(Count::XENHEAP | Count::ALLOCATED);
+    }
+
+    /// Makes a frame of `owner` the hypervisor's, if nothing but the owner's own reference holds it; answers whether it did.
+    pub(crate) fn try_steal(&self, owner: DomId) -> bool {
+        self.count.replace(Count::idle_of(owner).0, Count::XENS.0).is_ok()
     }
 }
 
@@ -133,10 +201,25 @@ impl<P: Platform> Hypervisor<P> {
     /// Drops a reference of [`Hypervisor::get_page`]; with the last one the frame is free.
     #[inline]
     pub fn put_page(&self, mfn: Mfn) {
-        let info = self.known_frame(mfn);
-        if info.count.fetch_sub(1, AcqRel) & Count::REFS == 1 {
-            self.free_frame(mfn, info);
+        self.put_plain(mfn, self.known_frame(mfn));
+    }
+
+    #[inline(always)]
+    fn put_plain(&self, mfn: Mfn, info: &FrameInfo) {
+        let refs = info.put();
+        if refs <= 1 {
+            self.put_last(mfn, info, refs);
         }
+    }
+
+    /// The last of `refs` references was dropped, or one that was not there.
+    #[cold]
+    #[inline(never)]
+    fn put_last(&self, mfn: Mfn, info: &FrameInfo, refs: u64) {
+        if refs == 0 {
+            broken(mfn, info);
+        }
+        self.free_frame(mfn, info);
     }
 
     /// Takes a reference to a frame of `domain` together with a type reference: until [`Hypervisor::put_page_and_type`] it is
@@ -175,7 +258,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Judges the owner of a frame to which a type reference was taken, and gives that back if it is the wrong one.
     #[inline]
     fn check_owner(&self, info: &FrameInfo, mfn: Mfn, owner: DomId) -> Result<(), PageError> {
-        if Count(info.count.load(Acquire)).owner() == owner {
+        if info.count().owner() == owner {
             return Ok(());
         }
         self.put_page_and_type(mfn);
@@ -193,28 +276,22 @@ impl<P: Platform> Hypervisor<P> {
         if !info.try_get_live(PageType::Writable) {
             return self.try_first_writable(owner, pte::frame_of(entry), info);
         }
-        if Count(info.count.load(Relaxed)).owner() == owner {
+        if info.count().owner() == owner {
             return true;
         }
         self.put_page_and_type(pte::frame_of(entry));
         false
     }
 
-    /// Makes a frame of `owner` writable for the first time, if it was nothing else since it was allocated or is idle as
-    /// writable: then no TLB has anything against it.
     fn try_first_writable(&self, owner: DomId, mfn: Mfn, info: &FrameInfo) -> bool {
-        let word = info.type_.load(Relaxed);
-        let as_writable = word ^ Type::bits_of(PageType::Writable);
-        let unused = word == 0 || as_writable & (Type::TYPE | Type::BUSY | Type::COUNT) == 0;
-        if !unused || info.try_get(owner).is_err() {
-            return false;
+        match info.try_first_writable(owner) {
+            FirstWritable::Won => true,
+            FirstWritable::Lost => {
+                self.put_page(mfn);
+                false
+            }
+            FirstWritable::Not => false,
         }
-        let first = Type::first(PageType::Writable).0;
-        let won = info.type_.compare_exchange(word, first, AcqRel, Relaxed).is_ok();
-        if !won {
-            self.put_page(mfn);
-        }
-        won
     }
 
     /// As [`Hypervisor::try_get_mapped`], for all cases.
@@ -262,7 +339,7 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn put_l1_entry(&self, tables: DomId, entry: u64) {
         let mfn = pte::frame_of(entry);
         let Some(info) = self.frame(mfn) else { return };
-        let owner = Count(info.count.load(Relaxed)).owner();
+        let owner = info.count().owner();
         if owner != tables && !self.put_foreign(tables, owner, entry) {
             return;
         }
@@ -270,8 +347,8 @@ impl<P: Platform> Hypervisor<P> {
             if !info.try_put_live() {
                 self.put_last_type(None, mfn, info);
             }
-        } else if info.count.fetch_sub(1, AcqRel) & Count::REFS == 1 {
-            self.free_frame(mfn, info);
+        } else {
+            self.put_plain(mfn, info);
         }
     }
 
@@ -294,4 +371,12 @@ impl<P: Platform> Hypervisor<P> {
     pub fn page_owner(&self, mfn: Mfn) -> Option<DomId> {
         self.frame(mfn)?.owner().filter(|owner| *owner != DOMID_IO)
     }
+}
+
+/// Stops the machine: a reference to the frame was dropped that is not there. The frame may be in use by somebody whose reference it
+/// was, so nothing that is known of frames can be trusted any more. Only a mistake of the hypervisor's leads here.
+#[cold]
+#[inline(never)]
+pub(crate) fn broken(mfn: Mfn, info: &FrameInfo) -> ! {
+    panic!("a reference to frame {:#x} was dropped twice: {info:?}", mfn.0);
 }

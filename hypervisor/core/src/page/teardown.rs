@@ -92,7 +92,6 @@ impl<P: Platform> Hypervisor<P> {
     fn give_up_frames(&self, domain: &Domain<P>, frames: Range<u64>) {
         let count = frames.end - frames.start;
         if count != 0 {
-            self.frames.tlb().note_freed();
             self.frames.give_dirty(frames);
             domain.pages.shrink(count);
         }

@@ -7,11 +7,12 @@ use crate::cpumask::CpuMask;
 use crate::domain::Domain;
 use crate::ids::{DomId, Mfn};
 use crate::platform::{Flush, Platform};
+use crate::sync::Word;
 use core::hint::spin_loop;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 
 /// How an attempt at a frame's type ended, when the frame is not live as that type.
-enum Claim {
+pub(crate) enum Claim {
     /// This CPU made the frame busy; entries below the number hold references already.
     Ours(usize),
     /// The frame is live as the type: one more reference was taken. The caller's own reference is not needed for it.
@@ -20,6 +21,49 @@ enum Claim {
     First,
     /// It cannot be had.
     Refused(PageError),
+}
+
+impl<W: Word> FrameInfo<W> {
+    /// Makes the frame, to which the caller holds an ordinary reference, live or busy as `t`. `flush` has the CPUs flushed that did
+    /// not since the stamp that it gets; `busy` decides about a frame that is busy, or says `None`: look again.
+    pub(crate) fn claim(
+        &self,
+        t: PageType,
+        flush: impl Fn(u32),
+        mut busy: impl FnMut(Type) -> Option<Claim>,
+    ) -> Claim {
+        loop {
+            let word = self.type_word();
+            if word.is_busy() {
+                match busy(word) {
+                    Some(claim) => return claim,
+                    None => {
+                        W::pause();
+                        continue;
+                    }
+                }
+            }
+            match word.live() {
+                Some(now) if now != t => return Claim::Refused(PageError::WrongType),
+                Some(_) if word.count() >= Type::MAX_COUNT => return Claim::Refused(PageError::TooMany),
+                Some(_) => {
+                    if self.try_get_live(t) {
+                        return Claim::Shared;
+                    }
+                }
+                None => {
+                    if word.page_type() != t && word.page_type() != PageType::None {
+                        flush(word.stamp());
+                    }
+                    let has_contents = t.is_table() || t == PageType::SegDesc;
+                    let next = if has_contents { Type::busy(t, 0, 0) } else { Type::first(t) };
+                    if self.swap_type(word, next) {
+                        return if has_contents { Claim::Ours(0) } else { Claim::First };
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl<P: Platform> Hypervisor<P> {
@@ -56,37 +100,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn claim(&self, domain: &Domain<P>, mfn: Mfn, info: &FrameInfo, t: PageType) -> Claim {
-        loop {
-            let word = info.type_word();
-            if word.is_busy() {
-                match self.claim_busy(domain, mfn, info, t, word) {
-                    Some(claim) => return claim,
-                    None => {
-                        spin_loop();
-                        continue;
-                    }
-                }
-            }
-            match word.live() {
-                Some(now) if now != t => return Claim::Refused(PageError::WrongType),
-                Some(_) if word.count() >= Type::MAX_COUNT => return Claim::Refused(PageError::TooMany),
-                Some(_) => {
-                    if info.try_get_live(t) {
-                        return Claim::Shared;
-                    }
-                }
-                None => {
-                    if word.page_type() != t && word.page_type() != PageType::None {
-                        self.flush_stale(domain, word.stamp());
-                    }
-                    let has_contents = t.is_table() || t == PageType::SegDesc;
-                    let next = if has_contents { Type::busy(t, 0, 0) } else { Type::first(t) };
-                    if info.swap_type(word, next) {
-                        return if has_contents { Claim::Ours(0) } else { Claim::First };
-                    }
-                }
-            }
-        }
+        let flush = |stamp| self.flush_stale(domain, stamp);
+        info.claim(t, flush, |word| self.claim_busy(domain, mfn, info, t, word))
     }
 
     /// The case of a busy frame. `None`: look again.
@@ -173,6 +188,9 @@ impl<P: Platform> Hypervisor<P> {
                 }
                 continue;
             }
+            if word.count() == 0 {
+                super::refs::broken(mfn, info);
+            }
             let t = word.page_type();
             match t {
                 PageType::L2 | PageType::L3 | PageType::L4 => {
@@ -231,7 +249,6 @@ impl<P: Platform> Hypervisor<P> {
         // Freed first: with its last frame the identifier may be given out again.
         self.forget_use(mfn, info);
         info.count.store(Count::DIRTY, Release);
-        self.frames.tlb().note_freed();
         self.frames.give_dirty(mfn.0..mfn.0 + 1);
         if let Some(owner) = self.domains.get_dying(owner) {
             owner.pages.shrink(1);
@@ -242,7 +259,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Frees a frame of a dying domain that nothing but the domain's own reference holds, short of giving it to the allocator: it is
     /// dirty. Answers whether it was such a frame.
     pub(crate) fn take_idle_frame(&self, owner: DomId, mfn: Mfn, info: &FrameInfo) -> bool {
-        let idle = Count::new(owner, Count::ALLOCATED, 1).0;
+        let idle = Count::idle_of(owner).0;
         let taken = info.count.compare_exchange(idle, Count::DIRTY, AcqRel, Relaxed).is_ok();
         if taken {
             self.forget_use(mfn, info);
@@ -262,7 +279,6 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn release_frame_words(&self, mfn: Mfn, info: &FrameInfo) {
         self.forget_use(mfn, info);
         info.count.store(0, Release);
-        self.frames.tlb().note_freed();
         self.frames.give(mfn, 0);
     }
 
@@ -280,22 +296,28 @@ impl<P: Platform> Hypervisor<P> {
     /// Flushes the CPUs of `domain` that did not flush since `stamp`.
     fn flush_stale(&self, domain: &Domain<P>, stamp: u32) {
         let (tlb, here) = (self.frames.tlb(), self.platform.this_cpu());
+        let time = tlb.time_of(stamp);
         let mut cpus = domain.dirty_cpus.load();
         cpus.insert(here);
         if cpus == CpuMask::of(here) {
-            if !tlb.is_clean(here, stamp) {
+            if !tlb.is_clean(here, time) {
                 self.flush_tlb_all(&cpus);
             }
             return;
         }
-        let stale = tlb.stale(&cpus, stamp);
-        if !stale.is_empty() {
-            self.flush_tlb_all(&stale);
-        }
+        self.flush_tlb_all(&tlb.stale(&cpus, time));
     }
 
-    /// Flushes whole TLBs, and notes it.
+    /// Flushes all CPUs that did not flush since `time`: before a frame that was used at that time gets another owner.
+    pub(crate) fn flush_since(&self, time: u64) {
+        self.flush_tlb_all(&self.frames.tlb().stale(&self.platform.online_cpus(), time));
+    }
+
+    /// Flushes whole TLBs, and notes it. An empty set is nothing to do, and no time passes: guests may ask for it in a loop.
     pub fn flush_tlb_all(&self, cpus: &CpuMask) {
+        if cpus.is_empty() {
+            return;
+        }
         let (tlb, here) = (self.frames.tlb(), self.platform.this_cpu());
         let tick = tlb.begin_flush();
         self.platform.flush_tlb(cpus, Flush::All);

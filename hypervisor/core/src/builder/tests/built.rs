@@ -233,7 +233,7 @@ fn memory_by_the_options() {
 fn memory_in_many_pieces() {
     let hv = machine(32, "dom0_mem=20M");
     // Keep every 37th page of the upper half, so that there is no large block.
-    let all: Vec<_> = (0..4000).map(|_| hv.frames.alloc(0).expect("a frame")).collect();
+    let all: Vec<_> = (0..4000).map(|_| hv.alloc_frames(0).expect("a frame")).collect();
     all.iter().enumerate().filter(|(n, _)| n % 37 != 0).for_each(|(_, mfn)| hv.frames.free(*mfn, 0));
     Built::new(hv, &Image::linux(), None).check(BASE);
 }

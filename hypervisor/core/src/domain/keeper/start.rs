@@ -46,7 +46,7 @@ impl<P: Platform> Hypervisor<P> {
         if let Some(domain) = first {
             self.start_dom0(keeping, &domain, dom0)?;
         }
-        room.into_iter().for_each(|(first, order)| self.frames.free(first, order));
+        room.into_iter().for_each(|(first, order)| self.give_back_taken(first, order));
         self.start_others(keeping);
         Ok(())
     }
@@ -119,7 +119,7 @@ impl<P: Platform> Hypervisor<P> {
     fn hold_back(&self, bytes: usize) -> Option<(Mfn, u32)> {
         let pages = bytes.div_ceil(PAGE_SIZE);
         let order = pages.next_power_of_two().ilog2();
-        (pages != 0).then(|| self.frames.alloc(order).map(|first| (first, order))).flatten()
+        (pages != 0).then(|| self.take_frames(None, order, 0).map(|first| (first, order))).flatten()
     }
 
     /// Builds and starts the first domain, from `source` or from its description. It gets the memory that is left.

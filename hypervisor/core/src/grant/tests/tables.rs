@@ -1,6 +1,7 @@
 //! Sizes and versions.
 
 use super::*;
+use crate::platform::Flush;
 
 /// Writes a version 2 entry: header word and second word.
 fn grant_v2(w: &World, reference: usize, first: u64, second: u64) {
@@ -138,4 +139,18 @@ fn a_page_is_transferred() {
     let lost = page(&w.hv, &w.d0);
     assert_eq!(w.hv.transfer_page(&w.d0, lost, DomId(9), GrantRef(9)), Err(GrantError::BadDomain));
     assert_eq!((pages(&w.d0), pages(&w.d1)), (before.0, before.1 + 1));
+}
+
+/// A domain that had the page mapped by a grant, for reading, may have dropped the mapping without a flush: it must not see what
+/// the new owner keeps there.
+#[test]
+fn all_cpus_forget_a_page_that_is_transferred() {
+    let w = world();
+    w.hv.platform.cpus.store(3, Ordering::Relaxed);
+    let mfn = page(&w.hv, &w.d0);
+    w.grant(9, GTF_ACCEPT_TRANSFER.into(), 0, Mfn(0x1234));
+    w.hv.platform.record.lock().unwrap().flushes.clear();
+    assert_eq!(w.hv.transfer_page(&w.d0, mfn, DomId(1), GrantRef(9)), Ok(()));
+    let flushes = w.hv.platform.record.lock().unwrap().flushes.clone();
+    assert_eq!(flushes, [(w.hv.platform.online_cpus(), Flush::All)]);
 }

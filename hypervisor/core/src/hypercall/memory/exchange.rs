@@ -11,7 +11,6 @@ use crate::ids::Mfn;
 use crate::platform::Platform;
 use alloc::vec::Vec;
 use core::mem::offset_of;
-use core::sync::atomic::Ordering::Relaxed;
 use xen_abi::errno::Errno;
 use xen_abi::memory::*;
 
@@ -97,15 +96,14 @@ impl<P: Platform> Chunks<'_, P> {
         let list: GuestPtr<u64> = self.to.extent_start.into();
         let mut result = Ok(());
         for (j, mfn) in new.into_iter().enumerate() {
-            hv.assign_frames(&self.who, mfn, self.to.extent_order);
             let slot = (i << self.out_order) + j as u64;
-            let told = list.read_at(hv, slot).and_then(|pfn| {
-                for n in 0..1 << self.to.extent_order {
-                    hv.platform.m2p()[(mfn.0 + n) as usize].store(pfn.wrapping_add(n), Relaxed);
-                }
-                list.write_at(hv, slot, &mfn.0)
-            });
-            result = result.and(told);
+            let pfn = list.read_at(hv, slot);
+            // Once they are the domain's, it may have given them up already.
+            if let Ok(pfn) = pfn {
+                hv.name_frames(mfn, self.to.extent_order, pfn);
+            }
+            hv.assign_frames(&self.who, mfn, self.to.extent_order);
+            result = result.and(pfn.and_then(|_| list.write_at(hv, slot, &mfn.0)));
         }
         Ok(result?)
     }

@@ -8,7 +8,6 @@ use crate::guest_ptr::GuestPtr;
 use crate::hypercall::{Cx, Outcome};
 use crate::ids::Mfn;
 use crate::platform::Platform;
-use core::sync::atomic::Ordering::Relaxed;
 use xen_abi::memory::*;
 
 /// More extents than this cannot be counted in a continuation.
@@ -64,16 +63,13 @@ impl<P: Platform> Extents<'_, P> {
         1 << self.request.extent_order
     }
 
-    fn alloc(&self) -> Option<Mfn> {
+    /// `None`: stop before this extent.
+    fn increase(&self, i: u64) -> Option<()> {
         if self.place.nowhere {
             return None;
         }
-        self.cx.hv.alloc_domain_pages(&self.who, self.request.extent_order, self.place.flags).ok()
-    }
-
-    /// `None`: stop before this extent.
-    fn increase(&self, i: u64) -> Option<()> {
-        let mfn = self.alloc()?;
+        let (order, flags) = (self.request.extent_order, self.place.flags);
+        let mfn = self.cx.hv.alloc_domain_pages(&self.who, order, flags).ok()?;
         if self.list().is_null() {
             return Some(());
         }
@@ -92,10 +88,11 @@ impl<P: Platform> Extents<'_, P> {
         if self.request.mem_flags & XENMEMF_POPULATE_ON_DEMAND != 0 {
             return if matches!(self.who, Who::Caller(_)) { None } else { Some(()) };
         }
-        let mfn = self.alloc()?;
-        for n in 0..self.frames() {
-            hv.platform.m2p()[(mfn.0 + n) as usize].store(pfn.wrapping_add(n), Relaxed);
+        if self.place.nowhere {
+            return None;
         }
+        let (order, flags) = (self.request.extent_order, self.place.flags);
+        let mfn = hv.alloc_domain_pages_at(&self.who, order, flags, pfn).ok()?;
         self.list().write_at(hv, i, &mfn.0).ok()
     }
 }

@@ -34,7 +34,7 @@ fn claims_set_frames_aside() {
     assert_eq!(caller.claim(5, 1), Err(Errno::EINVAL), "one at a time");
     caller.domain.pages.set_max(1 << 20);
     assert_eq!(caller.increase(DOMID_SELF, 3, 0), Ok(2), "the rest is claimed");
-    assert_eq!(caller.hv.frames.alloc(0), None, "the hypervisor itself does without");
+    assert_eq!(caller.hv.alloc_frames(0), None, "the hypervisor itself does without");
     assert_eq!(caller.increase(5, 3, 0), Ok(3));
     assert_eq!((guest.pages.claimed(), caller.hv.frames.claimed()), (free - 5, free - 5));
     caller.hv.remove_domain_page(&guest, first_frame(&caller, 5)).unwrap();

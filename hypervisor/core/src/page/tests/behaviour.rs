@@ -61,7 +61,7 @@ fn pinning_answers_as_xen_does() {
     assert_eq!(g.pin(1, l3), errno(Errno::EINVAL), "it is an L3 table");
     assert_eq!(g.unpin(l3), errno(Errno::EINVAL), "not pinned");
     assert_eq!(g.pin(1, Mfn(1 << 30)), errno(Errno::EINVAL), "no such frame");
-    let xen = g.hv.frames.alloc(0).unwrap();
+    let xen = g.hv.alloc_frames(0).unwrap();
     assert_eq!(g.pin(1, xen), errno(Errno::EINVAL), "the hypervisor's");
     assert_eq!(g.ext(MMUEXT_MARK_SUPER, 0, 0), errno(Errno::EOPNOTSUPP));
     assert_eq!(g.ext(14, 0, 0), errno(Errno::ENOSYS));
@@ -89,7 +89,7 @@ fn others_frames_cannot_be_mapped() {
     let [l4, ..] = g.running(g.page());
     let other = crate::mock::domain(&g.hv, 1, 1, 8);
     let theirs = g.hv.alloc_domain_page(&other, 0).unwrap();
-    let xens = g.hv.frames.alloc(0).unwrap();
+    let xens = g.hv.alloc_frames(0).unwrap();
     for mfn in [theirs, xens] {
         assert_eq!(g.map_va(0x1000, entry(mfn, pte::PRESENT), 0), errno(Errno::EBUSY));
         assert_eq!(g.map_va(0x1000, entry(mfn, RW), 0), errno(Errno::EBUSY));
@@ -146,7 +146,7 @@ fn memory_types_are_for_those_who_drive_devices() {
     assert_eq!(g.map_va(0x1000, entry(page, RW | pte::PCD), 0), 0);
     assert_eq!(g.ext(MMUEXT_FLUSH_CACHE_GLOBAL, 0, 0), 0);
     assert_eq!(g.hv.platform.record.lock().unwrap().cache_flushes.len(), 1);
-    let shared = g.hv.frames.alloc(0).unwrap();
+    let shared = g.hv.alloc_frames(0).unwrap();
     g.hv.share_xen_page(&g.domain, shared);
     assert_eq!(
         g.map_va(0x2000, entry(shared, RW | pte::PCD), 0),
@@ -257,7 +257,7 @@ fn machine_to_physical_entries() {
     let set = |mfn: Mfn| g.updates(&[(mfn, 0, 0x77)], MMU_MACHPHYS_UPDATE);
     assert_eq!(set(page), 0);
     assert_eq!(g.hv.platform.m2p()[page.0 as usize].load(Relaxed), 0x77);
-    assert_eq!(set(g.hv.frames.alloc(0).unwrap()), errno(Errno::EINVAL));
+    assert_eq!(set(g.hv.alloc_frames(0).unwrap()), errno(Errno::EINVAL));
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn base_pointers_hold_their_tables() {
     assert_eq!(first.map(|m| live(&g, m)), [None; 4], "the old one is given up");
     assert_eq!(g.ext(MMUEXT_NEW_USER_BASEPTR, 0, 0), 0);
     assert_eq!(live(&g, second[0]), Some(PageType::L4));
-    assert_eq!(g.ext(MMUEXT_NEW_BASEPTR, g.hv.frames.alloc(0).unwrap().0, 0), errno(Errno::EINVAL));
+    assert_eq!(g.ext(MMUEXT_NEW_BASEPTR, g.hv.alloc_frames(0).unwrap().0, 0), errno(Errno::EINVAL));
     check(&g, &pins(&[]));
     g.hv.drop_vcpu_tables(&g.domain, &g.domain.vcpus[0]);
     g.hv.finish_doomed(&g.domain);

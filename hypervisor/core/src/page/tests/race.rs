@@ -6,9 +6,10 @@ use crate::guest_ptr::GuestPtr;
 use crate::hypercall::{Cx, Outcome, mmu};
 use crate::ids::Mfn;
 use crate::mock::{FLAT_BASE, MockPlatform};
-use crate::page::{PageType, pte};
+use crate::page::{PageType, Type, pte};
 use crate::platform::Platform;
 use crate::regs::Regs;
+use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -170,4 +171,63 @@ fn what_an_unpinned_table_held_is_free_at_once() {
         threads.into_iter().map(|t| t.join().expect("no panic")).sum()
     });
     assert_eq!(mistakes, 0);
+}
+
+/// A guest maps a frame that the hypervisor shares with it at the moment at which the hypervisor takes it back (the grant table
+/// of version 2 becomes one of version 1): one of them loses. The mapping lived on in the next user of the frame.
+#[test]
+fn a_shared_frame_is_not_taken_back_while_it_is_mapped() {
+    const ROUNDS: usize = 20_000;
+    let guest = Guest::new(48);
+    let (hv, domain) = (&guest.hv, &guest.domain);
+    let mfn = hv.alloc_frames(0).expect("a frame");
+    let done = AtomicBool::new(false);
+    let mistakes = thread::scope(|scope| {
+        let mapper = scope.spawn(|| {
+            let mut mistakes = 0;
+            while !done.load(Relaxed) {
+                if hv.get_page_and_type(domain, mfn, PageType::Writable).is_ok() {
+                    mistakes += u32::from((0..20).any(|_| hv.page_owner(mfn) != Some(domain.id)));
+                    hv.put_page_and_type(mfn);
+                }
+            }
+            mistakes
+        });
+        for _ in 0..ROUNDS {
+            hv.share_xen_page(domain, mfn);
+            while !hv.unshare_xen_page(mfn) {
+                core::hint::spin_loop();
+            }
+        }
+        done.store(true, Relaxed);
+        mapper.join().expect("no panic")
+    });
+    assert_eq!(mistakes, 0);
+}
+
+/// A reference that is not there is dropped: the machine stops, for nothing that is known of frames is true any more.
+#[test]
+fn a_reference_too_many_stops_the_machine() {
+    let drops: [fn(&Guest, Mfn); 4] = [
+        |guest, mfn| {
+            guest.hv.put_page(mfn);
+            guest.hv.put_page(mfn);
+        },
+        |guest, mfn| guest.hv.put_page_and_type(mfn),
+        |guest, mfn| guest.hv.put_table(&guest.domain, mfn),
+        |guest, mfn| {
+            // What a table on the list keeps in the place of the count is no reference.
+            let word = Type::busy(PageType::L2, 0, Type::DOOMED | 5);
+            guest.hv.known_frame(mfn).set_type(word);
+            guest.hv.put_page_and_type(mfn);
+        },
+    ];
+    for drop in drops {
+        let guest = Guest::new(16);
+        let mfn = guest.page();
+        let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(&guest, mfn)));
+        let why = stopped.expect_err("stopped");
+        let why = why.downcast_ref::<std::string::String>().expect("a message");
+        assert!(why.contains("dropped twice"), "{why}");
+    }
 }

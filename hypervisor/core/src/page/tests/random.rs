@@ -101,7 +101,7 @@ impl World {
         let other = crate::mock::domain(&guest.hv, 1, 1, 8);
         let others = [
             guest.hv.alloc_domain_page(&other, 0).unwrap(),
-            guest.hv.frames.alloc(0).unwrap(),
+            guest.hv.alloc_frames(0).unwrap(),
             Mfn(FRAMES as u64 + 5),
             Mfn((1 << 40) - 1),
         ];
