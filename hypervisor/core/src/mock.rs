@@ -1,8 +1,13 @@
 //! A machine made of vectors, for host tests and fuzzers.
 //!
-//! Guest copies first look at a flat buffer at [`FLAT_BASE`], which needs no page tables; other addresses are translated by the
-//! page tables that were loaded last, as the hardware would. Every request of the core that has no effect here is recorded
+//! Guest copies first look at a flat buffer at [`FLAT_BASE`], which needs no page tables; other addresses, of guest copies and of
+//! what model guests access themselves ([`MockPlatform::access`]), are translated by the TLB of the CPU and the page tables that
+//! it loaded last, as the hardware would. Every other request of the core that has no effect here is recorded
 //! for the test to look at.
+
+mod tlb;
+
+pub use tlb::Reach;
 
 use crate::Hypervisor;
 use crate::Machine;
@@ -81,8 +86,8 @@ pub struct MockPlatform {
     m2p: Vec<AtomicU64>,
     slots: [u64; 16],
     flat: Mutex<Vec<u8>>,
-    /// L4 frame that guest copies go through; 0: only the flat buffer is mapped.
-    pub cr3: AtomicU64,
+    /// By CPU: what it has loaded and what it remembers.
+    tlbs: Mutex<BTreeMap<CpuId, tlb::Tlb>>,
     /// Which CPU this thread pretends to be.
     pub cpu: AtomicU32,
     /// Number of CPUs that are up.
@@ -138,7 +143,7 @@ impl MockPlatform {
             m2p: (0..frames).map(|_| AtomicU64::new(u64::MAX)).collect(),
             slots: core::array::from_fn(|n| 0x8000_0000_0000_0063 | (0xfff0 + n as u64) << 12),
             flat: Mutex::new(vec![0; FLAT_SIZE]),
-            cr3: AtomicU64::new(0),
+            tlbs: Mutex::new(BTreeMap::new()),
             cpu: AtomicU32::new(0),
             cpus: AtomicU32::new(1),
             offline: AtomicCpuMask::new(),
@@ -159,21 +164,28 @@ impl MockPlatform {
         self.table
     }
 
-    /// Translates as the hardware would: every level present, writable at every level for a write.
+    /// Translates as this CPU does.
     fn translate(&self, va: u64, write: bool) -> Option<(Mfn, usize)> {
-        let mut table = match self.cr3.load(Ordering::Relaxed) {
-            0 => return None,
-            mfn => mfn,
-        };
-        for shift in [39, 30, 21, 12] {
-            let entry =
-                self.frames.get(table as usize)?[(va >> shift & 511) as usize].load(Ordering::Relaxed);
-            if entry & 1 == 0 || write && entry & 2 == 0 {
-                return None;
-            }
-            table = entry >> 12 & 0xff_ffff_ffff;
+        let mut tlbs = self.tlbs.lock().unwrap();
+        let frame = tlbs.get_mut(&self.this_cpu())?.translate(&self.frames, va, write)?;
+        Some((frame, (va & 0xfff) as usize))
+    }
+
+    /// The guest that runs on this CPU reads the word at `va`, or writes it. Answers the frame that was reached and what the word
+    /// was before; `None`: a fault.
+    pub fn access(&self, va: u64, write: Option<u64>) -> Option<(Mfn, u64)> {
+        let (frame, offset) = self.translate(va, write.is_some())?;
+        let word = &self.frames[frame.0 as usize][offset / 8];
+        let before = word.load(Ordering::Relaxed);
+        if let Some(value) = write {
+            word.store(value, Ordering::Relaxed);
         }
-        ((table as usize) < self.frames.len()).then_some((Mfn(table), (va & 0xfff) as usize))
+        Some((frame, before))
+    }
+
+    /// All pages that a guest on `cpu` can reach by what the CPU remembers, whatever the tables say by now.
+    pub fn reach(&self, cpu: CpuId) -> Vec<Reach> {
+        self.tlbs.lock().unwrap().get(&cpu).map_or_else(Vec::new, |tlb| tlb.reach(&self.frames))
     }
 
     /// Offset into the flat buffer, if all of the range is in it.
@@ -280,13 +292,20 @@ impl Platform for MockPlatform {
     }
 
     fn flush_tlb(&self, cpus: &CpuMask, what: Flush) {
+        for (_, tlb) in self.tlbs.lock().unwrap().iter_mut().filter(|(cpu, _)| cpus.contains(**cpu)) {
+            match what {
+                Flush::All => tlb.flush(),
+                Flush::Page(va) => tlb.flush_page(va.0),
+            }
+        }
         self.record.lock().unwrap().flushes.push((*cpus, what));
     }
 
     fn load_page_tables(&self, vcpu: &Vcpu<Self>) {
         let kernel = vcpu.pv.kernel_mode.load(Ordering::Relaxed) != 0;
         let table = if kernel { &vcpu.pv.guest_table } else { &vcpu.pv.guest_table_user };
-        self.cr3.store(table.load(Ordering::Relaxed), Ordering::Relaxed);
+        let root = table.load(Ordering::Relaxed);
+        self.tlbs.lock().unwrap().entry(self.this_cpu()).or_default().load(root);
         self.record.lock().unwrap().table_loads.0 += 1;
     }
 

@@ -3,9 +3,11 @@
 mod behaviour;
 mod memory;
 mod model;
+mod orders;
 mod race;
 mod random;
 mod segments;
+mod stale;
 
 use crate::Hypervisor;
 use crate::domain::Domain;
