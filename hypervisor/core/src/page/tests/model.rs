@@ -65,7 +65,9 @@ pub fn check(guest: &Guest, pins: &BTreeSet<u64>) -> Scan {
         compare(mfn, counted, count, word);
         owned += u64::from(count.owner() == guest.domain.id && count.refs() != 0 && !count.is_xenheap());
         assert!(!word.has(Type::LOCKED), "{mfn:#x} stayed locked");
-        if word.is_busy() || word.live().is_some_and(|t| t != PageType::Writable) {
+        // The type word of a free frame holds links.
+        let used = count.refs() != 0;
+        if used && (word.is_busy() || word.live().is_some_and(|t| t != PageType::Writable)) {
             scan.guarded.insert(mfn as u64);
         }
     }

@@ -3,18 +3,19 @@
 use super::model::check;
 use super::{Guest, RW, entry};
 use crate::guest_ptr::GuestPtr;
-use crate::hypercall::{Cx, Outcome, mmu};
+use crate::hypercall::{Cx, Outcome, memory as memory_calls, mmu};
 use crate::ids::Mfn;
 use crate::mock::{FLAT_BASE, MockPlatform};
 use crate::page::{PageType, Type, pte};
 use crate::platform::Platform;
 use crate::regs::Regs;
-use core::sync::atomic::AtomicBool;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::vec::Vec;
 use std::{format, thread};
+use xen_abi::memory::*;
 use xen_abi::xen::*;
 
 const THREADS: u64 = 4;
@@ -230,4 +231,62 @@ fn a_reference_too_many_stops_the_machine() {
         let why = why.downcast_ref::<std::string::String>().expect("a message");
         assert!(why.contains("dropped twice"), "{why}");
     }
+}
+
+/// Frames have their numbers in the machine-to-physical table when they become the domain's, not later: another vCPU may give
+/// them up at once, and the entries may be another domain's then.
+#[test]
+fn frames_have_their_numbers_when_they_become_the_domains() {
+    const ROUNDS: u64 = 2000;
+    const ORDER: u32 = 9;
+    /// The only block of that size.
+    const FIRST: Mfn = Mfn(1 << ORDER);
+    let guest = Guest::new(600 + (1 << ORDER));
+    let (hv, domain) = (&guest.hv, &guest.domain);
+    let [freed, ready, seen] = [const { AtomicU64::new(0) }; 3];
+    let wait = |word: &AtomicU64, round: u64| {
+        while word.load(Acquire) != round {
+            core::hint::spin_loop();
+        }
+    };
+    let entry = &hv.platform.m2p()[FIRST.0 as usize];
+    let late = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut late = 0;
+            for round in 1..=ROUNDS {
+                wait(&freed, round - 1);
+                ready.store(round, Release);
+                while hv.page_owner(FIRST) != Some(domain.id) {
+                    core::hint::spin_loop();
+                }
+                late += u32::from(entry.load(Relaxed) != round);
+                seen.store(round, Release);
+            }
+            late
+        });
+        let (list, at) = (GuestPtr::new(FLAT_BASE), GuestPtr::new(FLAT_BASE + 0x1000));
+        let extent_start = FLAT_BASE.into();
+        let request = XenMemoryReservation {
+            extent_start,
+            nr_extents: 1,
+            extent_order: ORDER,
+            domid: DOMID_SELF,
+            ..Default::default()
+        };
+        at.write(hv, &request).unwrap();
+        let cpu = Cpu { guest: &guest, number: 0, mix: Mix(1), frames: &[] };
+        let call = |cmd: u32, value: u64| {
+            list.write(hv, &value).unwrap();
+            cpu.call(memory_calls::memory_op, [cmd.into(), at.address().0, 0, 0, 0, 0])
+        };
+        for round in 1..=ROUNDS {
+            wait(&ready, round);
+            assert_eq!(call(XENMEM_POPULATE_PHYSMAP, round), 1);
+            wait(&seen, round);
+            assert_eq!(call(XENMEM_DECREASE_RESERVATION, FIRST.0), 1);
+            freed.store(round, Release);
+        }
+        watcher.join().expect("no panic")
+    });
+    assert_eq!(late, 0);
 }
