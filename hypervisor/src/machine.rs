@@ -138,6 +138,10 @@ impl Platform for Machine {
         uaccess::copy_to_guest(dst, src)
     }
 
+    fn check_guest_reads(&self) {
+        uaccess::check_reads();
+    }
+
     fn this_cpu(&self) -> CpuId {
         this_cpu().id()
     }

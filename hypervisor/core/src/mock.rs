@@ -263,6 +263,8 @@ impl Platform for MockPlatform {
         Ok(())
     }
 
+    fn check_guest_reads(&self) {}
+
     fn this_cpu(&self) -> CpuId {
         CpuId(self.cpu.load(Ordering::Relaxed))
     }

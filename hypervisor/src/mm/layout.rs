@@ -19,6 +19,8 @@ pub const HYPERVISOR_START: u64 = 0xffff_8000_0000_0000;
 pub const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
 /// Machine-to-physical table, 8 bytes a frame.
 pub const M2P: u64 = 0xffff_8000_0000_0000;
+/// First byte behind the part of the range that is the M2P's: all that guests can see.
+pub const M2P_END: u64 = FRAME_TABLE;
 /// Frame table, 16 bytes a frame.
 pub const FRAME_TABLE: u64 = 0xffff_8080_0000_0000;
 /// Descriptor-table windows, [`DESCRIPTOR_WINDOW`] bytes a CPU.
@@ -40,7 +42,8 @@ pub const DIRECT_MAP: u64 = 0xffff_8300_0000_0000;
 /// First byte behind the direct map: the most RAM there can be is the difference (5 TiB).
 pub const DIRECT_MAP_END: u64 = HYPERVISOR_END;
 
-/// Whether `len` bytes at `va` are canonical and outside the hypervisor's range, so that a guest may name them.
+/// Whether `len` bytes at `va` are canonical and outside the hypervisor's range, so that a guest may name them. What its page
+/// tables say there is another question: see `uaccess`.
 pub fn guest_range_ok(va: u64, len: usize) -> bool {
     let Some(end) = va.checked_add(len as u64) else { return false };
     end <= 1 << 47 || va >= HYPERVISOR_END

@@ -5,7 +5,7 @@
 //! mappings show up in all address spaces at once. Changes are made under one lock; removed or replaced entries
 //! are flushed by whoever changes them.
 
-use super::layout::{DEVICES, DIRECT_MAP, DIRECT_MAP_END, HYPERVISOR_START, IMAGE_BASE};
+use super::layout::{DEVICES, DIRECT_MAP, DIRECT_MAP_END, HYPERVISOR_START, IMAGE_BASE, M2P, M2P_END};
 use super::{early, frame_words};
 use bitflags::bitflags;
 use core::arch::asm;
@@ -46,7 +46,9 @@ pub const CODE: Pte = Pte::P.union(Pte::A);
 pub const CONST: Pte = Pte::P.union(Pte::A).union(Pte::NX);
 /// Device registers.
 pub const DEVICE: Pte = DATA.union(Pte::PCD).union(Pte::PWT);
-const TABLE: Pte = Pte::P.union(Pte::W).union(Pte::U).union(Pte::A);
+/// An entry that names a table. The rights of ring 3 are those that all levels give: it gets none but to the M2P.
+const TABLE: Pte = Pte::P.union(Pte::W).union(Pte::A);
+const M2P_TABLE: Pte = TABLE.union(Pte::U);
 const ADDR: u64 = 0x000f_ffff_ffff_f000;
 
 static LOCK: Mutex<()> = Mutex::new(());
@@ -104,7 +106,8 @@ fn table_of(va: u64, level: u32) -> Result<Mfn, NoTable> {
             if pte.contains(Pte::P) {
                 split(old, at, new);
             }
-            slot.store(new.addr().0 | TABLE.bits(), Ordering::Relaxed);
+            let rights = if (M2P..M2P_END).contains(&va) { M2P_TABLE } else { TABLE };
+            slot.store(new.addr().0 | rights.bits(), Ordering::Relaxed);
             new
         } else {
             MachineAddr(old & ADDR).mfn()

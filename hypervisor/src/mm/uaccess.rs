@@ -3,8 +3,16 @@
 //! A guest address is an allegation: the range is checked to be canonical and outside the hypervisor's part, and a fault on the way
 //! is caught by the fixup table (`trap::fixup`), which resumes at the end of the copy with a non-zero answer. Nothing is
 //! ever referenced in place.
+//!
+//! Copies are made with the hypervisor's rights, so what the CPU checks for ring 3 is to be true for other reasons. The USER bit:
+//! `core::page` sets it in every entry of a guest's tables, so that a page without it is one of the hypervisor's. Those lie in the
+//! hypervisor's range, which is refused, and behind linear entries of level 4, which [`LinearRoots`] refuses for domains that have
+//! such entries. Writing: CR0.WP is set.
+//!
+//! [`LinearRoots`]: hypervisor_core::page::LinearRoots
 
 use super::layout::guest_range_ok;
+use crate::cpu::percpu::this_cpu;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU8, Ordering};
 use hypervisor_core::ids::GuestVirt;
@@ -18,7 +26,7 @@ global_asm!(
     ".globl guest_copy",
     ".type guest_copy, @function",
     "guest_copy:",
-    "cmp byte ptr [rip + {smap}], 0",
+    "test byte ptr [rip + {gate}], {smap}",
     "je 2f",
     "stac",
     "2: mov rcx, rdx",
@@ -43,7 +51,7 @@ global_asm!(
     "mov al, [rsi]",
     "mov [rdi], al",
     "6: xor eax, eax",
-    "7: cmp byte ptr [rip + {smap}], 0",
+    "7: test byte ptr [rip + {gate}], {smap}",
     "je 8f",
     "clac",
     "8: ret",
@@ -62,31 +70,48 @@ global_asm!(
     ".quad 3b, 6b, 9b",
     ".quad 11b, 12b, 9b",
     ".popsection",
-    smap = sym SMAP,
+    gate = sym GATE,
+    smap = const GATE_SMAP,
 );
 
-/// 1 when CR4.SMAP is set, so that copies must open and close the gate.
-pub static SMAP: AtomicU8 = AtomicU8::new(0);
+/// What an access to guest memory has to do beside the access; 0 on most machines.
+pub static GATE: AtomicU8 = AtomicU8::new(0);
+/// CR4.SMAP is set: accesses open and close the gate.
+pub const GATE_SMAP: u8 = 1;
+/// A domain has linear L4 entries: reads look whose address it is.
+const GATE_LINEAR: u8 = 2;
 
 unsafe extern "sysv64" {
     fn guest_copy(dst: *mut u8, src: *const u8, len: usize) -> u64;
 }
 
-/// One access to guest memory without a call, which answers whether it faulted: the instruction has the
-/// guest's address as `{at}` and the value as `{value}`.
+/// Why an access without a call was not made.
+enum Denied {
+    /// It faulted.
+    Fault,
+    /// The address has to be looked at first.
+    Unchecked,
+}
+
+/// One access to guest memory without a call: the instruction has the guest's address as `{at}` and the value as `{value}`.
+/// `$first` are the instructions before it where [`GATE`] is not 0.
 macro_rules! access {
-    ($access:literal, $at:expr, $($value:tt)*) => {{
-        let fault: u32;
+    ($access:literal, [$($first:literal),*], $at:expr, $($value:tt)*) => {{
+        let denied: u32;
         asm!(
-            "xor {fault:e}, {fault:e}",
-            "cmp byte ptr [rip + {smap}], 0",
+            "xor {denied:e}, {denied:e}",
+            "cmp byte ptr [rip + {gate}], 0",
             "jne 5f",
             concat!("2: ", $access),
             "3:",
             ".pushsection .text.fixup, \"ax\"",
-            "4: mov {fault:e}, 1",
+            "4: mov {denied:e}, 1",
             "jmp 3b",
-            "5: stac",
+            "9: mov {denied:e}, 2",
+            "jmp 3b",
+            "5:",
+            $($first,)*
+            "stac",
             concat!("6: ", $access),
             "7: clac",
             "jmp 3b",
@@ -97,48 +122,78 @@ macro_rules! access {
             ".quad 2b, 3b, 4b",
             ".quad 6b, 7b, 8b",
             ".popsection",
-            smap = sym SMAP,
+            gate = sym GATE,
             at = in(reg) $at,
-            fault = out(reg) fault,
+            denied = out(reg) denied,
             $($value)*,
             options(nostack),
         );
-        if fault == 0 { Ok(()) } else { Err(GuestFault) }
+        match denied {
+            0 => Ok(()),
+            1 => Err(Denied::Fault),
+            _ => Err(Denied::Unchecked),
+        }
     }};
 }
 
+/// Reads may have to be checked first.
+macro_rules! load {
+    ($access:literal, $at:expr, $($value:tt)*) => {
+        access!($access, ["test byte ptr [rip + {gate}], 2", "jne 9b"], $at, $($value)*)
+    };
+}
+
+/// Writes are always open: no linear entry is writable.
+macro_rules! store {
+    ($access:literal, $at:expr, $($value:tt)*) => {
+        access!($access, ["test byte ptr [rip + {gate}], 1", "je 2b"], $at, $($value)*)
+            .map_err(|_| GuestFault)
+    };
+}
+
+const _: () = assert!(GATE_SMAP == 1 && GATE_LINEAR == 2, "as `load` and `store` spell them");
+
 #[inline(always)]
-fn load32(at: GuestVirt) -> Result<u32, GuestFault> {
+fn load32(at: GuestVirt) -> Result<u32, Denied> {
     let value: u32;
-    // SAFETY: the caller checked that the address is none of the hypervisor's; a fault is an answer.
-    unsafe { access!("mov {value:e}, [{at}]", at.0, value = out(reg) value) }?;
+    // SAFETY: the caller checked that the address is none of the hypervisor's, and where linear entries may make it one, the
+    // access is not made; a fault is an answer.
+    unsafe { load!("mov {value:e}, [{at}]", at.0, value = out(reg) value) }?;
     Ok(value)
 }
 
 #[inline(always)]
-fn load64(at: GuestVirt) -> Result<u64, GuestFault> {
+fn load64(at: GuestVirt) -> Result<u64, Denied> {
     let value: u64;
     // SAFETY: as for `load32`.
-    unsafe { access!("mov {value}, [{at}]", at.0, value = out(reg) value) }?;
+    unsafe { load!("mov {value}, [{at}]", at.0, value = out(reg) value) }?;
     Ok(value)
 }
 
 #[inline(always)]
 fn store16(at: GuestVirt, value: u16) -> Result<(), GuestFault> {
-    // SAFETY: as for `load32`; CR0.WP keeps read-only pages read-only.
-    unsafe { access!("mov [{at}], {value:x}", at.0, value = in(reg) value) }
+    // SAFETY: the caller checked that the address is none of the hypervisor's; CR0.WP keeps read-only pages read-only, and what
+    // a linear entry leads to is read-only; a fault is an answer.
+    unsafe { store!("mov [{at}], {value:x}", at.0, value = in(reg) value) }
 }
 
 #[inline(always)]
 fn store32(at: GuestVirt, value: u32) -> Result<(), GuestFault> {
     // SAFETY: as for `store16`.
-    unsafe { access!("mov [{at}], {value:e}", at.0, value = in(reg) value) }
+    unsafe { store!("mov [{at}], {value:e}", at.0, value = in(reg) value) }
 }
 
 #[inline(always)]
 fn store64(at: GuestVirt, value: u64) -> Result<(), GuestFault> {
     // SAFETY: as for `store16`.
-    unsafe { access!("mov [{at}], {value}", at.0, value = in(reg) value) }
+    unsafe { store!("mov [{at}], {value}", at.0, value = in(reg) value) }
+}
+
+/// Whether the running guest's domain may read there: see [`LinearRoots`].
+#[cold]
+#[inline(never)]
+fn may_read(src: GuestVirt, len: usize) -> bool {
+    this_cpu().current().is_some_and(|current| current.domain.linear_roots.may_read(src, len))
 }
 
 /// Copies `dst.len()` bytes from the running guest.
@@ -149,12 +204,28 @@ pub fn copy_from_guest(dst: &mut [u8], src: GuestVirt) -> Result<(), GuestFault>
     }
     // The length is known when this is inlined: numbers need no loop.
     if let Ok(word) = <&mut [u8; 4]>::try_from(&mut *dst) {
-        *word = load32(src)?.to_le_bytes();
-        return Ok(());
+        match load32(src) {
+            Ok(value) => {
+                *word = value.to_le_bytes();
+                return Ok(());
+            }
+            Err(Denied::Fault) => return Err(GuestFault),
+            Err(Denied::Unchecked) => {}
+        }
     }
     if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *dst) {
-        *word = load64(src)?.to_le_bytes();
-        return Ok(());
+        match load64(src) {
+            Ok(value) => {
+                *word = value.to_le_bytes();
+                return Ok(());
+            }
+            Err(Denied::Fault) => return Err(GuestFault),
+            Err(Denied::Unchecked) => {}
+        }
+    }
+    // Interrupts that arrive behind this look are no matter: what they make another CPU wait for is the way out to the guest.
+    if GATE.load(Ordering::Relaxed) & GATE_LINEAR != 0 && !may_read(src, dst.len()) {
+        return Err(GuestFault);
     }
     // SAFETY: `dst` is ours; the guest's side may fault, which the fixup turns into an answer.
     match unsafe { guest_copy(dst.as_mut_ptr(), src.0 as *const u8, dst.len()) } {
@@ -182,13 +253,9 @@ pub fn copy_to_guest(dst: GuestVirt, src: &[u8]) -> Result<(), GuestFault> {
     }
 }
 
-/// Closes the gate that the guest's own AC flag left open: exceptions and interrupts, unlike `syscall`, keep that flag.
-#[inline(always)]
-pub fn close_gate() {
-    if SMAP.load(Ordering::Relaxed) != 0 {
-        // SAFETY: CR4.SMAP is set, so the CPU has the instruction; it changes nothing but AC.
-        unsafe { asm!("clac", options(nomem, nostack)) };
-    }
+/// From now on reads look for linear entries (see [`LinearRoots`]).
+pub fn check_reads() {
+    GATE.fetch_or(GATE_LINEAR, Ordering::SeqCst);
 }
 
 /// Lets this CPU's supervisor code touch user pages only inside [`guest_copy`].
@@ -196,7 +263,7 @@ pub fn close_gate() {
 /// # Safety
 /// The CPU has SMAP.
 pub unsafe fn enable_smap() {
-    SMAP.store(1, Ordering::Relaxed);
+    GATE.fetch_or(GATE_SMAP, Ordering::Relaxed);
     // SAFETY: sets CR4.SMAP, as the caller promises possible.
     unsafe {
         asm!("mov {0}, cr4", "or {0}, 0x200000", "mov cr4, {0}", "clac", out(reg) _, options(nostack));

@@ -41,6 +41,21 @@
     popq %rdi
 .endm
 
+# As `mm::uaccess` has it: guest memory is in reach between these two.
+.macro OPEN_GATE
+    testb ${gate_smap}, {gate}(%rip)
+    jz 8f
+    stac
+8:
+.endm
+
+.macro CLOSE_GATE
+    testb ${gate_smap}, {gate}(%rip)
+    jz 8f
+    clac
+8:
+.endm
+
 # One stub of 16 bytes for each vector; those without a hardware error code push 0 in its place.
 .balign 16
 .global trap_stubs
@@ -65,10 +80,13 @@ trap_stubs:
 .endr
 .size trap_stubs, . - trap_stubs
 
+# An exception or interrupt, unlike `syscall`, keeps the AC flag of the code that it meets: the guest's own, or that of a copy of
+# the hypervisor's. Handlers start with the gate closed all the same; `iretq` gives the interrupted code its flag back.
 .type trap_common, @function
 trap_common:
     SAVE_REGS
     cld
+    CLOSE_GATE
     movq %rsp, %rdi
     testb $3, {cs}(%rsp)
     jz .Lfrom_hypervisor
@@ -87,6 +105,7 @@ trap_common:
 trap_own_stack:
     SAVE_REGS
     cld
+    CLOSE_GATE
     movq %rsp, %rdi
     xorl %ebp, %ebp
     call trap_on_own_stack
@@ -148,21 +167,6 @@ trap_debug:
     shrq $47, %rax
     jnz \bad
 9:
-.endm
-
-# As `mm::uaccess` has it: guest memory is in reach between these two.
-.macro OPEN_GATE
-    cmpb $0, {smap}(%rip)
-    je 8f
-    stac
-8:
-.endm
-
-.macro CLOSE_GATE
-    cmpb $0, {smap}(%rip)
-    je 8f
-    clac
-8:
 .endm
 
 # `syscall` from ring 3, after the CPU's stub stored the guest's stack pointer and loaded rsp with the address of PerCpu.
@@ -307,7 +311,8 @@ no_quick_way:
     call syscall_from_user
     jmp exit_to_guest
 
-# The `iret` hypercall of `pv::iret`, for one that ends no NMI and lets no upcall become due. rdi = PvState. What `iretq`
+# The `iret` hypercall of `pv::iret`, for one that ends no NMI and lets no upcall become due, of a domain without linear
+# entries, whose frame needs no further check. rdi = PvState. What `iretq`
 # needs goes to its place in the frame; rip and rflags of the hypercall itself are kept in those of rcx and r11.
 .Liret_hypercall:
     movq %rcx, %rdi
@@ -321,7 +326,7 @@ no_quick_way:
     movq {regs_size} + {percpu_vm_assist}(%rsp), %rax
     testl ${assist_iopl}, (%rax)
     jnz .Liret_slow
-    testl ${nmi_active}, {pv_flags}(%rdi)
+    testl ${iret_slowly}, {pv_flags}(%rdi)
     jnz .Liret_slow
     movq {regs_size} + {percpu_syscall_rsp}(%rsp), %rdx
     CHECK_GUEST_ADDRESS .Liret_slow

@@ -5,7 +5,7 @@ use crate::cpu::percpu::{
     PERCPU_PV, PERCPU_SIZE, PERCPU_SYSCALL_RSP, PERCPU_VCPU_INFO, PERCPU_VM_ASSIST, PERCPU_WORK,
 };
 use crate::mm::layout::{CPU_AREA, HYPERVISOR_END};
-use crate::mm::uaccess::SMAP;
+use crate::mm::uaccess::{GATE, GATE_SMAP};
 use crate::pv::{bounce, iret, quick};
 use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
@@ -60,7 +60,7 @@ global_asm!(
     pv_guest_table = const offset_of!(PvState, guest_table),
     pv_guest_table_user = const offset_of!(PvState, guest_table_user),
     syscall_masks_events = const VcpuFlags::SYSCALL_MASKS_EVENTS.bits(),
-    nmi_active = const VcpuFlags::NMI_ACTIVE.bits(),
+    iret_slowly = const VcpuFlags::NMI_ACTIVE.union(VcpuFlags::CHECKS_READS).bits(),
     assist_iopl = const 1_u32 << VMASST_TYPE_ARCHITECTURAL_IOPL,
     nr_iret = const nr::IRET,
     hypercalls = const HYPERCALLS,
@@ -69,7 +69,8 @@ global_asm!(
     syscall_clears = const bounce::SYSCALL_CLEARS,
     rflags_forbidden = const iret::RFLAGS_FORBIDDEN,
     rflags_always = const iret::RFLAGS_ALWAYS,
-    smap = sym SMAP,
+    gate = sym GATE,
+    gate_smap = const GATE_SMAP,
     options(att_syntax)
 );
 

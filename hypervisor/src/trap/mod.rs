@@ -8,7 +8,6 @@ use crate::cpu::descriptors::INT80_VECTOR;
 use crate::cpu::percpu::{guest_regs, this_cpu};
 use crate::cpu::{apic, smp};
 use crate::dev::irq;
-use crate::mm::uaccess::close_gate;
 use crate::pv;
 use hypervisor_core::platform::Work;
 use hypervisor_core::regs::Regs;
@@ -24,7 +23,6 @@ const INT80: u64 = INT80_VECTOR as u64;
 /// An exception or interrupt while a guest ran. Interrupts are off.
 #[unsafe(no_mangle)]
 extern "sysv64" fn trap_from_guest(regs: &mut Regs) {
-    close_gate();
     let vector = regs.vector as u8;
     // The frame goes back by `iretq` unless the entry that is made says otherwise.
     regs.vector = 0;

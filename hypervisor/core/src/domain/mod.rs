@@ -13,7 +13,7 @@
 //! 2. `Domain::lifecycle`,
 //! 3. `Domain::grants`,
 //! 4. `Domain::events`,
-//! 5. the turn to give tables up, then a page-table frame's lock bit,
+//! 5. the turn to give tables up, then a page-table frame's lock bit, then `LinearRoots`' own,
 //! 6. `Domain::pages` (reservation),
 //! 7. scheduler and timer queues,
 //! 8. frame allocator,
@@ -37,6 +37,7 @@ use crate::event::DomainEvents;
 use crate::grant::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_MAPTRACK_FRAMES, DomainGrants};
 use crate::ids::{DomId, Mfn, Port, VcpuId};
 use crate::mem::Reservation;
+use crate::page::LinearRoots;
 use crate::permissions::Permissions;
 use crate::platform::Platform;
 use crate::regs::Regs;
@@ -122,6 +123,8 @@ pub struct Domain<P: Platform> {
     pub grants: DomainGrants,
     /// Which machine resources (I/O memory, ports, interrupts) it may use.
     pub permissions: RwLock<Permissions>,
+    /// At which indices its L4 tables have or had linear entries.
+    pub linear_roots: LinearRoots,
     /// CPUs whose TLB may hold entries of this domain's address spaces.
     pub dirty_cpus: AtomicCpuMask,
     /// Bit `n`: `VMASST_TYPE_n` is enabled.
@@ -245,6 +248,7 @@ impl<P: Platform> Domain<P> {
             events,
             grants: DomainGrants::with_limits(config.max_grant_frames, config.max_maptrack_frames),
             permissions: RwLock::new(Permissions::none()),
+            linear_roots: LinearRoots::new(),
             dirty_cpus: AtomicCpuMask::new(),
             vm_assist: AtomicU64::new(0),
             time_offset: AtomicI64::new(0),

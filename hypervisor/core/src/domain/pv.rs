@@ -28,6 +28,8 @@ bitflags! {
         const NMI_PENDING = 1 << 6;
         /// An NMI is being handled: the next waits for `iret`.
         const NMI_ACTIVE = 1 << 7;
+        /// What is read for it is checked first: its domain has linear L4 entries ([`crate::page::LinearRoots`]).
+        const CHECKS_READS = 1 << 8;
     }
 }
 

@@ -133,6 +133,8 @@ pub struct Options {
     pub max_cpus: u32,
     /// `sched=`: `null`, or proportional shares (`credit` and `credit2`).
     pub sched: Policy,
+    /// `pv-linear-pt`: page tables may have entries that name tables of their own level.
+    pub pv_linear_pt: bool,
     /// `noreboot`: halt instead when the first domain crashes or the machine panics.
     pub noreboot: bool,
     /// `smap`: use supervisor-mode access prevention where the CPU has it.
@@ -159,6 +161,7 @@ impl Default for Options {
             dom0_vcpus_pin: false,
             max_cpus: u32::MAX,
             sched: Policy::Share,
+            pv_linear_pt: true,
             noreboot: false,
             smap: true,
             smep: true,
@@ -233,6 +236,7 @@ impl Options {
         Some(match name {
             "dom0_vcpus_pin" => &mut self.dom0_vcpus_pin,
             "noreboot" => &mut self.noreboot,
+            "pv-linear-pt" => &mut self.pv_linear_pt,
             "smap" => &mut self.smap,
             "smep" => &mut self.smep,
             "x2apic" => &mut self.x2apic,

@@ -70,6 +70,7 @@
 //! | `refs.rs` | taking and dropping references: the short paths |
 //! | `types.rs` | changes of type; flushes |
 //! | `validate.rs` | what entries may say; checking tables |
+//! | `linear.rs` | which addresses lead through linear entries into the hypervisor |
 //! | `doomed.rs` | giving tables up |
 //! | `update.rs` | changing single entries; walking tables |
 //! | `pin.rs` | pins and base pointers |
@@ -84,6 +85,7 @@ mod doomed;
 mod error;
 mod foreign;
 mod info;
+mod linear;
 mod pin;
 pub mod pte;
 mod ptwr;
@@ -100,6 +102,7 @@ mod validate;
 pub use error::PageError;
 pub use foreign::EntryPlace;
 pub use info::{Count, DOMID_IO, DOMID_XEN, FrameInfo, PageType, Type};
+pub use linear::LinearRoots;
 pub use ptwr::{PtWrite, ReadOnlyPage};
 pub use segment::{GDT_ENTRIES, LDT_ENTRIES, LDT_FRAMES, check_descriptor};
 pub(crate) use segment::{is_guests, is_hypervisors};

@@ -146,7 +146,7 @@ impl<P: Platform> Hypervisor<P> {
                 write(slot, old, stored, how)?;
                 return Ok(());
             }
-            self.take_upper_entry(domain, table, level, stored)?;
+            self.take_upper_entry(domain, (table, level, index), stored)?;
         }
         match write(slot, old, stored, how) {
             Ok(old) => {

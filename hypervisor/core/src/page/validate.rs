@@ -5,7 +5,8 @@
 //! entry further up may also name a table of its *own* level, read-only: such *linear* entries let a guest see its tables in
 //! its own address space. A table that names itself holds no reference for that; tables that name each other must be
 //! either the naming or the named kind, never both, so no cycle of references comes about. Either kind is counted, so
-//! that a table is free to be the other kind when the last such entry is gone.
+//! that a table is free to be the other kind when the last such entry is gone. What those of level 4 make of the
+//! hypervisor's own slots is the subject of `linear.rs`.
 
 use super::info::{FrameInfo, PageType, Type};
 use super::{PageError, pte};
@@ -170,7 +171,7 @@ impl<P: Platform> Hypervisor<P> {
                 return Err((PageError::Restart, i));
             }
             let entry = word.load(Relaxed);
-            let stored = self.take_upper_entry(domain, mfn, level, entry).map_err(|error| (error, i))?;
+            let stored = self.take_upper_entry(domain, (mfn, level, i), entry).map_err(|error| (error, i))?;
             fresh = false;
             if stored != entry {
                 word.store(stored, Relaxed);
@@ -183,25 +184,25 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Takes the references that a present entry of a table of `level` 2..=4 stands for, and answers the entry as it is to be
-    /// stored.
+    /// Takes the references that a present entry stands for, and answers the entry as it is to be stored. `place` is its table, the
+    /// table's level (2..=4), and its index.
     ///
     /// # Errors
     /// [`PageError::BadEntry`] for flags, what the named table is refused for, [`PageError::Restart`].
     pub(crate) fn take_upper_entry(
         &self,
         domain: &Domain<P>,
-        table: Mfn,
-        level: u8,
+        place: (Mfn, u8, usize),
         entry: u64,
     ) -> Result<u64, PageError> {
+        let level = place.1;
         if entry & pte::UPPER_DISALLOWED != 0 {
             return Err(PageError::BadEntry);
         }
         let named = pte::frame_of(entry);
         match self.get_typed(domain, named, type_of(level - 1)) {
             Ok(()) => {}
-            Err(PageError::WrongType) => self.take_linear_entry(domain, table, level, entry)?,
+            Err(PageError::WrongType) => self.take_linear_entry(domain, place, entry)?,
             Err(error) => return Err(error),
         }
         Ok(pte::adjust_upper(entry, level))
@@ -212,18 +213,22 @@ impl<P: Platform> Hypervisor<P> {
     fn take_linear_entry(
         &self,
         domain: &Domain<P>,
-        table: Mfn,
-        level: u8,
+        (table, level, index): (Mfn, u8, usize),
         entry: u64,
     ) -> Result<(), PageError> {
-        if entry & pte::RW != 0 {
+        let named = pte::frame_of(entry);
+        let to = self.frame(named).ok_or(PageError::BadFrame)?;
+        let linear = to.type_word().page_type() == type_of(level);
+        if !linear || entry & pte::RW != 0 || !self.options.pv_linear_pt {
             return Err(PageError::WrongType);
         }
-        let named = pte::frame_of(entry);
+        if level == 4 {
+            self.allow_linear_root(domain, index)?;
+        }
         if named == table {
             return Ok(());
         }
-        let (from, to) = (self.known_frame(table), self.frame(named).ok_or(PageError::BadFrame)?);
+        let from = self.known_frame(table);
         if !to.try_get_live(type_of(level)) {
             return Err(PageError::WrongType);
         }

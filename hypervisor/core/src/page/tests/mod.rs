@@ -1,6 +1,7 @@
 //! Tests of the accounting: single behaviours, and random sequences of hypercalls against counts recomputed from scratch.
 
 mod behaviour;
+mod linear;
 mod memory;
 mod model;
 mod orders;
