@@ -19,6 +19,7 @@ mod hostile;
 mod image;
 mod library;
 mod limits;
+mod linear;
 mod linux;
 mod memory;
 mod multitask;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
     trials.extend(corrupt::trials());
     trials.extend(image::trials());
     trials.extend(limits::trials());
+    trials.extend(linear::trials());
     trials.extend(library::trials());
     trials.extend(xl::trials());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);

@@ -19,9 +19,29 @@ use hypervisor_core::ids::GuestVirt;
 use hypervisor_core::platform::GuestFault;
 
 // rdi = destination, rsi = source, rdx = bytes. Answers rax = 0, or 1 after a fault. Eight bytes at a time, then the rest;
-// `rep` only where there is enough for it to start up.
+// `rep` only where there is enough for it to start up. `guest_read` is for a source of the guest's, `guest_copy` for a destination.
 global_asm!(
     ".section .text",
+    ".balign 16",
+    ".globl guest_read",
+    ".type guest_read, @function",
+    "guest_read:",
+    "test byte ptr [rip + {gate}], {linear}",
+    "je guest_copy",
+    "push rdi",
+    "push rsi",
+    "push rdx",
+    "mov rdi, rsi",
+    "mov rsi, rdx",
+    "call {may_read}",
+    "pop rdx",
+    "pop rsi",
+    "pop rdi",
+    "test al, al",
+    "jne guest_copy",
+    "mov eax, 1",
+    "ret",
+    ".size guest_read, . - guest_read",
     ".balign 16",
     ".globl guest_copy",
     ".type guest_copy, @function",
@@ -72,6 +92,8 @@ global_asm!(
     ".popsection",
     gate = sym GATE,
     smap = const GATE_SMAP,
+    linear = const GATE_LINEAR,
+    may_read = sym may_read,
 );
 
 /// What an access to guest memory has to do beside the access; 0 on most machines.
@@ -82,19 +104,13 @@ pub const GATE_SMAP: u8 = 1;
 const GATE_LINEAR: u8 = 2;
 
 unsafe extern "sysv64" {
+    fn guest_read(dst: *mut u8, src: *const u8, len: usize) -> u64;
     fn guest_copy(dst: *mut u8, src: *const u8, len: usize) -> u64;
 }
 
-/// Why an access without a call was not made.
-enum Denied {
-    /// It faulted.
-    Fault,
-    /// The address has to be looked at first.
-    Unchecked,
-}
-
 /// One access to guest memory without a call: the instruction has the guest's address as `{at}` and the value as `{value}`.
-/// `$first` are the instructions before it where [`GATE`] is not 0.
+/// `$first` are the instructions before it where [`GATE`] is not 0. Answers 0, 1 after a fault, or 2 where the access was not made
+/// because the address has to be looked at first.
 macro_rules! access {
     ($access:literal, [$($first:literal),*], $at:expr, $($value:tt)*) => {{
         let denied: u32;
@@ -128,11 +144,7 @@ macro_rules! access {
             $($value)*,
             options(nostack),
         );
-        match denied {
-            0 => Ok(()),
-            1 => Err(Denied::Fault),
-            _ => Err(Denied::Unchecked),
-        }
+        denied
     }};
 }
 
@@ -145,29 +157,47 @@ macro_rules! load {
 
 /// Writes are always open: no linear entry is writable.
 macro_rules! store {
-    ($access:literal, $at:expr, $($value:tt)*) => {
-        access!($access, ["test byte ptr [rip + {gate}], 1", "je 2b"], $at, $($value)*)
-            .map_err(|_| GuestFault)
-    };
+    ($access:literal, $at:expr, $($value:tt)*) => {{
+        match access!($access, ["test byte ptr [rip + {gate}], 1", "je 2b"], $at, $($value)*) {
+            0 => Ok(()),
+            _ => Err(GuestFault),
+        }
+    }};
 }
 
 const _: () = assert!(GATE_SMAP == 1 && GATE_LINEAR == 2, "as `load` and `store` spell them");
 
 #[inline(always)]
-fn load32(at: GuestVirt) -> Result<u32, Denied> {
+fn load32(at: GuestVirt) -> Result<u32, GuestFault> {
     let value: u32;
     // SAFETY: the caller checked that the address is none of the hypervisor's, and where linear entries may make it one, the
     // access is not made; a fault is an answer.
-    unsafe { load!("mov {value:e}, [{at}]", at.0, value = out(reg) value) }?;
-    Ok(value)
+    match unsafe { load!("mov {value:e}, [{at}]", at.0, value = out(reg) value) } {
+        0 => Ok(value),
+        why => load_slowly(at, why).map(u32::from_le_bytes),
+    }
 }
 
 #[inline(always)]
-fn load64(at: GuestVirt) -> Result<u64, Denied> {
+fn load64(at: GuestVirt) -> Result<u64, GuestFault> {
     let value: u64;
     // SAFETY: as for `load32`.
-    unsafe { load!("mov {value}, [{at}]", at.0, value = out(reg) value) }?;
-    Ok(value)
+    match unsafe { load!("mov {value}, [{at}]", at.0, value = out(reg) value) } {
+        0 => Ok(value),
+        why => load_slowly(at, why).map(u64::from_le_bytes),
+    }
+}
+
+/// A number whose address has to be looked at before, if that is `why` it is not there yet.
+#[cold]
+#[inline(never)]
+fn load_slowly<const N: usize>(at: GuestVirt, why: u32) -> Result<[u8; N], GuestFault> {
+    let mut bytes = [0; N];
+    // SAFETY: the caller checked the range; `guest_read` looks at the rest.
+    if why == 1 || unsafe { guest_read(bytes.as_mut_ptr(), at.0 as *const u8, N) } != 0 {
+        return Err(GuestFault);
+    }
+    Ok(bytes)
 }
 
 #[inline(always)]
@@ -189,11 +219,10 @@ fn store64(at: GuestVirt, value: u64) -> Result<(), GuestFault> {
     unsafe { store!("mov [{at}], {value}", at.0, value = in(reg) value) }
 }
 
-/// Whether the running guest's domain may read there: see [`LinearRoots`].
-#[cold]
-#[inline(never)]
-fn may_read(src: GuestVirt, len: usize) -> bool {
-    this_cpu().current().is_some_and(|current| current.domain.linear_roots.may_read(src, len))
+/// Whether the running guest's domain may read there: see [`LinearRoots`]. Interrupts that arrive behind this look are no matter:
+/// what makes entries that it does not know waits until this CPU is on its way to the guest.
+extern "sysv64" fn may_read(src: u64, len: usize) -> bool {
+    this_cpu().current().is_some_and(|current| current.domain.linear_roots.may_read(GuestVirt(src), len))
 }
 
 /// Copies `dst.len()` bytes from the running guest.
@@ -204,31 +233,15 @@ pub fn copy_from_guest(dst: &mut [u8], src: GuestVirt) -> Result<(), GuestFault>
     }
     // The length is known when this is inlined: numbers need no loop.
     if let Ok(word) = <&mut [u8; 4]>::try_from(&mut *dst) {
-        match load32(src) {
-            Ok(value) => {
-                *word = value.to_le_bytes();
-                return Ok(());
-            }
-            Err(Denied::Fault) => return Err(GuestFault),
-            Err(Denied::Unchecked) => {}
-        }
+        *word = load32(src)?.to_le_bytes();
+        return Ok(());
     }
     if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *dst) {
-        match load64(src) {
-            Ok(value) => {
-                *word = value.to_le_bytes();
-                return Ok(());
-            }
-            Err(Denied::Fault) => return Err(GuestFault),
-            Err(Denied::Unchecked) => {}
-        }
-    }
-    // Interrupts that arrive behind this look are no matter: what they make another CPU wait for is the way out to the guest.
-    if GATE.load(Ordering::Relaxed) & GATE_LINEAR != 0 && !may_read(src, dst.len()) {
-        return Err(GuestFault);
+        *word = load64(src)?.to_le_bytes();
+        return Ok(());
     }
     // SAFETY: `dst` is ours; the guest's side may fault, which the fixup turns into an answer.
-    match unsafe { guest_copy(dst.as_mut_ptr(), src.0 as *const u8, dst.len()) } {
+    match unsafe { guest_read(dst.as_mut_ptr(), src.0 as *const u8, dst.len()) } {
         0 => Ok(()),
         _ => Err(GuestFault),
     }

@@ -1,5 +1,6 @@
 //! A kernel that does its worst to the domains it is connected to: as a front end to its driver domain ([`front`]), or with
-//! `back` on the command line as a driver domain to those it serves ([`back`]).
+//! `back` on the command line as a driver domain to those it serves ([`back`]). With `linear` it tries the hypervisor instead
+//! ([`linear`]).
 //!
 //! What it does follows from its seed. Words on the command line:
 //!
@@ -16,6 +17,7 @@ extern crate alloc;
 
 mod back;
 mod front;
+mod linear;
 mod random;
 
 use core::str::FromStr;
@@ -34,6 +36,9 @@ fn kernel(boot: BootContext) -> ! {
     }
     println!("hostile: seed={seed}");
     events::unmask_upcalls();
+    if boot.has_option("linear") {
+        linear::run(&boot);
+    }
     let random = Random(seed);
     if boot.has_option("back") { back::run(&boot, random) } else { front::run(&boot, random) }
 }

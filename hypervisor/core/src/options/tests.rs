@@ -35,7 +35,8 @@ fn flags_take_words_for_yes_and_no() {
     for line in ["noreboot", "noreboot=yes", "no-noreboot=off", "noreboot=0 noreboot=1"] {
         assert!(parse(line).noreboot, "{line}");
     }
-    for line in ["pv-linear-pt=0", "no-pv-linear-pt", "pv-linear-pt=false", "pv-linear-pt=1 pv-linear-pt=no"] {
+    for line in ["pv-linear-pt=0", "no-pv-linear-pt", "pv-linear-pt=false", "pv-linear-pt=1 pv-linear-pt=no"]
+    {
         assert!(!parse(line).pv_linear_pt, "{line}");
     }
     assert!(parse("").pv_linear_pt && parse("pv-linear-pt").pv_linear_pt, "as Xen's default");
