@@ -128,6 +128,13 @@ impl Platform for Machine {
         tables::slots()
     }
 
+    #[inline(always)]
+    fn unknown(&self, mut index: usize) -> usize {
+        // SAFETY: no instruction.
+        unsafe { asm!("/* {0} */", inout(reg) index, options(pure, nomem, nostack, preserves_flags)) };
+        index
+    }
+
     #[inline]
     fn copy_from_guest(&self, dst: &mut [u8], src: GuestVirt) -> Result<(), GuestFault> {
         uaccess::copy_from_guest(dst, src)

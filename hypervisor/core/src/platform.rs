@@ -153,6 +153,14 @@ pub trait Platform: Send + Sync + Sized + 'static {
     /// L4 entries 256..=271, the hypervisor's own part of every address space.
     fn hypervisor_l4_slots(&self) -> &[u64; 16];
 
+    // ---- speculation ----------------------------------------------------------------------------------------
+
+    /// The same number, of which the compiler knows nothing. Behind a comparison with a bound that is a power of two, `% bound` is then
+    /// an instruction of its own: a CPU that speculates beyond the comparison (Spectre variant 1) does not get beyond the bound.
+    fn unknown(&self, index: usize) -> usize {
+        core::hint::black_box(index)
+    }
+
     // ---- guest memory through the current address space -------------------------------------------------------
 
     /// Copies from the running guest. Refuses the hypervisor's own range and what is not mapped.

@@ -50,6 +50,12 @@ impl Segment {
         Some(Self { base, offsets: Some(offsets) })
     }
 
+    /// The code segment that a descriptor says; `None` where it is no code. What is executed need not be readable.
+    #[must_use]
+    pub const fn of_code(descriptor: u64) -> Option<Self> {
+        if descriptor & CODE == 0 { None } else { Self::from_descriptor(descriptor | WIDER, false) }
+    }
+
     /// The address of `size` bytes at `offset`; `None` where one of them is outside.
     #[must_use]
     pub fn place(self, offset: u64, size: u8) -> Option<GuestVirt> {
@@ -98,6 +104,20 @@ mod tests {
         for missing in [PRESENT, CODE_OR_DATA] {
             assert_eq!(Segment::from_descriptor(data(0, 9, WIDER) & !missing, false), None);
         }
+    }
+
+    #[test]
+    fn code_need_not_be_readable_and_data_is_none() {
+        let code = Segment::of_code(data(0x1234_5678, 0xfff, CODE)).expect("code");
+        assert_eq!(code.place(0xffe, 2), Some(GuestVirt(0x1234_5678 + 0xffe)));
+        assert_eq!(code.place(0xfff, 2), None);
+        assert_eq!(
+            Segment::of_code(data(0, 9, CODE | DOWN)),
+            Segment::of_code(data(0, 9, CODE)),
+            "conforming"
+        );
+        assert_eq!(Segment::of_code(data(0, 9, WIDER)), None);
+        assert_eq!(Segment::of_code(data(0, 9, CODE) & !PRESENT), None);
     }
 
     #[test]

@@ -198,7 +198,8 @@ fn single_step(guest: &Guest<'_>, regs: &mut Regs, rip: u64) {
 fn software_interrupt(guest: &Guest<'_>, regs: &mut Regs) -> bool {
     const INT: u8 = 0xcd;
     let mut code = [0u8; 2];
-    if copy_from_guest(&mut code, GuestVirt(regs.rip)).is_err() || code[0] != INT {
+    let fetched = emulate::instruction_at(regs).is_some_and(|at| copy_from_guest(&mut code, at).is_ok());
+    if !fetched || code[0] != INT {
         return false;
     }
     let vector = code[1];

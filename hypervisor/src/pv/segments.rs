@@ -197,9 +197,9 @@ pub fn active_selector(es: bool) -> u64 {
     selector & 0xffff
 }
 
-/// The segment that a selector names in the tables as they are now, which may no longer be those from which the segment register
-/// was loaded (XSA-298); `None` where no such descriptor is within their limits, or one that does not allow the access.
-pub fn data_segment(selector: u64, write: bool) -> Option<Segment> {
+/// The descriptor that a selector names in the tables as they are now, which may no longer be those from which the segment register
+/// was loaded (XSA-298); `None` where none of memory is within their limits.
+fn descriptor(selector: u64) -> Option<u64> {
     const IN_LDT: u64 = 4;
     let index = selector & 0xfff8;
     // SAFETY: reads the descriptor; a fault is fixed up.
@@ -210,27 +210,40 @@ pub fn data_segment(selector: u64, write: bool) -> Option<Segment> {
     let table = if selector & IN_LDT == 0 { gdt_window(cpu) } else { ldt_window(cpu) };
     let at = ptr::with_exposed_provenance::<AtomicU64>((table + index) as usize);
     // SAFETY: `lar` has just read this descriptor in the window of this CPU, whose mappings only this CPU changes.
-    let descriptor = unsafe { &*at }.load(Ordering::Relaxed);
-    Segment::from_descriptor(descriptor, write)
+    Some(unsafe { &*at }.load(Ordering::Relaxed))
 }
 
-/// Bits of addresses and operands of the code that this selector names; `None` where no code can run by it.
-pub fn code_width(cs: u64) -> Option<u32> {
-    const CODE: u32 = 1 << 11;
-    const PRESENT: u32 = 1 << 15;
-    const LONG: u32 = 1 << 21;
-    const BIG: u32 = 1 << 22;
+/// The segment that a selector names; `None` where there is none, or one that does not allow the access.
+pub fn data_segment(selector: u64, write: bool) -> Option<Segment> {
+    Segment::from_descriptor(descriptor(selector)?, write)
+}
+
+/// Code that runs: bits of its addresses and operands, and where its instructions are.
+pub struct Code {
+    /// 16, 32 or 64.
+    pub bits: u32,
+    /// What `rip` is an offset into.
+    pub segment: Segment,
+}
+
+/// The code that this selector names; `None` where no code can run by it.
+#[inline]
+pub fn code(cs: u64) -> Option<Code> {
     if cs == u64::from(GUEST_CS64) {
-        return Some(64);
+        return Some(Code { bits: 64, segment: Segment::flat(0) });
     }
-    // SAFETY: reads the descriptor; a fault is fixed up.
-    let rights = unsafe { access_rights((cs & 0xffff) as u32) };
-    if rights & (CODE | PRESENT) != CODE | PRESENT {
-        return None;
+    other_code(cs)
+}
+
+#[cold]
+#[inline(never)]
+fn other_code(cs: u64) -> Option<Code> {
+    const LONG: u64 = 1 << 53;
+    const BIG: u64 = 1 << 54;
+    let descriptor = descriptor(cs)?;
+    let segment = Segment::of_code(descriptor)?;
+    if descriptor & LONG != 0 {
+        return Some(Code { bits: 64, segment: Segment::flat(0) });
     }
-    Some(match (rights & LONG != 0, rights & BIG != 0) {
-        (true, _) => 64,
-        (_, true) => 32,
-        _ => 16,
-    })
+    Some(Code { bits: if descriptor & BIG != 0 { 32 } else { 16 }, segment })
 }

@@ -196,7 +196,8 @@ syscall_entry:
     movq %r11, {rflags}(%rsp)
     cmpl ${hypercalls}, %eax
     jae .Lhypercall
-    movl %eax, %eax
+    sbbl %ecx, %ecx                 # 0 instead of -1 where the CPU only guesses that the number is one of the table's
+    andl %ecx, %eax
     leaq {quick_hypercalls}(%rip), %rcx
     sti
     call *(%rcx,%rax,8)             # rax = result; rdx = 0, or it is not one for the quick way

@@ -94,11 +94,20 @@ fn is_pstate(msr: u32) -> bool {
 
 /// `rdmsr`: the value, or a general protection fault.
 pub fn read(guest: &impl MsrGuest, msr: u32) -> Option<u64> {
-    // A guest that could not take the fault gets zero for what the machine has.
+    // A guest that could not take the fault gets zero for what the machine has. Whether it has it only the machine can tell; it is
+    // asked for registers that the manuals describe, where a read changes nothing.
     lookup(guest, msr).or_else(|| {
-        let spared = !guest.handles_faults() && msr >> 16 != HYPERCALL_PAGE >> 16;
+        let spared = !guest.handles_faults() && is_described(msr);
         (spared && guest.native(msr).is_some()).then_some(0)
     })
+}
+
+/// Whether a register is in the ranges that processors have in use (those of the bitmaps of VMX and SVM: SDM volume 3, 25.6.9, APM
+/// volume 2, 15.11), and none of the local APIC's, which is the hypervisor's.
+fn is_described(msr: u32) -> bool {
+    const X2APIC: core::ops::RangeInclusive<u32> = 0x800..=0x8ff;
+    matches!(msr, 0..=0x1fff | 0xc000_0000..=0xc000_1fff | 0xc001_0000..=0xc001_1fff)
+        && !X2APIC.contains(&msr)
 }
 
 fn lookup(guest: &impl MsrGuest, msr: u32) -> Option<u64> {

@@ -101,7 +101,9 @@ impl MsrGuest for Mock {
             0x1a0 => Some(1),
             0x1b => Some(0xfee0_0900),
             0xc000_0080 => Some(0x1d01),
-            0xc001_0010 => Some(u64::MAX),
+            0xc001_0010 | 0x802 | 0x2000 | 0x4000_0000..=0x4000_ffff | 0xc001_2000 | 0xffff_ffff => {
+                Some(u64::MAX)
+            }
             _ => None,
         }
     }
@@ -184,6 +186,9 @@ fn a_guest_without_a_handler_reads_zero() {
     let guest = Mock { deaf: true, unprivileged: true, ..Mock::default() };
     assert_eq!(msr::read(&guest, 0xc001_0010), Some(0), "the machine has it");
     assert_eq!(msr::read(&guest, 0x48), None, "it has not");
+    for msr in [0x802, 0x2000, 0x4000_0001, 0x4000_0200, 0xc001_2000, 0xffff_ffff] {
+        assert_eq!(msr::read(&guest, msr), None, "the machine is not asked for {msr:#x}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! be made to fault.
 
 use super::port_io::first_fault;
-use super::{Emulated, step_over};
+use super::{Emulated, instruction_at, step_over};
 use crate::cpu::native_cpuid;
 use crate::dev::clock;
 use crate::mm::uaccess::copy_from_guest;
@@ -47,20 +47,20 @@ pub fn faulted(guest: &Guest<'_>, regs: &mut Regs, length: u64) -> Emulated {
 /// #UD: whether it was the forced-emulation prefix and a `cpuid`. Bytes that cannot be read are a page fault, whatever
 /// instruction they are.
 pub fn forced(regs: &mut Regs, guest: &Guest<'_>) -> Emulated {
-    if is_forced_within_page(GuestVirt(regs.rip)) && !wants_fault(guest) {
+    let Some(at) = instruction_at(regs) else { return Emulated::No };
+    if is_forced_within_page(at) && !wants_fault(guest) {
         answer(guest, regs, true);
         step_over(regs, (XEN_EMULATE_PREFIX.len() + CPUID.len()) as u64);
         return Emulated::Done;
     }
-    forced_slowly(regs, guest)
+    forced_slowly(regs, guest, at)
 }
 
 /// All cases of [`forced`].
 #[cold]
 #[inline(never)]
-fn forced_slowly(regs: &mut Regs, guest: &Guest<'_>) -> Emulated {
+fn forced_slowly(regs: &mut Regs, guest: &Guest<'_>, at: GuestVirt) -> Emulated {
     let mut prefix = XEN_EMULATE_PREFIX;
-    let at = GuestVirt(regs.rip);
     if copy_from_guest(&mut prefix, at).is_err() {
         return Emulated::PageFault(first_fault(at, prefix.len(), false), 0);
     }
@@ -75,7 +75,7 @@ fn forced_slowly(regs: &mut Regs, guest: &Guest<'_>) -> Emulated {
         return Emulated::No;
     }
     if wants_fault(guest) {
-        regs.rip = at.0;
+        regs.rip = regs.rip.wrapping_add(prefix.len() as u64);
         return Emulated::Exception(GENERAL_PROTECTION, Some(0));
     }
     answer(guest, regs, true);

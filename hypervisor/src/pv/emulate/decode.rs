@@ -7,7 +7,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register}
 
 /// Decodes one instruction of the code that runs.
 pub fn decode(regs: &Regs, bytes: &[u8]) -> Option<Instruction> {
-    let bits = crate::pv::segments::code_width(regs.cs)?;
+    let bits = crate::pv::segments::code(regs.cs)?.bits;
     let mut decoder = Decoder::with_ip(bits, bytes, regs.rip, DecoderOptions::NONE);
     let instruction = decoder.decode();
     (!instruction.is_invalid()).then_some(instruction)

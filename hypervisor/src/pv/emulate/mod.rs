@@ -15,10 +15,11 @@ mod system;
 pub use cpuid::forced as forced_cpuid;
 pub use ptwr::page_table_write;
 
-use super::Guest;
+use super::{Guest, segments};
 use crate::mm::uaccess::copy_from_guest;
 use hypervisor_core::ids::GuestVirt;
 use hypervisor_core::regs::Regs;
+use hypervisor_core::segment::Segment;
 
 /// Longest instruction (SDM Vol. 2, 2.3.11).
 const MAX_LENGTH: usize = 15;
@@ -38,25 +39,38 @@ pub enum Emulated {
     No,
 }
 
-/// The bytes at `rip`, as many as there are.
+/// Where the instruction at `rip` is; `None` where its code segment is not there any more, or ends before it.
+#[inline]
+pub fn instruction_at(regs: &Regs) -> Option<GuestVirt> {
+    segments::code(regs.cs)?.segment.place(regs.rip, 1)
+}
+
+/// The bytes of the instruction at `rip`, as many as there are.
 fn fetch(regs: &Regs, buffer: &mut [u8; MAX_LENGTH]) -> usize {
+    let Some(code) = segments::code(regs.cs) else { return 0 };
+    let most = if code.bits == 64 { MAX_LENGTH } else { within(code.segment, regs.rip) };
+    let Some(at) = code.segment.place(regs.rip, 1).filter(|_| most != 0) else { return 0 };
     // Mostly two words of one page.
     let (mut low, mut high) = ([0; 8], [0; 8]);
-    let behind = GuestVirt(regs.rip).add(low.len() as u64);
-    if regs.rip & 0xfff <= 0xff0
-        && copy_from_guest(&mut low, GuestVirt(regs.rip)).is_ok()
-        && copy_from_guest(&mut high, behind).is_ok()
+    if at.0 & 0xfff <= 0xff0
+        && copy_from_guest(&mut low, at).is_ok()
+        && copy_from_guest(&mut high, at.add(low.len() as u64)).is_ok()
     {
         buffer[..8].copy_from_slice(&low);
         buffer[8..].copy_from_slice(&high[..MAX_LENGTH - 8]);
-        return MAX_LENGTH;
+        return most;
     }
-    if copy_from_guest(buffer, GuestVirt(regs.rip)).is_ok() {
-        return MAX_LENGTH;
+    if copy_from_guest(buffer, at).is_ok() {
+        return most;
     }
     // The instruction may be the last of a mapped page.
-    let rest = (0x1000 - (regs.rip & 0xfff) as usize).min(MAX_LENGTH);
-    if copy_from_guest(&mut buffer[..rest], GuestVirt(regs.rip)).is_ok() { rest } else { 0 }
+    let rest = (0x1000 - (at.0 & 0xfff) as usize).min(most);
+    if copy_from_guest(&mut buffer[..rest], at).is_ok() { rest } else { 0 }
+}
+
+/// How many bytes of an instruction are within a segment.
+fn within(segment: Segment, offset: u64) -> usize {
+    (1..=MAX_LENGTH as u8).take_while(|size| segment.place(offset, *size).is_some()).count()
 }
 
 /// Emulates a privileged instruction at `rip`.

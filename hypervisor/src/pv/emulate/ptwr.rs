@@ -6,6 +6,7 @@
 
 use super::decode::{address, decode, get, set, source};
 use super::{Emulated, MAX_LENGTH, alu, fetch, step_over};
+use crate::cpu::descriptors::GUEST_CS64;
 use crate::mm::uaccess::copy_from_guest;
 use crate::pv::Guest;
 use hypervisor_core::ids::{GuestVirt, Mfn};
@@ -66,7 +67,7 @@ fn finish(regs: &mut Regs, next: u64, ended: PtWrite) -> Emulated {
 fn register_store(regs: &Regs, bytes: &[u8], va: GuestVirt) -> Option<(u64, u64)> {
     let &[rex, 0x89, modrm, ref rest @ ..] = bytes else { return None };
     let (mode, mut base) = (modrm >> 6, modrm & 7);
-    if rex & 0xf8 != 0x48 || mode == 3 {
+    if rex & 0xf8 != 0x48 || mode == 3 || regs.cs != u64::from(GUEST_CS64) {
         return None;
     }
     let (mut rest, mut length, mut at) = (rest, 3, 0u64);
