@@ -13,7 +13,8 @@ use hypervisor_core::domain::Domain;
 use hypervisor_core::ids::{CpuId, GuestVirt, Mfn, Nanos, PAGE_SIZE, Pirq};
 use hypervisor_core::page::FrameInfo;
 use hypervisor_core::platform::{
-    Flush, FrameWords, GuestFault, Line, MachineEnd, MsiRequest, PciAddress, Platform, TimeRecord, Work,
+    Flush, FrameWords, GuestFault, GuestFrame, Line, MachineEnd, MsiRequest, PciAddress, Platform,
+    TimeRecord, Work,
 };
 use hypervisor_core::regs::Regs;
 use spin::Once;
@@ -76,16 +77,18 @@ impl Platform for Machine {
     }
 
     #[inline(always)]
-    fn frame_words(&self, mfn: Mfn) -> &FrameWords {
+    fn words(&self, frame: GuestFrame) -> &FrameWords {
+        let mfn = frame.mfn();
         if mfn.0 >= self.frames.len() as u64 {
             no_frame(mfn);
         }
-        // SAFETY: frames of the frame table lie below the end of RAM, all of which is in the direct map.
+        // SAFETY: frames of the frame table lie below the end of RAM, all of which is in the direct map. The core has made sure that
+        // the hypervisor does not live in it, so nothing here relies on its contents.
         unsafe { mm::frame_words(mfn) }
     }
 
-    fn clear_frame(&self, mfn: Mfn) {
-        let words = self.frame_words(mfn);
+    fn clear_frame(&self, frame: GuestFrame) {
+        let words = self.words(frame);
         // SAFETY: the frame has that many words, which are accessed as a whole one after the other. Nobody minds: it is cleared.
         unsafe {
             asm!("rep stosq", inout("rcx") words.len() => _, inout("rdi") words.as_ptr() => _, in("rax") 0,

@@ -3,14 +3,15 @@
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use xtask::project;
-use xtask::qemu::{Hypervisor, Machine};
+use xtask::qemu::{Emulator, Hypervisor, Machine};
 use xtask::session::{Session, tail};
 
-use crate::support::{SHORT, trial};
+use crate::support::{LONG, SHORT, trial};
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        trial("linear::no_read_reaches_the_hypervisor", no_read),
+        trial("linear::no_read_reaches_the_hypervisor", || no_read(machine(""))),
+        trial("linear::no_read_reaches_the_hypervisor_with_smap", with_smap),
         trial("linear::refused_by_the_option", refused),
     ]
 }
@@ -27,18 +28,28 @@ fn machine(option: &str) -> Machine {
 
 /// By default such entries are allowed, as on Xen. Neither the domain nor the hypervisor for it reads anything by them but the
 /// domain's own tables.
-fn no_read() -> Result<()> {
-    let mut session = Session::start(&machine(""))?;
-    let end = session.wait_until(SHORT, |output| output.contains("Domain 0 crashed"))?;
+fn no_read(machine: Machine) -> Result<()> {
+    let other = if machine.cpus > 1 { "another CPU found 0" } else { "there is no other CPU" };
+    let mut session = Session::start(&machine)?;
+    let end = session.wait_until(LONG, |output| output.contains("Domain 0 crashed"))?;
     for line in [
         "hostile: linear: its own tables: true 3",
         "hostile: linear entries lead nowhere",
         "hostile: linear: nothing without the entry",
+        &format!("hostile: linear: {other}"),
         "its iret frame cannot be read",
     ] {
         ensure!(end.contains(line), "no line {line:?}\n{}", tail(&end));
     }
     Ok(())
+}
+
+/// Where accesses to guest memory open and close a gate as well. QEMU's CPU does not count as having it.
+fn with_smap() -> Result<()> {
+    let mut machine = machine("");
+    machine.emulator = Emulator::Bochs;
+    machine.cpus = 1;
+    no_read(machine)
 }
 
 /// With `pv-linear-pt=no` there are none.

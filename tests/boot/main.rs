@@ -9,6 +9,7 @@ use libtest_mimic::{Arguments, Conclusion, Trial};
 
 mod blk;
 mod bochs;
+mod code;
 mod conformance;
 mod corrupt;
 mod domains;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     trials.extend(image::trials());
     trials.extend(limits::trials());
     trials.extend(linear::trials());
+    trials.extend(code::trials());
     trials.extend(library::trials());
     trials.extend(xl::trials());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);

@@ -1,9 +1,9 @@
-//! What a loader does not need, cut off an ELF file without moving a byte that it does need.
+//! What a loader does not need, cut off an ELF file without moving a byte that it does need; and what is in a function.
 
 use anyhow::{Context, Result, ensure};
 use object::Endianness;
-use object::elf::FileHeader64;
-use object::read::elf::{FileHeader, ProgramHeader};
+use object::elf::{FileHeader64, SHT_SYMTAB};
+use object::read::elf::{FileHeader, ProgramHeader, Sym};
 
 type Header = FileHeader64<Endianness>;
 
@@ -30,4 +30,27 @@ pub fn strip(file: &[u8]) -> Result<Vec<u8>> {
     kept[0x3c..0x3e].copy_from_slice(&[0; 2]);
     kept[0x3e..0x40].copy_from_slice(&[0; 2]);
     Ok(kept)
+}
+
+/// The bytes of the function `name` of a file with symbols.
+///
+/// # Errors
+/// Not a 64-bit ELF file, or one without this function.
+pub fn function<'a>(file: &'a [u8], name: &str) -> Result<&'a [u8]> {
+    let header = Header::parse(file).context("not a 64-bit ELF file")?;
+    let endian = header.endian()?;
+    let symbols = header.sections(endian, file)?.symbols(endian, file, SHT_SYMTAB)?;
+    let named = |symbol: &&object::elf::Sym64<Endianness>| {
+        symbol.name(endian, symbols.strings()).is_ok_and(|found| found == name.as_bytes())
+    };
+    let symbol = symbols.iter().find(named).with_context(|| format!("no symbol {name}"))?;
+    let (start, size) = (symbol.st_value(endian), symbol.st_size(endian));
+    let within = |segment: &&object::elf::ProgramHeader64<Endianness>| {
+        let first = segment.p_vaddr(endian);
+        first <= start && start + size <= first + segment.p_filesz(endian)
+    };
+    let segment = header.program_headers(endian, file)?.iter().find(within);
+    let segment = segment.with_context(|| format!("{name} is in no segment"))?;
+    let at = usize::try_from(segment.p_offset(endian) + start - segment.p_vaddr(endian))?;
+    file.get(at..at + usize::try_from(size)?).with_context(|| format!("{name} lies outside the file"))
 }

@@ -20,7 +20,8 @@ use crate::mem::FrameAllocator;
 use crate::options::Options;
 use crate::page::FrameInfo;
 use crate::platform::{
-    Flush, FrameWords, GuestFault, Line, MachineEnd, MsiRequest, PciAddress, Platform, TimeRecord, Work,
+    Flush, FrameWords, GuestFault, GuestFrame, Line, MachineEnd, MsiRequest, PciAddress, Platform,
+    TimeRecord, Work,
 };
 use crate::regs::Regs;
 use crate::sched::Scheduler;
@@ -219,8 +220,8 @@ impl Platform for MockPlatform {
         self.table
     }
 
-    fn frame_words(&self, mfn: Mfn) -> &FrameWords {
-        &self.frames[mfn.0 as usize]
+    fn words(&self, frame: GuestFrame) -> &FrameWords {
+        &self.frames[frame.mfn().0 as usize]
     }
 
     fn m2p(&self) -> &[AtomicU64] {

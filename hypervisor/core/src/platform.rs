@@ -19,6 +19,40 @@ pub const WORDS_PER_FRAME: usize = PAGE_SIZE / 8;
 /// A frame seen as words. Guests may change a frame at any time, so there is no other way to look at one.
 pub type FrameWords = [AtomicU64; WORDS_PER_FRAME];
 
+/// The proof that a frame is not one that the hypervisor itself lives in (its image, heap, stacks and page tables), without which
+/// the core does not get at a frame's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestFrame(Mfn);
+
+impl GuestFrame {
+    /// The frame `mfn`, if it is RAM and not the hypervisor's. It may become the hypervisor's at any time unless the caller holds a
+    /// reference: so without one, what is read is not to be believed, and nothing may be written.
+    #[inline(always)]
+    pub(crate) fn find(frames: &[FrameInfo], mfn: Mfn) -> Option<Self> {
+        let info = frames.get(usize::try_from(mfn.0).ok()?)?;
+        info.is_no_hypervisors().then_some(Self(mfn))
+    }
+
+    /// A frame to which the caller holds a reference, or which it took from the allocator to give it to a domain.
+    #[inline(always)]
+    pub(crate) const fn held(mfn: Mfn) -> Self {
+        Self(mfn)
+    }
+
+    /// Its number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mfn(self) -> Mfn {
+        self.0
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn no_guests_frame(mfn: Mfn) -> ! {
+    panic!("frame {mfn} is no guest's");
+}
+
 /// A guest address could not be read or written: the hypercall answers `-EFAULT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestFault;
@@ -130,18 +164,25 @@ pub trait Platform: Send + Sync + Sized + 'static {
 
     /// One record per frame from mfn 0 to the end of RAM. Frames that are not RAM have an owner of `DOMID_IO`.
     fn frame_table(&self) -> &[FrameInfo];
-    /// The words of a frame that is RAM (that is: in the frame table and not owned by `DOMID_IO`). Panics else: callers
-    /// have looked the frame up first.
-    fn frame_words(&self, mfn: Mfn) -> &FrameWords;
+    /// The words of a frame. Panics beyond the frame table.
+    fn words(&self, frame: GuestFrame) -> &FrameWords;
+    /// The words of a frame that belongs to a domain, or to nobody. Panics for what is not RAM and for what the hypervisor keeps for
+    /// itself: callers have looked the frame up first.
+    fn frame_words(&self, mfn: Mfn) -> &FrameWords {
+        match GuestFrame::find(self.frame_table(), mfn) {
+            Some(frame) => self.words(frame),
+            None => no_guests_frame(mfn),
+        }
+    }
     /// Copies `len` bytes from byte `from` of one frame to byte `to` of another (or the same), in ascending order. Guests may
     /// write to both meanwhile; what stands around the bytes is not disturbed. Panics where they do not lie within the frames.
     fn copy_bytes(&self, dest: &FrameWords, to: usize, source: &FrameWords, from: usize, len: usize) {
         crate::grant::copy_bytes(dest, to, source, from, len);
     }
 
-    /// Clears a frame that is RAM.
-    fn clear_frame(&self, mfn: Mfn) {
-        self.frame_words(mfn).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    /// Clears a frame.
+    fn clear_frame(&self, frame: GuestFrame) {
+        self.words(frame).iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
     /// The machine-to-physical table that guests see read-only; at least as long as the frame table.

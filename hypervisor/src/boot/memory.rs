@@ -114,7 +114,8 @@ fn map_table(at: u64, bytes: u64, rights: Pte) -> Result<Mfn, MemoryError> {
         .alloc(pages * FRAMES_PER_LARGE, FRAMES_PER_LARGE, limit)
         .ok_or(MemoryError::TooLittle)?;
     for n in 0..pages {
-        tables::map_2m(at + n * LARGE, first.add(n * FRAMES_PER_LARGE), rights)?;
+        // SAFETY: callers give the places of the frame table and the M2P, where nothing is yet; the frames were just allocated.
+        unsafe { tables::map_2m(at + n * LARGE, first.add(n * FRAMES_PER_LARGE), rights) }?;
     }
     Ok(first)
 }

@@ -82,7 +82,8 @@ fn early_start(boot: BootInfo) -> ! {
         Err(why) => fail(format_args!("{why}")),
     };
     let area = &raw const boot_cpu_area as u64 - IMAGE_BASE;
-    if smp::map_area(CpuId(0), Some(area)).is_err() {
+    // SAFETY: the first CPU's, with its own area.
+    if unsafe { smp::map_area(CpuId(0), Some(area)) }.is_err() {
         fail(format_args!("no memory for the boot CPU's tables"));
     }
     BOOT.call_once(|| (boot, tables));

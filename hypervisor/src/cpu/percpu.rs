@@ -13,6 +13,7 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::{offset_of, size_of};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use hypervisor_core::cpumask::MAX_CPUS;
 use hypervisor_core::domain::{PvState, VcpuRef};
 use hypervisor_core::flush::FlushRequests;
 use hypervisor_core::ids::CpuId;
@@ -102,9 +103,11 @@ pub fn this_cpu() -> &'static PerCpu {
     }
 }
 
-/// Another CPU's data.
+/// Another CPU's data. Panics for a number that no CPU can have.
 pub fn cpu(id: CpuId) -> &'static PerCpu {
-    // SAFETY: areas of all CPUs that have a number are mapped before the number is given out, and stay.
+    assert!((id.0 as usize) < MAX_CPUS, "no CPU can have the number {}", id.0);
+    // SAFETY: within the range of the CPU areas, as the number is one of a CPU's. Areas of all CPUs that have a number are mapped
+    // before the number is given out, and stay; where none is mapped there is nothing else, and the access faults.
     unsafe { &*(percpu_address(id) as *const PerCpu) }
 }
 

@@ -40,7 +40,10 @@ static ap_stack: AtomicU64 = AtomicU64::new(0);
 static STARTING: AtomicU32 = AtomicU32::new(0);
 
 /// Maps the area and the descriptor windows of a CPU. The boot CPU's area is in the image and mapped a second time.
-pub fn map_area(id: CpuId, existing: Option<u64>) -> Result<(), NoTable> {
+///
+/// # Safety
+/// Once for each CPU, before it runs; `existing` is the machine address of the boot CPU's area.
+pub unsafe fn map_area(id: CpuId, existing: Option<u64>) -> Result<(), NoTable> {
     let base = CPU_AREAS + u64::from(id.0) * CPU_AREA;
     for offset in (0..CPU_AREA).step_by(4096) {
         let frame = match existing {
@@ -49,7 +52,8 @@ pub fn map_area(id: CpuId, existing: Option<u64>) -> Result<(), NoTable> {
             None => early::table_frame().ok_or(NoTable)?,
         };
         let mapped = (!GUARD_PAGES.contains(&offset)).then_some((frame, DATA));
-        tables::map_page(base + offset, mapped)?;
+        // SAFETY: this CPU's area, where nothing was; the frames are fresh, or the boot CPU's own area.
+        unsafe { tables::map_page(base + offset, mapped) }?;
     }
     let page = early::table_frame().ok_or(NoTable)?;
     for (n, word) in descriptors::reserved_gdt_page(id).enumerate() {
@@ -57,7 +61,8 @@ pub fn map_area(id: CpuId, existing: Option<u64>) -> Result<(), NoTable> {
         unsafe { ((direct(page.addr()) + n as u64 * 8) as *mut u64).write(word) };
     }
     let gdt = descriptors::gdt_window(id);
-    tables::map_page(gdt + descriptors::RESERVED_GDT_PAGE as u64 * 4096, Some((page, DATA)))
+    // SAFETY: the page of this CPU's window that is the hypervisor's, where nothing was; the frame is fresh.
+    unsafe { tables::map_page(gdt + descriptors::RESERVED_GDT_PAGE as u64 * 4096, Some((page, DATA))) }
 }
 
 /// What each CPU does for itself before it can run anything.
@@ -91,7 +96,8 @@ pub fn start_others(apic_ids: &[u32]) -> usize {
     let mut up = 0;
     for (n, apic_id) in apic_ids.iter().enumerate().take(MAX_CPUS).skip(1) {
         let id = CpuId(n as u32);
-        if map_area(id, None).is_err() {
+        // SAFETY: each number comes once, and its CPU is started afterwards.
+        if unsafe { map_area(id, None) }.is_err() {
             info!("CPU {n}: no memory for its area, left off");
             break;
         }

@@ -57,7 +57,8 @@ pub unsafe fn install(cpu: CpuId) -> Result<(), NoTable> {
             )
         };
     }
-    tables::map_page(page, Some((frame, CODE)))?;
+    // SAFETY: this CPU's page of the range for stubs, where nothing was; the frame is this function's own.
+    unsafe { tables::map_page(page, Some((frame, CODE))) }?;
     // IF, TF, DF, IOPL, NT, RF, AC: an entry starts with none of them.
     const MASK: u64 = 0x4_7700 | 0x1_0000;
     // SAFETY: the entries are complete; selectors are those of the CPU's GDT.

@@ -4,8 +4,11 @@
 //! any vector on any CPU. Only segment 0 and the first 256 bytes are reached, where these capabilities are.
 
 use super::port;
+use crate::machine::hv;
+use crate::mm::layout::{DEVICES, DEVICES_END};
 use crate::mm::tables::map_device;
 use alloc::collections::BTreeSet;
+use hypervisor_core::ids::MachineAddr;
 use hypervisor_core::platform::{MsiRequest, PciAddress};
 use spin::Mutex;
 use x86_64::instructions::interrupts::without_interrupts;
@@ -39,9 +42,33 @@ pub enum MsiEntry {
     MsiX {
         /// Offset of the capability.
         cap: u8,
-        /// Mapped address of the entry.
-        at: u64,
+        /// The entry.
+        at: TableEntry,
     },
+}
+
+/// A mapped entry of an MSI-X table. Only [`TableEntry::map`] makes them.
+#[derive(Clone, Debug)]
+pub struct TableEntry(u64);
+
+impl TableEntry {
+    /// Maps the entry at a machine address, which a domain chose: it wrote the base address register. Fails with `EINVAL` where that
+    /// is RAM, or no address of a device.
+    fn map(at: u64) -> Result<Self, Errno> {
+        const BYTES: u64 = 16;
+        let is_ram = |at: u64| hv().frame(MachineAddr(at).mfn()).is_some_and(|frame| !frame.is_io());
+        if !at.is_multiple_of(BYTES) || at >= DEVICES_END - DEVICES || is_ram(at) {
+            return Err(Errno::EINVAL);
+        }
+        map_device(at, BYTES).map(Self).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// Writes one of its four words.
+    fn write(&self, word: u8, value: u32) {
+        let at = (self.0 + u64::from(word & 3) * 4) as *mut u32;
+        // SAFETY: within the entry, whose page stays mapped, and is none of RAM.
+        unsafe { at.write_volatile(value) }
+    }
 }
 
 fn config_address(device: PciAddress, offset: u8) -> u32 {
@@ -145,9 +172,9 @@ pub fn find_msi(request: &MsiRequest) -> Result<MsiEntry, Errno> {
     }
     let table = read(device, cap + 4);
     let bar = memory_bar(device, (table & 7) as u8).ok_or(Errno::EINVAL)?;
-    let entry = bar + u64::from(table & !7) + u64::from(request.entry) * 16;
-    let at = map_device(entry, 16).map_err(|_| Errno::ENOMEM)?;
-    Ok(MsiEntry::MsiX { cap, at })
+    let entry =
+        bar.checked_add(u64::from(table & !7) + u64::from(request.entry) * 16).ok_or(Errno::EINVAL)?;
+    Ok(MsiEntry::MsiX { cap, at: TableEntry::map(entry)? })
 }
 
 /// Address in a memory base address register.
@@ -171,8 +198,7 @@ pub fn set_msi_destination(device: PciAddress, entry: &MsiEntry, apic_id: u32) {
     let address = message_address(apic_id);
     match *entry {
         MsiEntry::Msi { cap, .. } => write(device, cap + 4, address),
-        // SAFETY: the entry was mapped by `find_msi`; its first word is the message's address.
-        MsiEntry::MsiX { at, .. } => unsafe { (at as *mut u32).write_volatile(address) },
+        MsiEntry::MsiX { ref at, .. } => at.write(0, address),
     }
 }
 
@@ -191,13 +217,10 @@ pub fn program_msi(device: PciAddress, entry: &MsiEntry, vector: u8, apic_id: u3
             write(device, data_at, read(device, data_at) & !0xffff | data);
             set_msi_masked(device, entry, true);
         }
-        MsiEntry::MsiX { cap, at } => {
-            // SAFETY: the entry was mapped by `find_msi`; the message names a vector with a handler.
-            unsafe {
-                ((at + 12) as *mut u32).write_volatile(1);
-                (at as *mut u32).write_volatile(address);
-                ((at + 4) as *mut u32).write_volatile(0);
-                ((at + 8) as *mut u32).write_volatile(data);
+        MsiEntry::MsiX { cap, ref at } => {
+            // Masked first; the message is an address in two words, and data.
+            for (word, value) in [(3, 1), (0, address), (1, 0), (2, data)] {
+                at.write(word, value);
             }
             let control = read(device, cap);
             write(device, cap, control & !MSIX_MASK_ALL | MSIX_ENABLE);
@@ -217,8 +240,8 @@ pub fn set_msi_masked(device: PciAddress, entry: &MsiEntry, masked: bool) {
             let enable = if masked { 0 } else { MSI_ENABLE };
             write(device, cap, control & !(MSI_ENABLE | 7 << 20) | enable);
         }
-        // SAFETY: the entry was mapped by `find_msi`; bit 0 of its last word masks it.
-        MsiEntry::MsiX { at, .. } => unsafe { ((at + 12) as *mut u32).write_volatile(u32::from(masked)) },
+        // Bit 0 of its last word masks it.
+        MsiEntry::MsiX { ref at, .. } => at.write(3, u32::from(masked)),
     }
 }
 

@@ -13,6 +13,8 @@
 //! All address spaces share the level-3 tables behind these slots, which are made at boot and never go away, so a
 //! change below them needs no walk over address spaces.
 
+use hypervisor_core::cpumask::MAX_CPUS;
+
 /// First byte of the hypervisor's range.
 pub const HYPERVISOR_START: u64 = 0xffff_8000_0000_0000;
 /// First byte behind it.
@@ -29,12 +31,15 @@ pub const DESCRIPTOR_WINDOWS: u64 = 0xffff_8100_0000_0000;
 pub const DESCRIPTOR_WINDOW: u64 = 32 * 4096;
 /// Device registers.
 pub const DEVICES: u64 = 0xffff_8180_0000_0000;
+/// First byte behind them: the machine addresses below the difference can be mapped.
+pub const DEVICES_END: u64 = DEVICES + (1 << 39);
 /// Where machine address 0 would be in the image's mapping.
 pub const IMAGE_BASE: u64 = 0xffff_82d0_8000_0000;
 /// CPU areas: stack and per-CPU data, [`CPU_AREA`] bytes a CPU.
 pub const CPU_AREAS: u64 = IMAGE_BASE + 0x4000_0000;
 /// Bytes of one CPU area; also its alignment, by which a CPU finds its own.
 pub const CPU_AREA: u64 = 0x2_0000;
+const _: () = assert!(CPU_AREAS + MAX_CPUS as u64 * CPU_AREA <= STUBS);
 /// Pages with the CPUs' `syscall` entry stubs, one a CPU. Within 2 GiB of the image and of the CPU areas.
 pub const STUBS: u64 = IMAGE_BASE + 0x6000_0000;
 /// Direct map.

@@ -5,7 +5,9 @@
 //! mappings show up in all address spaces at once. Changes are made under one lock; removed or replaced entries
 //! are flushed by whoever changes them.
 
-use super::layout::{DEVICES, DIRECT_MAP, DIRECT_MAP_END, HYPERVISOR_START, IMAGE_BASE, M2P, M2P_END};
+use super::layout::{
+    DEVICES, DEVICES_END, DIRECT_MAP, DIRECT_MAP_END, HYPERVISOR_START, IMAGE_BASE, M2P, M2P_END,
+};
 use super::{early, frame_words};
 use bitflags::bitflags;
 use core::arch::asm;
@@ -127,21 +129,31 @@ fn split(large: u64, level: u32, table: Mfn) {
 }
 
 /// Maps one 4 KiB page; `None` unmaps it. The caller flushes what was there.
-pub fn map_page(va: u64, to: Option<(Mfn, Pte)>) -> Result<(), NoTable> {
+///
+/// # Safety
+/// `va` is in the hypervisor's range. Nothing that the hypervisor uses was mapped there, or the same frame was and is used within
+/// the new rights. The frame is the caller's to use through this mapping, or that of a device.
+pub unsafe fn map_page(va: u64, to: Option<(Mfn, Pte)>) -> Result<(), NoTable> {
     let _guard = LOCK.lock();
     walk(va, 1)?.store(to.map_or(0, |(mfn, pte)| mfn.addr().0 | pte.bits()), Ordering::Relaxed);
     Ok(())
 }
 
 /// Maps one 2 MiB page.
-pub fn map_2m(va: u64, mfn: Mfn, pte: Pte) -> Result<(), NoTable> {
+///
+/// # Safety
+/// As for [`map_page`].
+pub unsafe fn map_2m(va: u64, mfn: Mfn, pte: Pte) -> Result<(), NoTable> {
     let _guard = LOCK.lock();
     walk(va, 2)?.store(mfn.addr().0 | (pte | Pte::PS).bits(), Ordering::Relaxed);
     Ok(())
 }
 
 /// The level-1 entries of `count` pages from `va` on, which share a table: for windows that change often.
-pub fn page_entries(va: u64, count: usize) -> Result<&'static [AtomicU64], NoTable> {
+///
+/// # Safety
+/// `va` is in the hypervisor's range, and all that is ever done to the entries may be done by [`map_page`].
+pub unsafe fn page_entries(va: u64, count: usize) -> Result<&'static [AtomicU64], NoTable> {
     let _guard = LOCK.lock();
     // SAFETY: tables are made here, of frames in the direct map.
     let words = unsafe { frame_words(table_of(va, 1)?) };
@@ -157,24 +169,33 @@ pub fn init_slots() -> Result<(), NoTable> {
     Ok(())
 }
 
-/// Extends the direct map over RAM up to `end` (a machine address).
+/// Extends the direct map over RAM up to `end` (a machine address); not beyond its own end.
 pub fn extend_direct_map(end: u64) -> Result<(), NoTable> {
+    if end > DIRECT_MAP_END - DIRECT_MAP {
+        return Err(NoTable);
+    }
     let mut at = direct_map_limit() << 12;
     while at < end {
-        map_2m(DIRECT_MAP + at, MachineAddr(at).mfn(), DATA)?;
+        // SAFETY: the part of the direct map behind its limit, where nothing was. Whoever uses a frame by the direct map has its
+        // own reason to, as with every frame.
+        unsafe { map_2m(DIRECT_MAP + at, MachineAddr(at).mfn(), DATA) }?;
         at += 2 << 20;
         DIRECT_LIMIT.store(at >> 12, Ordering::Relaxed);
     }
     Ok(())
 }
 
-/// Maps `size` bytes of device registers at `addr`, uncached, and answers where. The same page gets the same address again.
+/// Maps `size` bytes of device registers at `addr`, uncached, and answers where. The same page gets the same address again. The
+/// device range mirrors machine addresses below 512 GiB; those further up cannot be mapped, and are not device registers of a
+/// PC's chipset.
 pub fn map_device(addr: u64, size: u64) -> Result<u64, NoTable> {
-    // The device range mirrors machine addresses below 512 GiB; those further up are not device registers of a PC's chipset.
+    let end = addr.checked_add(size).filter(|end| *end <= DEVICES_END - DEVICES).ok_or(NoTable)?;
     let first = addr & !0xfff;
     let mut at = first;
-    while at < addr + size {
-        map_page(DEVICES + at, Some((MachineAddr(at).mfn(), DEVICE)))?;
+    while at < end {
+        // SAFETY: within the device range, where each page has been mapped like this or not at all. What is done with the registers
+        // is the caller's own unsafe code.
+        unsafe { map_page(DEVICES + at, Some((MachineAddr(at).mfn(), DEVICE))) }?;
         at += 4096;
     }
     Ok(DEVICES + addr)
@@ -212,7 +233,8 @@ pub fn protect_image() -> Result<(), NoTable> {
             _ if va < rodata => Some(CONST),
             _ => Some(DATA),
         };
-        map_page(va, pte.map(|pte| (MachineAddr(va - IMAGE_BASE).mfn(), pte)))?;
+        // SAFETY: the image keeps its frames, and each section the rights that it is used with.
+        unsafe { map_page(va, pte.map(|pte| (MachineAddr(va - IMAGE_BASE).mfn(), pte))) }?;
     }
     flush_local();
     Ok(())

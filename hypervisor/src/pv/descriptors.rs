@@ -29,7 +29,8 @@ fn window() -> Option<&'static [AtomicU64]> {
     let this = this_cpu();
     let mut first = this.window.load(Ordering::Relaxed).cast_const();
     if first.is_null() {
-        first = tables::page_entries(gdt_window(this.id()), WINDOW_PAGES).ok()?.as_ptr();
+        // SAFETY: this CPU's own window, whose entries only `set_window` changes: to frames that are descriptor pages.
+        first = unsafe { tables::page_entries(gdt_window(this.id()), WINDOW_PAGES) }.ok()?.as_ptr();
         this.window.store(first.cast_mut(), Ordering::Relaxed);
     }
     // SAFETY: `page_entries` gave that many, in a table that stays.

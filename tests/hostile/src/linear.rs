@@ -1,8 +1,8 @@
 //! What a domain can read through entries of its root that name the root: its own tables, and nothing of the hypervisor's.
 //!
 //! With such an entry at [`SLOT`] the hypervisor's own entries of the root are reached by addresses of the guest's half. They are
-//! tried from ring 3, by hypercalls that copy from them, and at last by the `iret` hypercall, whose frame cannot
-//! be read there: that ends the domain.
+//! tried from ring 3, by hypercalls that copy from them (also on another CPU, while such entries come and go), and at last by the
+//! `iret` hypercall, whose frame cannot be read there: that ends the domain.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use guest_pv_lib::hypercall::{check, raw};
 use guest_pv_lib::mmu::{Level, Mfn, Pte, entry_address, index, mmu_update};
 use guest_pv_lib::sched::{Shutdown, shutdown};
+use guest_pv_lib::smp::{self, Cpu, Storage};
 use guest_pv_lib::traps::{Frame, Vector, set_handler};
 use guest_pv_lib::{BootContext, Errno, println};
 use xen_abi::event_channel::EVTCHNOP_SEND;
@@ -30,6 +31,13 @@ static PROBE: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 /// Faults so far.
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 
+/// The CPU that reads while entries come and go.
+static SECOND: Storage<{ 32 << 10 }> = Storage::new();
+/// The entry that comes and goes; 0 at the end.
+static COMING: AtomicU64 = AtomicU64::new(0);
+/// How much that CPU found.
+static FOUND: AtomicU64 = AtomicU64::new(0);
+
 /// The address whose walk takes these entries.
 const fn address(indices: [usize; 4]) -> u64 {
     let [a, b, c, d] = indices;
@@ -41,7 +49,7 @@ const fn address(indices: [usize; 4]) -> u64 {
 pub fn run(boot: &BootContext) -> ! {
     set_handler(Vector::PAGE_FAULT, Some(page_fault));
     let root = boot.root_table();
-    match set_root_entry(root, Pte::read_only(root).0) {
+    match set_root_entry(root, SLOT, Pte::read_only(root).0) {
         Ok(()) => {}
         Err(error) => {
             println!("hostile: linear entries are refused: {}", error.0);
@@ -59,10 +67,11 @@ pub fn run(boot: &BootContext) -> ! {
     if read + copied == 0 {
         println!("hostile: linear entries lead nowhere");
     }
+    another_cpu(boot, root);
     // What a TLB may remember counts as well.
-    let taken_out = set_root_entry(root, 0).is_ok() && copies(address([SLOT, 262, 0, 1])) == 0;
+    let taken_out = set_root_entry(root, SLOT, 0).is_ok() && copies(address([SLOT, 262, 0, 1])) == 0;
     println!("hostile: linear: {} without the entry", if taken_out { "nothing" } else { "something" });
-    let _ = set_root_entry(root, Pte::read_only(root).0);
+    let _ = set_root_entry(root, SLOT, Pte::read_only(root).0);
     iret_from(address([SLOT, 262, 0, 1]));
 }
 
@@ -84,8 +93,35 @@ fn its_own(boot: &BootContext, root: Mfn) {
     println!("hostile: linear: its own tables: {same} {}", copies(at));
 }
 
-fn set_root_entry(root: Mfn, entry: u64) -> Result<(), Errno> {
-    let request = MmuUpdate { ptr: root.address() + 8 * SLOT as u64, val: entry };
+/// Has another CPU read by entries that come and go.
+fn another_cpu(boot: &BootContext, root: Mfn) {
+    COMING.store(SLOT as u64, Relaxed);
+    // SAFETY: nothing else uses the GS base.
+    if unsafe { smp::start(boot, 1, &SECOND, None, reader) }.is_err() {
+        return println!("hostile: linear: there is no other CPU");
+    }
+    for slot in SLOT + 1..SLOT + 101 {
+        COMING.store(slot as u64, Relaxed);
+        for _ in 0..3 {
+            let both = [Pte::read_only(root).0, 0].map(|entry| set_root_entry(root, slot, entry));
+            assert_eq!(both, [Ok(()); 2]);
+        }
+    }
+    COMING.store(0, Relaxed);
+    println!("hostile: linear: another CPU found {}", FOUND.load(Relaxed));
+}
+
+fn reader(_: &'static Cpu) -> ! {
+    loop {
+        match COMING.load(Relaxed) {
+            0 => smp::stop(),
+            slot => FOUND.fetch_add(copies(address([slot as usize, 262, 0, 1])), Relaxed),
+        };
+    }
+}
+
+fn set_root_entry(root: Mfn, slot: usize, entry: u64) -> Result<(), Errno> {
+    let request = MmuUpdate { ptr: root.address() + 8 * slot as u64, val: entry };
     // SAFETY: nothing uses that part of the address space but this module, which reads it by instructions that may fault.
     unsafe { mmu_update(&[request]) }.map(drop).map_err(|(error, _)| error)
 }

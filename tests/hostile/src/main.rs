@@ -1,6 +1,6 @@
 //! A kernel that does its worst to the domains it is connected to: as a front end to its driver domain ([`front`]), or with
 //! `back` on the command line as a driver domain to those it serves ([`back`]). With `linear` it tries the hypervisor instead
-//! ([`linear`]).
+//! (`linear.rs`).
 //!
 //! What it does follows from its seed. Words on the command line:
 //!
@@ -17,6 +17,7 @@ extern crate alloc;
 
 mod back;
 mod front;
+#[cfg(target_os = "none")]
 mod linear;
 mod random;
 
@@ -36,6 +37,7 @@ fn kernel(boot: BootContext) -> ! {
     }
     println!("hostile: seed={seed}");
     events::unmask_upcalls();
+    #[cfg(target_os = "none")]
     if boot.has_option("linear") {
         linear::run(&boot);
     }

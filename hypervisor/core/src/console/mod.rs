@@ -27,7 +27,7 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{DomId, Mfn, Port};
 use crate::page::PageType;
-use crate::platform::{Platform, Work};
+use crate::platform::{GuestFrame, Platform, Work};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::fmt::{self, Write};
@@ -137,7 +137,7 @@ impl<P: Platform> Hypervisor<P> {
                 return Err(error.into());
             }
         };
-        self.platform.frame_words(mfn).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        self.platform.words(GuestFrame::held(mfn)).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         let ring = Ring { mfn, port, end: Mutex::new(RingEnd::default()) };
         self.console.rings.lock().insert(domain.id, Arc::new(ring));
         self.console_appeared(domain);

@@ -21,7 +21,7 @@ use crate::Hypervisor;
 use crate::event::Progress;
 use crate::ids::{DomId, MachineAddr, Mfn};
 use crate::page::PageError;
-use crate::platform::{FrameWords, Platform};
+use crate::platform::{FrameWords, GuestFrame, Platform};
 use crate::sched::Reasons;
 use alloc::sync::Arc;
 use core::fmt;
@@ -108,7 +108,7 @@ impl<P: Platform> Hypervisor<P> {
             return Err(Errno::EEXIST);
         }
         let shared_info = self.take_frames(None, 0, 0).ok_or(Errno::ENOMEM)?;
-        let words = self.platform.frame_words(shared_info);
+        let words = self.platform.words(GuestFrame::held(shared_info));
         write_shared_info(words);
         let made = Domain::new(&self.platform, config, shared_info).map(Arc::new);
         let entered = made.and_then(|domain| {

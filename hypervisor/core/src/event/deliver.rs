@@ -5,7 +5,7 @@ use super::{DomainEvents, EventError, virq_is_global};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{MachineAddr, Port, VcpuId};
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use crate::sched::mark;
 use alloc::sync::Arc;
 use core::mem::offset_of;
@@ -97,7 +97,7 @@ impl<P: Platform> Hypervisor<P> {
         if addr.0 == 0 {
             return None;
         }
-        let words = self.platform.frame_words(addr.mfn());
+        let words = self.platform.words(GuestFrame::held(addr.mfn()));
         let first = addr.page_offset() / 8;
         Some(InfoWords { flags: words.get(first)?, selector: words.get(first + SELECTOR)? })
     }

@@ -21,7 +21,7 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{MachineAddr, Mfn, PAGE_SIZE, Port, VcpuId};
 use crate::page::PageType;
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use crate::sync::Word;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -176,14 +176,14 @@ impl Fifo {
         }
         let page = self.pages.get((port.0 / WORDS_PER_PAGE) as usize)?;
         let index = (port.0 % WORDS_PER_PAGE) as usize;
-        let word = platform.frame_words(Mfn(page.load(Ordering::Acquire))).get(index / 2)?;
+        let word = platform.words(GuestFrame::held(Mfn(page.load(Ordering::Acquire)))).get(index / 2)?;
         Some(EventWord { word, shift: 32 * (port.0 % 2) })
     }
 
     /// The 32-bit word at this byte of a control block.
     fn control_word<P: Platform>(platform: &P, control: u64, offset: usize) -> Option<EventWord<'_>> {
         let at = MachineAddr(control + offset as u64);
-        let word = platform.frame_words(at.mfn()).get(at.page_offset() / 8)?;
+        let word = platform.words(GuestFrame::held(at.mfn())).get(at.page_offset() / 8)?;
         Some(EventWord { word, shift: if at.0 % 8 < 4 { 0 } else { 32 } })
     }
 

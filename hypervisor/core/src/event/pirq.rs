@@ -15,7 +15,7 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{CpuId, DomId, Mfn, Pirq, Port, VcpuId};
 use crate::page::PageType;
-use crate::platform::{Line, Platform, Work};
+use crate::platform::{GuestFrame, Line, Platform, Work};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -207,7 +207,9 @@ impl PirqState {
     /// Writes a pirq's bit in the domain's page, if it has one.
     fn publish_eoi<P: Platform>(&self, platform: &P, guest: (DomId, u32), needs_eoi: bool) {
         let Some(map) = self.eoi_maps.get(&guest.0) else { return };
-        let Some(word) = platform.frame_words(map.page).get(guest.1 as usize / 64) else { return };
+        let Some(word) = platform.words(GuestFrame::held(map.page)).get(guest.1 as usize / 64) else {
+            return;
+        };
         let bit = 1 << (guest.1 % 64);
         if needs_eoi {
             word.fetch_or(bit, Ordering::SeqCst);

@@ -6,7 +6,7 @@
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{Port, VcpuId};
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use crate::sync::Word;
 use alloc::sync::Arc;
 use core::mem::offset_of;
@@ -62,7 +62,7 @@ fn bit<'a, P: Platform>(
     if index >= WORDS {
         return None;
     }
-    let word = hv.platform.frame_words(domain.shared_info).get(map + index)?;
+    let word = hv.platform.words(GuestFrame::held(domain.shared_info)).get(map + index)?;
     Some((word, 1 << (port.0 % 64)))
 }
 
@@ -75,7 +75,7 @@ impl<P: Platform> Hypervisor<P> {
         if index >= WORDS {
             return false;
         }
-        let words = self.platform.frame_words(domain.shared_info);
+        let words = self.platform.words(GuestFrame::held(domain.shared_info));
         let found = mark(&words[PENDING + index], &words[MASK + index], bit);
         if found == Found::Open {
             self.select_and_notify(domain, vcpu, port);

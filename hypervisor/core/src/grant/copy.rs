@@ -9,7 +9,7 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{DomId, GrantRef, Mfn, PAGE_SIZE};
 use crate::page::PageType;
-use crate::platform::{FrameWords, Platform};
+use crate::platform::{FrameWords, GuestFrame, Platform};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::xen::DOMID_SELF;
@@ -366,7 +366,7 @@ impl<P: Platform> Hypervisor<P> {
         if !covers(readable, from) || !covers(writable, to) {
             return Err(GrantError::General);
         }
-        let words = |mfn| self.platform.frame_words(mfn);
+        let words = |mfn| self.platform.words(GuestFrame::held(mfn));
         self.platform.copy_bytes(words(dest), to, words(source), from, len);
         Ok(())
     }

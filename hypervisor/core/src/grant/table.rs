@@ -8,7 +8,7 @@ use super::{DomainGrants, GrantError, VersionError};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{DomId, GrantRef, Mfn, PAGE_SIZE};
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -89,12 +89,12 @@ impl Table {
         }
         if self.version == 1 {
             let frame = self.frames.get((reference.0 / V1_PER_FRAME) as usize)?;
-            let word = platform.frame_words(*frame).get((reference.0 % V1_PER_FRAME) as usize)?;
+            let word = platform.words(GuestFrame::held(*frame)).get((reference.0 % V1_PER_FRAME) as usize)?;
             return Some(Shared::V1(word));
         }
         let frame = self.frames.get((reference.0 / V2_PER_FRAME) as usize)?;
         let first = (reference.0 % V2_PER_FRAME) as usize * 2;
-        let words = platform.frame_words(*frame);
+        let words = platform.words(GuestFrame::held(*frame));
         Some(Shared::V2 {
             words: [words.get(first)?, words.get(first + 1)?],
             status: self.status(platform, reference)?,
@@ -104,7 +104,7 @@ impl Table {
     fn status<'a, P: Platform>(&self, platform: &'a P, reference: GrantRef) -> Option<StatusWord<'a>> {
         let frame = self.status.get((reference.0 / STATUS_PER_FRAME) as usize)?;
         let index = reference.0 % STATUS_PER_FRAME;
-        let word = platform.frame_words(*frame).get((index / 4) as usize)?;
+        let word = platform.words(GuestFrame::held(*frame)).get((index / 4) as usize)?;
         Some(StatusWord { word, shift: 16 * (index % 4) })
     }
 
@@ -154,7 +154,7 @@ fn add_frames<P: Platform>(
     list.try_reserve(missing).map_err(|_| OutOfFrames)?;
     for _ in 0..missing {
         let mfn = hv.take_frames(None, 0, 0).ok_or(OutOfFrames)?;
-        hv.platform.frame_words(mfn).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        hv.platform.words(GuestFrame::held(mfn)).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         hv.share_xen_page(domain, mfn);
         list.push(mfn);
     }
@@ -241,7 +241,10 @@ impl Table {
             give_back(hv, domain, &mut self.status).map_err(|InUse| VersionError::InUse)?;
         }
         for frame in &self.frames {
-            hv.platform.frame_words(*frame).iter().for_each(|word| word.store(0, Ordering::SeqCst));
+            hv.platform
+                .words(GuestFrame::held(*frame))
+                .iter()
+                .for_each(|word| word.store(0, Ordering::SeqCst));
         }
         self.version = version;
         self.restore_reserved(&hv.platform, &saved);

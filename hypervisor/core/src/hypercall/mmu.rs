@@ -13,7 +13,7 @@ use crate::domain::Domain;
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{DomId, GuestVirt, Mfn};
 use crate::page::{PageError, PageType, Pages, UpdateError, Write, pte};
-use crate::platform::{Flush, Platform};
+use crate::platform::{Flush, GuestFrame, Platform};
 use crate::regs::Regs;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::{Relaxed, Release};
@@ -115,6 +115,7 @@ struct Batch {
 
 impl Batch {
     /// Decodes the arguments, after giving up what earlier hypercalls left to give up. `Err` is the answer to give at once.
+    #[inline(always)]
     fn begin<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6]) -> Result<Self, Outcome> {
         if cx.hv.work_off_doomed(cx.domain).is_err() {
             return Err(Outcome::Again(*args));
@@ -146,6 +147,7 @@ impl Batch {
     }
 
     /// The answer after `done` requests of `size` bytes each, and why there were no more.
+    #[inline(always)]
     fn end<P: Platform>(&self, cx: Cx<'_, P>, done: u32, size: u64, stop: Option<Stop>) -> Outcome {
         if !self.pdone.is_null() {
             // A guest that names no writable memory here does without the number.
@@ -303,7 +305,7 @@ impl<'a, P: Platform> Updates<'a, P> {
 
     fn update_upper(&mut self, place: (Mfn, PageType, usize), value: u64, how: Write) -> Result<(), Stop> {
         let hv = self.cx.hv;
-        let old = hv.platform.frame_words(place.0)[place.2 & 511].load(Relaxed);
+        let old = hv.platform.words(GuestFrame::held(place.0))[place.2 & 511].load(Relaxed);
         hv.update_entry(self.tables, &self.pages, place, value, how)?;
         self.stale |= old & pte::PRESENT != 0;
         Ok(())
@@ -414,7 +416,7 @@ fn change_l1<P: Platform>(
     let walk = hv.walk(cr3, va).ok_or(PageError::BadEntry)?;
     let t = hv.lock_table_of(cx.domain, walk.table)?.ok_or(PageError::WrongType)?;
     let answer = if t == PageType::L1 {
-        let slot = &hv.platform.frame_words(walk.table)[walk.index & 511];
+        let slot = &hv.platform.words(GuestFrame::held(walk.table))[walk.index & 511];
         hv.update_l1(cx.domain, pages, slot, entry, Write::Plain)
     } else {
         Err(PageError::WrongType.into())

@@ -8,7 +8,7 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::Mfn;
 use crate::page::Count;
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use xen_abi::errno::Errno;
@@ -118,7 +118,7 @@ impl<P: Platform> Hypervisor<P> {
         };
         let first = self.leave_free_lists(order, bits, domain.map(|domain| &domain.pages.claim))?;
         if self.frames.any_dirty() {
-            self.frames.clear_taken(first, order, |mfn| self.platform.clear_frame(mfn));
+            self.frames.clear_taken(first, order, |mfn| self.platform.clear_frame(GuestFrame::held(mfn)));
         }
         Some(first)
     }
@@ -140,7 +140,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Clears some of the free frames that domains left their data in; for CPUs that have nothing else to do.
     pub fn scrub_free_frames(&self) {
-        self.frames.scrub(|mfn| self.platform.clear_frame(mfn));
+        self.frames.scrub(|mfn| self.platform.clear_frame(GuestFrame::held(mfn)));
     }
 
     /// Makes frames of [`Hypervisor::take_frames`] the domain's; the caller booked them.

@@ -10,7 +10,7 @@ use super::{PageError, pte};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::ids::{GuestVirt, MachineAddr, Mfn};
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Which L1 entry of the calling domain is meant.
@@ -101,7 +101,7 @@ impl<P: Platform> Hypervisor<P> {
             }
         };
         let t = self.lock_table_of(domain, table)?.ok_or(PageError::WrongType)?;
-        let slot = &self.platform.frame_words(table)[index & 511];
+        let slot = &self.platform.words(GuestFrame::held(table))[index & 511];
         let answer = if t == PageType::L1 { change(slot.load(Acquire)) } else { Err(PageError::WrongType) };
         if let Ok((_, new)) = answer {
             slot.store(new, Release);

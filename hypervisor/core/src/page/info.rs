@@ -8,6 +8,7 @@ use crate::ids::DomId;
 use crate::sync::Word;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
+use xen_abi::xen::DOMID_FIRST_RESERVED;
 
 /// Owner of frames that are not RAM (`DOMID_IO`).
 pub const DOMID_IO: DomId = DomId(0x7ff1);
@@ -301,6 +302,13 @@ impl FrameInfo {
     /// Whether the frame is not RAM.
     pub fn is_io(&self) -> bool {
         self.count().owner() == DOMID_IO
+    }
+
+    /// Whether the frame is RAM, and a domain's or nobody's: reserved identifiers own the rest.
+    #[inline(always)]
+    pub(crate) fn is_no_hypervisors(&self) -> bool {
+        // It may change at once: the order of what is seen does not matter.
+        Count(self.count.load(Ordering::Relaxed)).owner().0 < DOMID_FIRST_RESERVED
     }
 
     /// The owner, while somebody holds a reference.

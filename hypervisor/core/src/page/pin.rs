@@ -5,7 +5,7 @@ use super::{PageError, pte};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::ids::Mfn;
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 
 impl<P: Platform> Hypervisor<P> {
@@ -103,7 +103,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Lets the kernel that runs on this L4 table read the machine-to-physical table.
     fn show_m2p(&self, l4: Mfn) {
         let slot = self.platform.hypervisor_l4_slots()[0];
-        self.platform.frame_words(l4)[pte::M2P_SLOT].store(slot, Release);
+        self.platform.words(GuestFrame::held(l4))[pte::M2P_SLOT].store(slot, Release);
     }
 
     /// Drops everything that a vCPU holds: address spaces and descriptor tables. It does not run any more.

@@ -9,7 +9,7 @@ use super::{PageError, PageType, pte};
 use crate::Hypervisor;
 use crate::hypercall::Cx;
 use crate::ids::{GuestVirt, Mfn};
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use xen_abi::xen::VMASST_TYPE_WRITABLE_PAGETABLES;
 
@@ -79,7 +79,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let index = (va.0 & 0xfff) as usize / 8;
         let part = Part::new(va, bytes);
-        let slot = &self.platform.frame_words(table)[index & 511];
+        let slot = &self.platform.words(GuestFrame::held(table))[index & 511];
         let now = slot.load(Acquire);
         let how = match old {
             Some(old) if part.of(now) != part.cut(old) => Err(part.of(now)),

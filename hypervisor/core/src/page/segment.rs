@@ -8,7 +8,7 @@ use super::{PageError, pte};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::ids::{GuestVirt, Mfn};
-use crate::platform::{FrameWords, Platform};
+use crate::platform::{FrameWords, GuestFrame, Platform};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 
 /// Descriptors per frame.
@@ -209,7 +209,7 @@ impl<P: Platform> Hypervisor<P> {
         let now = self.frame(mfn).ok_or(PageError::BadFrame)?.type_word().page_type();
         let t = if now == PageType::SegDesc { now } else { PageType::Writable };
         self.get_page_and_type(domain, mfn, t)?;
-        self.platform.frame_words(mfn)[(address as usize & 0xfff) / 8].store(descriptor, Release);
+        self.platform.words(GuestFrame::held(mfn))[(address as usize & 0xfff) / 8].store(descriptor, Release);
         self.put_page_and_type(mfn);
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::{PageError, pte, segment};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{GuestVirt, Mfn};
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
@@ -59,27 +59,24 @@ impl<P: Platform> Hypervisor<P> {
         if cr3.0 == 0 || !segment::is_guests(va) {
             return None;
         }
-        let entry = |table, level| self.platform.frame_words(table)[pte::index(va.0, level)].load(Relaxed);
-        let top = entry(cr3, 4);
+        let frames = self.platform.frame_table();
+        let entry = |table, level| self.platform.words(table)[pte::index(va.0, level)].load(Relaxed);
+        let top = entry(GuestFrame::held(cr3), 4);
         if top & pte::PRESENT == 0 {
             return None;
         }
-        // A live L4 table names other tables only; what they are by now, and what is in them, is less sure.
-        let mut table = pte::frame_of(top);
-        let frames = self.platform.frame_table();
+        // A live L4 table names other tables only; what they are by now, and what is in them, is less sure. By linear entries the
+        // walk may get into the hypervisor's own tables, where it ends.
+        let mut table = GuestFrame::find(frames, pte::frame_of(top))?;
         for level in [3, 2] {
             let entry = entry(table, level);
             if entry & pte::PRESENT == 0 {
                 return None;
             }
-            table = pte::frame_of(entry);
-            // By linear entries the walk may get into the hypervisor's own tables, and from there anywhere.
-            if frames.get(usize::try_from(table.0).ok()?)?.is_io() {
-                return None;
-            }
+            table = GuestFrame::find(frames, pte::frame_of(entry))?;
         }
         let index = pte::index(va.0, 1);
-        Some(Walk { entry: entry(table, 1), table, index })
+        Some(Walk { entry: entry(table, 1), table: table.mfn(), index })
     }
 
     /// Changes an entry of an L1 table that the caller locked. `tables` owns the table, `pages` what the new entry names.
@@ -134,7 +131,7 @@ impl<P: Platform> Hypervisor<P> {
         if pte::is_hypervisor_slot(level, index) {
             return Err(PageError::BadEntry.into());
         }
-        let slot = &self.platform.frame_words(table)[index & 511];
+        let slot = &self.platform.words(GuestFrame::held(table))[index & 511];
         let old = slot.load(Acquire);
         let mut stored = new;
         if new & pte::PRESENT != 0 {
@@ -176,7 +173,7 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<(), UpdateError> {
         let (table, t, index) = place;
         if t == PageType::L1 {
-            let slot = &self.platform.frame_words(table)[index & 511];
+            let slot = &self.platform.words(GuestFrame::held(table))[index & 511];
             return self.update_l1(tables, pages, slot, new, how);
         }
         match pages {

@@ -3,7 +3,7 @@
 use crate::Hypervisor;
 use crate::domain::{PvState, Vcpu, VcpuFlags};
 use crate::ids::MachineAddr;
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use crate::sync::Word;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -59,7 +59,7 @@ impl<P: Platform> Hypervisor<P> {
     /// The upcall flags of a vCPU.
     pub(super) fn upcall_flags<'a>(&'a self, vcpu: &'a Vcpu<P>) -> UpcallFlags<'a> {
         let addr = MachineAddr(vcpu.pv.vcpu_info.load(Ordering::Acquire));
-        let words = (addr.0 != 0).then(|| self.platform.frame_words(addr.mfn()));
+        let words = (addr.0 != 0).then(|| self.platform.words(GuestFrame::held(addr.mfn())));
         UpcallFlags { word: words.and_then(|words| words.get(addr.page_offset() / 8)), pv: &vcpu.pv }
     }
 }

@@ -9,7 +9,7 @@ use crate::domain::{Domain, VcpuRef};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{GuestVirt, MachineAddr, Mfn, Nanos, PAGE_SIZE};
 use crate::page::PageType;
-use crate::platform::{FrameWords, GuestFault, Platform, TimeRecord};
+use crate::platform::{FrameWords, GuestFault, GuestFrame, Platform, TimeRecord};
 use core::mem::offset_of;
 use core::sync::atomic::{Ordering, fence};
 use xen_abi::xen::{SharedInfo, VcpuInfo, VcpuTimeInfo, XEN_PVCLOCK_TSC_STABLE_BIT};
@@ -76,7 +76,7 @@ impl<P: Platform> Hypervisor<P> {
         let info = MachineAddr(vcpu.vcpu().pv.vcpu_info.load(Ordering::Acquire));
         if info.0 != 0 {
             let first = info.page_offset() / 8 + TIME_WORD;
-            write_record(self.platform.frame_words(info.mfn()), first, version, &words);
+            write_record(self.platform.words(GuestFrame::held(info.mfn())), first, version, &words);
         }
         let area = time.time_area.load(Ordering::Relaxed);
         if area != 0 {
@@ -133,7 +133,7 @@ impl<P: Platform> Hypervisor<P> {
         let offset = domain.time_offset.load(Ordering::Relaxed);
         let seconds = (base / NANOS_PER_SECOND).wrapping_add_signed(offset);
         let nanos = base % NANOS_PER_SECOND;
-        let words = self.platform.frame_words(domain.shared_info);
+        let words = self.platform.words(GuestFrame::held(domain.shared_info));
         let (first, second) = (&words[WALLCLOCK_WORD], &words[WALLCLOCK_WORD + 1]);
         let version = first.load(Ordering::Relaxed) & 0xffff_fffe;
         let low = seconds & 0xffff_ffff;
@@ -176,7 +176,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let mfn = MachineAddr(entry & ENTRY_FRAME).mfn();
         self.get_page_and_type(&vcpu.domain, mfn, PageType::Writable).map_err(|_| GuestFault)?;
-        write_bytes(self.platform.frame_words(mfn), MachineAddr(va.0).page_offset(), bytes);
+        write_bytes(self.platform.words(GuestFrame::held(mfn)), MachineAddr(va.0).page_offset(), bytes);
         self.put_page_and_type(mfn);
         Ok(())
     }

@@ -153,6 +153,26 @@ case! {
 }
 
 case! {
+    /// 32-bit code lies where its segment's base says, for emulated instructions as for all others.
+    fn emulation_in_a_code_segment_with_a_base(env) {
+        let iopl = |level| {
+            need("iopl", op(nr::PHYSDEV_OP, PHYSDEVOP_SET_IOPL, &mut PhysdevSetIopl { iopl: level })).map(drop)
+        };
+        let code_at_base = CODE_32 | (CODE & 0xff_ffff) << 16 | (CODE >> 24 & 0xff) << 56;
+        with_gdt(env, &[code_at_base, DATA_32], || {
+            iopl(3)?;
+            // inc ecx; in al, 0x64; hlt
+            let start = Start { cs: Some(8 | 3), ss: Some(16 | 3), rip: Some(0), ..Start::USER };
+            let seen = go(env, &start.with(reg::RCX, 4), &[0x41, 0xe4, 0x64, 0xf4], &[]);
+            iopl(0)?;
+            let seen = seen?;
+            same("what", (seen.what(), seen.rip()), ((GP, Some(0)), 3))?;
+            same("ecx", seen.words[0], 5)
+        })
+    }
+}
+
+case! {
     /// XSA-298: a string instruction that is emulated reads the descriptor of its segment, as the table is now: behind its end there
     /// is none, although the segment was loaded before.
     fn xsa_298_descriptor_behind_the_limit(env) {

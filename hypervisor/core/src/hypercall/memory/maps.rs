@@ -6,7 +6,7 @@ use crate::guest_ptr::GuestPtr;
 use crate::hypercall::Cx;
 use crate::ids::{Mfn, PAGE_SHIFT};
 use crate::page::pte;
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 use xen_abi::arch_x86::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
@@ -142,7 +142,8 @@ fn m2p_extent<P: Platform>(cx: Cx<'_, P>, i: u64) -> Option<u64> {
     let follow = |entry: u64, index: u64| {
         let mfn = pte::frame_of(entry);
         let known = entry & pte::PRESENT != 0 && cx.hv.frame(mfn).is_some_and(|info| !info.is_io());
-        known.then(|| platform.frame_words(mfn)[(index & 511) as usize].load(Relaxed))
+        // The tables of the M2P, which is shown to guests.
+        known.then(|| platform.words(GuestFrame::held(mfn))[(index & 511) as usize].load(Relaxed))
     };
     let l3 = follow(platform.hypervisor_l4_slots()[0], i >> 9)?;
     if l3 & pte::PSE != 0 {

@@ -1,11 +1,12 @@
 //! `memory_op`.
 
 use super::model::check;
-use super::{Guest, errno};
+use super::{Guest, RW, entry, errno};
 use crate::guest_ptr::GuestPtr;
-use crate::ids::Mfn;
+use crate::ids::{GuestVirt, Mfn};
 use crate::mock::FLAT_BASE;
-use crate::platform::Platform;
+use crate::page::pte;
+use crate::platform::{GuestFrame, Platform};
 use core::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeSet;
 use std::vec::Vec;
@@ -201,4 +202,40 @@ fn where_the_m2p_is() {
     assert_eq!(g.memory(XENMEM_MACHPHYS_MAPPING, &XenMachphysMapping::default()), 0);
     let mapping: XenMachphysMapping = GuestPtr::new(FLAT_BASE + 0x1000).read(&g.hv).unwrap();
     assert_eq!((mapping.v_start, mapping.max_mfn), (0xffff_8000_0000_0000, 63));
+}
+
+#[test]
+fn the_hypervisors_frames_show_no_words() {
+    let g = Guest::new(64);
+    let (own, page) = (g.hv.frames.alloc(0).unwrap(), g.page());
+    let device = g.hv.frames.alloc(0).unwrap();
+    g.hv.frame(device).unwrap().set_io();
+    let words_of = |mfn| {
+        let look = std::panic::AssertUnwindSafe(|| g.hv.platform.frame_words(mfn).len());
+        std::panic::catch_unwind(look).is_ok()
+    };
+    assert!(words_of(page) && words_of(g.domain.shared_info));
+    for (mfn, what) in [(own, "its own"), (device, "not RAM"), (Mfn(1 << 30), "beyond RAM")] {
+        assert!(!words_of(mfn), "{what}");
+    }
+    g.hv.frames.free(own, 0);
+    assert!(words_of(own), "nobody's");
+}
+
+#[test]
+fn a_walk_ends_where_the_hypervisors_tables_begin() {
+    let g = Guest::new(64);
+    let [l4, ..] = g.running(g.page());
+    assert_eq!(g.update(l4, 300, entry(l4, pte::PRESENT)), 0);
+    let own = g.hv.frames.alloc(0).unwrap();
+    // As if one of the hypervisor's slots named one of its tables, with entries in it.
+    g.hv.platform.words(GuestFrame::held(own)).iter().for_each(|word| word.store(entry(l4, RW), Relaxed));
+    g.poke(l4, 262, entry(own, RW));
+    let at = |indices: [u64; 4]| {
+        GuestVirt(0xffff << 48 | indices.iter().fold(0, |va, index| va << 9 | index) << 12)
+    };
+    assert!(g.hv.walk(l4, at([300, 300, 300, 262])).is_some(), "an entry of the guest's own table");
+    for indices in [[300, 262, 0, 0], [300, 300, 262, 0]] {
+        assert_eq!(g.hv.walk(l4, at(indices)), None, "{indices:?}");
+    }
 }
