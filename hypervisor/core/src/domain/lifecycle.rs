@@ -1,4 +1,11 @@
-//! Making, pausing and ending domains.
+//! Making, pausing, resuming and ending domains.
+//!
+//! # One lock for what a domain may do
+//! Whether vCPUs of a domain may run is said twice: by [`Domain::lifecycle`], and by [`Reasons::STOPPED`] of each vCPU with
+//! [`Domain::stopped`]. Both change in one critical section of the lifecycle's lock, so a decision that was made by the first
+//! is still right when the second follows from it: a domain that is resumed while its teardown begins is either stopped
+//! again by the teardown or not resumed at all. No vCPU of a domain in teardown ever loses [`Reasons::STOPPED`], and its
+//! right to memory stays 0.
 //!
 //! # The end of a domain
 //! Nothing tells by itself who still uses a domain, so the teardown first makes sure that nobody does, and only then takes
@@ -167,6 +174,51 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
+    /// Ends a domain that has not ended yet: its vCPUs stop, and its memory stays. Answers whether it had not.
+    pub(crate) fn stop_domain(&self, domain: &Domain<P>, reason: u32) -> bool {
+        let mut lifecycle = domain.lifecycle.lock();
+        let lives = matches!(*lifecycle, Lifecycle::Building | Lifecycle::Running);
+        if lives {
+            *lifecycle = Lifecycle::Shutdown(reason);
+            self.stop_vcpus(domain);
+        }
+        lives
+    }
+
+    /// Lets a domain that has ended go on where it stopped. One that has not is left alone, and so is one that is not to live
+    /// any longer.
+    pub fn resume_domain(&self, domain: &Arc<Domain<P>>) {
+        let mut lifecycle = domain.lifecycle.lock();
+        if matches!(*lifecycle, Lifecycle::Shutdown(_)) {
+            *lifecycle = Lifecycle::Running;
+            domain.stopped.store(false, Ordering::SeqCst);
+            domain.vcpu_refs().for_each(|vcpu| self.resume(&vcpu, Reasons::STOPPED));
+        }
+    }
+
+    /// Stops a domain for good: it is not resumed any more. Its teardown is to follow.
+    pub(super) fn condemn_domain(&self, domain: &Domain<P>) {
+        let mut lifecycle = domain.lifecycle.lock();
+        if !matches!(*lifecycle, Lifecycle::Dying | Lifecycle::Dead) {
+            *lifecycle = Lifecycle::Condemned;
+            self.stop_vcpus(domain);
+        }
+    }
+
+    /// The lifecycle is locked, and says that nothing of this domain runs any more.
+    fn stop_vcpus(&self, domain: &Domain<P>) {
+        domain.stopped.store(true, Ordering::SeqCst);
+        domain.vcpus.iter().for_each(|vcpu| self.suspend(vcpu, Reasons::STOPPED));
+    }
+
+    /// Limits the memory of a domain, unless its teardown began.
+    pub fn limit_domain(&self, domain: &Domain<P>, pages: u64) {
+        let lifecycle = domain.lifecycle.lock();
+        if !matches!(*lifecycle, Lifecycle::Dying | Lifecycle::Dead) {
+            domain.pages.set_max(pages);
+        }
+    }
+
     /// Waits a moment for the vCPUs of a paused domain to leave their CPUs; answers whether they have.
     pub fn await_stillness(&self, domain: &Domain<P>) -> bool {
         domain.vcpus.iter().all(|vcpu| self.await_off(vcpu))
@@ -209,12 +261,14 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn begin_end(&self, domain: &Arc<Domain<P>>) -> Stage {
-        *domain.lifecycle.lock() = Lifecycle::Dying;
-        domain.stopped.store(true, Ordering::SeqCst);
-        domain.dying.store(true, Ordering::SeqCst);
-        domain.pages.set_max(0);
+        {
+            let mut lifecycle = domain.lifecycle.lock();
+            *lifecycle = Lifecycle::Dying;
+            domain.dying.store(true, Ordering::SeqCst);
+            domain.pages.set_max(0);
+            self.stop_vcpus(domain);
+        }
         self.domains.begin_dying(domain);
-        domain.vcpus.iter().for_each(|vcpu| self.suspend(vcpu, Reasons::STOPPED));
         self.domain_is_destroyed(domain);
         Stage::Leaving
     }

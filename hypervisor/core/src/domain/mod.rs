@@ -133,7 +133,7 @@ pub struct Domain<P: Platform> {
     pub time_offset: AtomicI64,
     /// Shutdown, crash and teardown.
     pub lifecycle: Mutex<Lifecycle>,
-    /// Mirrors `lifecycle`: nothing of this domain may run any more.
+    /// Mirrors `lifecycle`: nothing of this domain may run any more. Changes with `lifecycle` locked.
     pub stopped: AtomicBool,
     /// Mirrors `lifecycle`: [`Lifecycle::Dying`] or [`Lifecycle::Dead`].
     dying: AtomicBool,
@@ -154,6 +154,8 @@ pub enum Lifecycle {
     Running,
     /// Ended by itself or by a crash, with the reason of `SHUTDOWN_*` (sched.h); its frames are still there.
     Shutdown(u32),
+    /// Stopped for good by the hypervisor, which is about to tear it down.
+    Condemned,
     /// Being torn down.
     Dying,
     /// Torn down; others may still map frames of it.

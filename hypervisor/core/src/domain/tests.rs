@@ -8,9 +8,11 @@ use crate::ids::{CpuId, GrantRef, Nanos};
 use crate::mock::{self, MockPlatform};
 use crate::page::{PageType, pte};
 use crate::platform::Work;
-use crate::sched::Scheduler;
+use crate::sched::{Reasons, Scheduler};
 use core::sync::atomic::Ordering::SeqCst;
+use std::sync::Barrier;
 use xen_abi::grant_table::*;
+use xen_abi::sched::SHUTDOWN_SUSPEND;
 use xen_abi::xen::{DOMID_SELF, VIRQ_DOM_EXC, VIRQ_TIMER};
 
 type Mock = Hypervisor<MockPlatform>;
@@ -238,6 +240,83 @@ fn a_controller_pauses_and_unpauses() {
     assert_eq!(hv.unpause_domain(&domain), Err(Errno::EINVAL));
     (0..255).for_each(|_| assert_eq!(hv.pause_domain(&domain), Ok(())));
     assert_eq!(hv.pause_domain(&domain), Err(Errno::EOVERFLOW));
+}
+
+/// A domain with many vCPUs that are up, shut down for a suspend.
+fn suspended(hv: &Mock, id: u16) -> MockDomain {
+    let config = DomainConfig { max_vcpus: 64, ..config(id) };
+    let domain = hv.create_domain(&config).expect("a domain");
+    domain.vcpu_refs().for_each(|vcpu| assert!(hv.bring_up(&vcpu)));
+    hv.unpause_domain(&domain).expect("a paused domain");
+    hv.shutdown_domain(&domain, SHUTDOWN_SUSPEND);
+    domain
+}
+
+/// Runs both at the same time.
+fn together(one: impl FnOnce() + Send, other: impl FnOnce() + Send) {
+    let barrier = Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            barrier.wait();
+            one();
+        });
+        barrier.wait();
+        other();
+    });
+}
+
+/// A domain is resumed by one CPU while another one begins its teardown: whoever is first, no vCPU can run when the grace
+/// period, which waits for the first CPU, is over.
+#[test]
+fn a_resumed_domain_does_not_outrun_its_teardown() {
+    let (hv, _dom0) = machine();
+    for _ in 0..100 {
+        let domain = suspended(&hv, 9);
+        hv.platform.grace_rounds.store(1, SeqCst);
+        together(
+            || hv.resume_domain(&domain),
+            || assert_eq!(hv.destroy_domain(&domain), Err(Restart), "the grace period"),
+        );
+        assert_eq!(*domain.lifecycle.lock(), Lifecycle::Dying);
+        assert!(domain.stopped.load(SeqCst));
+        assert!(domain.vcpus.iter().all(|vcpu| vcpu.sched.has(Reasons::STOPPED)), "a vCPU goes on");
+        assert!(hv.schedule(None).is_none());
+        destroy(&hv, &domain);
+        hv.keep_domains();
+    }
+}
+
+/// A domain is resumed while it ends once more: it either runs or is stopped, as a whole, and can be resumed again.
+#[test]
+fn a_domain_is_stopped_as_a_whole() {
+    let (hv, _dom0) = machine();
+    let domain = suspended(&hv, 9);
+    for _ in 0..1000 {
+        together(|| hv.resume_domain(&domain), || hv.shutdown_domain(&domain, SHUTDOWN_SUSPEND));
+        let stopped = domain.vcpus.iter().filter(|vcpu| vcpu.sched.has(Reasons::STOPPED)).count();
+        let running = *domain.lifecycle.lock() == Lifecycle::Running;
+        assert_eq!((stopped, domain.stopped.load(SeqCst)), if running { (0, false) } else { (64, true) });
+        hv.shutdown_domain(&domain, SHUTDOWN_SUSPEND);
+    }
+}
+
+/// What is killed stays so until it is taken apart, and what is being taken apart gets no memory.
+#[test]
+fn no_command_brings_an_ended_domain_back() {
+    let (hv, _dom0) = machine();
+    let domain = suspended(&hv, 9);
+    hv.kill_domain(domain.id).expect("a domain");
+    hv.resume_domain(&domain);
+    assert!(domain.vcpus.iter().all(|vcpu| vcpu.sched.has(Reasons::STOPPED)));
+    hv.shutdown_domain(&domain, SHUTDOWN_SUSPEND);
+    hv.resume_domain(&domain);
+    assert_eq!(*domain.lifecycle.lock(), Lifecycle::Condemned);
+    hv.limit_domain(&domain, 7);
+    assert_eq!(domain.pages.max(), 7);
+    hv.platform.grace_rounds.store(1, SeqCst);
+    assert_eq!(hv.destroy_domain(&domain), Err(Restart));
+    hv.limit_domain(&domain, 7);
+    assert_eq!(domain.pages.max(), 0);
 }
 
 #[test]

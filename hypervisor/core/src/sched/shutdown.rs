@@ -1,12 +1,10 @@
 //! The end of a domain: by its own wish, by a crash, by a watchdog. The first domain's end is the machine's.
 
-use super::Reasons;
 use crate::Hypervisor;
-use crate::domain::{Domain, Lifecycle};
+use crate::domain::Domain;
 use crate::ids::DomId;
 use crate::platform::{MachineEnd, Platform};
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
 use xen_abi::sched::{
     SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SOFT_RESET, SHUTDOWN_WATCHDOG,
 };
@@ -31,16 +29,8 @@ impl<P: Platform> Hypervisor<P> {
         if domain.id == CONTROL_DOMAIN {
             self.end_machine(reason);
         }
-        {
-            let mut lifecycle = domain.lifecycle.lock();
-            if !matches!(*lifecycle, Lifecycle::Building | Lifecycle::Running) {
-                return;
-            }
-            *lifecycle = Lifecycle::Shutdown(reason);
-            domain.stopped.store(true, Ordering::SeqCst);
-        }
-        for vcpu in &domain.vcpus {
-            self.suspend(vcpu, Reasons::STOPPED);
+        if !self.stop_domain(domain, reason) {
+            return;
         }
         self.send_global_virq(VIRQ_DOM_EXC);
         self.domain_was_shut_down(domain, reason);

@@ -20,7 +20,6 @@ use crate::description::{Description, When};
 use crate::ids::{CpuId, DomId, Nanos, Port};
 use crate::permissions::Permissions;
 use crate::platform::{MachineEnd, Platform, Work};
-use crate::sched::Reasons;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -164,8 +163,7 @@ impl<P: Platform> Hypervisor<P> {
             return Err(Errno::EINVAL);
         }
         let domain = self.domains.get(id).ok_or(Errno::ESRCH)?;
-        domain.stopped.store(true, Ordering::SeqCst);
-        domain.vcpus.iter().for_each(|vcpu| self.suspend(vcpu, Reasons::STOPPED));
+        self.condemn_domain(&domain);
         self.report(&domain, End::Killed);
         Ok(())
     }

@@ -2,12 +2,11 @@
 
 use super::{Answer, Reply, Request, is_ordinary, vcpu_of};
 use crate::builder;
-use crate::domain::{Domain, DomainConfig, Lifecycle, MAX_VCPUS, Restart, VcpuFlags};
+use crate::domain::{Domain, DomainConfig, MAX_VCPUS, Restart, VcpuFlags};
 use crate::grant::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_MAPTRACK_FRAMES};
 use crate::ids::{DomId, Mfn};
 use crate::page::PageType;
 use crate::platform::Platform;
-use crate::sched::Reasons;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 use xen_abi::arch_x86::{XEN_X86_EMU_PIT, XEN_X86_MSR_RELAXED};
@@ -116,17 +115,7 @@ pub(super) fn resume<P: Platform>(request: &Request<'_, P>, domain: &Arc<Domain<
     if request.is_self(domain) {
         return Err(Errno::EINVAL);
     }
-    {
-        let mut lifecycle = domain.lifecycle.lock();
-        if !matches!(*lifecycle, Lifecycle::Shutdown(_)) {
-            return Ok(Reply::Done);
-        }
-        *lifecycle = Lifecycle::Running;
-        domain.stopped.store(false, Ordering::SeqCst);
-    }
-    for vcpu in domain.vcpu_refs() {
-        request.cx.hv.resume(&vcpu, Reasons::STOPPED);
-    }
+    request.cx.hv.resume_domain(domain);
     Ok(Reply::Done)
 }
 
@@ -140,7 +129,7 @@ pub(super) fn max_vcpus<P: Platform>(request: &Request<'_, P>, domain: &Domain<P
 /// `XEN_DOMCTL_max_mem`.
 pub(super) fn max_mem<P: Platform>(request: &Request<'_, P>, domain: &Domain<P>) -> Answer {
     let pages = request.payload::<XenDomctlMaxMem>()?.max_memkb >> KIB_TO_PAGES;
-    domain.pages.set_max(pages.min(u64::from(u32::MAX)));
+    request.cx.hv.limit_domain(domain, pages.min(u64::from(u32::MAX)));
     Ok(Reply::Done)
 }
 

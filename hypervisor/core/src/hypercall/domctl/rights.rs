@@ -25,17 +25,26 @@ fn change<P: Platform>(
     allow: bool,
 ) -> Answer {
     request.check_privilege()?;
-    // The caller's own may be the one that changes: its lock is not held across the change.
-    if !pick(&mut request.cx.domain.permissions.write()).contains(first, last) {
+    let caller = &**request.cx.domain;
+    let apply = |set: &mut RangeSet| if allow { set.insert(first, last) } else { set.remove(first, last) };
+    // The caller's right is judged and given on under both locks: it may be taken away at the same time.
+    if request.is_self(domain) {
+        let mut own = domain.permissions.write();
+        let set = pick(&mut own);
+        return set.contains(first, last).then(|| apply(set)).map(|()| Reply::Done).ok_or(Errno::EPERM);
+    }
+    let (mut own, mut theirs);
+    if caller.id < domain.id {
+        own = caller.permissions.write();
+        theirs = domain.permissions.write();
+    } else {
+        theirs = domain.permissions.write();
+        own = caller.permissions.write();
+    }
+    if !pick(&mut own).contains(first, last) {
         return Err(Errno::EPERM);
     }
-    let mut permissions = domain.permissions.write();
-    let set = pick(&mut permissions);
-    if allow {
-        set.insert(first, last)
-    } else {
-        set.remove(first, last)
-    }
+    apply(pick(&mut theirs));
     Ok(Reply::Done)
 }
 
