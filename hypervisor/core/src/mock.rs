@@ -305,10 +305,9 @@ impl Platform for MockPlatform {
     }
 
     fn load_page_tables(&self, vcpu: &Vcpu<Self>) {
-        let kernel = vcpu.pv.kernel_mode.load(Ordering::Relaxed) != 0;
-        let table = if kernel { &vcpu.pv.guest_table } else { &vcpu.pv.guest_table_user };
-        let root = table.load(Ordering::Relaxed);
-        self.tlbs.lock().unwrap().entry(self.this_cpu()).or_default().load(root);
+        let root = vcpu.pv.root().expect("only what has a root is loaded");
+        self.cr3.store(root.0, Ordering::Relaxed);
+        self.tlbs.lock().unwrap().entry(self.this_cpu()).or_default().load(root.0);
         self.record.lock().unwrap().table_loads.0 += 1;
     }
 
@@ -334,7 +333,8 @@ impl Platform for MockPlatform {
         Ok(())
     }
 
-    fn registers_replaced(&self, _vcpu: &Vcpu<Self>, fpu: Option<&[u8; 512]>) {
+    fn registers_replaced(&self, vcpu: &Vcpu<Self>, fpu: Option<&[u8; 512]>) {
+        assert!(vcpu.saved.is_locked(), "a CPU may load what is replaced");
         self.record.lock().unwrap().fpu_images.push(fpu.copied());
     }
 

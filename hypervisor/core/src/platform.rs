@@ -249,7 +249,7 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn set_task_switched(&self, vcpu: &Vcpu<Self>, set: bool);
     /// Writes debug register `reg` of the current vCPU, after checks. Fails with `EINVAL` or `EPERM`.
     fn set_debugreg(&self, vcpu: &Vcpu<Self>, reg: u64, value: u64) -> Result<(), Errno>;
-    /// `Vcpu::saved` of a vCPU that is on no CPU was replaced. Its FPU state is this FXSAVE image from now on, or that after
+    /// `Vcpu::saved` of a vCPU that is on no CPU was replaced; its lock is still held. The FPU state is this FXSAVE image from now on, or that after
     /// reset.
     fn registers_replaced(&self, vcpu: &Vcpu<Self>, fpu: Option<&[u8; 512]>);
     /// Reads debug register `reg` of the current vCPU. Fails with `EINVAL`.

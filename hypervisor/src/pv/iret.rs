@@ -32,7 +32,7 @@ pub fn iret(guest: &Guest<'_>, regs: &mut Regs) {
     let [rax, r11, rcx, flags, rip, cs, rflags, rsp, ss] = frame;
     let pv = &guest.vcpu.pv;
     if cs & 3 == 3 {
-        if pv.guest_table_user.load(Ordering::Relaxed) == 0 {
+        if pv.guest_table_user.get().is_none() {
             crash(guest.domain, regs, "it returns to user mode and has no user page table");
             return;
         }

@@ -15,17 +15,30 @@ use hypervisor_core::ids::{MachineAddr, Mfn};
 use hypervisor_core::platform::Work;
 use x86_64::instructions::interrupts;
 
-/// The root that a vCPU in this mode runs on.
-fn root_of(pv: &PvState) -> u64 {
-    let table =
-        if pv.kernel_mode.load(Ordering::Relaxed) != 0 { &pv.guest_table } else { &pv.guest_table_user };
-    Mfn(table.load(Ordering::Relaxed)).addr().0
+/// Loads the root of the running vCPU's present mode.
+#[inline(always)]
+fn load_root(pv: &PvState) {
+    match pv.root() {
+        // SAFETY: a root that a vCPU has is a validated L4 table, which holds the hypervisor's slots, and keeps its type
+        // until the vCPU gives it up.
+        Some(root) => unsafe { cpu::write_cr3(root.addr().0) },
+        None => end_without_root(),
+    }
+}
+
+/// The running vCPU has no root for the mode that it is to run in: its domain ends. `reschedule` lets no such vCPU on a CPU,
+/// and what changes a mode looks first; so this is a mistake of ours, and does not become the machine's end. The vCPU's
+/// other root stays loaded until this CPU chooses anew.
+#[cold]
+fn end_without_root() {
+    if let Some(current) = this_cpu().current() {
+        hv().end_rootless(current);
+    }
 }
 
 /// Loads the address space of the running vCPU's present mode, with nothing of the one before left in the TLB.
 pub fn load_page_tables(pv: &PvState) {
-    // SAFETY: validated L4 frames hold the hypervisor's slots.
-    unsafe { cpu::write_cr3(root_of(pv)) };
+    load_root(pv);
     cpu::flush_tlb_global();
 }
 
@@ -36,15 +49,13 @@ pub fn toggle_mode(pv: &PvState) {
     let kernel = pv.kernel_mode.load(Ordering::Relaxed) ^ 1;
     pv.kernel_mode.store(kernel, Ordering::Relaxed);
     segments::exchange_gs();
-    // SAFETY: validated L4 frames hold the hypervisor's slots.
-    unsafe { cpu::write_cr3(root_of(pv)) };
+    load_root(pv);
 }
 
 /// Changes the address space only, for a look at the kernel's memory while user code runs; to be called twice.
 pub fn toggle_tables(pv: &PvState) {
     pv.kernel_mode.store(pv.kernel_mode.load(Ordering::Relaxed) ^ 1, Ordering::Relaxed);
-    // SAFETY: validated L4 frames hold the hypervisor's slots.
-    unsafe { cpu::write_cr3(root_of(pv)) };
+    load_root(pv);
 }
 
 /// Points this CPU at the vCPU's `vcpu_info`.
@@ -92,11 +103,15 @@ fn reschedule(hv: &Hv) {
         // What an idle CPU keeps loaded may run elsewhere by now: it is not this CPU's to go on with.
         let running = this.current().filter(|_| this.running.load(Ordering::Relaxed) != 0);
         let next = hv.schedule(running);
-        if let Some(next) = next {
-            switch_to(hv, next);
+        let Some(next) = next else {
+            idle(hv);
+            continue;
+        };
+        if let Some(root) = next.vcpu().pv.root() {
+            switch_to(hv, next, root);
             return;
         }
-        idle(hv);
+        hv.refuse_chosen(&next);
     }
 }
 
@@ -175,8 +190,8 @@ fn save(vcpu: &Vcpu) {
     vcpu.arch.fpu.lock().save();
 }
 
-/// Runs `next` on this CPU from now on.
-fn switch_to(hv: &Hv, next: VcpuRef<Machine>) {
+/// Runs `next` on this CPU from now on. `root` is the one for its mode.
+fn switch_to(hv: &Hv, next: VcpuRef<Machine>, root: Mfn) {
     let this = this_cpu();
     let running = this.running.load(Ordering::Relaxed) != 0;
     let same = this.current().is_some_and(|current| core::ptr::eq(current.vcpu(), next.vcpu()));
@@ -195,7 +210,9 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>) {
     this.running.store(1, Ordering::Relaxed);
     // Before its entries can be in the TLB: whoever flushes must not miss this CPU.
     next.domain.dirty_cpus.insert(this.id());
-    load_page_tables(&next.vcpu().pv);
+    // SAFETY: as in `load_root`; a vCPU that is chosen keeps its root.
+    unsafe { cpu::write_cr3(root.addr().0) };
+    cpu::flush_tlb_global();
     load_vcpu_info(this, next.vcpu());
     if !kept {
         load(&next.domain, next.vcpu());

@@ -4,6 +4,8 @@
 //! it runs, so relaxed loads and stores are enough; what another CPU must see first is published by the scheduler's
 //! locks when the vCPU moves.
 
+use crate::ids::Mfn;
+use crate::page::RootSlot;
 use alloc::boxed::Box;
 use bitflags::bitflags;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -99,10 +101,10 @@ pub struct PvState {
     pub syscall32_cs: AtomicU32,
     /// See [`PvState::syscall32_cs`].
     pub sysenter_cs: AtomicU32,
-    /// L4 frame (mfn) of the kernel's address space; the vCPU holds a type reference to it.
-    pub guest_table: AtomicU64,
-    /// L4 frame (mfn) of the user address space, 0 for none; with a type reference as well.
-    pub guest_table_user: AtomicU64,
+    /// The kernel's address space.
+    pub guest_table: RootSlot,
+    /// The user address space; a kernel need not have one.
+    pub guest_table_user: RootSlot,
     /// FS base.
     pub fs_base: AtomicU64,
     /// GS base in kernel mode.
@@ -148,8 +150,8 @@ impl PvState {
             sysenter_callback: AtomicU64::new(0),
             syscall32_cs: AtomicU32::new(0),
             sysenter_cs: AtomicU32::new(0),
-            guest_table: AtomicU64::new(0),
-            guest_table_user: AtomicU64::new(0),
+            guest_table: RootSlot::empty(),
+            guest_table_user: RootSlot::empty(),
             fs_base: AtomicU64::new(0),
             gs_base_kernel: AtomicU64::new(0),
             gs_base_user: AtomicU64::new(0),
@@ -163,6 +165,17 @@ impl PvState {
             iobmp: AtomicU64::new(0),
             traps: (0..256).map(|_| TrapSlot::default()).collect(),
         }
+    }
+
+    /// The root that the vCPU runs on in its present mode. A vCPU without one cannot run.
+    #[inline]
+    pub fn root(&self) -> Option<Mfn> {
+        let slot = if self.kernel_mode.load(Ordering::Relaxed) != 0 {
+            &self.guest_table
+        } else {
+            &self.guest_table_user
+        };
+        slot.get()
     }
 
     /// Sets or clears flags.

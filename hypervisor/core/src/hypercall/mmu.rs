@@ -412,7 +412,7 @@ fn change_l1<P: Platform>(
     pages: &Pages<'_, P>,
 ) -> Result<(), Stop> {
     let hv = cx.hv;
-    let cr3 = Mfn(cx.vcpu.pv.guest_table.load(Relaxed));
+    let cr3 = cx.vcpu.pv.guest_table.get().ok_or(PageError::BadEntry)?;
     let walk = hv.walk(cr3, va).ok_or(PageError::BadEntry)?;
     let t = hv.lock_table_of(cx.domain, walk.table)?.ok_or(PageError::WrongType)?;
     let answer = if t == PageType::L1 {

@@ -4,6 +4,11 @@
 //! refused stays uninitialised and gives up what it had got. Validating its page tables may be preempted; the hypercall
 //! is then made again and finds what it already has.
 //!
+//! Two CPUs may do this to the same vCPU, and a vCPU that is initialised may be brought up by a third at any moment. So the
+//! lock of its registers is held from the question whether it is initialised until the answer has changed and all of the
+//! context is in place: the tables of a vCPU that may run are never touched here, and a CPU that is to run it loads its
+//! registers under the same lock.
+//!
 //! Debug registers that the guest could not set are left as after reset. The data segment registers start as null, whatever the context says: a 64-bit kernel does not depend on them.
 
 use super::callback::guest_selector;
@@ -12,7 +17,7 @@ use super::version::VALID_ASSISTS;
 use super::{Cx, Outcome};
 use crate::domain::{PvState, Vcpu, VcpuFlags, VcpuRef};
 use crate::guest_ptr::GuestPtr;
-use crate::ids::{GuestVirt, Mfn, PAGE_SIZE, VcpuId};
+use crate::ids::{GuestVirt, MachineAddr, Mfn, PAGE_SIZE, VcpuId};
 use crate::page::{PageError, is_hypervisors};
 use crate::platform::Platform;
 use crate::regs::Regs;
@@ -99,16 +104,19 @@ pub(super) fn replace<P: Platform>(
     context: &VcpuGuestContext,
 ) -> Result<(), Failure> {
     let vcpu = target.vcpu();
+    let mut saved = vcpu.saved.lock();
     if !vcpu.pv.has_flags(VcpuFlags::INITIALISED) {
+        drop(saved);
         return apply(cx, target, context);
     }
     check(target.id, context)?;
     if !has_tables(&vcpu.pv, context) {
         return Err(Errno::EOPNOTSUPP.into());
     }
-    *vcpu.saved.lock() = registers(&context.user_regs);
+    *saved = registers(&context.user_regs);
     fill(cx, &vcpu.pv, context);
     load_rest(cx, vcpu, context);
+    drop(saved);
     if context.flags & VGCF_ONLINE != 0 {
         cx.hv.bring_up(target);
     } else {
@@ -119,14 +127,17 @@ pub(super) fn replace<P: Platform>(
 
 /// Whether a vCPU has the very tables that a context names.
 fn has_tables(pv: &PvState, context: &VcpuGuestContext) -> bool {
-    let user = pv.guest_table_user.load(Ordering::Relaxed);
+    let root_ok = pv.guest_table.get().is_some_and(|root| context.ctrlreg[3] == root.addr().0);
+    let user_ok = match pv.guest_table_user.get() {
+        Some(user) => context.ctrlreg[1] == user.addr().0,
+        None => context.ctrlreg[1] == 0 && context.flags & VGCF_IN_KERNEL != 0,
+    };
     let frames = pv.gdt_frames.iter().zip(&context.gdt_frames);
     let used = usize::try_from(context.gdt_ents.div_ceil(GDT_PER_FRAME)).unwrap_or(usize::MAX);
     let mut gdt = frames.take(used);
     let ldt_entries = u64::from(pv.ldt_entries.load(Ordering::Relaxed));
-    context.ctrlreg[3] >> 12 == pv.guest_table.load(Ordering::Relaxed)
-        && context.ctrlreg[1] >> 12 == user
-        && (user != 0 || context.flags & VGCF_IN_KERNEL != 0)
+    root_ok
+        && user_ok
         && u64::from(pv.gdt_entries.load(Ordering::Relaxed)) == context.gdt_ents
         && gdt.all(|(mine, named)| mine.load(Ordering::Relaxed) == *named)
         && ldt_entries == context.ldt_ents
@@ -135,12 +146,14 @@ fn has_tables(pv: &PvState, context: &VcpuGuestContext) -> bool {
 
 fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestContext) -> Result<(), Failure> {
     let (domain, vcpu) = (&target.domain, target.vcpu());
-    // Two vCPUs may want to initialise the same one: the lock of its registers decides.
     let mut saved = vcpu.saved.lock();
     if vcpu.pv.has_flags(VcpuFlags::INITIALISED) {
         return Err(Errno::EEXIST.into());
     }
     check(target.id, context)?;
+    if context.flags & VGCF_IN_KERNEL == 0 && context.ctrlreg[1] == 0 {
+        return Err(Errno::EINVAL.into());
+    }
     if let Err(error) = take_tables(cx, target, context) {
         if error != PageError::Restart {
             cx.hv.drop_vcpu_tables(domain, vcpu);
@@ -148,7 +161,6 @@ fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestCon
         return Err(error.into());
     }
     *saved = registers(&context.user_regs);
-    drop(saved);
     fill(cx, &vcpu.pv, context);
     load_rest(cx, vcpu, context);
     if target.id == VcpuId(0) {
@@ -156,6 +168,7 @@ fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestCon
         cx.hv.publish_wallclock(domain);
     }
     vcpu.pv.set_flags(VcpuFlags::INITIALISED, true);
+    drop(saved);
     if context.flags & VGCF_ONLINE != 0 {
         cx.hv.bring_up(target);
     }
@@ -201,8 +214,7 @@ fn check(id: VcpuId, context: &VcpuGuestContext) -> Result<(), Errno> {
         !is_hypervisors(ldt) && ldt.0.is_multiple_of(PAGE_SIZE as u64) && context.ldt_ents <= LDT_ENTRIES;
     let assists_ok = id != VcpuId(0) || context.vm_assist & !VALID_ASSISTS == 0;
     let gdt_ok = context.gdt_ents.div_ceil(GDT_PER_FRAME) <= GDT_FRAMES;
-    let mode_ok = context.flags & VGCF_IN_KERNEL != 0 || context.ctrlreg[1] != 0;
-    if !(canonical && ldt_ok && assists_ok && gdt_ok && mode_ok) {
+    if !(canonical && ldt_ok && assists_ok && gdt_ok) {
         return Err(Errno::EINVAL);
     }
     Ok(())
@@ -219,11 +231,13 @@ fn take_tables<P: Platform>(
     let used = usize::try_from(context.gdt_ents.div_ceil(GDT_PER_FRAME)).map_err(|_| PageError::BadEntry)?;
     let entries = u32::try_from(context.gdt_ents).map_err(|_| PageError::BadEntry)?;
     cx.hv.set_gdt(domain, vcpu, frames.get(..used).ok_or(PageError::BadEntry)?, entries)?;
-    let kernel = Mfn(context.ctrlreg[3] >> 12);
-    if vcpu.pv.guest_table.load(Ordering::Relaxed) != kernel.0 {
+    let kernel = MachineAddr(context.ctrlreg[3]).mfn();
+    if vcpu.pv.guest_table.get() != Some(kernel) {
         cx.hv.set_first_baseptr(domain, vcpu, kernel)?;
     }
-    cx.hv.new_user_baseptr(domain, vcpu, Mfn(context.ctrlreg[1] >> 12))?;
+    // A register of 0 means no table; one that is not 0 and names frame 0 is refused as any frame of others is.
+    let user = (context.ctrlreg[1] != 0).then(|| MachineAddr(context.ctrlreg[1]).mfn());
+    cx.hv.new_user_baseptr(domain, vcpu, user)?;
     let entries = u32::try_from(context.ldt_ents).map_err(|_| PageError::BadEntry)?;
     cx.hv.set_ldt(domain, vcpu, GuestVirt(context.ldt_base), entries)
 }

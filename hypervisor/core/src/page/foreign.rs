@@ -11,7 +11,7 @@ use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::ids::{GuestVirt, MachineAddr, Mfn};
 use crate::platform::{GuestFrame, Platform};
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Release};
 
 /// Which L1 entry of the calling domain is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl<P: Platform> Hypervisor<P> {
             EntryPlace::Machine(at) if at.0.is_multiple_of(8) => (at.mfn(), at.page_offset() / 8),
             EntryPlace::Machine(_) => return Err(PageError::BadEntry),
             EntryPlace::Linear(va) => {
-                let cr3 = Mfn(vcpu.pv.guest_table.load(Relaxed));
+                let cr3 = vcpu.pv.guest_table.get().ok_or(PageError::BadEntry)?;
                 let walk = self.walk(cr3, va).ok_or(PageError::BadEntry)?;
                 (walk.table, walk.index)
             }

@@ -74,6 +74,7 @@
 //! | `doomed.rs` | giving tables up |
 //! | `update.rs` | changing single entries; walking tables |
 //! | `pin.rs` | pins and base pointers |
+//! | `root.rs` | what a base pointer may be: a validated level-4 table |
 //! | `ptwr.rs` | guest instructions that write to tables |
 //! | `foreign.rs` | entries of grant mappings |
 //! | `segment.rs` | descriptors, GDT and LDT |
@@ -90,6 +91,7 @@ mod pin;
 pub mod pte;
 mod ptwr;
 mod refs;
+mod root;
 mod segment;
 mod teardown;
 #[cfg(test)]
@@ -104,6 +106,7 @@ pub use foreign::EntryPlace;
 pub use info::{Count, DOMID_IO, DOMID_XEN, FrameInfo, PageType, Type};
 pub use linear::LinearRoots;
 pub use ptwr::{PtWrite, ReadOnlyPage};
+pub use root::RootSlot;
 pub use segment::{GDT_ENTRIES, LDT_ENTRIES, LDT_FRAMES, check_descriptor};
 pub(crate) use segment::{is_guests, is_hypervisors};
 pub(crate) use teardown::Teardown;

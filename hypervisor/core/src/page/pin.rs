@@ -45,42 +45,40 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// What the table is refused for, [`PageError::Restart`]; the old one stays then.
     pub fn new_baseptr(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, mfn: Mfn) -> Result<(), PageError> {
-        let old = vcpu.pv.guest_table.load(Relaxed);
-        if old != mfn.0 {
-            self.work_off_doomed(domain)?;
-            self.get_typed(domain, mfn, PageType::L4)?;
-            self.show_m2p(mfn);
-            vcpu.pv.guest_table.store(mfn.0, Relaxed);
+        if vcpu.pv.guest_table.get() == Some(mfn) {
+            self.reload_page_tables(vcpu);
+            return Ok(());
         }
+        let root = self.take_root(domain, mfn)?;
+        self.show_m2p(root.mfn());
+        let old = vcpu.pv.guest_table.replace(Some(root));
         self.reload_page_tables(vcpu);
-        if old != mfn.0 {
-            if vcpu.pv.ldt_entries.load(Relaxed) != 0 {
-                self.find_ldt_pages(domain, vcpu);
-                self.platform.load_descriptor_tables(vcpu);
-            }
-            if old != 0 {
-                self.put_table(domain, Mfn(old));
-            }
+        if vcpu.pv.ldt_entries.load(Relaxed) != 0 {
+            self.find_ldt_pages(domain, vcpu);
+            self.platform.load_descriptor_tables(vcpu);
+        }
+        if let Some(old) = old {
+            self.put_root(domain, old);
         }
         Ok(())
     }
 
-    /// Makes `mfn` the calling vCPU's user address space, for its next return to user mode; 0 for none.
+    /// Makes `mfn` the calling vCPU's user address space, for its next return to user mode; `None`: it has none.
     ///
     /// # Errors
     /// As [`Hypervisor::new_baseptr`].
-    pub fn new_user_baseptr(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, mfn: Mfn) -> Result<(), PageError> {
-        let old = vcpu.pv.guest_table_user.load(Relaxed);
-        if old == mfn.0 {
+    pub fn new_user_baseptr(
+        &self,
+        domain: &Domain<P>,
+        vcpu: &Vcpu<P>,
+        mfn: Option<Mfn>,
+    ) -> Result<(), PageError> {
+        if vcpu.pv.guest_table_user.get() == mfn {
             return Ok(());
         }
-        if mfn.0 != 0 {
-            self.work_off_doomed(domain)?;
-            self.get_typed(domain, mfn, PageType::L4)?;
-        }
-        vcpu.pv.guest_table_user.store(mfn.0, Relaxed);
-        if old != 0 {
-            self.put_table(domain, Mfn(old));
+        let root = mfn.map(|mfn| self.take_root(domain, mfn)).transpose()?;
+        if let Some(old) = vcpu.pv.guest_table_user.replace(root) {
+            self.put_root(domain, old);
         }
         Ok(())
     }
@@ -90,12 +88,11 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// As [`Hypervisor::new_baseptr`]; [`PageError::BadEntry`] when it has one.
     pub fn set_first_baseptr(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, mfn: Mfn) -> Result<(), PageError> {
-        self.work_off_doomed(domain)?;
-        self.get_typed(domain, mfn, PageType::L4)?;
-        if vcpu.pv.guest_table.compare_exchange(0, mfn.0, AcqRel, Relaxed).is_err() {
-            self.put_table(domain, mfn);
-            return Err(PageError::BadEntry);
-        }
+        let root = self.take_root(domain, mfn)?;
+        vcpu.pv.guest_table.put_first(root).map_err(|root| {
+            self.put_root(domain, root);
+            PageError::BadEntry
+        })?;
         self.show_m2p(mfn);
         Ok(())
     }
@@ -108,10 +105,9 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Drops everything that a vCPU holds: address spaces and descriptor tables. It does not run any more.
     pub fn drop_vcpu_tables(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) {
-        for table in [&vcpu.pv.guest_table, &vcpu.pv.guest_table_user] {
-            match table.swap(0, AcqRel) {
-                0 => {}
-                mfn => self.put_table(domain, Mfn(mfn)),
+        for slot in [&vcpu.pv.guest_table, &vcpu.pv.guest_table_user] {
+            if let Some(root) = slot.replace(None) {
+                self.put_root(domain, root);
             }
         }
         self.drop_gdt(vcpu);

@@ -10,7 +10,7 @@ use crate::Hypervisor;
 use crate::hypercall::Cx;
 use crate::ids::{GuestVirt, Mfn};
 use crate::platform::{GuestFrame, Platform};
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::Acquire;
 use xen_abi::xen::VMASST_TYPE_WRITABLE_PAGETABLES;
 
 /// How an emulated write ended.
@@ -42,7 +42,7 @@ impl<P: Platform> Hypervisor<P> {
     /// (`VMASST_TYPE_writable_pagetables`), unless it is privileged. A quick look: whether it is true any more is found out by
     /// [`Hypervisor::emulate_pt_write`].
     pub fn read_only_page(&self, cx: Cx<'_, P>, va: GuestVirt) -> Option<ReadOnlyPage> {
-        let walk = self.walk(Mfn(cx.vcpu.pv.guest_table.load(Relaxed)), va)?;
+        let walk = self.walk(cx.vcpu.pv.guest_table.get()?, va)?;
         if walk.entry & (pte::PRESENT | pte::RW) != pte::PRESENT {
             return None;
         }

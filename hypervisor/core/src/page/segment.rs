@@ -155,7 +155,8 @@ impl<P: Platform> Hypervisor<P> {
             return;
         }
         let base = GuestVirt(vcpu.pv.ldt_base.load(Relaxed));
-        let cr3 = Mfn(vcpu.pv.guest_table.load(Relaxed));
+        // Without a root there is nothing to find either.
+        let Some(cr3) = vcpu.pv.guest_table.get() else { return };
         let mut frames = [Mfn(0); LDT_FRAMES];
         for (page, frame) in frames.iter_mut().enumerate().take(entries.div_ceil(PER_FRAME) as usize) {
             *frame = self.ldt_page(domain, cr3, base.add(page as u64 * 4096)).unwrap_or(Mfn(0));

@@ -52,11 +52,11 @@ pub struct Walk {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Follows the page tables at `cr3`, a live L4 table or 0, down to the L1 entry for `va`, which need not be present. The answer
+    /// Follows the page tables at `cr3`, a live L4 table, down to the L1 entry for `va`, which need not be present. The answer
     /// may be out of date at once: whoever changes something locks the table and looks again.
     #[inline]
     pub fn walk(&self, cr3: Mfn, va: GuestVirt) -> Option<Walk> {
-        if cr3.0 == 0 || !segment::is_guests(va) {
+        if !segment::is_guests(va) {
             return None;
         }
         let frames = self.platform.frame_table();

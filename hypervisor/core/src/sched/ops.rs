@@ -89,6 +89,22 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
+    /// [`Hypervisor::schedule`] chose a vCPU that has no page tables to run on. It leaves this CPU without having run, and
+    /// its domain ends. The CPU chooses anew.
+    pub fn refuse_chosen(&self, vcpu: &VcpuRef<P>) {
+        self.end_rootless(vcpu);
+        let now = self.platform.now();
+        self.sched.saved(vcpu.vcpu(), now);
+        vcpu.vcpu().time.change_runstate(RunState::Offline, now);
+        self.sched.give_up_cpu(&self.platform, now, vcpu.vcpu());
+    }
+
+    /// Ends the domain of a vCPU that has no page tables to run on; this vCPU stops even if its domain is past its end.
+    pub fn end_rootless(&self, vcpu: &VcpuRef<P>) {
+        self.suspend(vcpu.vcpu(), Reasons::STOPPED);
+        self.crash_domain(&vcpu.domain, "a vCPU that was to run has no page tables");
+    }
+
     /// Brings a vCPU up: it runs from its saved registers. Answers whether it was down.
     pub fn bring_up(&self, vcpu: &VcpuRef<P>) -> bool {
         let was_down = !vcpu.vcpu().sched.is_up();

@@ -7,7 +7,7 @@
 use crate::Hypervisor;
 use crate::domain::{Domain, VcpuRef};
 use crate::guest_ptr::GuestPtr;
-use crate::ids::{GuestVirt, MachineAddr, Mfn, Nanos, PAGE_SIZE};
+use crate::ids::{GuestVirt, MachineAddr, Nanos, PAGE_SIZE};
 use crate::page::PageType;
 use crate::platform::{FrameWords, GuestFault, GuestFrame, Platform, TimeRecord};
 use core::mem::offset_of;
@@ -169,7 +169,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Writes within one page by way of the kernel's page tables.
     fn write_through_tables(&self, vcpu: &VcpuRef<P>, va: GuestVirt, bytes: &[u8]) -> Result<(), GuestFault> {
-        let root = Mfn(vcpu.vcpu().pv.guest_table.load(Ordering::Acquire));
+        let root = vcpu.vcpu().pv.guest_table.get().ok_or(GuestFault)?;
         let entry = self.walk(root, va).ok_or(GuestFault)?.entry;
         if entry & PRESENT_WRITABLE != PRESENT_WRITABLE {
             return Err(GuestFault);

@@ -275,7 +275,7 @@ fn area_through_page_tables() {
     set(l2, 0, l1, 7);
     set(l1, 1, first, 7);
     set(l1, 2, second, 7);
-    vcpu.vcpu().pv.guest_table.store(l4.0, SeqCst);
+    hv.set_first_baseptr(&domain, vcpu.vcpu(), l4).unwrap();
     let bytes: Vec<u8> = (1..=12).collect();
     let through = super::publish::Through::Tables;
     hv.write_kernel_area(&vcpu, through, 0x1ffa, &bytes).unwrap();

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 use hypervisor_core::cpu_policy::{CR4_OSXSAVE, CR4_VISIBLE, guest_cr4, valid_xcr0};
 use hypervisor_core::domain::VcpuFlags;
 use hypervisor_core::hypercall::cpu::{checked_debugreg, real_debugreg};
-use hypervisor_core::ids::{MachineAddr, Mfn};
+use hypervisor_core::ids::MachineAddr;
 use hypervisor_core::page::PageError;
 use hypervisor_core::regs::Regs;
 use iced_x86::{Instruction, OpKind, Register};
@@ -89,7 +89,7 @@ fn read_control(guest: &Guest<'_>, register: Register) -> Option<u64> {
         Register::CR0 => Some(cr0(guest)),
         // A page fault's address is in `vcpu_info`, where the guest may change it.
         Register::CR2 => Some(guest.vcpu_info_cr2().load(Ordering::Relaxed)),
-        Register::CR3 => Some(Mfn(guest.vcpu.pv.guest_table.load(Ordering::Relaxed)).addr().0),
+        Register::CR3 => guest.vcpu.pv.guest_table.get().map(|root| root.addr().0),
         Register::CR4 => Some(guest.vcpu.pv.cr4.load(Ordering::Relaxed) | CR4_VISIBLE),
         _ => None,
     }

@@ -64,6 +64,10 @@ returns! {
     /// User mode without a table for it.
     #[peer]
     user_without_table(env): refused(|context| context.flags = 0) => Err(Errno::EINVAL);
+    /// Frame 0 is no root table.
+    #[peer]
+    root_of_frame_0(env): [0, 1].map(|register| refused(|context| context.ctrlreg[3] = register))
+        => [Err(Errno::EINVAL); 2];
     /// A root table that is no frame of the domain.
     #[peer]
     foreign_root(env): refused(|context| context.ctrlreg[3] = env.boot.root_table().0 << 12) => Err(Errno::EINVAL);

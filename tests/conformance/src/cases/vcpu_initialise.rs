@@ -91,6 +91,16 @@ returns! {
     /// A page table that is not the domain's.
     #[vcpus(4)]
     bad_root(env): refused(env, |c| c.ctrlreg[3] = 0x7_ffff_f000) => Err(Errno::EINVAL);
+    /// Frame 0 is no page table either: no register of the kernel's root means that there is to be none.
+    #[vcpus(4)]
+    root_of_frame_0(env): [0, 0xfff].map(|register| refused(env, |c| c.ctrlreg[3] = register))
+        => [Err(Errno::EINVAL); 2];
+    /// A register of the user root that is not 0 names a frame, be it frame 0.
+    #[vcpus(4)]
+    user_root_of_frame_0(env): [0, VGCF_IN_KERNEL].map(|flags| refused(env, |c| {
+        c.flags = flags;
+        c.ctrlreg[1] = 1;
+    })) => [Err(Errno::EINVAL); 2];
     /// User mode needs a page table of its own.
     #[vcpus(4)]
     user_mode_without_table(env): refused(env, |c| c.flags = 0) => Err(Errno::EINVAL);

@@ -98,7 +98,7 @@ struct Built {
 impl Built {
     fn new(hv: Hv, image: &Image, initrd: Option<&[u8]>) -> Self {
         let domain = hv.build_dom0(&image.build(), initrd, "root=/dev/ram0 quiet").expect("a domain");
-        let root = Mfn(domain.vcpus[0].pv.guest_table.load(Relaxed));
+        let root = domain.vcpus[0].pv.guest_table.get().expect("a root");
         let map = mappings(&hv, root);
         let regs = *domain.vcpus[0].saved.lock();
         let page = page_bytes(&hv, pte::frame_of(map[&regs.rsi]));
@@ -275,7 +275,7 @@ fn legacy_string_and_console() {
     let hv = machine(16, "");
     let source = DomainSource { image: &file, initrd: None, cmdline: "", video: Some(&[0x23; 40]) };
     let domain = hv.build_dom0_from(&source).expect("a domain");
-    let root = Mfn(domain.vcpus[0].pv.guest_table.load(Relaxed));
+    let root = domain.vcpus[0].pv.guest_table.get().expect("a root");
     let map = mappings(&hv, root);
     assert_eq!(page_bytes(&hv, pte::frame_of(map[&0x40_1000])), hypercall_page());
     let start = page_bytes(&hv, pte::frame_of(map[&domain.vcpus[0].saved.lock().rsi]));

@@ -46,8 +46,7 @@ fn world() -> World {
     for pair in tables.windows(2) {
         hv.platform.frame_words(pair[0])[0].store(pair[1].addr().0 | 7, Ordering::Relaxed);
     }
-    hv.get_page_and_type(&d0, tables[0], PageType::L4).expect("page tables");
-    d0.vcpus[0].pv.guest_table.store(tables[0].0, Ordering::Relaxed);
+    hv.set_first_baseptr(&d0, &d0.vcpus[0], tables[0]).expect("page tables");
     let table = hv.setup_grant_table(&d1, SELF, 1).expect("a grant table")[0];
     World { hv, d0, d1, l1: tables[3], table }
 }

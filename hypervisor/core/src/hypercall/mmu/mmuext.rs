@@ -81,7 +81,10 @@ fn serve_own<P: Platform>(cx: Cx<'_, P>, op: &MmuextOp) -> Result<(), Stop> {
     let (hv, domain, vcpu) = (cx.hv, &**cx.domain, cx.vcpu);
     match op.cmd {
         MMUEXT_NEW_BASEPTR => hv.new_baseptr(domain, vcpu, Mfn(op.arg1))?,
-        MMUEXT_NEW_USER_BASEPTR => hv.new_user_baseptr(domain, vcpu, Mfn(op.arg1))?,
+        // Of all frame numbers, 0 alone means here that there is to be no table.
+        MMUEXT_NEW_USER_BASEPTR => {
+            hv.new_user_baseptr(domain, vcpu, (op.arg1 != 0).then_some(Mfn(op.arg1)))?;
+        }
         MMUEXT_TLB_FLUSH_LOCAL => hv.flush_tlb_all(&here(cx)),
         MMUEXT_INVLPG_LOCAL => flush_page(cx, &here(cx), op.arg1),
         MMUEXT_TLB_FLUSH_MULTI => hv.flush_tlb_all(&vcpu_cpus(cx, op.arg2).map_err(bad_bitmap)?),

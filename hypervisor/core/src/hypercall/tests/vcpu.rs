@@ -191,13 +191,78 @@ fn initialise() {
     let saved = *vcpu.saved.lock();
     assert_eq!((saved.rip, saved.cs, saved.rflags), (0xffff_ffff_8100_0000, 0x13, 0x203));
     assert_eq!((vcpu.pv.iopl.load(SeqCst), vcpu.pv.kernel_ss.load(SeqCst)), (3, 0x1b));
-    assert_eq!(vcpu.pv.guest_table.load(SeqCst), root.0);
+    assert_eq!(vcpu.pv.guest_table.get(), Some(root));
     assert_eq!(vcpu.pv.traps[14].selector(), 0x13);
     // Without a vcpu_info there is no starting a vCPU.
     let other = Caller::new();
     other.vcpu(1).pv.vcpu_info.store(0, SeqCst);
     let at = other.put(&*context());
     assert_eq!(other.op(VCPUOP_INITIALISE, 1, at), Err(Errno::EINVAL));
+}
+
+/// Frame 0 stands for no table in a slot, and is none that a context may name: as the kernel's root, as a user root, by a
+/// register that is not 0 and names it.
+#[test]
+fn initialise_with_frame_0() {
+    let caller = Caller::new();
+    let root = caller.hv.alloc_domain_page(&caller.domain, 0).unwrap();
+    let refs = caller.hv.known_frame(root).count().refs();
+    let vcpu = caller.vcpu(1);
+    let roots = [(0, 0), (0xfff, 0), (root.addr().0, 1), (root.addr().0, 0xfff)];
+    for (kernel, user) in roots {
+        for flags in [VGCF_ONLINE, VGCF_ONLINE | VGCF_IN_KERNEL] {
+            let mut context = context();
+            context.flags = flags;
+            (context.ctrlreg[3], context.ctrlreg[1]) = (kernel, user);
+            let at = caller.put_at(FLAT_BASE, &*context);
+            let result = caller.op(VCPUOP_INITIALISE, 1, at);
+            assert_eq!(result, Err(Errno::EINVAL), "{kernel:#x}, {user:#x}, {flags:#x}");
+            assert!(!vcpu.pv.has_flags(VcpuFlags::INITIALISED) && !vcpu.sched.is_up());
+            assert_eq!((vcpu.pv.guest_table.get(), vcpu.pv.guest_table_user.get()), (None, None));
+            assert_eq!(caller.hv.work_off_doomed(&caller.domain), Ok(()));
+            assert_eq!(caller.hv.known_frame(root).count().refs(), refs, "no reference is left");
+        }
+    }
+}
+
+/// Two vCPUs give the same vCPU different contexts at the same time: one of them does so, whole, and what it gave is not
+/// touched by the other.
+#[test]
+fn initialise_by_two_at_once() {
+    let mut hv = mock::hypervisor(128);
+    hv.platform.cpus = 2.into();
+    let domain = mock::domain(&hv, 3, 32, 64);
+    let roots = [0; 2].map(|_| hv.alloc_domain_page(&domain, 0).unwrap());
+    let frames = [0; 2].map(|_| hv.alloc_domain_page(&domain, 0).unwrap());
+    for target in 2..32u32 {
+        // Waking a thread takes longer than the hypercall: both spin.
+        let waiting = core::sync::atomic::AtomicU32::new(2);
+        let init = |n: usize| {
+            let mut context = context();
+            context.flags |= VGCF_ONLINE;
+            context.ctrlreg[3] = roots[n].addr().0;
+            (context.gdt_frames[0], context.gdt_ents) = (frames[n].0, 1);
+            let at = FLAT_BASE + 0x2000 * n as u64;
+            GuestPtr::<VcpuGuestContext>::new(at).write(&hv, &context).unwrap();
+            let cx = Cx { hv: &hv, domain: &domain, vcpu: &domain.vcpus[n] };
+            waiting.fetch_sub(1, SeqCst);
+            while waiting.load(SeqCst) != 0 {
+                core::hint::spin_loop();
+            }
+            let args = [VCPUOP_INITIALISE.into(), target.into(), at, 0, 0, 0];
+            call(cx, nr::VCPU_OP.into(), &args, &mut Regs::default())
+        };
+        let (first, second) = std::thread::scope(|scope| {
+            let second = scope.spawn(|| init(1));
+            (init(0), second.join().unwrap())
+        });
+        let winner = usize::from(first != Outcome::Done(0));
+        let loser = if winner == 0 { second } else { first };
+        assert_eq!(loser, Errno::EEXIST.into());
+        let pv = &domain.vcpus[target as usize].pv;
+        assert_eq!(pv.guest_table.get(), Some(roots[winner]));
+        assert_eq!(pv.gdt_frames[0].load(SeqCst), frames[winner].0);
+    }
 }
 
 /// Validation of the page tables is preempted and goes on.

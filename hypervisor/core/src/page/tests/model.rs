@@ -44,7 +44,7 @@ pub fn check(guest: &Guest, pins: &BTreeSet<u64>) -> Scan {
     }
     for vcpu in &guest.domain.vcpus {
         for root in [&vcpu.pv.guest_table, &vcpu.pv.guest_table_user] {
-            add(&mut counted, root.load(Relaxed), PageType::L4);
+            root.get().iter().for_each(|root| add(&mut counted, root.0, PageType::L4));
         }
         vcpu.pv.gdt_frames.iter().for_each(|f| add(&mut counted, f.load(Relaxed), PageType::SegDesc));
         guest

@@ -491,6 +491,31 @@ fn crash_stops_a_domain() {
     assert!(log.unwrap().contains("Domain 1 crashed: test"));
 }
 
+/// A vCPU without page tables is not put on its CPU: its domain ends, whatever state that is in, and the machine goes on.
+#[test]
+fn a_vcpu_without_page_tables() {
+    for policy in [Policy::Share, Policy::Null] {
+        for dying in [false, true] {
+            let sim = Sim::with_domains(1, &[2, 1], policy);
+            let other = sim.vcpu(2);
+            sim.hv.bring_up(&sim.vcpu(0));
+            let chosen = sim.hv.schedule(None).expect("a vCPU");
+            assert_eq!((chosen.domain.id, chosen.vcpu().pv.root()), (DomId(1), None));
+            if dying {
+                assert!(sim.hv.destroy_domain(&sim.domain).is_err(), "it is about to run");
+            }
+            sim.hv.bring_up(&other);
+            sim.hv.refuse_chosen(&chosen);
+            assert!(!sim.hv.sched.is_on_cpu(chosen.vcpu()));
+            assert!(sim.domain.vcpus.iter().all(|vcpu| vcpu.sched.has(Reasons::STOPPED)));
+            let crashed = *sim.domain.lifecycle.lock() == crate::domain::Lifecycle::Shutdown(3);
+            assert_eq!((crashed, sim.domain.is_dying()), (!dying, dying));
+            let next = sim.hv.schedule(None).expect("another domain's");
+            assert!(core::ptr::eq(next.vcpu(), other.vcpu()));
+        }
+    }
+}
+
 /// Pinning aside and back.
 #[test]
 fn pin_override() {
