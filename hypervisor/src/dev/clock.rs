@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hypervisor_core::acpi::{AcpiInfo, Register};
 use hypervisor_core::ids::Nanos;
 use hypervisor_core::platform::TimeRecord;
+use hypervisor_core::time::scale::Scale;
 use raw_cpuid::CpuId;
 use spin::{Mutex, Once};
 use x86_64::instructions::port::Port;
@@ -25,13 +26,6 @@ const COMPARISON_US: u64 = 1_000;
 const NOBODY: u32 = u32::MAX;
 const PM_TIMER_HZ: u64 = 3_579_545;
 const PIT_HZ: u64 = 1_193_182;
-
-#[derive(Clone, Copy)]
-struct Scale {
-    mul: u32,
-    shift: i8,
-    khz: u64,
-}
 
 static SCALE: Once<Scale> = Once::new();
 static BOOT_TSC: AtomicU64 = AtomicU64::new(0);
@@ -146,36 +140,16 @@ fn told_khz() -> Option<u64> {
         .filter(|khz| *khz > 1000)
 }
 
-/// Fixed-point factors for a frequency: nanoseconds are `(ticks << shift) * mul >> 32`.
-fn scale(khz: u64) -> Scale {
-    let mut shift = 0i8;
-    let mut hz = khz * 1000;
-    while hz > 2_000_000_000 {
-        hz >>= 1;
-        shift -= 1;
-    }
-    while hz <= 1_000_000_000 {
-        hz <<= 1;
-        shift += 1;
-    }
-    Scale { mul: ((1_000_000_000u64 << 32) / hz) as u32, shift, khz }
-}
-
 /// Calibrates the TSC and starts system time.
 pub fn init(acpi: &AcpiInfo) {
     let khz = told_khz().unwrap_or_else(|| Reference::find(acpi).measure()).max(1000);
-    SCALE.call_once(|| scale(khz));
+    SCALE.call_once(|| Scale::new(khz));
     BOOT_TSC.store(tsc(), Ordering::Relaxed);
 }
 
 /// Frequency of the TSC in kHz.
 pub fn tsc_khz() -> u64 {
     SCALE.get().map_or(1_000_000, |s| s.khz)
-}
-
-fn to_nanos(ticks: u64, scale: &Scale) -> u64 {
-    let shifted = if scale.shift < 0 { ticks >> -scale.shift } else { ticks << scale.shift };
-    ((u128::from(shifted) * u128::from(scale.mul)) >> 32) as u64
 }
 
 /// System time now.
@@ -187,15 +161,15 @@ pub fn now() -> Nanos {
 pub fn record() -> TimeRecord {
     let scale = *SCALE.get().expect("the clock runs since boot");
     let tsc = tsc();
-    let system_time = Nanos(to_nanos(tsc.wrapping_sub(BOOT_TSC.load(Ordering::Relaxed)), &scale));
+    let system_time = Nanos(scale.nanos(tsc.wrapping_sub(BOOT_TSC.load(Ordering::Relaxed))));
     let stable = is_stable();
     TimeRecord { tsc, system_time, tsc_to_system_mul: scale.mul, tsc_shift: scale.shift, stable }
 }
 
-/// TSC value at a moment of system time.
+/// TSC value at a moment of system time; the largest one for a moment that it never counts to.
 pub fn tsc_at(when: Nanos) -> u64 {
-    let khz = tsc_khz();
-    BOOT_TSC.load(Ordering::Relaxed) + (u128::from(when.0) * u128::from(khz) / 1_000_000) as u64
+    let start = BOOT_TSC.load(Ordering::Relaxed);
+    SCALE.get().map_or(u64::MAX, |scale| scale.ticks_at(start, when.0))
 }
 
 /// Seconds since 1970 by the CMOS clock, read between two updates (MC146818: status register A bit 7).

@@ -16,6 +16,7 @@
 pub mod heap;
 pub mod publish;
 pub mod runstate;
+pub mod scale;
 #[cfg(test)]
 mod tests;
 pub mod timers;
