@@ -237,6 +237,11 @@ impl Platform for Machine {
         }
     }
 
+    fn flush_cache_lines(&self, mfn: Mfn, offset: usize, len: usize) {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= PAGE_SIZE), "bytes within a frame");
+        cpu::flush_cache_lines(self.frame_words(mfn).as_ptr().addr() + offset, len);
+    }
+
     fn flush_caches(&self, cpus: &CpuMask) {
         if cpus.contains(self.this_cpu()) {
             cpu::flush_caches();

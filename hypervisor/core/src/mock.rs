@@ -78,7 +78,12 @@ pub struct Record {
     pub irq_cpus: BTreeMap<Pirq, CpuId>,
     /// Cache flushes, oldest first.
     pub cache_flushes: Vec<CpuMask>,
+    /// Flushes of cache lines, oldest first: frame, first byte, bytes.
+    pub line_flushes: Vec<(Mfn, usize, usize)>,
 }
+
+/// See [`MockPlatform::at_question`].
+pub type Hook = Box<dyn Fn() + Send + Sync>;
 
 /// The machine.
 pub struct MockPlatform {
@@ -102,6 +107,12 @@ pub struct MockPlatform {
     /// `work_pending` says yes at every n-th question; 0: never.
     pub preempt_every: AtomicU32,
     questions: AtomicU32,
+    /// How often frames and their records were looked up since the last question for pending work.
+    steps: AtomicU64,
+    /// The most of them between two questions.
+    longest: AtomicU64,
+    /// What is done at each question for pending work, by the CPU that asks.
+    pub at_question: Mutex<Option<Hook>>,
     /// How often a grace period is not over yet when asked for.
     pub grace_rounds: AtomicU32,
     /// What the core asked for.
@@ -152,6 +163,9 @@ impl MockPlatform {
             stable_tsc: AtomicBool::new(false),
             preempt_every: AtomicU32::new(0),
             questions: AtomicU32::new(0),
+            steps: AtomicU64::new(0),
+            longest: AtomicU64::new(0),
+            at_question: Mutex::new(None),
             grace_rounds: AtomicU32::new(0),
             record: Mutex::new(Record::default()),
             console_input: Mutex::new(VecDeque::new()),
@@ -163,6 +177,21 @@ impl MockPlatform {
     /// The frame table, as the allocator wants it.
     pub fn table(&self) -> &'static [FrameInfo] {
         self.table
+    }
+
+    /// Looks at frames and their records between two questions for pending work: the most since the last call. What comes after the
+    /// last question counts up to now.
+    pub fn longest_stretch(&self) -> u64 {
+        self.end_stretch();
+        self.longest.swap(0, Ordering::Relaxed)
+    }
+
+    fn step(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn end_stretch(&self) {
+        self.longest.fetch_max(self.steps.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Translates as this CPU does.
@@ -217,10 +246,12 @@ impl Platform for MockPlatform {
     }
 
     fn frame_table(&self) -> &[FrameInfo] {
+        self.step();
         self.table
     }
 
     fn words(&self, frame: GuestFrame) -> &FrameWords {
+        self.step();
         &self.frames[frame.mfn().0 as usize]
     }
 
@@ -281,6 +312,10 @@ impl Platform for MockPlatform {
     }
 
     fn work_pending(&self) -> bool {
+        self.end_stretch();
+        if let Some(hook) = &*self.at_question.lock().unwrap() {
+            hook();
+        }
         let every = self.preempt_every.load(Ordering::Relaxed);
         every != 0 && (self.questions.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(every)
     }
@@ -346,6 +381,10 @@ impl Platform for MockPlatform {
     fn io_permission_changed(&self, _domain: &Domain<Self>, _vcpu: &Vcpu<Self>) {}
 
     fn vcpu_info_moved(&self, _vcpu: &Vcpu<Self>) {}
+
+    fn flush_cache_lines(&self, mfn: Mfn, offset: usize, len: usize) {
+        self.record.lock().unwrap().line_flushes.push((mfn, offset, len));
+    }
 
     fn flush_caches(&self, cpus: &CpuMask) {
         self.record.lock().unwrap().cache_flushes.push(*cpus);

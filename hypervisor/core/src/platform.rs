@@ -258,6 +258,9 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn io_permission_changed(&self, domain: &Domain<Self>, vcpu: &Vcpu<Self>);
     /// The page that holds the vCPU's `vcpu_info` moved (`pv.vcpu_info`).
     fn vcpu_info_moved(&self, vcpu: &Vcpu<Self>);
+    /// Writes back and invalidates the cache lines that hold `len` bytes from byte `offset` of a frame on (`clflush`), on all CPUs.
+    /// The bytes lie within the frame.
+    fn flush_cache_lines(&self, mfn: Mfn, offset: usize, len: usize);
     /// Writes back and invalidates all caches of `cpus` (`wbinvd`); returns when all have done so.
     fn flush_caches(&self, cpus: &CpuMask);
 

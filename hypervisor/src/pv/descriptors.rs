@@ -12,7 +12,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::domain::Domain;
 use hypervisor_core::ids::{GuestVirt, Mfn, PAGE_SIZE};
-use hypervisor_core::page::LDT_FRAMES;
+use hypervisor_core::page::{LDT_FRAMES, PageError};
 
 const LDT_WINDOW: u64 = 16 * PAGE_SIZE as u64;
 const LDT_ACCESS: u64 = 0x82;
@@ -96,10 +96,12 @@ pub fn ldt_fault(guest: &Guest<'_>, va: u64) -> Result<(), GuestVirt> {
     let offset = va - ldt_window(this_cpu().id());
     let base = GuestVirt(pv.ldt_base.load(Ordering::Relaxed));
     let own = base.add(offset);
-    guest
-        .hv
-        .set_ldt(guest.domain, guest.vcpu, base, pv.ldt_entries.load(Ordering::Relaxed))
-        .map_err(|_| own)?;
+    match guest.hv.set_ldt(guest.domain, guest.vcpu, base, pv.ldt_entries.load(Ordering::Relaxed)) {
+        Ok(()) => {}
+        // The page is still being given up as something else: the instruction faults again, after this CPU's other work.
+        Err(PageError::Restart) => return Ok(()),
+        Err(_) => return Err(own),
+    }
     load(guest.domain, guest.vcpu);
     let page = (offset / PAGE_SIZE as u64) as usize;
     if guest.hv.ldt_frames(guest.domain, guest.vcpu)[page].0 == 0 { Err(own) } else { Ok(()) }

@@ -8,15 +8,20 @@ use crate::ids::{DomId, Port, VcpuId};
 use crate::platform::Platform;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
+use spin::MutexGuard;
 use xen_abi::event_channel::EVTCHN_FIFO_PRIORITY_DEFAULT;
 use xen_abi::xen::DOMID_SELF;
+
+/// Ports that are looked at with a domain's ports locked.
+const SEARCH_STEP: u32 = 512;
 
 impl<P: Platform> Hypervisor<P> {
     /// Allocates a port of `dom` that `remote` may bind to (`EVTCHNOP_alloc_unbound`). Either may be `DOMID_SELF`.
     ///
     /// # Errors
     /// [`EventError::NoSuchDomain`], [`EventError::NotPermitted`] for another domain's port unless the caller is privileged,
-    /// [`EventError::NoPort`], [`EventError::NoMemory`].
+    /// [`EventError::NoPort`], [`EventError::NoMemory`]. As for all bindings [`EventError::Restart`] when this CPU has other work
+    /// before a port is found.
     pub fn alloc_unbound(
         &self,
         caller: &Arc<Domain<P>>,
@@ -25,8 +30,7 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<Port, EventError> {
         // Xen looks for a port before it asks whether the caller may have one.
         let domain = self.named_domain(caller, dom).ok_or(EventError::NoSuchDomain)?;
-        let mut changes = domain.events.changes.lock();
-        let port = self.free_port(&domain, &mut changes)?;
+        let (mut changes, port) = self.free_port(&domain)?;
         self.managed_domain(caller, dom)?;
         let remote = if remote.0 == DOMID_SELF { caller.id } else { remote };
         self.take_port(&domain, &mut changes, port)?.set_binding(Binding::Unbound(remote));
@@ -45,21 +49,38 @@ impl<P: Platform> Hypervisor<P> {
         remote_port: Port,
     ) -> Result<Port, EventError> {
         let remote = self.named_domain(caller, remote).ok_or(EventError::NoSuchDomain)?;
-        let mut both = BothChanges::lock(caller, &remote);
-        let port = self.free_port(caller, &mut both.a)?;
         let far = remote.events.slot(remote_port)?;
-        if far.load().binding() != Binding::Unbound(caller.id) {
-            return Err(EventError::Invalid);
+        let waits = || far.load().binding() == Binding::Unbound(caller.id);
+        loop {
+            // Judged before a port is looked for, which takes long for a domain that wants it so, and again when both are locked.
+            if !waits() {
+                return Err(EventError::Invalid);
+            }
+            // The peer is not kept waiting meanwhile.
+            let (changes, port) = self.free_port(caller)?;
+            drop(changes);
+            let mut both = BothChanges::lock(caller, &remote);
+            let near = caller.events.slot(port)?;
+            if both.a.dying || !waits() {
+                return Err(EventError::Invalid);
+            }
+            if !self.is_free(caller, port) {
+                // Another vCPU took it. One of both gets on each time.
+                drop(both);
+                if self.platform.work_pending() {
+                    return Err(EventError::Restart);
+                }
+                continue;
+            }
+            let (near, far) = super::close::lock_pair((caller.id, port, near), (remote.id, remote_port, far));
+            self.count_port(&mut both.a, port, &near);
+            near.set_binding(Binding::Interdomain(remote.id, remote_port));
+            far.set_binding(Binding::Interdomain(caller.id, port));
+            drop(far);
+            // Events that were sent while the far end was alone were dropped: one here stands for all of them.
+            self.set_pending(caller, port, near.slot());
+            return Ok(port);
         }
-        let near = caller.events.slot(port)?;
-        let (near, far) = super::close::lock_pair((caller.id, port, near), (remote.id, remote_port, far));
-        self.count_port(&mut both.a, port, &near);
-        near.set_binding(Binding::Interdomain(remote.id, remote_port));
-        far.set_binding(Binding::Interdomain(caller.id, port));
-        drop(far);
-        // Events that were sent while the far end was alone were dropped: one here stands for all of them.
-        self.set_pending(caller, port, near.slot());
-        Ok(port)
     }
 
     /// Binds a virtual interrupt of a vCPU to a new port (`EVTCHNOP_bind_virq`).
@@ -72,12 +93,13 @@ impl<P: Platform> Hypervisor<P> {
             return Err(EventError::Invalid);
         }
         vcpu_exists(domain, vcpu)?;
-        let mut changes = domain.events.changes.lock();
         let bound = &domain.events.virqs[vcpu.0 as usize][virq as usize];
-        if bound.load(Ordering::Acquire) != 0 {
-            return Err(EventError::AlreadyBound);
-        }
-        let port = self.free_port(domain, &mut changes)?;
+        let not_bound =
+            || if bound.load(Ordering::Acquire) == 0 { Ok(()) } else { Err(EventError::AlreadyBound) };
+        not_bound()?;
+        let (mut changes, port) = self.free_port(domain)?;
+        // With the domain locked: another vCPU may have been first.
+        not_bound()?;
         let guard = self.take_port(domain, &mut changes, port)?;
         guard.slot().set_vcpu(vcpu);
         guard.set_binding(Binding::Virq(virq));
@@ -91,8 +113,7 @@ impl<P: Platform> Hypervisor<P> {
     /// [`EventError::NoSuchVcpu`], [`EventError::NoPort`], [`EventError::NoMemory`].
     pub fn bind_ipi(&self, domain: &Arc<Domain<P>>, vcpu: VcpuId) -> Result<Port, EventError> {
         vcpu_exists(domain, vcpu)?;
-        let mut changes = domain.events.changes.lock();
-        let port = self.free_port(domain, &mut changes)?;
+        let (mut changes, port) = self.free_port(domain)?;
         let guard = self.take_port(domain, &mut changes, port)?;
         guard.slot().set_vcpu(vcpu);
         guard.set_binding(Binding::Ipi);
@@ -104,8 +125,7 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// [`EventError::NoPort`], [`EventError::NoMemory`].
     pub(crate) fn bind_console(&self, domain: &Domain<P>) -> Result<Port, EventError> {
-        let mut changes = domain.events.changes.lock();
-        let port = self.free_port(domain, &mut changes)?;
+        let (mut changes, port) = self.free_port(domain)?;
         self.take_port(domain, &mut changes, port)?.set_binding(Binding::Console);
         Ok(port)
     }
@@ -118,11 +138,14 @@ impl<P: Platform> Hypervisor<P> {
     /// both does not share, [`EventError::NoPort`], [`EventError::NoMemory`].
     pub fn bind_pirq(&self, domain: &Arc<Domain<P>>, pirq: u32, share: bool) -> Result<Port, EventError> {
         self.may_bind_pirq(domain, pirq)?;
-        let mut changes = domain.events.changes.lock();
-        if self.pirqs.port(domain.id, pirq).is_some() {
-            return Err(EventError::AlreadyBound);
-        }
-        let port = self.free_port(domain, &mut changes)?;
+        let not_bound = || match self.pirqs.port(domain.id, pirq) {
+            None => Ok(()),
+            Some(_) => Err(EventError::AlreadyBound),
+        };
+        not_bound()?;
+        let (mut changes, port) = self.free_port(domain)?;
+        // With the domain locked: another vCPU may have been first.
+        not_bound()?;
         // The binding is there before the interrupt may come, so that its first event is not lost.
         self.take_port(domain, &mut changes, port)?.set_binding(Binding::Pirq(pirq));
         if let Err(error) = self.attach_pirq(domain, pirq, port, share) {
@@ -134,29 +157,63 @@ impl<P: Platform> Hypervisor<P> {
         Ok(port)
     }
 
-    /// The lowest port that is free; it stays so until [`Self::take_port`] or [`Self::count_port`].
-    fn free_port(&self, domain: &Domain<P>, changes: &mut Changes) -> Result<Port, EventError> {
+    /// The lowest port that is free; it stays so while the domain's ports are locked, as they are by the answer, until
+    /// [`Self::take_port`] or [`Self::count_port`].
+    ///
+    /// A guest of the FIFO ABI decides which of its free ports are still linked, and so how long the search is. So it looks at
+    /// [`SEARCH_STEP`] ports at a time, and goes on later where it stopped.
+    fn free_port<'a>(&self, domain: &'a Domain<P>) -> Result<(MutexGuard<'a, Changes>, Port), EventError> {
+        loop {
+            let mut changes = domain.events.changes.lock();
+            if let Some(port) = self.search_step(domain, &mut changes)? {
+                return Ok((changes, port));
+            }
+            // Peers that close channels to this domain need the lock.
+            drop(changes);
+            if self.platform.work_pending() {
+                return Err(EventError::Restart);
+            }
+        }
+    }
+
+    /// Looks at some ports; `None` when none of them is free and there are more.
+    fn search_step(&self, domain: &Domain<P>, changes: &mut Changes) -> Result<Option<Port>, EventError> {
         if changes.dying {
             return Err(EventError::Invalid);
         }
         let events = &domain.events;
         let limit = events.abi_ports().min(events.max_port.load(Ordering::Relaxed).saturating_add(1));
-        let mut lowest = None;
-        for port in (changes.lowest_free..limit).map(Port) {
+        let start = changes.search_from.max(changes.lowest_free);
+        let end = start.saturating_add(SEARCH_STEP).min(limit);
+        for port in (start..end).map(Port) {
             if port.0 >= events.slots.valid() {
                 self.room_for_ports()?;
                 events.slots.grow_to(port)?;
             }
             if events.slot(port)?.load().binding() != Binding::Free {
+                if port.0 == changes.lowest_free {
+                    changes.lowest_free += 1;
+                }
                 continue;
             }
-            lowest.get_or_insert(port.0);
-            if !events.fifo().is_some_and(|fifo| fifo.is_linked(&self.platform, port)) {
-                changes.lowest_free = lowest.unwrap_or(port.0);
-                return Ok(port);
+            if self.is_free(domain, port) {
+                changes.search_from = 0;
+                return Ok(Some(port));
             }
         }
-        Err(EventError::NoPort)
+        if end >= limit {
+            changes.search_from = 0;
+            return Err(EventError::NoPort);
+        }
+        changes.search_from = end;
+        Ok(None)
+    }
+
+    /// Whether a port can be bound: it is free, and the guest has unlinked its last event. The domain's ports are locked.
+    fn is_free(&self, domain: &Domain<P>, port: Port) -> bool {
+        let events = &domain.events;
+        events.binding(port) == Some(Binding::Free)
+            && !events.fifo().is_some_and(|fifo| fifo.is_linked(&self.platform, port))
     }
 
     /// Whether there is memory for more ports than there ever were.

@@ -123,6 +123,7 @@ impl<P: Platform> Hypervisor<P> {
         guard.clear();
         changes.active = changes.active.saturating_sub(1);
         changes.lowest_free = changes.lowest_free.min(port.0);
+        changes.search_from = changes.search_from.min(port.0);
     }
 
     /// Closes all ports of a domain and goes back to the two-level ABI (`EVTCHNOP_reset`). `resuming`: goes on after
@@ -178,13 +179,19 @@ impl<P: Platform> Hypervisor<P> {
     /// bound from the first call on.
     pub fn destroy_events(&self, domain: &Arc<Domain<P>>) -> Progress {
         let events = &domain.events;
-        events.changes.lock().dying = true;
-        for port in 1..events.slots.valid() {
+        let first = {
+            let mut changes = events.changes.lock();
+            changes.dying = true;
+            changes.next_destroyed
+        };
+        for port in first..events.slots.valid() {
             if events.changes.lock().active == 0 {
                 break;
             }
-            let closed = self.close_event(domain, Port(port)).is_ok();
-            if closed && port % PREEMPTION_STEP == 0 && self.platform.work_pending() {
+            // A free port is what is wanted.
+            let _ = self.close_event(domain, Port(port));
+            if port % PREEMPTION_STEP == 0 && self.platform.work_pending() {
+                events.changes.lock().next_destroyed = port + 1;
                 return Progress::Preempted;
             }
         }

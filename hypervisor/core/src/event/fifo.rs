@@ -20,7 +20,7 @@ use super::{Changes, DomainEvents, EventError};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{MachineAddr, Mfn, PAGE_SIZE, Port, VcpuId};
-use crate::page::PageType;
+use crate::page::{PageError, PageType};
 use crate::platform::{GuestFrame, Platform};
 use crate::sync::Word;
 use alloc::boxed::Box;
@@ -351,7 +351,7 @@ impl<P: Platform> Hypervisor<P> {
         if queues.control.load(Ordering::SeqCst) != 0 {
             return Err(EventError::Invalid);
         }
-        self.get_guest_page(domain, frame)?;
+        self.get_event_page(domain, frame)?;
         {
             let _tails = queues.tails.lock();
             queues.control.store(frame.addr().0 + u64::from(offset), Ordering::SeqCst);
@@ -389,7 +389,7 @@ impl<P: Platform> Hypervisor<P> {
             self.room_for_ports()?;
             new_last()
         })?;
-        self.get_guest_page(domain, frame)?;
+        self.get_event_page(domain, frame)?;
         page.store(frame.0, Ordering::SeqCst);
         // Senders take this for the sign that the words are there: it comes last.
         fifo.ports.store(first + WORDS_PER_PAGE, Ordering::SeqCst);
@@ -427,7 +427,11 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    fn get_guest_page(&self, domain: &Domain<P>, frame: Mfn) -> Result<(), EventError> {
-        self.get_page_and_type(domain, frame, PageType::Writable).map_err(|_| EventError::Invalid)
+    /// Takes a page of the domain's that the hypervisor writes to.
+    pub(super) fn get_event_page(&self, domain: &Domain<P>, frame: Mfn) -> Result<(), EventError> {
+        self.get_page_and_type(domain, frame, PageType::Writable).map_err(|error| match error {
+            PageError::Restart => EventError::Restart,
+            _ => EventError::Invalid,
+        })
     }
 }

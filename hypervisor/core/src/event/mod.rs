@@ -17,6 +17,8 @@
 //!   end takes the mutexes of both domains (lower domain first) and the lock bits of both ends (in the same order, then
 //!   by port). The one exception is a domain in teardown, which its peers no longer find: its ends are dangling until
 //!   it closes them itself.
+//! - A guest decides how long the search for a free port is. It is made in steps, with the own domain's mutex only, held for one
+//!   step at a time, and after the other end was judged; a hypercall that finds other work in between is made again.
 //! - Ports come in chunks that are made once and live as long as the domain: readers need no lock to find a slot.
 //! - Shared memory is only reached through the platform's frame words, with atomics; nothing read from it is trusted.
 //! - Locks inside: mutex, then slot lock bit, then the FIFO queue locks (lower vCPU first), then the table of physical
@@ -90,6 +92,8 @@ pub enum EventError {
     NotBound,
     /// The machine refused the interrupt.
     Platform(Errno),
+    /// Not an error: this CPU has other work first, and nothing was changed. The hypercall is made again.
+    Restart,
 }
 
 impl From<EventError> for Errno {
@@ -103,7 +107,7 @@ impl From<EventError> for Errno {
             EventError::Busy | EventError::PortTaken | EventError::ResetInProgress => Errno::EBUSY,
             EventError::NoPort => Errno::ENOSPC,
             EventError::NoMemory => Errno::ENOMEM,
-            EventError::ResetIncomplete => Errno::EAGAIN,
+            EventError::ResetIncomplete | EventError::Restart => Errno::EAGAIN,
             EventError::NotFifo => Errno::EOPNOTSUPP,
             EventError::NoPriorities => Errno::ENOSYS,
             EventError::NotBound => Errno::EACCES,
@@ -143,10 +147,14 @@ pub struct DomainEvents {
 struct Changes {
     /// No port below this one is free.
     lowest_free: u32,
+    /// Where a search for a free port goes on that stopped for other work; no port below can be bound. 0: there is none.
+    search_from: u32,
     /// Ports that are bound.
     active: u32,
     /// Where `EVTCHNOP_reset` goes on; 0: none is under way.
     next_reset: u32,
+    /// Where the teardown goes on.
+    next_destroyed: u32,
     /// Teardown began: no port is bound any more.
     dying: bool,
 }
@@ -163,7 +171,14 @@ impl DomainEvents {
             fifo: Once::new(),
             uses_fifo: AtomicBool::new(false),
             max_port: AtomicU32::new(u32::MAX),
-            changes: Mutex::new(Changes { lowest_free: 1, active: 0, next_reset: 0, dying: false }),
+            changes: Mutex::new(Changes {
+                lowest_free: 1,
+                search_from: 0,
+                active: 0,
+                next_reset: 0,
+                next_destroyed: 1,
+                dying: false,
+            }),
         }
     }
 

@@ -14,7 +14,6 @@ use super::slot::{Binding, MAX_NUMBER};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{CpuId, DomId, Mfn, Pirq, Port, VcpuId};
-use crate::page::PageType;
 use crate::platform::{GuestFrame, Line, Platform, Work};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -354,14 +353,15 @@ impl<P: Platform> Hypervisor<P> {
     /// (`PHYSDEVOP_pirq_eoi_gmfn_v1` and `_v2`). `unmasks`: acknowledging shall unmask the port too (version 1).
     ///
     /// # Errors
-    /// `EINVAL` for a frame that the domain cannot write, `EBUSY` when it has such a page already.
-    pub fn set_eoi_page(&self, domain: &Domain<P>, page: Mfn, unmasks: bool) -> Result<(), Errno> {
-        self.get_page_and_type(domain, page, PageType::Writable).map_err(|_| Errno::EINVAL)?;
+    /// [`EventError::Invalid`] for a frame that the domain cannot write, [`EventError::Busy`] when it has such a page already;
+    /// [`EventError::Restart`].
+    pub fn set_eoi_page(&self, domain: &Domain<P>, page: Mfn, unmasks: bool) -> Result<(), EventError> {
+        self.get_event_page(domain, page)?;
         let mut state = self.pirqs.state.lock();
         if state.eoi_maps.contains_key(&domain.id) {
             drop(state);
             self.put_page_and_type(page);
-            return Err(Errno::EBUSY);
+            return Err(EventError::Busy);
         }
         state.eoi_maps.insert(domain.id, EoiMap { page, unmasks });
         let range = (domain.id, 0)..=(domain.id, u32::MAX);

@@ -8,9 +8,10 @@ use super::{GrantError, User};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{DomId, GrantRef, Mfn, PAGE_SIZE};
-use crate::page::PageType;
+use crate::page::{PageError, PageType};
 use crate::platform::{FrameWords, GuestFrame, Platform};
 use alloc::sync::Arc;
+use core::hint::spin_loop;
 use core::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::xen::DOMID_SELF;
 
@@ -45,6 +46,9 @@ struct Claim<P: Platform> {
     mfn: Mfn,
     start: usize,
     length: usize,
+    /// What is held of the frame: a reference of type `Writable`, or an ordinary one.
+    writable: bool,
+    /// Whether the pins are for reading.
     readonly: bool,
     /// Grants that are pinned.
     pins: [Option<Pinned<P>>; 2],
@@ -56,8 +60,25 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// [`GrantError::PermissionDenied`] for a frame of another domain, [`GrantError::BadDomain`],
     /// [`GrantError::BadReference`], [`GrantError::BadPage`]; [`GrantError::General`] when a grant does not admit this
-    /// use; [`GrantError::BadCopyArgument`] for bytes beyond a page; [`GrantError::Again`].
+    /// use; [`GrantError::BadCopyArgument`] for bytes beyond a page; [`GrantError::Again`]; [`GrantError::Restart`] while a frame
+    /// of the caller's own is being given up as a table.
     pub fn copy_granted(&self, caller: &Arc<Domain<P>>, request: &CopyRequest) -> Result<(), GrantError> {
+        loop {
+            match self.try_copy(caller, request) {
+                Err(GrantError::Restart) => {
+                    // With nothing of the granter's locked.
+                    self.work_off_doomed(caller)?;
+                    if self.platform.work_pending() {
+                        return Err(GrantError::Restart);
+                    }
+                    spin_loop();
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn try_copy(&self, caller: &Arc<Domain<P>>, request: &CopyRequest) -> Result<(), GrantError> {
         if let Some(copied) = self.copy_by_plain_grant(caller, request) {
             return copied;
         }
@@ -128,13 +149,14 @@ impl<P: Platform> Hypervisor<P> {
         request: &CopyRequest,
     ) -> Result<(), GrantError> {
         self.get_page(owner.id, target.mfn).map_err(|_| GrantError::BadPage)?;
-        let copied = match self.get_page_and_type(caller, dest, PageType::Writable) {
+        let copied = match self.get_typed(caller, dest, PageType::Writable) {
             Ok(()) => {
                 let covered = (usize::from(target.start), usize::from(target.length));
                 let copied = self.copy_within(request, (target.mfn, covered), (dest, (0, PAGE_SIZE)));
                 self.put_page_and_type(dest);
                 copied
             }
+            Err(PageError::Restart) => Err(GrantError::Restart),
             // The caller's frame in another use, or none of its frames.
             Err(_) if self.get_page(caller.id, dest).is_ok() => {
                 self.put_page(dest);
@@ -165,8 +187,9 @@ impl<P: Platform> Hypervisor<P> {
         match end {
             CopyEnd::Frame(_, mfn) => {
                 self.get_page(domain.id, mfn).map_err(|_| GrantError::BadPage)?;
-                let claim = Claim { mfn, start: 0, length: PAGE_SIZE, readonly: true, pins: [None, None] };
-                self.make_writable(claim, domain, readonly)
+                let claim =
+                    Claim { mfn, start: 0, length: PAGE_SIZE, writable: false, readonly, pins: [None, None] };
+                self.make_writable(claim, domain)
             }
             CopyEnd::Grant(_, reference) => {
                 for _ in 0..TRIES {
@@ -180,25 +203,22 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Turns the claim's reference into one that allows writing, if that is wanted. `owner` owns the frame.
-    fn make_writable(
-        &self,
-        mut claim: Claim<P>,
-        owner: &Domain<P>,
-        readonly: bool,
-    ) -> Result<Claim<P>, GrantError> {
-        if readonly {
+    /// Turns the claim's reference into one that allows writing, if it is not for reading. `owner` owns the frame.
+    fn make_writable(&self, mut claim: Claim<P>, owner: &Domain<P>) -> Result<Claim<P>, GrantError> {
+        if claim.readonly {
             return Ok(claim);
         }
-        match self.get_page_and_type(owner, claim.mfn, PageType::Writable) {
+        match self.get_typed(owner, claim.mfn, PageType::Writable) {
             Ok(()) => {
                 self.put_page(claim.mfn);
-                claim.readonly = false;
+                claim.writable = true;
                 Ok(claim)
             }
-            Err(_) => {
+            Err(error) => {
+                // A granter's tables are the granter's to give up: its frame is still in another use.
+                let own = claim.pins[0].is_none();
                 self.release_claim(claim);
-                Err(GrantError::General)
+                Err(if own { error.into() } else { GrantError::General })
             }
         }
     }
@@ -314,28 +334,35 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<Claim<P>, GrantError> {
         if self.get_page(owner.id, target.mfn).is_err() {
             let kinds = PinKinds { host: true, device: false, readonly: user.readonly };
-            self.unpin(granter, reference, user.domain, target.mfn, kinds);
+            self.unpin(granter, reference, user.domain, target.mfn, kinds, || {});
             return Err(GrantError::BadPage);
         }
         let claim = Claim {
             mfn: target.mfn,
             start: usize::from(target.start),
             length: usize::from(target.length),
-            readonly: true,
+            writable: false,
+            readonly: user.readonly,
             pins: [Some((granter.clone(), reference, user.domain)), None],
         };
-        self.make_writable(claim, owner, user.readonly)
+        self.make_writable(claim, owner)
     }
 
+    /// Gives a claim back: the pin of a transitive grant, then the frame together with the pin of the grant that names it.
     fn release_claim(&self, claim: Claim<P>) {
-        if claim.readonly {
-            self.put_page(claim.mfn);
-        } else {
-            self.put_page_and_type(claim.mfn);
+        let kinds = PinKinds { host: true, device: false, readonly: claim.readonly };
+        if let Some((granter, reference, user)) = &claim.pins[1] {
+            self.unpin(granter, *reference, *user, claim.mfn, kinds, || {});
         }
-        for (granter, reference, user) in claim.pins.iter().flatten() {
-            let kinds = PinKinds { host: true, device: false, readonly: claim.readonly };
-            self.unpin(granter, *reference, *user, claim.mfn, kinds);
+        let drop_frame = || match claim.writable {
+            true => self.put_page_and_type(claim.mfn),
+            false => self.put_page(claim.mfn),
+        };
+        match &claim.pins[0] {
+            Some((granter, reference, user)) => {
+                self.unpin(granter, *reference, *user, claim.mfn, kinds, drop_frame)
+            }
+            None => drop_frame(),
         }
     }
 

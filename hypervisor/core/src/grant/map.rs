@@ -11,9 +11,10 @@ use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::event::Progress;
 use crate::ids::{DomId, GrantRef, GuestVirt, MachineAddr, Mfn};
-use crate::page::{EntryPlace, PageType, pte};
+use crate::page::{EntryPlace, PageError, PageType, pte};
 use crate::platform::Platform;
 use alloc::sync::Arc;
+use core::hint::spin_loop;
 use xen_abi::grant_table::*;
 
 /// A page to map (`gnttab_map_grant_ref`).
@@ -154,12 +155,11 @@ impl<P: Platform> Hypervisor<P> {
         kinds: PinKinds,
     ) -> Result<Mfn, GrantError> {
         let mfn = self.pin_for_map(caller.id, granter, request.reference, kinds)?;
-        let mapped = self.make_mapping(caller, vcpu, granter, mfn, request, kinds);
-        self.put_page(mfn);
-        if let Err(error) = mapped {
-            self.unpin(granter, request.reference, caller.id, mfn, kinds);
+        if let Err(error) = self.make_mapping(caller, vcpu, granter, mfn, request, kinds) {
+            self.unpin(granter, request.reference, caller.id, mfn, kinds, || self.put_page(mfn));
             return Err(error);
         }
+        self.put_page(mfn);
         Ok(mfn)
     }
 
@@ -213,9 +213,9 @@ impl<P: Platform> Hypervisor<P> {
         let host = self.get_granted(granter, mfn, kinds.readonly).and_then(|()| {
             let place = place_of(request.host_addr, request.flags);
             let entry = entry_of(mfn, request.flags);
-            self.put_foreign_entry(caller, vcpu, place, entry).map_err(|_| {
+            self.put_foreign_entry(caller, vcpu, place, entry).map_err(|error| {
                 self.put_granted(mfn, kinds.readonly);
-                GrantError::General
+                GrantError::from(error)
             })
         });
         if host.is_err() && kinds.device {
@@ -224,10 +224,12 @@ impl<P: Platform> Hypervisor<P> {
         host
     }
 
+    /// Takes a reference for a mapping. A frame that the granter has not given up yet as a table is refused, as one that is still
+    /// a table: the work is the granter's, who may never do it.
     fn get_granted(&self, granter: &Domain<P>, mfn: Mfn, readonly: bool) -> Result<(), GrantError> {
         let taken = match readonly {
             true => self.get_page(granter.id, mfn),
-            false => self.get_page_and_type(granter, mfn, PageType::Writable),
+            false => self.get_typed(granter, mfn, PageType::Writable),
         };
         taken.map_err(|_| GrantError::General)
     }
@@ -236,7 +238,9 @@ impl<P: Platform> Hypervisor<P> {
         if readonly { self.put_page(mfn) } else { self.put_page_and_type(mfn) }
     }
 
-    /// Takes pins away and tells the granter what is no longer in use.
+    /// Takes pins away and tells the granter what is no longer in use. `drop_frame` gives back what the user held of the frame. It
+    /// is called with the table locked: as long as there are pins, others may be added without a look at the entry, so there must
+    /// be a reference to the frame; and when the granter sees that the grant is not in use, the frame must be its own again.
     pub(super) fn unpin(
         &self,
         granter: &Domain<P>,
@@ -244,8 +248,10 @@ impl<P: Platform> Hypervisor<P> {
         user: DomId,
         mfn: Mfn,
         kinds: PinKinds,
+        drop_frame: impl FnOnce(),
     ) {
         let mut table = granter.grants.lock(self, granter);
+        drop_frame();
         let Some(shared) = table.shared(&self.platform, reference) else { return };
         let Some(active) = table.active(reference) else { return };
         // Another domain may have got a dead granter's identifier: its pins are none of ours.
@@ -319,9 +325,16 @@ impl<P: Platform> Hypervisor<P> {
             let place = place_of(request.host_addr, mapping.flags);
             let replacement = self.replacement(caller, vcpu, request.new_addr, mapping.flags)?;
             let expected = (mapping.mfn, !stands.readonly);
-            if self.take_foreign_entry(caller, vcpu, place, expected, replacement).is_err() {
+            let taken = loop {
+                match self.take_foreign_entry(caller, vcpu, place, expected, replacement) {
+                    // What stands for it was taken out of its place already. Tables are locked for short times only.
+                    Err(PageError::Restart) if replacement != 0 => spin_loop(),
+                    answer => break answer,
+                }
+            };
+            if let Err(error) = taken {
                 self.drop_entry(replacement);
-                return Err(GrantError::General);
+                return Err(error.into());
             }
         }
         Ok(PinKinds { host, device, readonly: stands.readonly })
@@ -342,7 +355,7 @@ impl<P: Platform> Hypervisor<P> {
             return Err(GrantError::General);
         }
         let place = EntryPlace::Linear(GuestVirt(new_addr));
-        self.steal_entry(caller, vcpu, place).map_err(|_| GrantError::General)
+        Ok(self.steal_entry(caller, vcpu, place)?)
     }
 
     /// Lets the TLBs forget the mappings of a batch and gives their references and pins back.
@@ -370,40 +383,44 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn give_back(&self, caller: &Domain<P>, Undone { mapping, kinds }: &Undone) {
-        for held in [kinds.host, kinds.device] {
-            if held {
-                self.put_granted(mapping.mfn, kinds.readonly);
+        self.unpin_mapping(caller, mapping, *kinds, || {
+            for held in [kinds.host, kinds.device] {
+                if held {
+                    self.put_granted(mapping.mfn, kinds.readonly);
+                }
             }
-        }
-        self.unpin_mapping(caller, mapping, *kinds);
+        });
     }
 
-    fn unpin_mapping(&self, user: &Domain<P>, mapping: &Mapping, kinds: PinKinds) {
-        // A granter that is not found is being torn down, and asks nobody about its pins.
-        if mapping.granter == user.id {
-            self.unpin(user, mapping.reference, user.id, mapping.mfn, kinds);
-        } else if let Some(granter) = self.domains.get(mapping.granter) {
-            self.unpin(&granter, mapping.reference, user.id, mapping.mfn, kinds);
+    /// Takes the pins of a mapping away together with what it holds of the frame.
+    fn unpin_mapping(&self, user: &Domain<P>, mapping: &Mapping, kinds: PinKinds, drop_frame: impl FnOnce()) {
+        let Mapping { granter, reference, mfn, .. } = *mapping;
+        if granter == user.id {
+            return self.unpin(user, reference, user.id, mfn, kinds, drop_frame);
+        }
+        match self.domains.get(granter) {
+            Some(granter) => self.unpin(&granter, reference, user.id, mfn, kinds, drop_frame),
+            // A granter that is not found is being torn down, and does not look at its pins any more.
+            None => drop_frame(),
         }
     }
 
     /// Gives up all mappings of a domain in teardown. The references of its host mappings go with its page tables.
     pub fn release_grant_mappings(&self, domain: &Domain<P>) -> Progress {
-        let handles = domain.grants.maptrack.lock().handles();
-        for handle in 0..handles {
-            let taken = domain.grants.maptrack.lock().take(handle);
-            if let Ok(mapping) = taken {
+        loop {
+            let last = domain.grants.maptrack.lock().take_last();
+            let Some((handle, mapping)) = last else { return Progress::Finished };
+            if let Some(mapping) = mapping {
                 let kinds = PinKinds::of_flags(mapping.flags);
-                if kinds.device {
-                    self.put_granted(mapping.mfn, kinds.readonly);
-                }
-                self.unpin_mapping(domain, &mapping, kinds);
-                domain.grants.maptrack.lock().free(handle);
-                if handle % PREEMPTION_STEP == 0 && self.platform.work_pending() {
-                    return Progress::Preempted;
-                }
+                self.unpin_mapping(domain, &mapping, kinds, || {
+                    if kinds.device {
+                        self.put_granted(mapping.mfn, kinds.readonly);
+                    }
+                });
+            }
+            if handle % PREEMPTION_STEP == 0 && self.platform.work_pending() {
+                return Progress::Preempted;
             }
         }
-        Progress::Finished
     }
 }

@@ -33,7 +33,8 @@ enum Slot {
 
 /// All handles of a domain.
 pub(super) struct Maptrack {
-    slots: Vec<Slot>,
+    /// Handles that there are, [`PER_FRAME`] to a piece: a list in one piece would be copied, however long, when it grows.
+    pieces: Vec<Vec<Slot>>,
     first_free: Option<u32>,
     used: usize,
     limit: u32,
@@ -41,7 +42,7 @@ pub(super) struct Maptrack {
 
 impl Maptrack {
     pub const fn new(max_frames: u32) -> Self {
-        Self { slots: Vec::new(), first_free: None, used: 0, limit: max_frames.saturating_mul(PER_FRAME) }
+        Self { pieces: Vec::new(), first_free: None, used: 0, limit: max_frames.saturating_mul(PER_FRAME) }
     }
 
     /// Handles in use.
@@ -51,7 +52,30 @@ impl Maptrack {
 
     /// One more than the highest handle there ever was.
     pub fn handles(&self) -> u32 {
-        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+        let last = self.pieces.last().map_or(0, |last| PER_FRAME as usize - last.len());
+        u32::try_from(self.pieces.len() * PER_FRAME as usize - last).unwrap_or(u32::MAX)
+    }
+
+    fn slot(&mut self, handle: u32) -> Option<&mut Slot> {
+        self.pieces.get_mut((handle / PER_FRAME) as usize)?.get_mut((handle % PER_FRAME) as usize)
+    }
+
+    /// A handle that there was not before.
+    fn grow(&mut self, has_room: impl FnOnce() -> bool) -> Option<u32> {
+        let handle = self.handles();
+        if handle >= self.limit {
+            return None;
+        }
+        if handle.is_multiple_of(PER_FRAME) {
+            let mut piece = Vec::new();
+            if !has_room() || self.pieces.try_reserve(1).is_err() {
+                return None;
+            }
+            piece.try_reserve_exact(PER_FRAME as usize).ok()?;
+            self.pieces.push(piece);
+        }
+        self.pieces.last_mut()?.push(Slot::Free(None));
+        Some(handle)
     }
 
     /// Takes a free handle; it is busy until it is [set](Self::set) or [freed](Self::free). `has_room` says whether there is memory
@@ -60,35 +84,29 @@ impl Maptrack {
     pub fn allocate(&mut self, has_room: impl FnOnce() -> bool) -> Result<u32, GrantError> {
         let handle = match self.first_free {
             Some(handle) => handle,
-            None => {
-                let handle = u32::try_from(self.slots.len()).map_err(|_| GrantError::NoSpace)?;
-                let full = self.slots.len() == self.slots.capacity();
-                if handle >= self.limit || full && (!has_room() || self.slots.try_reserve(1).is_err()) {
-                    return Err(GrantError::NoSpace);
-                }
-                self.slots.push(Slot::Free(None));
-                handle
-            }
+            None => self.grow(has_room).ok_or(GrantError::NoSpace)?,
         };
-        let slot = &mut self.slots[handle as usize];
-        if let Slot::Free(next) = *slot {
-            self.first_free = next;
-        }
+        let slot = self.slot(handle).ok_or(GrantError::NoSpace)?;
+        let next = match *slot {
+            Slot::Free(next) => next,
+            _ => None,
+        };
         *slot = Slot::Busy;
+        self.first_free = next;
         self.used += 1;
         Ok(handle)
     }
 
     /// Enters a mapping under a busy handle.
     pub fn set(&mut self, handle: u32, mapping: Mapping) {
-        if let Some(slot) = self.slots.get_mut(handle as usize) {
+        if let Some(slot) = self.slot(handle) {
             *slot = Slot::Used(mapping);
         }
     }
 
-    /// Takes a mapping to undo it: nobody else can until the handle is set again or freed.
+    /// Takes a mapping to undo it: nothing else can until the handle is set again or freed.
     pub fn take(&mut self, handle: u32) -> Result<Mapping, GrantError> {
-        match self.slots.get_mut(handle as usize) {
+        match self.slot(handle) {
             Some(slot) => match *slot {
                 Slot::Used(mapping) => {
                     *slot = Slot::Busy;
@@ -102,10 +120,35 @@ impl Maptrack {
 
     /// Gives a busy handle back.
     pub fn free(&mut self, handle: u32) {
-        if let Some(slot) = self.slots.get_mut(handle as usize) {
-            *slot = Slot::Free(self.first_free);
+        let first_free = self.first_free;
+        if let Some(slot) = self.slot(handle) {
+            *slot = Slot::Free(first_free);
             self.first_free = Some(handle);
             self.used -= 1;
         }
+    }
+
+    /// Whether one of the handles from `first` on and below `end` names a mapping of `mfn`.
+    pub fn maps(&self, mfn: Mfn, first: u32, end: u32) -> bool {
+        let (piece, from) = ((first / PER_FRAME) as usize, (first % PER_FRAME) as usize);
+        let slots = self.pieces.iter().skip(piece).flatten().skip(from);
+        slots
+            .take((end - first) as usize)
+            .any(|slot| matches!(slot, Slot::Used(mapping) if mapping.mfn == mfn))
+    }
+
+    /// In teardown: takes the last handle out of the list, with its mapping if it has one. No handle is given out any more.
+    pub fn take_last(&mut self) -> Option<(u32, Option<Mapping>)> {
+        (self.first_free, self.limit) = (None, 0);
+        while self.pieces.last().is_some_and(Vec::is_empty) {
+            self.pieces.pop();
+        }
+        let slot = self.pieces.last_mut()?.pop()?;
+        let mapping = match slot {
+            Slot::Used(mapping) => Some(mapping),
+            Slot::Free(_) | Slot::Busy => None,
+        };
+        self.used -= usize::from(mapping.is_some());
+        Some((self.handles(), mapping))
     }
 }

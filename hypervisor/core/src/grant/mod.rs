@@ -17,7 +17,10 @@
 //! - A host mapping holds its references to the frame in the page-table entry itself, like any other mapping; a device
 //!   mapping holds its own. A frame is never given back to its owner before the TLBs forgot the mapping.
 //! - Lock order: a domain's table, then a domain's list of mappings. No two tables are locked at once. Neither is held
-//!   while page tables or guest memory are accessed, except that frames are taken with a table locked.
+//!   while page tables or guest memory are accessed, except that frames are taken and given back with a table locked. Nothing that
+//!   may take long is done with a table locked, and a domain never does work for another one to have a frame of it: a frame that its
+//!   granter has not given up yet as a page table is refused.
+//! - What a mapping or copy holds of a frame goes before its pin, and both go with the table locked.
 
 mod copy;
 mod entry;
@@ -35,6 +38,7 @@ pub use map::{MapRequest, Mapped, Undone, UnmapBatch, UnmapRequest};
 pub use table::TableSize;
 
 use crate::ids::DomId;
+use crate::page::PageError;
 use maptrack::Maptrack;
 use spin::Mutex;
 use table::Table;
@@ -73,6 +77,9 @@ pub enum GrantError {
     Again,
     /// No handle is left.
     NoSpace,
+    /// Not an error: this CPU has other work first, and nothing was changed. The operation is made again; no guest sees a
+    /// status of it.
+    Restart,
 }
 
 impl GrantError {
@@ -89,8 +96,17 @@ impl GrantError {
             Self::BadPage => GNTST_BAD_PAGE,
             Self::BadCopyArgument => GNTST_BAD_COPY_ARG,
             Self::AddressTooBig => GNTST_ADDRESS_TOO_BIG,
-            Self::Again => GNTST_EAGAIN,
+            Self::Again | Self::Restart => GNTST_EAGAIN,
             Self::NoSpace => GNTST_NO_SPACE,
+        }
+    }
+}
+
+impl From<PageError> for GrantError {
+    fn from(error: PageError) -> Self {
+        match error {
+            PageError::Restart => Self::Restart,
+            _ => Self::General,
         }
     }
 }

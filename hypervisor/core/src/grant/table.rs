@@ -11,6 +11,7 @@ use crate::ids::{DomId, GrantRef, Mfn, PAGE_SIZE};
 use crate::platform::{GuestFrame, Platform};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 use spin::MutexGuard;
 use xen_abi::errno::Errno;
@@ -415,23 +416,28 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Whether a domain may write back what caches hold of a frame: its own, or one that another domain granted it and
-    /// that it uses.
+    /// Whether a frame whose cached lines a domain wants to write back is its own; `false` for one of another domain, which it may
+    /// write back while it has a mapping of a grant of it.
     ///
     /// # Errors
-    /// `EINVAL` for a frame that does not exist, `EPERM` for one that nobody owns, or that is not granted.
-    pub(crate) fn may_flush_caches_of(&self, domain: &Domain<P>, mfn: Mfn) -> Result<(), Errno> {
+    /// `EINVAL` for a frame that does not exist, `EPERM` for one that no domain owns.
+    pub(crate) fn owns_to_flush(&self, domain: &Domain<P>, mfn: Mfn) -> Result<bool, Errno> {
         self.frame(mfn).ok_or(Errno::EINVAL)?;
         let owner = self.page_owner(mfn).ok_or(Errno::EPERM)?;
-        if owner == domain.id {
-            return Ok(());
+        if owner != domain.id && self.domains.get(owner).is_none() {
+            return Err(Errno::EPERM);
         }
-        let granter = self.domains.get(owner).ok_or(Errno::EPERM)?;
-        let table = granter.grants.lock(self, &granter);
-        let used =
-            |active: &Active| active.pins.any() && active.user == domain.id && active.target.mfn == mfn;
-        // Xen calls it an invalid argument when no grant of this frame is in use.
-        if table.active.iter().any(used) { Ok(()) } else { Err(Errno::EINVAL) }
+        Ok(owner == domain.id)
+    }
+
+    /// Whether one of these handles of a domain names a mapping of `mfn`. A frame that is mapped stays its granter's.
+    pub(crate) fn maps_grant_of(&self, domain: &Domain<P>, mfn: Mfn, handles: Range<u32>) -> bool {
+        domain.grants.maptrack.lock().maps(mfn, handles.start, handles.end)
+    }
+
+    /// One more than the highest handle that a domain ever had.
+    pub(crate) fn grant_handles(&self, domain: &Domain<P>) -> u32 {
+        domain.grants.maptrack.lock().handles()
     }
 
     /// Gives back the frames of a domain's table in teardown, after its page tables are gone. What others map of them goes when

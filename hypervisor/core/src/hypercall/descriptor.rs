@@ -33,6 +33,7 @@ pub fn set_gdt<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) ->
             cx.hv.flush_tlb_all(&CpuMask::of(cx.hv.platform.this_cpu()));
             Outcome::Done(0)
         }
+        Err(PageError::Restart) => Outcome::Again(*args),
         // Xen makes no difference between reasons here.
         Err(_) => Errno::EINVAL.into(),
     }
@@ -40,5 +41,8 @@ pub fn set_gdt<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) ->
 
 /// `update_descriptor(address, descriptor)`: writes one descriptor at a machine address.
 pub fn update_descriptor<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    cx.hv.update_descriptor(cx.domain, args[0], args[1]).map_err(PageError::errno).into()
+    match cx.hv.update_descriptor(cx.domain, args[0], args[1]) {
+        Err(PageError::Restart) => Outcome::Again(*args),
+        answer => answer.map_err(PageError::errno).into(),
+    }
 }

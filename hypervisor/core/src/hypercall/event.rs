@@ -1,6 +1,6 @@
 //! `event_channel_op` and its predecessor: arguments in, ports out.
 
-use super::{Cx, Outcome};
+use super::{Cx, Failure, Outcome, done_or_again};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::event::slot::Binding;
@@ -41,7 +41,7 @@ pub fn event_channel_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut
                 Err(error) => error.into(),
             }
         }
-        _ => run(cx, cmd, args[1]).into(),
+        _ => done_or_again(run(cx, cmd, args[1]).map(|()| 0), args),
     }
 }
 
@@ -54,7 +54,9 @@ pub fn event_channel_op_compat<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _reg
     };
     match command() {
         Ok((EVTCHNOP_SEND, arg)) => send(cx.hv, cx.domain, arg).into(),
-        Ok((cmd @ EVTCHNOP_BIND_INTERDOMAIN..=EVTCHNOP_UNMASK, arg)) => run(cx, cmd, arg).into(),
+        Ok((cmd @ EVTCHNOP_BIND_INTERDOMAIN..=EVTCHNOP_UNMASK, arg)) => {
+            done_or_again(run(cx, cmd, arg).map(|()| 0), args)
+        }
         Ok(_) => Errno::ENOSYS.into(),
         Err(error) => error.into(),
     }
@@ -75,7 +77,7 @@ fn reset<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnReset>, resuming: bool)
     Ok(cx.hv.reset_events(cx.domain, DomId(reset.dom), resuming)?)
 }
 
-fn run<P: Platform>(cx: Cx<'_, P>, cmd: u32, arg: u64) -> Result<(), Errno> {
+fn run<P: Platform>(cx: Cx<'_, P>, cmd: u32, arg: u64) -> Result<(), Failure> {
     match cmd {
         EVTCHNOP_BIND_INTERDOMAIN => bind_interdomain(cx, GuestPtr::new(arg)),
         EVTCHNOP_BIND_VIRQ => bind_virq(cx, GuestPtr::new(arg)),
@@ -104,42 +106,42 @@ fn run<P: Platform>(cx: Cx<'_, P>, cmd: u32, arg: u64) -> Result<(), Errno> {
             let set = GuestPtr::<EvtchnSetPriority>::new(arg).read(cx.hv)?;
             Ok(cx.hv.set_event_priority(cx.domain, Port(set.port), set.priority)?)
         }
-        _ => Err(Errno::ENOSYS),
+        _ => Err(Errno::ENOSYS.into()),
     }
 }
 
-fn alloc_unbound<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnAllocUnbound>) -> Result<(), Errno> {
+fn alloc_unbound<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnAllocUnbound>) -> Result<(), Failure> {
     let mut alloc = arg.read(cx.hv)?;
     alloc.port = cx.hv.alloc_unbound(cx.domain, DomId(alloc.dom), DomId(alloc.remote_dom))?.0;
     Ok(arg.write(cx.hv, &alloc)?)
 }
 
-fn bind_interdomain<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnBindInterdomain>) -> Result<(), Errno> {
+fn bind_interdomain<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnBindInterdomain>) -> Result<(), Failure> {
     let mut bind = arg.read(cx.hv)?;
     let port = cx.hv.bind_interdomain(cx.domain, DomId(bind.remote_dom), Port(bind.remote_port))?;
     bind.local_port = port.0;
     Ok(arg.write(cx.hv, &bind)?)
 }
 
-fn bind_virq<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnBindVirq>) -> Result<(), Errno> {
+fn bind_virq<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnBindVirq>) -> Result<(), Failure> {
     let mut bind = arg.read(cx.hv)?;
     bind.port = cx.hv.bind_virq(cx.domain, VcpuId(bind.vcpu), bind.virq)?.0;
     Ok(arg.write(cx.hv, &bind)?)
 }
 
-fn bind_pirq<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnBindPirq>) -> Result<(), Errno> {
+fn bind_pirq<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnBindPirq>) -> Result<(), Failure> {
     let mut bind = arg.read(cx.hv)?;
     bind.port = cx.hv.bind_pirq(cx.domain, bind.pirq, bind.flags & BIND_PIRQ_WILL_SHARE != 0)?.0;
     Ok(arg.write(cx.hv, &bind)?)
 }
 
-fn bind_ipi<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnBindIpi>) -> Result<(), Errno> {
+fn bind_ipi<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnBindIpi>) -> Result<(), Failure> {
     let mut bind = arg.read(cx.hv)?;
     bind.port = cx.hv.bind_ipi(cx.domain, VcpuId(bind.vcpu))?.0;
     Ok(arg.write(cx.hv, &bind)?)
 }
 
-fn status<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnStatus>) -> Result<(), Errno> {
+fn status<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnStatus>) -> Result<(), Failure> {
     let mut status = arg.read(cx.hv)?;
     let PortStatus { binding, vcpu } = cx.hv.event_status(cx.domain, DomId(status.dom), Port(status.port))?;
     status.vcpu = vcpu.0;
@@ -173,7 +175,7 @@ fn status<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnStatus>) -> Result<(),
     Ok(arg.write(cx.hv, &status)?)
 }
 
-fn init_control<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnInitControl>) -> Result<(), Errno> {
+fn init_control<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnInitControl>) -> Result<(), Failure> {
     let mut init = arg.read(cx.hv)?;
     cx.hv.fifo_init_control(cx.domain, VcpuId(init.vcpu), Mfn(init.control_gfn), init.offset)?;
     init.link_bits = LINK_BITS;

@@ -3,15 +3,14 @@
 //! Most commands take an array: each element is copied in, served, and its status copied out. Between elements the CPU's
 //! other work is looked at; the hypercall then starts again behind the last element served.
 
-use super::{Cx, Outcome};
-use crate::cpumask::CpuMask;
+use super::{Cx, Failure, Outcome};
 use crate::domain::Domain;
 use crate::grant::{
     CopyEnd, CopyRequest, GrantError, MapRequest, UnmapBatch, UnmapRequest, VersionError, status_of,
 };
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{DomId, GrantRef, Mfn};
-use crate::platform::{GuestFault, Platform};
+use crate::platform::Platform;
 use crate::regs::Regs;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -20,13 +19,17 @@ use xen_abi::errno::Errno;
 use xen_abi::grant_table::*;
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Bits of the command; Xen keeps the progress of a cache flush above them.
-const COMMAND: u32 = (1 << 12) - 1;
+/// Bits of the command; above them is the progress of a cache flush, as Xen has it.
+const COMMAND_BITS: u32 = 12;
+const COMMAND: u32 = (1 << COMMAND_BITS) - 1;
+/// Handles that are looked at between two looks for other work.
+const HANDLES: u32 = 1024;
 
 /// `grant_table_op(cmd, args, count)`.
 pub fn grant_table_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
     let (cmd, count) = (super::event::command(args[0]), super::event::command(args[2]));
-    if i32::try_from(count).is_err() || cmd & !COMMAND != 0 {
+    let (cmd, progress) = (cmd & COMMAND, cmd >> COMMAND_BITS);
+    if i32::try_from(count).is_err() || progress != 0 && cmd != GNTTABOP_CACHE_FLUSH {
         return Errno::EINVAL.into();
     }
     let batch = Batch { cx, cmd, first: args[1], count };
@@ -45,7 +48,7 @@ pub fn grant_table_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut R
         GNTTABOP_COPY => batch.each(copy),
         GNTTABOP_TRANSFER => batch.each(transfer),
         GNTTABOP_SWAP_GRANT_REF => batch.each(swap),
-        GNTTABOP_CACHE_FLUSH => batch.each(cache_flush),
+        GNTTABOP_CACHE_FLUSH => batch.cache_flush(progress),
         GNTTABOP_SETUP_TABLE => batch.one(setup_table),
         GNTTABOP_QUERY_SIZE => batch.one(query_size),
         GNTTABOP_GET_STATUS_FRAMES => batch.one(get_status_frames),
@@ -55,8 +58,8 @@ pub fn grant_table_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut R
     }
 }
 
-/// `grant_table_op` with a single mapping, unmapping or copy, which needs no batch and is never preempted. `None`: it is
-/// something else.
+/// `grant_table_op` with a single mapping, unmapping or copy, which needs no batch. `None`: it is something else, or is to be made
+/// again.
 pub fn single<P: Platform>(cx: Cx<'_, P>, cmd: u64, at: u64, count: u64) -> Option<i64> {
     if super::event::command(count) != 1 {
         return None;
@@ -67,11 +70,18 @@ pub fn single<P: Platform>(cx: Cx<'_, P>, cmd: u64, at: u64, count: u64) -> Opti
         GNTTABOP_COPY => copy(cx, GuestPtr::new(at)),
         _ => return None,
     };
-    Some(result.map_or_else(Errno::to_ret, |()| 0))
+    match result {
+        Ok(()) => Some(0),
+        Err(Failure::Errno(errno)) => Some(errno.to_ret()),
+        Err(Failure::Restart) => None,
+    }
 }
 
-fn unmap_single<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabUnmapGrantRef>) -> Result<(), Errno> {
+fn unmap_single<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabUnmapGrantRef>) -> Result<(), Failure> {
     let undone = cx.hv.begin_unmap(cx.domain, cx.vcpu, &unmap_request(&ptr.read(cx.hv)?));
+    if let Err(GrantError::Restart) = undone {
+        return Err(Failure::Restart);
+    }
     if let Ok(undone) = &undone {
         cx.hv.finish_unmap(cx.domain, undone);
     }
@@ -99,15 +109,33 @@ impl<P: Platform> Batch<'_, P> {
         op(self.cx, GuestPtr::new(self.first)).into()
     }
 
+    /// As [`Batch::each`], for operations that keep the progress of the element where they stopped in the command.
+    fn cache_flush(&self, mut progress: u32) -> Outcome {
+        for index in 0..self.count {
+            let served = GuestPtr::new(self.first).at(u64::from(index)).map_err(Failure::from);
+            match served.and_then(|ptr| cache_flush(self.cx, ptr, &mut progress)) {
+                Ok(()) => progress = 0,
+                Err(Failure::Errno(errno)) => return errno.into(),
+                Err(Failure::Restart) => return self.again_at::<GnttabCacheFlush>(index, progress),
+            }
+            if index + 1 < self.count && self.cx.hv.platform.work_pending() {
+                return self.again::<GnttabCacheFlush>(index + 1);
+            }
+        }
+        Outcome::Done(0)
+    }
+
     /// Serves one operation after the other.
-    fn each<T>(&self, op: fn(Cx<'_, P>, GuestPtr<T>) -> Result<(), Errno>) -> Outcome {
+    fn each<T>(&self, op: fn(Cx<'_, P>, GuestPtr<T>) -> Result<(), Failure>) -> Outcome {
         for index in 0..self.count {
             if index != 0 && self.cx.hv.platform.work_pending() {
                 return self.again::<T>(index);
             }
-            let served = GuestPtr::<T>::new(self.first).at(u64::from(index)).map_err(Errno::from);
-            if let Err(error) = served.and_then(|ptr| op(self.cx, ptr)) {
-                return error.into();
+            let served = GuestPtr::<T>::new(self.first).at(u64::from(index)).map_err(Failure::from);
+            match served.and_then(|ptr| op(self.cx, ptr)) {
+                Ok(()) => {}
+                Err(Failure::Errno(errno)) => return errno.into(),
+                Err(Failure::Restart) => return self.again::<T>(index),
             }
         }
         Outcome::Done(0)
@@ -123,9 +151,15 @@ impl<P: Platform> Batch<'_, P> {
                     return self.again::<T>(index);
                 }
             }
-            if let Err(error) = self.unmap_one(index, request, status, &mut pending) {
-                self.cx.hv.finish_unmaps(self.cx.domain, &mut pending);
-                return Errno::from(error).into();
+            match self.unmap_one(index, request, status, &mut pending) {
+                Ok(()) => continue,
+                Err(failure) => {
+                    self.cx.hv.finish_unmaps(self.cx.domain, &mut pending);
+                    return match failure {
+                        Failure::Errno(errno) => errno.into(),
+                        Failure::Restart => self.again::<T>(index),
+                    };
+                }
             }
         }
         self.cx.hv.finish_unmaps(self.cx.domain, &mut pending);
@@ -138,22 +172,31 @@ impl<P: Platform> Batch<'_, P> {
         request: fn(&T) -> UnmapRequest,
         status: usize,
         pending: &mut UnmapBatch,
-    ) -> Result<(), GuestFault> {
+    ) -> Result<(), Failure> {
         let cx = self.cx;
         let ptr = GuestPtr::<T>::new(self.first).at(u64::from(index))?;
         let request = request(&ptr.read(cx.hv)?);
         let result = cx.hv.unmap_grant(cx.domain, cx.vcpu, &request, pending);
-        ptr.field::<i16>(status)?.write(cx.hv, &status_of(&result))
+        if let Err(GrantError::Restart) = result {
+            return Err(Failure::Restart);
+        }
+        Ok(ptr.field::<i16>(status)?.write(cx.hv, &status_of(&result))?)
     }
 
     /// The same hypercall, from element `done` on.
     fn again<T>(&self, done: u32) -> Outcome {
+        self.again_at::<T>(done, 0)
+    }
+
+    /// The same, and that element with some progress.
+    fn again_at<T>(&self, done: u32, progress: u32) -> Outcome {
         let next = self.first.wrapping_add(u64::from(done) * size_of::<T>() as u64);
-        Outcome::Again([u64::from(self.cmd), next, u64::from(self.count - done), 0, 0, 0])
+        let cmd = self.cmd | progress << COMMAND_BITS;
+        Outcome::Again([u64::from(cmd), next, u64::from(self.count - done), 0, 0, 0])
     }
 }
 
-fn map<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabMapGrantRef>) -> Result<(), Errno> {
+fn map<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabMapGrantRef>) -> Result<(), Failure> {
     let mut op = ptr.read(cx.hv)?;
     let request = MapRequest {
         host_addr: op.host_addr,
@@ -162,6 +205,9 @@ fn map<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabMapGrantRef>) -> Result<(
         reference: GrantRef(op.ref_),
     };
     let mapped = cx.hv.map_grant(cx.domain, cx.vcpu, &request);
+    if let Err(GrantError::Restart) = mapped {
+        return Err(Failure::Restart);
+    }
     op.status = status_of(&mapped);
     if let Ok(mapped) = mapped {
         op.handle = mapped.handle;
@@ -170,7 +216,7 @@ fn map<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabMapGrantRef>) -> Result<(
     Ok(ptr.write(cx.hv, &op)?)
 }
 
-fn copy<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabCopy>) -> Result<(), Errno> {
+fn copy<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabCopy>) -> Result<(), Failure> {
     let op = ptr.read(cx.hv)?;
     let end = |place: &GnttabCopyPtr, granted: u16| {
         let domain = DomId(place.domid);
@@ -187,37 +233,57 @@ fn copy<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabCopy>) -> Result<(), Err
         dest: end(&op.dest, GNTCOPY_DEST_GREF),
         len: op.len,
     };
-    let status = status_of(&cx.hv.copy_granted(cx.domain, &request));
+    let copied = cx.hv.copy_granted(cx.domain, &request);
+    if let Err(GrantError::Restart) = copied {
+        return Err(Failure::Restart);
+    }
+    let status = status_of(&copied);
     Ok(ptr.field::<i16>(offset_of!(GnttabCopy, status))?.write(cx.hv, &status)?)
 }
 
-fn transfer<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabTransfer>) -> Result<(), Errno> {
+fn transfer<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabTransfer>) -> Result<(), Failure> {
     let op = ptr.read(cx.hv)?;
     let given = cx.hv.transfer_page(cx.domain, Mfn(op.mfn), DomId(op.domid), GrantRef(op.ref_));
     Ok(ptr.field::<i16>(offset_of!(GnttabTransfer, status))?.write(cx.hv, &status_of(&given))?)
 }
 
-fn swap<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabSwapGrantRef>) -> Result<(), Errno> {
+fn swap<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabSwapGrantRef>) -> Result<(), Failure> {
     let op = ptr.read(cx.hv)?;
     let swapped = cx.hv.swap_grants(cx.domain, GrantRef(op.ref_a), GrantRef(op.ref_b));
     Ok(ptr.field::<i16>(offset_of!(GnttabSwapGrantRef, status))?.write(cx.hv, &status_of(&swapped))?)
 }
 
-/// Caches are coherent: only writing back is ever needed, and x86 does it for everything at once.
-fn cache_flush<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabCacheFlush>) -> Result<(), Errno> {
+/// Caches are coherent: only writing back is ever needed. `progress`: how many of the caller's handles were looked at.
+fn cache_flush<P: Platform>(
+    cx: Cx<'_, P>,
+    ptr: GuestPtr<GnttabCacheFlush>,
+    progress: &mut u32,
+) -> Result<(), Failure> {
     let op = ptr.read(cx.hv)?;
     let end = u32::from(op.offset) + u32::from(op.length);
     if op.offset >= 4096 || end > 4096 || op.op & !(GNTTAB_CACHE_INVAL | GNTTAB_CACHE_CLEAN) != 0 {
-        return Err(Errno::EINVAL);
+        return Err(Errno::EINVAL.into());
     }
     if op.length == 0 || op.op == 0 {
         return Ok(());
     }
-    cx.hv.may_flush_caches_of(cx.domain, Mfn(op.a >> 12))?;
-    if op.op & GNTTAB_CACHE_CLEAN == 0 {
-        return Err(Errno::EOPNOTSUPP);
+    let mfn = Mfn(op.a >> 12);
+    if !cx.hv.owns_to_flush(cx.domain, mfn)? {
+        while !cx.hv.maps_grant_of(cx.domain, mfn, *progress..progress.saturating_add(HANDLES)) {
+            *progress = progress.saturating_add(HANDLES);
+            if *progress >= cx.hv.grant_handles(cx.domain) {
+                // Xen calls it an invalid argument when no grant of this frame is in use.
+                return Err(Errno::EINVAL.into());
+            }
+            if cx.hv.platform.work_pending() {
+                return Err(Failure::Restart);
+            }
+        }
     }
-    cx.hv.platform.flush_caches(&CpuMask::of(cx.hv.platform.this_cpu()));
+    if op.op & GNTTAB_CACHE_CLEAN == 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    cx.hv.platform.flush_cache_lines(mfn, usize::from(op.offset), usize::from(op.length));
     Ok(())
 }
 

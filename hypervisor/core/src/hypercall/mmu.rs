@@ -16,6 +16,7 @@ use crate::page::{PageError, PageType, Pages, UpdateError, Write, pte};
 use crate::platform::{Flush, GuestFrame, Platform};
 use crate::regs::Regs;
 use alloc::sync::Arc;
+use core::hint::spin_loop;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use mmuext::vcpu_cpus;
 use xen_abi::errno::Errno;
@@ -31,6 +32,8 @@ const PREEMPTED: u32 = 1 << 31;
 
 /// Requests copied in at a time.
 const CHUNK: usize = 8;
+/// After so many requests the table that they change is unlocked for a moment: other CPUs may wait for it.
+const LONGEST_LOCK: u32 = 64;
 
 /// Whose pages a hypercall is about.
 enum Target<P: Platform> {
@@ -100,6 +103,8 @@ impl From<UpdateError> for Stop {
         match error {
             UpdateError::Page(error) => error.into(),
             UpdateError::Differs(_) => Stop::Refused(Errno::EBUSY),
+            // Another CPU changed the type of a table between two looks at it.
+            UpdateError::Unchecked(..) => Stop::Preempted,
         }
     }
 }
@@ -134,7 +139,13 @@ impl Batch {
             });
         }
         if count == PREEMPTED && args[0] == 0 {
-            // All requests were done before; only the answer is left, and it travelled in this argument.
+            // All requests were done before; only the answer is left, and it travelled in this argument. The one before names the
+            // domain whose tables were changed and may not all be given up yet.
+            if let Some(tables) = owner_of_leftovers(cx, args[2])
+                && cx.hv.work_off_doomed(&tables).is_err()
+            {
+                return Err(Outcome::Again(*args));
+            }
             return Err(Outcome::Done(i64::from(foreign.cast_signed())));
         }
         let pdone: GuestPtr<u32> = GuestPtr::new(args[2]);
@@ -146,9 +157,17 @@ impl Batch {
         self.foreign
     }
 
-    /// The answer after `done` requests of `size` bytes each, and why there were no more.
-    #[inline(always)]
-    fn end<P: Platform>(&self, cx: Cx<'_, P>, done: u32, size: u64, stop: Option<Stop>) -> Outcome {
+    /// The answer after `done` requests of `size` bytes each, and why there were no more. `others` are the domains besides the
+    /// caller whose tables (first) and pages they were about.
+    fn end<P: Platform>(
+        &self,
+        cx: Cx<'_, P>,
+        others: [Option<&Domain<P>>; 2],
+        done: u32,
+        size: u64,
+        stop: Option<Stop>,
+    ) -> Outcome {
+        let others = others.map(|other| other.filter(|other| other.id != cx.domain.id));
         if !self.pdone.is_null() {
             // A guest that names no writable memory here does without the number.
             let _ = self.pdone.write(cx.hv, &self.done_before.wrapping_add(done));
@@ -157,17 +176,30 @@ impl Batch {
             None => 0,
             Some(Stop::Refused(errno)) => errno.to_ret(),
             Some(Stop::Preempted) => {
+                // What is in the way may be theirs, and they may be paused.
+                for other in others.into_iter().flatten() {
+                    let _ = cx.hv.work_off_doomed(other);
+                }
                 let next = self.requests.wrapping_add(u64::from(done) * size);
                 let left = u64::from((self.count - done) | PREEMPTED);
                 return Outcome::Again([next, left, self.pdone.address().0, u64::from(self.foreign), 0, 0]);
             }
         };
-        if cx.hv.work_off_doomed(cx.domain).is_err() {
+        let tables = others[0];
+        let foreign_left = tables.is_some_and(|tables| cx.hv.work_off_doomed(tables).is_err());
+        if foreign_left || cx.hv.work_off_doomed(cx.domain).is_err() {
             let result = u64::from((result as i32).cast_unsigned());
-            return Outcome::Again([0, u64::from(PREEMPTED), 0, result, 0, 0]);
+            let tables = tables.map_or(0, |tables| u64::from(tables.id.0) + 1);
+            return Outcome::Again([0, u64::from(PREEMPTED), tables, result, 0, 0]);
         }
         Outcome::Done(result)
     }
+}
+
+/// The domain that a continued hypercall names by its number plus 1, if it is one that the caller controls.
+fn owner_of_leftovers<P: Platform>(cx: Cx<'_, P>, named: u64) -> Option<Arc<Domain<P>>> {
+    let id = u16::try_from(named.checked_sub(1)?).ok()?;
+    cx.hv.domains.get(DomId(id)).filter(|_| cx.domain.privileged)
 }
 
 /// `mmu_update(requests, count, pdone, foreigndom)`.
@@ -234,10 +266,11 @@ impl<'a, P: Platform> Updates<'a, P> {
         if self.stale {
             self.cx.hv.flush_tlb_all(&self.tables.dirty_cpus.load());
         }
-        if self.tables.id != self.cx.domain.id {
-            self.cx.hv.finish_doomed(self.tables);
-        }
-        batch.end(self.cx, done, size_of::<MmuUpdate>() as u64, stop)
+        let pages = match self.pages {
+            Pages::Of(owner) => Some(owner),
+            Pages::Io => None,
+        };
+        batch.end(self.cx, [Some(self.tables), pages], done, size_of::<MmuUpdate>() as u64, stop)
     }
 
     /// Serves requests until one stops it; answers how many were done.
@@ -265,6 +298,9 @@ impl<'a, P: Platform> Updates<'a, P> {
             for request in &*chunk {
                 if done != 0 && (hv.platform.work_pending() || self.work_off_doomed().is_err()) {
                     return (done, Some(Stop::Preempted));
+                }
+                if done % LONGEST_LOCK == LONGEST_LOCK - 1 {
+                    self.unlock();
                 }
                 if let Err(stop) = self.serve(request) {
                     return (done, Some(stop));
@@ -306,9 +342,45 @@ impl<'a, P: Platform> Updates<'a, P> {
     fn update_upper(&mut self, place: (Mfn, PageType, usize), value: u64, how: Write) -> Result<(), Stop> {
         let hv = self.cx.hv;
         let old = hv.platform.words(GuestFrame::held(place.0))[place.2 & 511].load(Relaxed);
-        hv.update_entry(self.tables, &self.pages, place, value, how)?;
+        match hv.update_entry(self.tables, &self.pages, place, value, how) {
+            Err(UpdateError::Unchecked(named, t)) => self.update_checking(place, value, how, (named, t))?,
+            answer => answer?,
+        }
         self.stale |= old & pte::PRESENT != 0;
         Ok(())
+    }
+
+    /// The case of an entry that names a frame which has to be checked as a table of type `t` first, with the table that is to
+    /// be changed unlocked.
+    #[cold]
+    fn update_checking(
+        &mut self,
+        place: (Mfn, PageType, usize),
+        value: u64,
+        how: Write,
+        (named, t): (Mfn, PageType),
+    ) -> Result<(), Stop> {
+        let hv = self.cx.hv;
+        self.unlock();
+        hv.get_typed(self.tables, named, t)?;
+        let locked = loop {
+            match self.lock(place.0) {
+                // To stop here would undo the check. The lock is held for short times only.
+                Err(Stop::Preempted) => spin_loop(),
+                answer => break answer,
+            }
+        };
+        let changed = match locked {
+            Ok(Some(now)) if now == place.1 => {
+                hv.update_entry(self.tables, &self.pages, place, value, how).map_err(Stop::from)
+            }
+            // It is another kind of table by now, or none: the request is served anew.
+            Ok(_) => Err(Stop::Preempted),
+            Err(stop) => Err(stop),
+        };
+        // The entry has a reference of its own.
+        hv.put_table(self.tables, named);
+        changed
     }
 
     fn lock(&mut self, mfn: Mfn) -> Result<Option<PageType>, Stop> {
@@ -394,6 +466,9 @@ fn change_mapping<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], pages: &Pages<'_,
         Err(Stop::Preempted) => {
             // Something is waiting to be given up; whether that gets done now or later, the guest asks again.
             let _ = cx.hv.work_off_doomed(cx.domain);
+            if let Pages::Of(owner) = pages {
+                let _ = cx.hv.work_off_doomed(owner);
+            }
             return Outcome::Again(*args);
         }
     }

@@ -35,7 +35,9 @@ pub mod version;
 
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu, VcpuRef};
-use crate::platform::Platform;
+use crate::event::EventError;
+use crate::page::PageError;
+use crate::platform::{GuestFault, Platform};
 use crate::regs::Regs;
 use alloc::sync::Arc;
 use core::marker::PhantomData;
@@ -96,6 +98,54 @@ impl<E: Into<Errno>> From<Result<i64, E>> for Outcome {
 impl<E: Into<Errno>> From<Result<(), E>> for Outcome {
     fn from(result: Result<(), E>) -> Self {
         Self::from(result.map(|()| 0))
+    }
+}
+
+/// Why an operation was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It was refused.
+    Errno(Errno),
+    /// This CPU has other work first. Nothing was changed that doing it again would not find in order.
+    Restart,
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Failure::Errno(errno)
+    }
+}
+
+impl From<GuestFault> for Failure {
+    fn from(fault: GuestFault) -> Self {
+        Failure::Errno(fault.into())
+    }
+}
+
+impl From<PageError> for Failure {
+    fn from(error: PageError) -> Self {
+        match error {
+            PageError::Restart => Failure::Restart,
+            other => Failure::Errno(other.errno()),
+        }
+    }
+}
+
+impl From<EventError> for Failure {
+    fn from(error: EventError) -> Self {
+        match error {
+            EventError::Restart => Failure::Restart,
+            other => Failure::Errno(other.into()),
+        }
+    }
+}
+
+/// The end of a hypercall that is made again, with the arguments that it had, where it could not be done now.
+pub(crate) fn done_or_again(result: Result<i64, Failure>, args: &[u64; 6]) -> Outcome {
+    match result {
+        Ok(value) => Outcome::Done(value),
+        Err(Failure::Errno(errno)) => errno.into(),
+        Err(Failure::Restart) => Outcome::Again(*args),
     }
 }
 

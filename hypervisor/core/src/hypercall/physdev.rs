@@ -1,6 +1,6 @@
 //! `physdev_op` and its predecessor: device interrupts, I/O privilege, and what dom0 tells about PCI devices.
 
-use super::{Cx, Outcome};
+use super::{Cx, Failure, Outcome, done_or_again};
 use crate::event::{PirqTable, WantedPirq};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{DomId, GuestVirt, Mfn};
@@ -17,7 +17,7 @@ const IO_PORTS: u32 = 0x1_0000;
 
 /// `physdev_op(cmd, arg)`.
 pub fn physdev_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> Outcome {
-    run(cx, super::event::command(args[0]), args[1]).into()
+    serve(cx, super::event::command(args[0]), args[1], args)
 }
 
 /// `physdev_op_compat(op)`: the command stands in front of its argument.
@@ -27,9 +27,28 @@ pub fn physdev_op_compat<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mu
         Ok((op.read(cx.hv)?.cmd, op.field::<u8>(offset_of!(PhysdevOp, u))?.address().0))
     };
     match command() {
-        Ok((cmd, arg)) => run(cx, cmd, arg).into(),
+        Ok((cmd, arg)) => serve(cx, cmd, arg, args),
         Err(error) => error.into(),
     }
+}
+
+/// Serves a command; `args` are those of the hypercall, in case that it is to be made again.
+fn serve<P: Platform>(cx: Cx<'_, P>, cmd: u32, arg: u64, args: &[u64; 6]) -> Outcome {
+    match cmd {
+        PHYSDEVOP_PIRQ_EOI_GMFN_V1 | PHYSDEVOP_PIRQ_EOI_GMFN_V2 => {
+            done_or_again(set_eoi_page(cx, cmd, GuestPtr::new(arg)).map(|()| 0), args)
+        }
+        _ => run(cx, cmd, arg).into(),
+    }
+}
+
+fn set_eoi_page<P: Platform>(
+    cx: Cx<'_, P>,
+    cmd: u32,
+    arg: GuestPtr<PhysdevPirqEoiGmfn>,
+) -> Result<(), Failure> {
+    let page = Mfn(arg.read(cx.hv)?.gmfn);
+    Ok(cx.hv.set_eoi_page(cx.domain, page, cmd == PHYSDEVOP_PIRQ_EOI_GMFN_V1)?)
 }
 
 fn run<P: Platform>(cx: Cx<'_, P>, cmd: u32, arg: u64) -> Result<(), Errno> {
@@ -38,10 +57,6 @@ fn run<P: Platform>(cx: Cx<'_, P>, cmd: u32, arg: u64) -> Result<(), Errno> {
         PHYSDEVOP_IRQ_UNMASK_NOTIFY => {
             cx.hv.acknowledge_unmasked_pirqs(cx.domain);
             Ok(())
-        }
-        PHYSDEVOP_PIRQ_EOI_GMFN_V1 | PHYSDEVOP_PIRQ_EOI_GMFN_V2 => {
-            let page = GuestPtr::<PhysdevPirqEoiGmfn>::new(arg).read(cx.hv)?;
-            cx.hv.set_eoi_page(cx.domain, Mfn(page.gmfn), cmd == PHYSDEVOP_PIRQ_EOI_GMFN_V1)
         }
         PHYSDEVOP_IRQ_STATUS_QUERY => irq_status_query(cx, GuestPtr::new(arg)),
         PHYSDEVOP_MAP_PIRQ => map_pirq(cx, GuestPtr::new(arg)),

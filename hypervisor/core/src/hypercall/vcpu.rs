@@ -1,7 +1,7 @@
 //! `vcpu_op(cmd, vcpu, arg)` and `set_timer_op(time)`.
 
 use super::vcpu_init::initialise;
-use super::{Cx, Outcome, low32};
+use super::{Cx, Failure, Outcome, done_or_again, low32};
 use crate::domain::{VcpuFlags, VcpuRef};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{CpuId, DomId, GuestVirt, MachineAddr, Mfn, Nanos, PAGE_SIZE, VcpuId};
@@ -60,7 +60,7 @@ pub fn vcpu_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) ->
             cx.hv.stop_singleshot(cx.vcpu);
             0
         }),
-        VCPUOP_REGISTER_VCPU_INFO => register_info(cx, &target, arg),
+        VCPUOP_REGISTER_VCPU_INFO => return done_or_again(register_info(cx, &target, arg), args),
         VCPUOP_SEND_NMI => send_nmi(cx, &target, arg),
         VCPUOP_GET_PHYSID => get_physid(cx, &target, arg),
         VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA => register_time(cx, &target, arg),
@@ -193,32 +193,32 @@ fn get_physid<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, arg: u64) -> Resu
 }
 
 /// Moves a vCPU's `vcpu_info` to a page of the guest's, once.
-fn register_info<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, arg: u64) -> Result<i64, Errno> {
+fn register_info<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, arg: u64) -> Result<i64, Failure> {
     let request = GuestPtr::<VcpuRegisterVcpuInfo>::new(arg).read(cx.hv)?;
     let moved = move_info(cx, target, Mfn(request.mfn), request.offset);
     cx.hv.publish_time_anew(target);
     moved.map(|()| 0)
 }
 
-fn move_info<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, mfn: Mfn, offset: u32) -> Result<(), Errno> {
+fn move_info<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, mfn: Mfn, offset: u32) -> Result<(), Failure> {
     let offset = usize::try_from(offset).map_err(|_| Errno::ENXIO)?;
     if offset > PAGE_SIZE - size_of::<VcpuInfo>() || !offset.is_multiple_of(align_of::<VcpuInfo>()) {
-        return Err(Errno::ENXIO);
+        return Err(Errno::ENXIO.into());
     }
     let pv = &target.vcpu().pv;
     let old = MachineAddr(pv.vcpu_info.load(Ordering::Acquire));
     let registered = old.0 != 0 && old.mfn() != cx.domain.shared_info;
     let running_elsewhere = target.id != cx.vcpu.id && target.vcpu().sched.is_up();
     if registered || running_elsewhere {
-        return Err(Errno::EINVAL);
+        return Err(Errno::EINVAL.into());
     }
-    cx.hv.get_page_and_type(cx.domain, mfn, PageType::Writable).map_err(|_| Errno::EINVAL)?;
+    cx.hv.get_page_and_type(cx.domain, mfn, PageType::Writable)?;
     copy_info(cx, old, mfn, offset);
     let new = mfn.addr().0 + offset as u64;
     if pv.vcpu_info.compare_exchange(old.0, new, Ordering::AcqRel, Ordering::Relaxed).is_err() {
         // Another vCPU did the same for it at this very moment.
         cx.hv.put_page_and_type(mfn);
-        return Err(Errno::EINVAL);
+        return Err(Errno::EINVAL.into());
     }
     cx.hv.platform.vcpu_info_moved(target.vcpu());
     // An event may have gone to the old place after it was copied: let the guest look at every port.

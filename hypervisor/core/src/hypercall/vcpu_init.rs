@@ -14,7 +14,7 @@
 use super::callback::guest_selector;
 use super::cpu::checked_debugreg;
 use super::version::VALID_ASSISTS;
-use super::{Cx, Outcome};
+use super::{Cx, Failure, Outcome, done_or_again};
 use crate::domain::{PvState, Vcpu, VcpuFlags, VcpuRef};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{GuestVirt, MachineAddr, Mfn, PAGE_SIZE, VcpuId};
@@ -66,34 +66,7 @@ pub(super) fn initialise<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, args: 
     let Ok(context) = VcpuGuestContext::ref_from_bytes(words.as_bytes()) else {
         return Errno::EINVAL.into();
     };
-    match apply(cx, target, context) {
-        Ok(()) => Outcome::Done(0),
-        Err(Failure::Errno(errno)) => errno.into(),
-        Err(Failure::Restart) => Outcome::Again(*args),
-    }
-}
-
-/// Why a vCPU did not get a context.
-pub(super) enum Failure {
-    /// It was refused.
-    Errno(Errno),
-    /// This CPU has other work first.
-    Restart,
-}
-
-impl From<Errno> for Failure {
-    fn from(errno: Errno) -> Self {
-        Failure::Errno(errno)
-    }
-}
-
-impl From<PageError> for Failure {
-    fn from(error: PageError) -> Self {
-        match error {
-            PageError::Restart => Failure::Restart,
-            other => Failure::Errno(other.errno()),
-        }
-    }
+    done_or_again(apply(cx, target, context).map(|()| 0), args)
 }
 
 /// Gives a vCPU of any domain a context, the first or another one on the same tables (`XEN_DOMCTL_setvcpucontext`). It is up

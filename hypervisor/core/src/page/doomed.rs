@@ -1,23 +1,28 @@
-//! Tables that nobody uses any more and that still hold references: they are given up piece by piece.
+//! Tables that nothing uses any more and that still hold references: they are given up piece by piece.
 //!
-//! An L4 table with everything below it may name a million frames, so giving it up must be preemptible. Whoever
+//! An L4 table with everything below it may name a million frames, so giving it up must be preemptible. The CPU that
 //! drops its last reference only puts it on its owner's list (the links are in the type words, the head in the owner's
 //! [`Reservation`](crate::mem::Reservation)); hypercalls empty the list before they end, and stop and continue when
-//! the CPU has other work. L1 tables are short enough to be given up at once.
+//! the CPU has other work. An L1 table is given up at once, and put on the list when other work comes up meanwhile: its entries
+//! may be the last references to 512 frames.
 //!
 //! One CPU at a time works on a domain's list, and the others wait for it: a hypercall that drops a table ends only when
-//! everything below that table is free again, whoever did the work. Guests rely on it: they unpin an address space and make
+//! everything below that table is free again, whichever CPU did the work. Guests rely on it: they unpin an address space and make
 //! its pages writable in the next call.
 //!
-//! A table on the list is busy, so nobody can use it; whoever wants its frame is told to come again. So it is while a CPU has
+//! A table on the list is busy, so it cannot be used; a request for its frame is told to come again. So it is while a CPU has
 //! it off the list and gives it up: another CPU that wants the frame for something else has to wait, not to fail.
+//!
+//! There is no way to give up a list in one go. A caller that cannot be continued lets its guest execute the instruction again
+//! (page faults), or refuses (a grant of a frame that its granter still has as a table, as in Xen).
 
 use super::info::{FrameInfo, Type};
-use super::{PageError, pte};
+use super::{PageError, PageType, pte};
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::ids::Mfn;
-use crate::platform::Platform;
+use crate::ids::{DomId, Mfn};
+use crate::platform::{FrameWords, Platform};
+use core::hint::spin_loop;
 use core::sync::atomic::Ordering::{Acquire, Release};
 
 impl<P: Platform> Hypervisor<P> {
@@ -42,21 +47,24 @@ impl<P: Platform> Hypervisor<P> {
     /// [`PageError::Restart`] when this CPU has other work first.
     #[inline]
     pub(crate) fn work_off_doomed(&self, domain: &Domain<P>) -> Result<(), PageError> {
-        if domain.pages.has_doomed() { self.work_off(domain, true) } else { Ok(()) }
-    }
-
-    /// As [`Hypervisor::work_off_doomed`], without stopping.
-    pub(crate) fn finish_doomed(&self, domain: &Domain<P>) {
-        // Not preemptible, so it cannot fail.
-        let _ = self.work_off(domain, false);
+        if domain.pages.has_doomed() { self.work_off(domain) } else { Ok(()) }
     }
 
     #[cold]
     #[inline(never)]
-    fn work_off(&self, domain: &Domain<P>, preemptible: bool) -> Result<(), PageError> {
-        let _turn = domain.pages.giving_up.lock();
+    fn work_off(&self, domain: &Domain<P>) -> Result<(), PageError> {
+        let _turn = loop {
+            if let Some(turn) = domain.pages.giving_up.try_lock() {
+                break turn;
+            }
+            // The CPU that has the turn looks at its own work only.
+            if self.platform.work_pending() {
+                return Err(PageError::Restart);
+            }
+            spin_loop();
+        };
         while let Some((mfn, word)) = self.pop_doomed(domain) {
-            self.give_up_table(domain, mfn, word, preemptible)?;
+            self.give_up_table(domain, mfn, word)?;
         }
         Ok(())
     }
@@ -77,17 +85,34 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Gives up the entries of one table from the last to the first, then the table.
-    fn give_up_table(
+    fn give_up_table(&self, domain: &Domain<P>, mfn: Mfn, word: Type) -> Result<(), PageError> {
+        let (t, info) = (word.page_type(), self.known_frame(mfn));
+        let words = self.platform.frame_words(mfn);
+        let left = match t {
+            PageType::L1 => self.give_up_l1(domain.id, words, word.entries()),
+            _ => self.give_up_upper(domain, mfn, t.level().unwrap_or(4), words, word.entries()),
+        };
+        if left > 0 {
+            let resting = Type::busy(t, left, Type::DOOMED);
+            info.set_type(resting);
+            self.doom(domain, mfn, info, resting);
+            return Err(PageError::Restart);
+        }
+        info.set_type(Type::idle(t, self.frames.tlb().stamp()));
+        self.put_page(mfn);
+        Ok(())
+    }
+
+    /// Gives up entries below `left` of a table of `level` 2..=4 until other work waits; answers how many are left. One at least
+    /// is done each time.
+    fn give_up_upper(
         &self,
         domain: &Domain<P>,
         mfn: Mfn,
-        word: Type,
-        preemptible: bool,
-    ) -> Result<(), PageError> {
-        let (t, info) = (word.page_type(), self.known_frame(mfn));
-        let level = t.level().unwrap_or(1);
-        let words = self.platform.frame_words(mfn);
-        let mut left = word.entries();
+        level: u8,
+        words: &FrameWords,
+        mut left: usize,
+    ) -> usize {
         while left > 0 {
             if left.is_multiple_of(8) && pte::is_empty_group(words, left / 8 - 1) {
                 left -= 8;
@@ -99,15 +124,33 @@ impl<P: Platform> Hypervisor<P> {
                 continue;
             }
             self.put_upper_entry(domain, mfn, entry);
-            if preemptible && left > 0 && self.platform.work_pending() {
-                let resting = Type::busy(t, left, 0);
-                info.set_type(resting);
-                self.doom(domain, mfn, info, resting);
-                return Err(PageError::Restart);
+            if self.platform.work_pending() {
+                break;
             }
         }
-        info.set_type(Type::idle(t, self.frames.tlb().stamp()));
-        self.put_page(mfn);
-        Ok(())
+        left
+    }
+
+    /// Gives up entries below `left` of an L1 table of `owner` until other work waits; answers how many are left. A group of
+    /// eight at least is done each time.
+    pub(crate) fn give_up_l1(&self, owner: DomId, words: &FrameWords, mut left: usize) -> usize {
+        while left > 0 {
+            let group = (left - 1) / 8;
+            if !pte::is_empty_group(words, group) {
+                for word in words[group * 8..left].iter().rev() {
+                    let entry = word.load(Acquire);
+                    if entry & pte::PRESENT != 0 {
+                        self.put_l1_entry(owner, entry);
+                    }
+                }
+                left = group * 8;
+                if self.platform.work_pending() {
+                    break;
+                }
+            } else {
+                left = group * 8;
+            }
+        }
+        left
     }
 }

@@ -49,11 +49,11 @@
 //!
 //! - *Idle* frames keep the type that they had last and the TLB clock's time when they lost it.
 //! - *Busy* frames are being checked or given up by one CPU; nobody else can use them. Checking an L4 table can mean
-//!   checking a million entries below it, so tables of level 2 and up can be left *partial* when the CPU has other work: whoever
-//!   asks for the same type again carries on, whoever asks for another type has the table given up first.
+//!   checking a million entries below it, so tables can be left *partial* when the CPU has other work: a request for the same type
+//!   carries on, a request for another type has the table given up first.
 //! - Tables that lose their last reference hold many themselves. They are put on a list of their domain and given up from
 //!   there, preemptibly, before the hypercall ends or in its continuation (`doomed.rs`). This keeps recursion and partial undoing
-//!   out of the common paths: dropping a reference never fails.
+//!   out of the common paths: dropping a reference never fails. An L1 table is given up at once, unless other work comes up.
 //!
 //! # Who may wait for whom
 //!
@@ -61,6 +61,12 @@
 //! are taken and dropped, which never waits for a lock bit, except that the last type reference of a table waits until the
 //! table is unlocked. A table that is being checked makes others wait who want the same type; checking goes strictly down
 //! the levels, so there is no circle.
+//!
+//! # What may take long
+//!
+//! Checking tables and giving them up, and waiting for another CPU that does. All of it looks for this CPU's other work and then
+//! answers [`PageError::Restart`]: the hypercall is made again. Nothing of it is done with a table locked: the table that a new
+//! entry names is checked before. And no caller does it on behalf of another domain with a lock of that domain's held.
 //!
 //! # Where is what
 //!

@@ -72,7 +72,11 @@ impl<P: Platform> Hypervisor<P> {
             return PtWrite::NotATable;
         }
         let domain = &**cx.domain;
-        let Ok(Some(t)) = self.lock_table_of(domain, table) else { return PtWrite::NotATable };
+        let t = match self.lock_table_of(domain, table) {
+            Ok(Some(t)) => t,
+            Err(PageError::Restart) => return PtWrite::Retry,
+            _ => return PtWrite::NotATable,
+        };
         if t != PageType::L1 {
             self.known_frame(table).unlock_table();
             return PtWrite::NotATable;
@@ -94,10 +98,12 @@ impl<P: Platform> Hypervisor<P> {
         match answer {
             Ok(()) => PtWrite::Done,
             Err(UpdateError::Page(PageError::Restart)) => {
-                self.finish_doomed(domain);
+                // Some of what is in the way goes now, the rest when the instruction faults again.
+                let _ = self.work_off_doomed(domain);
                 PtWrite::Retry
             }
-            Err(UpdateError::Page(_)) => PtWrite::Refused,
+            // An L1 entry names no table.
+            Err(UpdateError::Page(_) | UpdateError::Unchecked(..)) => PtWrite::Refused,
             // Whether the hardware changed another part of the entry meanwhile, the guest must not see.
             Err(UpdateError::Differs(seen)) if old.is_none_or(|old| part.of(seen) == part.cut(old)) => {
                 PtWrite::Retry

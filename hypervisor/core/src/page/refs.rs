@@ -12,6 +12,9 @@ use crate::platform::Platform;
 use crate::sync::Word;
 use core::hint::spin_loop;
 
+/// Another CPU changes entries of the table.
+pub(crate) struct Busy;
+
 /// What became of an attempt to make a frame writable for the first time.
 pub(crate) enum FirstWritable {
     /// The frame is live as writable.
@@ -107,20 +110,26 @@ impl<W: Word> FrameInfo<W> {
 
     /// Locks the entries of a table that is live, waiting while another CPU changes them. Answers its type, or `None` when
     /// it is no live table. While it is locked its last type reference does not go.
+    ///
+    /// # Errors
+    /// [`Busy`] when `give_up` says so while another CPU has it.
     #[inline]
-    pub(crate) fn lock_table(&self) -> Option<PageType> {
+    pub(crate) fn lock_table(&self, give_up: impl Fn() -> bool) -> Result<Option<PageType>, Busy> {
         let mut word = self.type_word();
         loop {
             if !word.is_table() || word.0 & Type::BUSY != 0 || word.0 & Type::COUNT == 0 {
-                return None;
+                return Ok(None);
             }
             if word.0 & Type::LOCKED != 0 {
+                if give_up() {
+                    return Err(Busy);
+                }
                 W::pause();
                 word = self.type_word();
                 continue;
             }
             match self.type_.replace(word.0, word.0 | Type::LOCKED) {
-                Ok(_) => return Some(word.page_type()),
+                Ok(_) => return Ok(Some(word.page_type())),
                 Err(now) => word = Type(now),
             }
         }
@@ -226,18 +235,20 @@ impl<P: Platform> Hypervisor<P> {
     /// nothing but a `t`. Tables are checked here, with all that hangs below them.
     ///
     /// # Errors
-    /// Any [`PageError`], except that [`PageError::Restart`] is only answered for tables of level 2 and up: ask again after
-    /// the work that waits for this CPU.
+    /// Any [`PageError`]; [`PageError::Restart`] when the frame, or something below it, is waiting to be given up and this CPU has
+    /// other work first: ask again after that.
     pub fn get_page_and_type(&self, domain: &Domain<P>, mfn: Mfn, t: PageType) -> Result<(), PageError> {
         if t.level().is_some_and(|level| level > 1) {
-            // Whoever is told to come again finds less in the way the next time.
+            // The next time there is less in the way.
             self.work_off_doomed(domain)?;
         }
         loop {
             match self.get_typed(domain, mfn, t) {
                 Err(PageError::Restart) if t.level().is_none_or(|level| level == 1) => {
-                    // What is in the way is waiting to be given up, and short of a hypercall to continue, it is done here.
-                    self.finish_doomed(domain);
+                    self.work_off_doomed(domain)?;
+                    if self.platform.work_pending() {
+                        return Err(PageError::Restart);
+                    }
                     spin_loop();
                 }
                 answer => return answer,
@@ -245,7 +256,7 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// As [`Hypervisor::get_page_and_type`], for hypercalls that can be continued: [`PageError::Restart`] for any type.
+    /// As [`Hypervisor::get_page_and_type`], without giving up what is in the way: [`PageError::Restart`] at once.
     #[inline]
     pub(crate) fn get_typed(&self, domain: &Domain<P>, mfn: Mfn, t: PageType) -> Result<(), PageError> {
         let info = self.frame(mfn).ok_or(PageError::BadFrame)?;
@@ -257,7 +268,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Judges the owner of a frame to which a type reference was taken, and gives that back if it is the wrong one.
     #[inline]
-    fn check_owner(&self, info: &FrameInfo, mfn: Mfn, owner: DomId) -> Result<(), PageError> {
+    pub(super) fn check_owner(&self, info: &FrameInfo, mfn: Mfn, owner: DomId) -> Result<(), PageError> {
         if info.count().owner() == owner {
             return Ok(());
         }

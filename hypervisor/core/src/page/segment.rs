@@ -128,7 +128,8 @@ impl<P: Platform> Hypervisor<P> {
     /// page until the LDT or the address space changes; one that cannot be had is left out, and using it faults.
     ///
     /// # Errors
-    /// [`PageError::BadEntry`] for too many entries or an address that is unaligned or no guest's.
+    /// [`PageError::BadEntry`] for too many entries or an address that is unaligned or no guest's; [`PageError::Restart`] when a page
+    /// is still being given up as something else: the old LDT stays then.
     pub fn set_ldt(
         &self,
         domain: &Domain<P>,
@@ -141,36 +142,59 @@ impl<P: Platform> Hypervisor<P> {
             return Err(PageError::BadEntry);
         }
         let base = if entries == 0 { GuestVirt(0) } else { base };
+        let (frames, found) = self.get_ldt_pages(domain, vcpu, base, entries);
+        if !found {
+            put_frames(self, frames);
+            return Err(PageError::Restart);
+        }
         vcpu.pv.ldt_base.store(base.0, Relaxed);
         vcpu.pv.ldt_entries.store(entries, Relaxed);
-        self.find_ldt_pages(domain, vcpu);
+        self.replace_ldt_pages(domain, vcpu, frames);
         Ok(())
     }
 
-    /// Looks up the pages of a vCPU's LDT anew: its base is a virtual address, so they are others in another address space.
+    /// Looks up the pages of a vCPU's LDT anew: its base is a virtual address, so they are others in another address space. A page
+    /// that is still being given up is left out: the fault that its use takes looks it up again.
     pub(crate) fn find_ldt_pages(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) {
-        self.drop_ldt_pages(domain, vcpu);
-        let entries = vcpu.pv.ldt_entries.load(Relaxed);
-        if entries == 0 {
-            return;
-        }
         let base = GuestVirt(vcpu.pv.ldt_base.load(Relaxed));
-        // Without a root there is nothing to find either.
-        let Some(cr3) = vcpu.pv.guest_table.get() else { return };
-        let mut frames = [Mfn(0); LDT_FRAMES];
-        for (page, frame) in frames.iter_mut().enumerate().take(entries.div_ceil(PER_FRAME) as usize) {
-            *frame = self.ldt_page(domain, cr3, base.add(page as u64 * 4096)).unwrap_or(Mfn(0));
-        }
-        domain.pages.ldts.lock().insert(vcpu.id, frames);
+        let (frames, _) = self.get_ldt_pages(domain, vcpu, base, vcpu.pv.ldt_entries.load(Relaxed));
+        self.replace_ldt_pages(domain, vcpu, frames);
     }
 
-    fn ldt_page(&self, domain: &Domain<P>, cr3: Mfn, va: GuestVirt) -> Option<Mfn> {
-        let entry = self.walk(cr3, va)?.entry;
+    /// References to the pages of an LDT, and whether all of them were judged: `false` when one waits to be given up.
+    fn get_ldt_pages(
+        &self,
+        domain: &Domain<P>,
+        vcpu: &Vcpu<P>,
+        base: GuestVirt,
+        entries: u32,
+    ) -> ([Mfn; LDT_FRAMES], bool) {
+        let (mut frames, mut found) = ([Mfn(0); LDT_FRAMES], true);
+        // Without a root there is nothing to find either.
+        let Some(cr3) = vcpu.pv.guest_table.get() else { return (frames, found) };
+        for (page, frame) in frames.iter_mut().enumerate().take(entries.div_ceil(PER_FRAME) as usize) {
+            match self.ldt_page(domain, cr3, base.add(page as u64 * 4096)) {
+                Ok(mfn) => *frame = mfn,
+                Err(error) => found &= error != PageError::Restart,
+            }
+        }
+        (frames, found)
+    }
+
+    fn ldt_page(&self, domain: &Domain<P>, cr3: Mfn, va: GuestVirt) -> Result<Mfn, PageError> {
+        let entry = self.walk(cr3, va).ok_or(PageError::BadEntry)?.entry;
         let mfn = pte::frame_of(entry);
         if entry & pte::PRESENT == 0 {
-            return None;
+            return Err(PageError::BadEntry);
         }
-        self.get_page_and_type(domain, mfn, PageType::SegDesc).ok().map(|()| mfn)
+        self.get_page_and_type(domain, mfn, PageType::SegDesc).map(|()| mfn)
+    }
+
+    fn replace_ldt_pages(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, frames: [Mfn; LDT_FRAMES]) {
+        self.drop_ldt_pages(domain, vcpu);
+        if vcpu.pv.ldt_entries.load(Relaxed) != 0 {
+            domain.pages.ldts.lock().insert(vcpu.id, frames);
+        }
     }
 
     /// Takes a vCPU's LDT away.
@@ -180,9 +204,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn drop_ldt_pages(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) {
-        let frames = domain.pages.ldts.lock().remove(&vcpu.id);
-        for mfn in frames.into_iter().flatten().filter(|mfn| mfn.0 != 0) {
-            self.put_page_and_type(mfn);
+        if let Some(frames) = domain.pages.ldts.lock().remove(&vcpu.id) {
+            put_frames(self, frames);
         }
     }
 
@@ -214,6 +237,11 @@ impl<P: Platform> Hypervisor<P> {
         self.put_page_and_type(mfn);
         Ok(())
     }
+}
+
+/// Drops the references to the pages of an LDT.
+fn put_frames<P: Platform>(hv: &Hypervisor<P>, frames: [Mfn; LDT_FRAMES]) {
+    frames.into_iter().filter(|mfn| mfn.0 != 0).for_each(|mfn| hv.put_page_and_type(mfn));
 }
 
 /// Whether an address is canonical and outside of the hypervisor's own range.

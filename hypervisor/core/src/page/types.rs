@@ -101,7 +101,11 @@ impl<P: Platform> Hypervisor<P> {
 
     fn claim(&self, domain: &Domain<P>, mfn: Mfn, info: &FrameInfo, t: PageType) -> Claim {
         let flush = |stamp| self.flush_stale(domain, stamp);
-        info.claim(t, flush, |word| self.claim_busy(domain, mfn, info, t, word))
+        info.claim(t, flush, |word| {
+            let claim = self.claim_busy(domain, mfn, info, t, word);
+            // The CPU that checks the frame may take long, and looks at its own work only.
+            claim.or_else(|| self.platform.work_pending().then_some(Claim::Refused(PageError::Restart)))
+        })
     }
 
     /// The case of a busy frame. `None`: look again.
@@ -140,8 +144,7 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<(), PageError> {
         let result = match t {
             PageType::SegDesc => segment::check_frame(self.platform.frame_words(mfn)),
-            PageType::L1 => self.check_l1(domain, mfn),
-            _ => match self.check_upper(domain, mfn, t.level().unwrap_or(4), from) {
+            _ => match self.check_table(domain, mfn, t, from) {
                 Err((error, done)) if done != 0 => {
                     let word = info.type_word();
                     let linear = word.0 & Type::LINEAR;
@@ -149,7 +152,7 @@ impl<P: Platform> Hypervisor<P> {
                         info.set_type(Type::busy(t, done, Type::PARTIAL | linear));
                     } else {
                         // Many entries may have to be given up: that is preemptible only by way of the list.
-                        let stopped = Type::busy(t, done, 0);
+                        let stopped = Type::busy(t, done, Type::DOOMED);
                         info.set_type(stopped);
                         self.doom(domain, mfn, info, stopped);
                     }
@@ -170,6 +173,20 @@ impl<P: Platform> Hypervisor<P> {
             }
         }
         result
+    }
+
+    /// Checks a table from entry `from` on; see [`Hypervisor::check_upper`].
+    fn check_table(
+        &self,
+        domain: &Domain<P>,
+        mfn: Mfn,
+        t: PageType,
+        from: usize,
+    ) -> Result<(), (PageError, usize)> {
+        match t {
+            PageType::L1 => self.check_l1(domain, mfn, from),
+            _ => self.check_upper(domain, mfn, t.level().unwrap_or(4), from),
+        }
     }
 
     /// Drops what may be the last type reference.
@@ -200,9 +217,7 @@ impl<P: Platform> Hypervisor<P> {
                 }
                 PageType::L1 => {
                     if info.swap_type(word, Type::busy(t, super::pte::ENTRIES, Type::DOOMED)) {
-                        self.give_up_l1(info.count().owner(), mfn, super::pte::ENTRIES);
-                        info.set_type(Type::idle(t, self.frames.tlb().stamp()));
-                        return self.put_page(mfn);
+                        return self.put_last_l1(domain, mfn, info);
                     }
                 }
                 _ => {
@@ -214,6 +229,24 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
+    /// Gives up an L1 table that this CPU made busy, or leaves the rest of it to its owner's list when other work comes up.
+    fn put_last_l1(&self, domain: Option<&Domain<P>>, mfn: Mfn, info: &FrameInfo) {
+        let (words, owner) = (self.platform.frame_words(mfn), info.count().owner());
+        let mut left = super::pte::ENTRIES;
+        while left != 0 {
+            left = self.give_up_l1(owner, words, left);
+            if left != 0 {
+                let resting = Type::busy(PageType::L1, left, Type::DOOMED);
+                info.set_type(resting);
+                if self.doom_in(domain, mfn, info, resting) {
+                    return;
+                }
+            }
+        }
+        info.set_type(Type::idle(PageType::L1, self.frames.tlb().stamp()));
+        self.put_page(mfn);
+    }
+
     /// Puts a table whose last reference goes on its owner's list. Without a list (the owner is already being torn down) it is
     /// left partial for the teardown to find. Answers whether it was done.
     fn doom_in(&self, domain: Option<&Domain<P>>, mfn: Mfn, info: &FrameInfo, word: Type) -> bool {
@@ -222,7 +255,10 @@ impl<P: Platform> Hypervisor<P> {
         }
         match self.domains.get(info.count().owner()) {
             Some(owner) => self.doom(&owner, mfn, info, word),
-            None => info.swap_type(word, Type::busy(word.page_type(), super::pte::ENTRIES, Type::PARTIAL)),
+            None => {
+                let entries = if word.is_busy() { word.entries() } else { super::pte::ENTRIES };
+                info.swap_type(word, Type::busy(word.page_type(), entries, Type::PARTIAL))
+            }
         }
     }
 

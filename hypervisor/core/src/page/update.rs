@@ -5,6 +5,7 @@
 //! Only the hardware changes entries besides: it sets ACCESSED and DIRTY.
 
 use super::info::PageType;
+use super::refs::Busy;
 use super::validate::Pages;
 use super::{PageError, pte, segment};
 use crate::Hypervisor;
@@ -32,6 +33,9 @@ pub(crate) enum UpdateError {
     Page(PageError),
     /// [`Write::IfEqual`]: the old value was this one.
     Differs(u64),
+    /// The new entry names a frame that is not known as a table of this type. Checking it may take long, so it is done while the
+    /// table that is to be changed is not locked.
+    Unchecked(Mfn, PageType),
 }
 
 impl From<PageError> for UpdateError {
@@ -118,7 +122,8 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Changes an entry of a table of `level` 2..=4 of `domain` that the caller locked.
+    /// Changes an entry of a table of `level` 2..=4 of `domain` that the caller locked. A table that the new entry names is live
+    /// already, or [`UpdateError::Unchecked`] is answered: other CPUs wait for the lock, so it is never held for long.
     pub(crate) fn update_upper(
         &self,
         domain: &Domain<P>,
@@ -143,7 +148,7 @@ impl<P: Platform> Hypervisor<P> {
                 write(slot, old, stored, how)?;
                 return Ok(());
             }
-            self.take_upper_entry(domain, (table, level, index), stored)?;
+            self.take_live_entry(domain, (table, level, index), stored)?;
         }
         match write(slot, old, stored, how) {
             Ok(old) => {
@@ -187,11 +192,12 @@ impl<P: Platform> Hypervisor<P> {
     /// Locks a table of `owner`, whatever its level.
     ///
     /// # Errors
-    /// [`PageError::BadFrame`] or [`PageError::NotOwner`]; `Ok(None)` when the frame is no live table.
+    /// [`PageError::BadFrame`] or [`PageError::NotOwner`]; [`PageError::Restart`] while another CPU has it locked and this one has
+    /// other work; `Ok(None)` when the frame is no live table.
     #[inline]
     pub(crate) fn lock_table_of(&self, owner: &Domain<P>, mfn: Mfn) -> Result<Option<PageType>, PageError> {
         let info = self.frame(mfn).ok_or(PageError::BadFrame)?;
-        let locked = info.lock_table();
+        let locked = info.lock_table(|| self.platform.work_pending()).map_err(|Busy| PageError::Restart)?;
         let count = info.count();
         if count.owner() == owner.id && count.refs() != 0 {
             return Ok(locked);

@@ -9,10 +9,11 @@
 //! hypervisor's own slots is the subject of `linear.rs`.
 
 use super::info::{FrameInfo, PageType, Type};
+use super::update::UpdateError;
 use super::{PageError, pte};
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::ids::{DomId, Mfn};
+use crate::ids::Mfn;
 use crate::platform::{FrameWords, Platform};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
@@ -112,10 +113,23 @@ impl<P: Platform> Hypervisor<P> {
         Ok(pte::uncached(entry))
     }
 
-    /// Checks an L1 table. After an error no references are held.
-    pub(crate) fn check_l1(&self, domain: &Domain<P>, mfn: Mfn) -> Result<(), PageError> {
+    /// Checks an L1 table from entry `from` on.
+    ///
+    /// # Errors
+    /// The error and how many entries hold references. [`PageError::Restart`] when this CPU has other work: at least one entry
+    /// is done each time.
+    pub(crate) fn check_l1(
+        &self,
+        domain: &Domain<P>,
+        mfn: Mfn,
+        from: usize,
+    ) -> Result<(), (PageError, usize)> {
         let table = self.platform.frame_table();
-        let checked = pte::for_present(self.platform.frame_words(mfn), |i, word| {
+        let mut odd = 0u32;
+        pte::for_present(self.platform.frame_words(mfn), |i, word| {
+            if i < from {
+                return Ok(());
+            }
             let entry = word.load(Relaxed);
             let mut stored = pte::adjust_l1(entry);
             let taken = match table.get(pte::frame_of(entry).0 as usize) {
@@ -123,6 +137,11 @@ impl<P: Platform> Hypervisor<P> {
                 _ => false,
             };
             if !taken {
+                // A whole table of ordinary entries is short. The others may take permissions, flushes, or both.
+                if odd != 0 && self.platform.work_pending() {
+                    return Err((PageError::Restart, i));
+                }
+                odd += 1;
                 stored =
                     self.take_odd_entry(domain, &Pages::Of(domain), stored).map_err(|error| (error, i))?;
             }
@@ -130,23 +149,7 @@ impl<P: Platform> Hypervisor<P> {
                 word.store(stored, Relaxed);
             }
             Ok(())
-        });
-        checked.map_err(|(error, done)| {
-            self.give_up_l1(domain.id, mfn, done);
-            error
         })
-    }
-
-    /// Drops the references of the first `entries` entries of an L1 table of `owner`.
-    pub(crate) fn give_up_l1(&self, owner: DomId, mfn: Mfn, entries: usize) {
-        // The failure only ends the loop.
-        let _ = pte::for_present(self.platform.frame_words(mfn), |i, word| {
-            if i >= entries {
-                return Err(());
-            }
-            self.put_l1_entry(owner, word.load(Relaxed));
-            Ok(())
-        });
     }
 
     /// Checks a table of `level` 2..=4 from entry `from` on.
@@ -206,6 +209,28 @@ impl<P: Platform> Hypervisor<P> {
             Err(error) => return Err(error),
         }
         Ok(pte::adjust_upper(entry, level))
+    }
+
+    /// As [`Hypervisor::take_upper_entry`], for an entry of a table that is locked: checks no frame.
+    ///
+    /// # Errors
+    /// As there, and [`UpdateError::Unchecked`] for a frame that has to be checked before.
+    pub(crate) fn take_live_entry(
+        &self,
+        domain: &Domain<P>,
+        place: (Mfn, u8, usize),
+        entry: u64,
+    ) -> Result<(), UpdateError> {
+        let (table, level, _) = place;
+        let (named, wanted) = (pte::frame_of(entry), type_of(level - 1));
+        let info = self.frame(named).ok_or(PageError::BadFrame)?;
+        if info.try_get_live(wanted) {
+            return Ok(self.check_owner(info, named, domain.id)?);
+        }
+        if named == table || info.type_word().live() == Some(type_of(level)) {
+            return Ok(self.take_linear_entry(domain, place, entry)?);
+        }
+        Err(UpdateError::Unchecked(named, wanted))
     }
 
     /// The case of an entry that names a table of its own level.

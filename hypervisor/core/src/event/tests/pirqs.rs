@@ -165,7 +165,7 @@ fn the_page_of_bits_says_what_needs_an_acknowledgement() {
     hv.map_gsi(&d0, SELF, 18, WantedPirq::Exactly(18)).unwrap();
     hv.bind_pirq(&d0, 18, true).unwrap();
     hv.set_eoi_page(&d0, page, true).unwrap();
-    assert_eq!(hv.set_eoi_page(&d0, page, true), Err(Errno::EBUSY));
+    assert_eq!(hv.set_eoi_page(&d0, page, true).map_err(Errno::from), Err(Errno::EBUSY));
     hv.map_gsi(&d0, SELF, 4, WantedPirq::Exactly(4)).unwrap();
     let edge = hv.bind_pirq(&d0, 4, false).unwrap();
     let bits = hv.platform.frame_words(page)[0].load(Ordering::Relaxed);

@@ -122,3 +122,66 @@ fn a_copy_goes_along_with_a_mapping() {
     w.unmap(handle, 0, theirs.addr().0).unwrap();
     assert_eq!((w.in_use(9), w.counts(theirs)), (0, (1, 0)));
 }
+
+/// A copy to a frame that cannot be written gave the pin for writing back as one for reading: the grant stayed pinned for ever, and
+/// its frame could be copied long after the granter had taken it back.
+#[test]
+fn a_copy_that_fails_leaves_no_pin() {
+    let w = world();
+    let (theirs, own) = (w.granted(9, 0), page(&w.hv, &w.d0));
+    w.hv.get_page_and_type(&w.d1, theirs, PageType::L1).unwrap();
+    let mine = (CopyEnd::Frame(SELF, own), 0);
+    for _ in 0..3 {
+        assert_eq!(copy(&w, mine, (grant(9), 0), 8), Err(GrantError::General), "a page table");
+    }
+    assert_eq!(w.in_use(9), 0);
+    assert!(!w.d1.grants.table.lock().active(GrantRef(9)).unwrap().pins.any());
+    // The granter has it back, and grants another one by the same reference.
+    w.hv.put_page_and_type(theirs);
+    let other = w.granted(9, 0);
+    fill(&w, theirs, 11);
+    fill(&w, other, 22);
+    assert_eq!(copy(&w, (grant(9), 0), mine, 4096), Ok(()));
+    assert!(same(&w, own, other));
+    assert_eq!((w.counts(theirs), w.counts(other)), ((1, 0), (1, 0)));
+}
+
+/// A copy into a frame of the caller's that is being given up as a table waits in steps, with nothing of the granter's locked; one
+/// into such a frame of the granter's is refused, as into one that is a table still.
+#[test]
+fn a_copy_into_a_table_that_is_given_up() {
+    let w = world();
+    let theirs = w.granted(9, 0);
+    // An L2 table that names 32 L1 tables of 512 entries each.
+    let doomed = |domain: &MockDomain| {
+        let (l2, data) = (page(&w.hv, domain), page(&w.hv, domain));
+        for slot in 0..32 {
+            let l1 = page(&w.hv, domain);
+            w.hv.platform.frame_words(l2)[slot].store(l1.addr().0 | 7, Ordering::Relaxed);
+            let entries = w.hv.platform.frame_words(l1);
+            entries.iter().for_each(|entry| entry.store(data.addr().0 | 7, Ordering::Relaxed));
+        }
+        w.hv.get_page_and_type(domain, l2, PageType::L2).unwrap();
+        w.hv.put_page_and_type(l2);
+        l2
+    };
+    let (mine, granted) = (doomed(&w.d0), doomed(&w.d1));
+    let locks = w.d1.clone();
+    *w.hv.platform.at_question.lock().unwrap() = Some(std::boxed::Box::new(move || {
+        assert!(locks.grants.table.try_lock().is_some(), "the granter waits for work that is not its own");
+    }));
+    w.hv.platform.longest_stretch();
+    w.hv.platform.preempt_every.store(1, Ordering::Relaxed);
+    let into = (CopyEnd::Frame(SELF, mine), 0);
+    let from_grant = || copy(&w, (grant(9), 0), into, 64);
+    let rounds = (0..10_000).take_while(|_| from_grant() == Err(GrantError::Restart)).count();
+    assert!(rounds >= 32, "{rounds} rounds");
+    assert_eq!((from_grant(), w.in_use(9)), (Ok(()), 0));
+    assert!(w.hv.platform.longest_stretch() < 1200);
+    *w.hv.platform.at_question.lock().unwrap() = None;
+    w.grant(10, TO_D0, 0, granted);
+    assert_eq!(copy(&w, into, (grant(10), 0), 64), Err(GrantError::General));
+    assert_eq!(w.map(10, GNTMAP_DEVICE_MAP, 0), Err(GrantError::General));
+    assert!(w.d1.pages.has_doomed() && w.in_use(10) == 0, "its owner's work");
+    assert_eq!(w.counts(theirs), (1, 0));
+}

@@ -7,7 +7,7 @@ use super::{Answer, Reply, Request, vcpu_of};
 use crate::domain::{Domain, PvState, Vcpu, VcpuFlags, VcpuRef};
 use crate::guest_ptr::GuestPtr;
 use crate::hypercall::callback::guest_selector;
-use crate::hypercall::vcpu_init::{self, Failure};
+use crate::hypercall::{Failure, vcpu_init};
 use crate::ids::GuestVirt;
 use crate::platform::Platform;
 use crate::regs::Regs;

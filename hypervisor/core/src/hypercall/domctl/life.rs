@@ -5,7 +5,7 @@ use crate::builder;
 use crate::domain::{Domain, DomainConfig, MAX_VCPUS, Restart, VcpuFlags};
 use crate::grant::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_MAPTRACK_FRAMES};
 use crate::ids::{DomId, Mfn};
-use crate::page::PageType;
+use crate::page::{PageError, PageType};
 use crate::platform::Platform;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -156,7 +156,11 @@ pub(super) fn hypercall_page<P: Platform>(request: &Request<'_, P>, domain: &Dom
     hv.get_page(domain.id, mfn).map_err(|_| Errno::EINVAL)?;
     let typed = hv.get_page_and_type(domain, mfn, PageType::Writable);
     hv.put_page(mfn);
-    typed.map_err(|_| Errno::EPERM)?;
+    match typed {
+        Ok(()) => {}
+        Err(PageError::Restart) => return Ok(Reply::Again),
+        Err(_) => return Err(Errno::EPERM),
+    }
     let page = builder::hypercall_page();
     for (word, bytes) in hv.platform.frame_words(mfn).iter().zip(page.as_chunks().0) {
         word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);

@@ -40,10 +40,7 @@ pub fn mmuext_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) 
         }
         done += 1;
     }
-    if let Target::Other(other) = &target {
-        cx.hv.finish_doomed(other);
-    }
-    batch.end(cx, done, size_of::<MmuextOp>() as u64, stop)
+    batch.end(cx, [target.domain(cx), None], done, size_of::<MmuextOp>() as u64, stop)
 }
 
 /// Serves one request.

@@ -278,7 +278,7 @@ fn base_pointers_hold_their_tables() {
     assert_eq!(g.ext(MMUEXT_NEW_BASEPTR, g.hv.alloc_frames(0).unwrap().0, 0), errno(Errno::EINVAL));
     check(&g, &pins(&[]));
     g.hv.drop_vcpu_tables(&g.domain, &g.domain.vcpus[0]);
-    g.hv.finish_doomed(&g.domain);
+    g.finish_doomed();
     assert_eq!(second.map(|m| live(&g, m)), [None; 4]);
     check(&g, &pins(&[]));
 }

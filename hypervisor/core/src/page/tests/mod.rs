@@ -5,6 +5,7 @@ mod linear;
 mod memory;
 mod model;
 mod orders;
+mod preempt;
 mod race;
 mod random;
 mod segments;
@@ -95,6 +96,11 @@ impl Guest {
             }
         }
         panic!("the hypercall never ends");
+    }
+
+    /// Gives up what is on the domain's list, as its next hypercalls would.
+    fn finish_doomed(&self) {
+        while self.hv.work_off_doomed(&self.domain).is_err() {}
     }
 
     fn updates(&self, list: &[(Mfn, usize, u64)], cmd: u64) -> i64 {

@@ -254,7 +254,7 @@ fn a_locked_table_stays_a_table() {
     loom::model(|| {
         let frame = frame(Count::new(OWNER, Count::ALLOCATED, 2), Type::first(PageType::L1));
         let change = |f: &Frame| {
-            if f.lock_table().is_some() {
+            if f.lock_table(|| false).is_ok_and(|table| table.is_some()) {
                 let word = f.type_word();
                 assert!(word.is_table() && word.count() == 1);
                 f.unlock_table();

@@ -122,7 +122,7 @@ fn counts_survive_races() {
             threads.into_iter().map(|t| t.join().expect("no panic")).sum()
         });
         assert!(successes > STEPS / 4, "{}", format!("only {successes} operations did anything"));
-        guest.hv.finish_doomed(&guest.domain);
+        guest.finish_doomed();
         let table = guest.hv.platform.frame_table();
         let pinned = |mfn: &u64| {
             let word = table[*mfn as usize].type_word();

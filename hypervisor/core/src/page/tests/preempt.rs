@@ -1,0 +1,287 @@
+//! Long work looks for other work often enough, holds nothing that another CPU waits for meanwhile, and gets on.
+
+use super::model::check;
+use super::{Guest, PATIENCE, RW, SELF, entry, errno};
+use crate::Hypervisor;
+use crate::domain::Domain;
+use crate::hypercall::{Cx, Outcome, descriptor, event, mmu, vcpu};
+use crate::ids::Mfn;
+use crate::mock::MockPlatform;
+use crate::page::{PageType, PtWrite, Type, pte};
+use crate::platform::Platform;
+use crate::regs::Regs;
+use core::sync::atomic::Ordering::Relaxed;
+use std::boxed::Box;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::vec::Vec;
+use xen_abi::errno::Errno;
+use xen_abi::event_channel::{EVTCHNOP_INIT_CONTROL, EvtchnInitControl};
+use xen_abi::vcpu::{VCPUOP_REGISTER_VCPU_INFO, VcpuRegisterVcpuInfo};
+use xen_abi::xen::*;
+
+/// L1 tables of the trees here.
+const TABLES: usize = 40;
+/// Looks at frames between two looks for other work: an L1 table that is checked takes 512 and a few.
+const STRETCH: u64 = 1200;
+
+/// Tables `[L4, L3, L2, L1...]` of a domain; each L1 maps one page in all its entries.
+fn tree_of(hv: &Hypervisor<MockPlatform>, domain: &Domain<MockPlatform>) -> Vec<Mfn> {
+    let page = || {
+        let mfn = hv.alloc_domain_page(domain, 0).expect("a free frame");
+        hv.platform.frame_words(mfn).iter().for_each(|word| word.store(0, Relaxed));
+        mfn
+    };
+    let poke = |mfn: Mfn, index: usize, named: Mfn| {
+        hv.platform.frame_words(mfn)[index].store(entry(named, RW), Relaxed);
+    };
+    let (data, uppers) = (page(), [page(), page(), page()]);
+    poke(uppers[0], 0, uppers[1]);
+    poke(uppers[1], 0, uppers[2]);
+    let l1s: Vec<_> = (0..TABLES).map(|_| page()).collect();
+    for (slot, l1) in l1s.iter().enumerate() {
+        poke(uppers[2], slot, *l1);
+        (0..pte::ENTRIES).for_each(|index| poke(*l1, index, data));
+    }
+    uppers.into_iter().chain(l1s).collect()
+}
+
+fn tree(g: &Guest) -> Vec<Mfn> {
+    tree_of(&g.hv, &g.domain)
+}
+
+/// One request of `mmuext_op`, made once.
+fn once(g: &Guest, cmd: u32, arg1: u64) -> Outcome {
+    let at = g.put(&[MmuextOp { cmd, _pad0: 0, arg1, arg2: 0 }]);
+    mmu::mmuext_op(g.cx(), &[at, 1, 0, SELF, 0, 0], &mut Regs::default())
+}
+
+/// A guest with a tree that is on its list of tables to give up, most of it still to do.
+fn doomed() -> (Guest, Vec<Mfn>) {
+    let g = Guest::new(256);
+    let tree = tree(&g);
+    assert_eq!(g.pin(4, tree[0]), 0);
+    g.hv.platform.preempt_every.store(1, Relaxed);
+    assert!(matches!(once(&g, MMUEXT_UNPIN_TABLE, tree[0].0), Outcome::Again(_)));
+    g.hv.platform.preempt_every.store(0, Relaxed);
+    assert!(g.hv.frame(tree[2]).unwrap().type_word().is_busy() && g.domain.pages.has_doomed());
+    g.hv.platform.longest_stretch();
+    (g, tree)
+}
+
+/// Makes a hypercall with other work waiting at each look, until it ends; answers how often it was made.
+fn patiently(mut call: impl FnMut(&[u64; 6]) -> Outcome, mut args: [u64; 6]) -> (i64, usize) {
+    for round in 1..PATIENCE {
+        match call(&args) {
+            Outcome::Again(next) => args = next,
+            Outcome::Done(value) => return (value, round),
+            Outcome::RegsReplaced => unreachable!("no such hypercall here"),
+        }
+    }
+    panic!("the hypercall never ends");
+}
+
+/// `call` wants a frame of a tree that is being given up: it waits by being made again, and looks for work all the time.
+fn waits(
+    name: &str,
+    mut call: impl FnMut(&Guest, Mfn, &[u64; 6]) -> Outcome,
+    args: impl Fn(&Guest, Mfn) -> [u64; 6],
+) {
+    for every in [0, 1] {
+        let (g, tree) = doomed();
+        g.hv.platform.preempt_every.store(every, Relaxed);
+        let (wanted, last) = (tree[2], tree[3]);
+        let (value, rounds) = patiently(|again| call(&g, wanted, again), args(&g, wanted));
+        assert_eq!(value, 0, "{name}");
+        // Each entry of the L2 table that is wanted, and what hangs below it, is a piece.
+        assert_eq!(rounds >= TABLES - 1, every == 1, "{name}: {rounds} rounds");
+        assert_eq!(g.hv.frame(last).unwrap().type_word().live(), None, "{name}");
+        let stretch = g.hv.platform.longest_stretch();
+        assert!(stretch < STRETCH, "{name}: {stretch} steps");
+    }
+}
+
+/// 40 MiB of tables, given up within one `update_descriptor`, were 199 million instructions.
+#[test]
+fn whatever_wants_a_frame_that_is_given_up_waits_in_steps() {
+    waits(
+        "update_descriptor",
+        |g, _, args| descriptor::update_descriptor(g.cx(), args, &mut Regs::default()),
+        |_, mfn| [mfn.addr().0, 0, 0, 0, 0, 0],
+    );
+    waits(
+        "set_gdt",
+        |g, _, args| descriptor::set_gdt(g.cx(), args, &mut Regs::default()),
+        |g, mfn| [g.put(&[mfn.0]), 512, 0, 0, 0, 0],
+    );
+    waits(
+        "register_vcpu_info",
+        |g, _, args| vcpu::vcpu_op(g.cx(), args, &mut Regs::default()),
+        |g, mfn| {
+            let at = g.put(&[VcpuRegisterVcpuInfo { mfn: mfn.0, ..Default::default() }]);
+            [VCPUOP_REGISTER_VCPU_INFO.into(), 0, at, 0, 0, 0]
+        },
+    );
+    waits(
+        "init_control",
+        |g, _, args| event::event_channel_op(g.cx(), args, &mut Regs::default()),
+        |g, mfn| {
+            let at = g.put(&[EvtchnInitControl { control_gfn: mfn.0, ..Default::default() }]);
+            [EVTCHNOP_INIT_CONTROL.into(), at, 0, 0, 0, 0]
+        },
+    );
+    waits(
+        "clear_page",
+        |g, _, args| mmu::mmuext_op(g.cx(), args, &mut Regs::default()),
+        |g, mfn| {
+            let at = g.put(&[MmuextOp { cmd: MMUEXT_CLEAR_PAGE, _pad0: 0, arg1: mfn.0, arg2: 0 }]);
+            [at, 1, 0, SELF, 0, 0]
+        },
+    );
+}
+
+/// A store to a page table that maps a frame which is being given up faults again and again, and each time some of it goes.
+#[test]
+fn an_emulated_write_is_executed_again() {
+    let g = Guest::new(256);
+    let tree = tree(&g);
+    let own = g.running(g.page());
+    g.domain.vm_assist.store(1 << VMASST_TYPE_WRITABLE_PAGETABLES, Relaxed);
+    // Its own L1 table, mapped read-only, is what it writes to.
+    let at = 0x5000;
+    assert_eq!(g.map_va(at, entry(own[3], pte::PRESENT), 0), 0);
+    assert_eq!(g.pin(4, tree[0]), 0);
+    g.hv.platform.preempt_every.store(1, Relaxed);
+    assert!(matches!(once(&g, MMUEXT_UNPIN_TABLE, tree[0].0), Outcome::Again(_)));
+    g.hv.platform.longest_stretch();
+    let rounds =
+        (0..PATIENCE).take_while(|_| g.emulate(at, None, entry(tree[2], RW), 8) == PtWrite::Retry).count();
+    assert!(rounds >= TABLES - 1, "{rounds} rounds");
+    assert_eq!(g.peek(own[3], 0) & pte::FRAME_MASK, tree[2].addr().0);
+    assert!(g.hv.platform.longest_stretch() < STRETCH);
+}
+
+/// The entries of an L1 table may be the last references to 512 frames.
+#[test]
+fn an_l1_table_is_given_up_in_steps() {
+    let g = Guest::new(2048);
+    let l1 = g.page();
+    for index in 0..pte::ENTRIES {
+        let page = g.page();
+        g.poke(l1, index, entry(page, RW));
+    }
+    assert_eq!(g.pin(1, l1), 0);
+    for index in 0..pte::ENTRIES {
+        g.hv.remove_domain_page(&g.domain, pte::frame_of(g.peek(l1, index))).expect("its own");
+    }
+    let free = g.hv.frames.free_count();
+    g.hv.platform.longest_stretch();
+    g.hv.platform.preempt_every.store(1, Relaxed);
+    let at = g.put(&[MmuextOp { cmd: MMUEXT_UNPIN_TABLE, _pad0: 0, arg1: l1.0, arg2: 0 }]);
+    let unpin = |args: &[u64; 6]| {
+        let outcome = mmu::mmuext_op(g.cx(), args, &mut Regs::default());
+        check(&g, &BTreeSet::new());
+        outcome
+    };
+    let (value, rounds) = patiently(unpin, [at, 1, 0, SELF, 0, 0]);
+    assert_eq!((value, g.hv.frames.free_count()), (0, free + 512));
+    assert!(rounds > 60, "{rounds} rounds");
+    assert_eq!(g.hv.frame(l1).unwrap().type_word().live(), None);
+}
+
+/// Another CPU that has a table locked looks at its own work only.
+#[test]
+fn waiting_for_another_cpu_ends_for_work() {
+    let g = Guest::new(64);
+    let page = g.page();
+    let [_, _, l2, l1] = g.running(page);
+    g.hv.platform.preempt_every.store(1, Relaxed);
+    let info = g.hv.frame(l1).unwrap();
+    assert!(info.lock_table(|| false).is_ok_and(|t| t == Some(PageType::L1)));
+    let at = g.put(&[MmuUpdate { ptr: l1.addr().0, val: 0 }]);
+    let update = mmu::mmu_update(g.cx(), &[at, 1, 0, SELF, 0, 0], &mut Regs::default());
+    assert!(matches!(update, Outcome::Again(_)));
+    let mapping = mmu::update_va_mapping(g.cx(), &[0, 0, 0, 0, 0, 0], &mut Regs::default());
+    assert!(matches!(mapping, Outcome::Again(_)));
+    info.unlock_table();
+    // One that another CPU checks as what is wanted here.
+    let wanted = g.page();
+    let checked = g.hv.frame(wanted).unwrap();
+    checked.set_type(Type::busy(PageType::L2, 0, 0));
+    assert!(matches!(once(&g, MMUEXT_PIN_L2_TABLE, wanted.0), Outcome::Again(_)));
+    checked.set_type(Type(0));
+    assert_eq!(g.hv.frame(wanted).unwrap().count().refs(), 1);
+    // Tables that another CPU gives up.
+    let turn = g.domain.pages.giving_up.lock();
+    g.domain.pages.any_doomed.store(true, Relaxed);
+    assert!(matches!(once(&g, MMUEXT_TLB_FLUSH_LOCAL, 0), Outcome::Again(_)));
+    drop(turn);
+    g.hv.platform.preempt_every.store(0, Relaxed);
+    g.finish_doomed();
+    assert_eq!(g.hv.frame(l2).unwrap().type_word().live(), Some(PageType::L2));
+    check(&g, &BTreeSet::from([g.domain.vcpus[0].pv.guest_table.load(Relaxed)]));
+}
+
+/// What a new entry names is checked before its table is locked: other CPUs may want that table meanwhile.
+#[test]
+fn a_table_is_not_locked_while_others_are_checked() {
+    let g = Guest::new(256);
+    let tree = tree(&g);
+    let l4 = g.page();
+    assert_eq!(g.pin(4, l4), 0);
+    let table: &'static [_] = g.hv.platform.table();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let seen = looks.clone();
+    *g.hv.platform.at_question.lock().unwrap() = Some(Box::new(move || {
+        seen.fetch_add(1, Relaxed);
+        assert!(
+            !table[l4.0 as usize].type_word().has(Type::LOCKED),
+            "locked while something else is checked"
+        );
+    }));
+    assert_eq!(g.update(l4, 5, entry(tree[1], RW)), 0);
+    assert!(looks.load(Relaxed) >= TABLES - 1);
+    *g.hv.platform.at_question.lock().unwrap() = None;
+    assert_eq!(g.hv.frame(tree[1]).unwrap().type_word().count(), 1);
+    check(&g, &BTreeSet::from([l4.0]));
+    // A refusal leaves nothing behind, and an entry that is checked piece by piece gets there.
+    let bad = g.page();
+    g.poke(bad, 0, entry(Mfn(1 << 30), RW));
+    assert_eq!(g.update(l4, 6, entry(bad, RW)), errno(Errno::EINVAL));
+    assert_eq!(g.update(l4, 5, 0), 0);
+    g.hv.platform.preempt_every.store(1, Relaxed);
+    let at = g.put(&[MmuUpdate { ptr: l4.addr().0 + 8 * 7, val: entry(tree[1], RW) }]);
+    let update = |args: &[u64; 6]| mmu::mmu_update(g.cx(), args, &mut Regs::default());
+    let (value, rounds) = patiently(update, [at, 1, 0, SELF, 0, 0]);
+    assert_eq!(value, 0);
+    assert!(rounds > TABLES / 2, "{rounds} rounds");
+    check(&g, &BTreeSet::from([l4.0]));
+}
+
+/// Tables of another domain that a toolstack drops are given up in steps, too, before its hypercall ends.
+#[test]
+fn a_foreign_tree_is_given_up_in_steps() {
+    let g = Guest::new(512);
+    let other = crate::mock::domain(&g.hv, 1, 1, 200);
+    let tree = tree_of(&g.hv, &other);
+    let request = |cmd| [g.put(&[MmuextOp { cmd, _pad0: 0, arg1: tree[0].0, arg2: 0 }]), 1, 0, 1, 0, 0];
+    let call = |args: &[u64; 6]| mmu::mmuext_op(g.cx(), args, &mut Regs::default());
+    assert_eq!(patiently(call, request(MMUEXT_PIN_L4_TABLE)).0, 0);
+    g.hv.platform.longest_stretch();
+    g.hv.platform.preempt_every.store(1, Relaxed);
+    let (value, rounds) = patiently(call, request(MMUEXT_UNPIN_TABLE));
+    assert_eq!((value, other.pages.has_doomed()), (0, false));
+    assert!(rounds > TABLES && g.hv.platform.longest_stretch() < STRETCH, "{rounds} rounds");
+    assert_eq!(g.hv.frame(tree[TABLES]).unwrap().type_word().live(), None);
+    // Nor is a caller without rights given anything to do with another domain's tables by saying that it has.
+    other.pages.any_doomed.store(true, Relaxed);
+    let turn = other.pages.giving_up.lock();
+    let guest = Cx { hv: &g.hv, domain: &other, vcpu: &other.vcpus[0] };
+    let caller = crate::mock::domain(&g.hv, 2, 1, 8);
+    let stranger = Cx { domain: &caller, vcpu: &caller.vcpus[0], ..guest };
+    let finish = [0, 1 << 31, 2, 7, 0, 0];
+    assert_eq!(mmu::mmu_update(stranger, &finish, &mut Regs::default()), Outcome::Done(7));
+    assert_eq!(mmu::mmu_update(g.cx(), &finish, &mut Regs::default()), Outcome::Again(finish));
+    drop(turn);
+}
