@@ -19,6 +19,9 @@ pub(super) const DEFAULT_PERIOD: u64 = 10_000_000;
 /// [`Slot::position`] of a timer that is not armed.
 const UNARMED: u32 = u32::MAX;
 
+/// Timers that are served between two looks for other work.
+const MOST_AT_ONCE: u32 = 32;
+
 /// The timers that every vCPU has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerKind {
@@ -187,12 +190,21 @@ impl<P: Platform> Hypervisor<P> {
     pub fn run_timers(&self) {
         let cpu = self.platform.this_cpu();
         let now = self.platform.now();
+        let mut served = 0;
         while let Some(due) = self.timers.pop_due(cpu, now) {
+            served += 1;
+            if served == MOST_AT_ONCE {
+                // Many vCPUs may have chosen the same moment. This CPU looks at its other work before it goes on.
+                self.platform.raise_work(cpu, Work::TIMER);
+            }
             match due.kind {
                 TimerKind::Singleshot => self.tick(&due.vcpu),
                 // The timer is armed below.
                 TimerKind::Periodic => drop(self.periodic_work(&due.vcpu, now)),
                 TimerKind::Poll => self.end_poll(&due.vcpu),
+            }
+            if served == MOST_AT_ONCE {
+                break;
             }
         }
         let slice = self.sched.slice_end(cpu);
