@@ -57,20 +57,24 @@ impl<'a, P: Platform> Memory<'a, P> {
         Self { hv, extents: Vec::new() }
     }
 
+    /// The memory that [`Memory::into_extents`] left.
+    pub(super) fn resume(hv: &'a Hypervisor<P>, extents: Vec<Extent>) -> Self {
+        Self { hv, extents }
+    }
+
+    /// What there is of it, to go on later.
+    pub(super) fn into_extents(self) -> Vec<Extent> {
+        self.extents
+    }
+
     /// Gives pages to the domain until it has `pages`.
     pub(super) fn grow(&mut self, domain: &Domain<P>, pages: u64) -> Result<(), BuildError> {
-        let (mut page, mut order) = (self.pages(), MAX_ORDER);
-        while page < pages {
+        let mut order = MAX_ORDER;
+        while self.pages() < pages {
+            let page = self.pages();
             order = order.min((pages - page).ilog2());
             match self.hv.alloc_domain_pages(domain, order, 0) {
-                Ok(frame) => {
-                    let count = 1 << order;
-                    match self.extents.last_mut() {
-                        Some(last) if last.frame.add(last.count) == frame => last.count += count,
-                        _ => self.extents.push(Extent { page, frame, count }),
-                    }
-                    page += count;
-                }
+                Ok(frame) => self.add(frame, 1 << order),
                 Err(_) if order == 0 => {
                     return Err(BuildError::TooLittleMemory { needed: pages, available: page });
                 }
@@ -78,6 +82,34 @@ impl<'a, P: Platform> Memory<'a, P> {
             }
         }
         Ok(())
+    }
+
+    /// Gives the domain, which has less than `pages` pages, a block of at most `order`, or finds that it takes a smaller order. What
+    /// others left in it is still there.
+    pub(super) fn grow_once(
+        &mut self,
+        domain: &Domain<P>,
+        pages: u64,
+        order: &mut u32,
+    ) -> Result<(), BuildError> {
+        let page = self.pages();
+        *order = (*order).min((pages - page).ilog2());
+        match self.hv.alloc_uncleared(domain, *order) {
+            Some(frame) => self.add(frame, 1 << *order),
+            None if *order == 0 => {
+                return Err(BuildError::TooLittleMemory { needed: pages, available: page });
+            }
+            None => *order -= 1,
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, frame: Mfn, count: u64) {
+        let page = self.pages();
+        match self.extents.last_mut() {
+            Some(last) if last.frame.add(last.count) == frame => last.count += count,
+            _ => self.extents.push(Extent { page, frame, count }),
+        }
     }
 
     /// How many pages there are.
@@ -110,7 +142,7 @@ impl<'a, P: Platform> Memory<'a, P> {
     pub(super) fn clear_pages(&self, pages: Range<u64>) {
         for extent in self.extents(pages) {
             for n in 0..extent.count {
-                fill(self.words_of(extent.frame.add(n)), 0);
+                self.hv.platform.clear_frame(extent.frame.add(n));
             }
         }
     }
@@ -152,26 +184,22 @@ impl<'a, P: Platform> Memory<'a, P> {
         })
     }
 
-    /// Writes the frame of each of the domain's pages to the list of frames, and its page to the M2P table.
-    pub(super) fn write_p2m(&self, list: Range<u64>) {
-        let m2p = self.hv.platform.m2p();
-        for extent in &self.extents {
-            let first = extent.frame.0 as usize;
-            let entries = &m2p[first..first + extent.count as usize];
-            entries.iter().zip(extent.page..).for_each(|(entry, page)| entry.store(page, Ordering::Relaxed));
-        }
-        let per_page = WORDS_PER_FRAME as u64;
-        for target in self.extents(list.clone()) {
+    /// Writes the frame of each of the domain's pages to the list of frames, which is in the pages `list`, and its page to the M2P
+    /// table: as far as the pages `part` of the list tell of them.
+    pub(super) fn write_p2m(&self, list: &Range<u64>, part: Range<u64>) {
+        let (m2p, per_page) = (self.hv.platform.m2p(), WORDS_PER_FRAME as u64);
+        for target in self.extents(part) {
             for n in 0..target.count {
                 let words = self.words_of(target.frame.add(n));
                 let first = (target.page + n - list.start) * per_page;
                 let mut filled = 0;
                 for extent in self.extents(first..first + per_page) {
-                    let part = &words[filled..filled + extent.count as usize];
-                    part.iter()
-                        .zip(extent.frame.0..)
-                        .for_each(|(w, frame)| w.store(frame, Ordering::Relaxed));
-                    filled += part.len();
+                    let (frame, count) = (extent.frame.0, extent.count as usize);
+                    let entries = &m2p[frame as usize..frame as usize + count];
+                    entries.iter().zip(extent.page..).for_each(|(m, page)| m.store(page, Ordering::Relaxed));
+                    let part = &words[filled..filled + count];
+                    part.iter().zip(frame..).for_each(|(w, frame)| w.store(frame, Ordering::Relaxed));
+                    filled += count;
                 }
                 // Behind the last page: no frame.
                 fill(&words[filled..], Mfn::INVALID.0);

@@ -4,9 +4,10 @@
 //! ELF file and its [`notes`], [`layout`] computes where everything goes, [`memory`] gets the frames and writes to them,
 //! [`tables`] writes page tables, [`start`] the records and registers that the kernel starts with. Nothing up to the
 //! layout changes anything, and all of it takes any bytes: each thing that makes no sense is a [`BuildError`] of one
-//! sentence. The page tables are then handed to [`crate::page`] like a guest's own, which checks and counts them.
+//! sentence. [`fill`] does it all for a described domain, step by step. The page tables are then handed to [`crate::page`] like a guest's own, which checks and counts them.
 
 mod error;
+mod fill;
 mod image;
 mod kernel;
 mod layout;
@@ -19,6 +20,7 @@ pub(crate) mod tests;
 mod unpack;
 
 pub use error::BuildError;
+pub use fill::Filling;
 pub use start::hypercall_page;
 
 use crate::Hypervisor;
@@ -119,7 +121,7 @@ impl<P: Platform> Hypervisor<P> {
         drop(file);
         let available = memory::dom0_pages(option, self.frames.free_count() + memory.pages());
         memory.grow(domain, pages.min(available))?;
-        memory.write_p2m(layout.p2m.clone());
+        memory.write_p2m(&layout.p2m, layout.p2m.clone());
         start::write_start_info(&memory, &layout, domain, source, None)?;
         let root = tables::build(&memory, &layout)?;
         self.load_root(domain, root)?;
@@ -130,47 +132,6 @@ impl<P: Platform> Hypervisor<P> {
         }
         self.unpause_domain(domain)?;
         self.console_appeared(domain);
-        Ok(())
-    }
-
-    /// Gives a domain, made by [`Hypervisor::create_domain`] and without any page, its `pages` pages and its kernel. It gets pages
-    /// for its console and xenstore rings. `served` says who serves them: both are granted to that domain as Xen's toolstack does
-    /// it. Without, the hypervisor serves the console, and nobody the xenstore. It stays paused, with its vCPU 0 ready to be
-    /// brought up.
-    ///
-    /// # Errors
-    /// See [`BuildError`]. What the domain got so far goes when it is destroyed.
-    pub fn fill_domain(
-        &self,
-        domain: &Arc<Domain<P>>,
-        source: &DomainSource<'_>,
-        pages: u64,
-        served: Option<Served>,
-    ) -> Result<(), BuildError> {
-        if source.cmdline.len() >= MAX_GUEST_CMDLINE {
-            return Err(BuildError::CommandLineTooLong(source.cmdline.len()));
-        }
-        let file = image::elf_file(source.image)?;
-        let kernel = Kernel::parse(&file, false)?;
-        let initrd = source.initrd.map_or(0, |i| i.len() as u64);
-        let layout = Layout::new(&kernel, initrd, start::RING_PAGES, pages)?;
-        let free = self.frames.free_count();
-        if layout.needed > pages || pages > free {
-            let needed = layout.needed.max(pages);
-            return Err(BuildError::TooLittleMemory { needed, available: free.min(pages) });
-        }
-        let mut memory = Memory::new(self);
-        memory.grow(domain, pages)?;
-        // Somebody else's memory may have become this one's.
-        memory.clear_pages(0..pages);
-        load(&memory, &kernel, &layout, source);
-        memory.write_p2m(layout.p2m.clone());
-        let rings = self.offer_rings(domain, &memory, &layout, served)?;
-        start::write_start_info(&memory, &layout, domain, source, Some(rings))?;
-        let root = tables::build(&memory, &layout)?;
-        self.load_root(domain, root)?;
-        self.publish_wallclock(domain);
-        start::set_first_context(&domain.vcpus[0], &layout, kernel.entry);
         Ok(())
     }
 

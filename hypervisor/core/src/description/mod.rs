@@ -41,6 +41,7 @@ use core::fmt;
 pub use devices::{Devices, Disk, Net, Storage};
 use read::Reader;
 use toml::de::{DeTable, DeValue};
+use xen_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS;
 use xen_abi::xen::{DOMID_FIRST_RESERVED, MAX_GUEST_CMDLINE};
 
 /// Restarts in a row, unless `restart_limit` says otherwise.
@@ -55,6 +56,13 @@ const MOST_PAGES: u64 = 1 << 32;
 const MOST_WEIGHT: u64 = 65535;
 /// More vCPUs than that no described domain gets, so that a slip of the finger does not eat the heap.
 const MOST_VCPUS: u64 = 512;
+
+/// Ports that a domain without `event_channels` has: as many as `xl` gives a domain, and one page of the FIFO ABI shows.
+const DEFAULT_MAX_PORT: u32 = 1023;
+/// The fewest that can be given: those that become valid together.
+const LEAST_PORTS: u64 = 63;
+/// The highest port of the FIFO ABI.
+const MOST_PORTS: u64 = EVTCHN_FIFO_NR_CHANNELS as u64 - 1;
 
 /// All that a text describes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,6 +108,9 @@ pub struct Description {
     pub ioports: Vec<(u64, u64)>,
     /// `irqs`: interrupts by number (GSI).
     pub irqs: Vec<u64>,
+    /// `event_channels`: the highest port of an event channel that it may allocate, 1023 unless given. Each channel that a driver
+    /// domain serves takes one, and each domain's xenstore and console.
+    pub max_port: u32,
     /// What happens when it ends.
     pub restart: Policy,
     /// What a driver domain serves to it.
@@ -227,6 +238,7 @@ const NOT_FOR_DOM0: &[&str] = &[
     "iomem",
     "ioports",
     "irqs",
+    "event_channels",
     "restart",
     "restart_limit",
     "restart_delay",
@@ -253,6 +265,7 @@ impl Description {
             iomem: Vec::new(),
             ioports: Vec::new(),
             irqs: Vec::new(),
+            max_port: DEFAULT_MAX_PORT,
             restart: Policy { when: When::Never, limit: 0, delay: 0 },
             devices: Devices::default(),
         }
@@ -287,6 +300,9 @@ impl Description {
             iomem: reader.ranges("iomem", u64::MAX, 4096)?,
             ioports: reader.ranges("ioports", 0xffff, 1)?,
             irqs: reader.numbers("irqs", u64::from(u32::MAX))?,
+            max_port: reader
+                .number("event_channels", LEAST_PORTS, MOST_PORTS)?
+                .map_or(DEFAULT_MAX_PORT, |port| port as u32),
             restart: Policy {
                 when: reader.one_of(
                     "restart",

@@ -19,6 +19,7 @@ cpus = "0-1,3"
 iomem = ["0xfebf0000-0xfebf0fff", "0xfed00000-0xfed01fff"]
 ioports = ["0x3f8-0x3ff", "0x80"]
 irqs = [4, 0x10]
+event_channels = 4000
 restart = "on-crash"
 restart_limit = 3
 restart_delay = 50
@@ -50,6 +51,7 @@ fn a_whole_description() {
     assert_eq!(web.iomem, [(0xfebf0, 0xfebf0), (0xfed00, 0xfed01)]);
     assert_eq!(web.ioports, [(0x3f8, 0x3ff), (0x80, 0x80)]);
     assert_eq!(web.irqs, [4, 16]);
+    assert_eq!((web.max_port, db.max_port), (4000, 1023));
     assert_eq!(web.restart, Policy { when: When::OnCrash, limit: 3, delay: 50_000_000 });
     assert!(!web.privileged && !web.console_io);
     assert_eq!((db.id, db.privileged, db.console_io, db.vcpus, db.pages), (Some(7), true, true, 1, 16384));
@@ -79,6 +81,7 @@ fn with(line: &str) -> String {
 fn each_mistake_has_its_sentence() {
     for (line, says) in [
         ("vcpus = 0", "line 5: `vcpus` is an integer from 1 to 512, not 0"),
+        ("event_channels = 131072", "line 5: `event_channels` is an integer from 63 to 131071, not 131072"),
         ("vcpus = \"two\"", "line 5: `vcpus` is an integer from 1 to 512, not \"two\""),
         ("weight = -1", "line 5: `weight` is an integer from 1 to 65535, not -1"),
         ("cpus = \"0-x\"", "line 5: `cpus` is CPU numbers and ranges such as \"0-1,3\", not \"0-x\""),

@@ -71,6 +71,20 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
+    /// `2^order` frames for a domain that does not run yet and whose builder clears all of them.
+    pub(crate) fn alloc_uncleared(&self, domain: &Domain<P>, order: u32) -> Option<Mfn> {
+        if order > MAX_ORDER || !domain.pages.try_grow(1 << order) {
+            return None;
+        }
+        let Some(first) = self.take_uncleared(Some(domain), order, 0) else {
+            domain.pages.shrink(1 << order);
+            return None;
+        };
+        self.frames.clear_taken(first, order, |_| {});
+        self.assign_frames(domain, first, order);
+        Some(first)
+    }
+
     /// One frame for `domain`.
     ///
     /// # Errors
@@ -112,15 +126,21 @@ impl<P: Platform> Hypervisor<P> {
     /// Takes frames whose frame-table words the caller fills in; no TLB knows them. For a `domain` they may come out of what it
     /// claimed.
     pub(crate) fn take_frames(&self, domain: Option<&Domain<P>>, order: u32, flags: u32) -> Option<Mfn> {
-        let bits = match xenmemf_get_address_bits(flags) {
-            0 => 64,
-            bits => bits,
-        };
-        let first = self.leave_free_lists(order, bits, domain.map(|domain| &domain.pages.claim))?;
+        let first = self.take_uncleared(domain, order, flags)?;
         if self.frames.any_dirty() {
             self.frames.clear_taken(first, order, |mfn| self.platform.clear_frame(GuestFrame::held(mfn)));
         }
         Some(first)
+    }
+
+    /// As [`Hypervisor::take_frames`], with what others left in them: the caller clears those whose count word says that they are
+    /// dirty, piece by piece, before any guest sees them.
+    pub(crate) fn take_uncleared(&self, domain: Option<&Domain<P>>, order: u32, flags: u32) -> Option<Mfn> {
+        let bits = match xenmemf_get_address_bits(flags) {
+            0 => 64,
+            bits => bits,
+        };
+        self.leave_free_lists(order, bits, domain.map(|domain| &domain.pages.claim))
     }
 
     /// `2^order` frames aligned to their size for the hypervisor's own use, to be given back by [`FrameAllocator::free`]. What is in

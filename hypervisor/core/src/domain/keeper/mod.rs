@@ -4,6 +4,8 @@
 //! It then takes the domain apart, piece by piece between its other work, prints what was given out before and after, and starts
 //! it again if its description says so. Without a control domain the machine ends with the last domain.
 //!
+//! Building it again is done piece by piece as well, for as long at a time as a short operation of a guest takes.
+//!
 //! A domain is restarted with its old identifier, so that its peers know it; while somebody still maps frames of the old one
 //! it waits. Its ends of event channels are bound to its peers' old ends where those still wait for it.
 //!
@@ -15,11 +17,14 @@ mod tests;
 
 use super::Domain;
 use crate::Hypervisor;
-use crate::builder::BuildError;
+use crate::builder::{BuildError, Filling};
 use crate::description::{Description, When};
 use crate::ids::{CpuId, DomId, Nanos, Port};
 use crate::permissions::Permissions;
 use crate::platform::{MachineEnd, Platform, Work};
+use crate::sched::Reasons;
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +40,8 @@ const KEEPING_CPU: CpuId = CpuId(0);
 const NEVER: u64 = u64::MAX;
 /// How long a teardown lets the CPU do other work, in nanoseconds.
 const BREATH: u64 = 200_000;
+/// How long the building of a domain goes on before the CPU runs guests again, in nanoseconds.
+const BURST: u64 = 30_000;
 /// How often a restart looks whether the old identifier is free, in nanoseconds.
 const RETRY: u64 = 1_000_000_000;
 /// A domain that lived that long starts its count of restarts anew, in nanoseconds.
@@ -70,13 +77,20 @@ enum State<P: Platform> {
     Ends(Arc<Domain<P>>, End, u64),
     /// It will be started again.
     Waits(Nanos),
+    /// It is being given its memory and kernel again.
+    Builds(Arc<Domain<P>>, Box<Filling>),
     /// It is over.
     Over,
 }
 
+/// A kernel without compression, which several domains may have.
+type Unpacked = Arc<Cow<'static, [u8]>>;
+
 struct Kept<P: Platform> {
     plan: Plan,
     id: DomId,
+    /// Its kernel, where the domain may be started again.
+    kernel: Option<Unpacked>,
     state: State<P>,
     /// When it was started.
     since: Nanos,
@@ -215,12 +229,14 @@ impl<P: Platform> Hypervisor<P> {
 
     fn take_report(&self, keeping: &mut Keeping<P>, domain: Arc<Domain<P>>, end: End) {
         let same = |kept: &&mut Kept<P>| match &kept.state {
-            State::Runs(other) | State::Ends(other, ..) => Arc::ptr_eq(other, &domain),
+            State::Runs(other) | State::Builds(other, _) | State::Ends(other, ..) => {
+                Arc::ptr_eq(other, &domain)
+            }
             _ => false,
         };
         match keeping.kept.iter_mut().find(same) {
             Some(kept) => {
-                if matches!(kept.state, State::Runs(_)) {
+                if matches!(kept.state, State::Runs(_) | State::Builds(..)) {
                     let accounts = self.accounts();
                     self.log(format_args!(
                         "Domain {} ({}) {}: {accounts}\n",
@@ -240,6 +256,7 @@ impl<P: Platform> Hypervisor<P> {
                 keeping.kept.push(Kept {
                     plan,
                     id: domain.id,
+                    kernel: None,
                     state,
                     since: Nanos(0),
                     restarts: 0,
@@ -266,6 +283,7 @@ impl<P: Platform> Hypervisor<P> {
             }
             State::Waits(at) if *at > now => Some(*at),
             State::Waits(_) => self.start_again(keeping, index, now),
+            State::Builds(..) => self.build_some(keeping, index, now),
         }
     }
 
@@ -309,16 +327,21 @@ impl<P: Platform> Hypervisor<P> {
         let kept = &keeping.kept[index];
         match self.make_kept(kept, &keeping.denied) {
             Ok(domain) => {
-                let image = kept.plan.image;
+                let kernel = kept.kernel.clone();
                 keeping.kept[index].state = State::Runs(domain.clone());
                 self.link(keeping, index);
                 self.offer(keeping, index);
-                let filled = self.fill_kept(keeping, index, &domain, image);
-                keeping.kept[index].since = self.platform.now();
-                if self.filled(&mut keeping.kept[index], filled) {
-                    self.start(&domain);
+                let image: &[u8] = kernel.as_ref().map_or(keeping.kept[index].plan.image, |kernel| kernel);
+                match self.begin_kept(keeping, index, image) {
+                    Ok(filling) => {
+                        keeping.kept[index].state = State::Builds(domain, Box::new(filling));
+                        self.build_some(keeping, index, now)
+                    }
+                    Err(error) => {
+                        self.filled(&mut keeping.kept[index], Err(error));
+                        None
+                    }
                 }
-                None
             }
             // Frames of its last life are still mapped by others, or its CPUs are not there.
             Err(BuildError::Refused(Errno::EEXIST)) => Some(Nanos(now.0 + RETRY)),
@@ -328,6 +351,31 @@ impl<P: Platform> Hypervisor<P> {
                 None
             }
         }
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Goes on with building a domain for a while; starts it when it is complete.
+    fn build_some(&self, keeping: &mut Keeping<P>, index: usize, now: Nanos) -> Option<Nanos> {
+        let kept = &mut keeping.kept[index];
+        let State::Builds(domain, filling) = &mut kept.state else { return None };
+        let domain = domain.clone();
+        let image: &[u8] = kept.kernel.as_ref().map_or(kept.plan.image, |kernel| kernel);
+        let end = now.0.saturating_add(BURST);
+        let stop = || self.platform.work_pending() || self.platform.now().0 >= end;
+        let filled = match self.fill_some(&domain, filling, image, stop) {
+            Ok(false) => return Some(Nanos(self.platform.now().0.saturating_add(BREATH))),
+            Ok(true) => {
+                kept.state = State::Runs(domain.clone());
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        kept.since = self.platform.now();
+        if self.filled(kept, filled) {
+            self.start(&domain);
+        }
+        None
     }
 }
 

@@ -1,12 +1,12 @@
 //! Making, filling and starting the domains that the keeper keeps.
 
-use super::{End, KEEPING_CPU, Keeping, Kept, Link, Plan, Service, State};
+use super::{End, KEEPING_CPU, Keeping, Kept, Link, Plan, Service, State, Unpacked};
 use crate::Hypervisor;
-use crate::builder::{BuildError, DomainSource, Served, unpack_kernel};
+use crate::builder::{BuildError, DomainSource, Filling, Served, unpack_kernel};
 use crate::description::{Channel, Description, When};
 use crate::domain::{Domain, DomainConfig};
 use crate::event::slot::Binding;
-use crate::ids::{DomId, Mfn, Nanos, PAGE_SIZE};
+use crate::ids::{DomId, Nanos};
 use crate::permissions::Permissions;
 use crate::platform::{Platform, Work};
 use crate::sched::DEFAULT_WEIGHT;
@@ -35,18 +35,24 @@ impl<P: Platform> Hypervisor<P> {
         keeping.denied = denied;
         keeping.links = channels.iter().map(|c| Link { domains: c.domains, ports: [None; 2] }).collect();
         keeping.services = services(&plans);
-        let kept =
-            |(plan, id)| Kept { plan, id, state: State::Over, since: Nanos(0), restarts: 0, last: false };
+        let kept = |(plan, id)| Kept {
+            plan,
+            id,
+            kernel: None,
+            state: State::Over,
+            since: Nanos(0),
+            restarts: 0,
+            last: false,
+        };
         let ids = identifiers(&plans);
         keeping.kept = plans.into_iter().zip(ids).map(kept).collect();
         let first = self.make_all(keeping, dom0.is_some())?;
         (0..keeping.kept.len()).for_each(|index| self.link(keeping, index));
         (0..keeping.kept.len()).for_each(|index| self.offer(keeping, index));
-        let room = self.hold_back(self.fill_all(keeping));
+        self.fill_all(keeping);
         if let Some(domain) = first {
             self.start_dom0(keeping, &domain, dom0)?;
         }
-        room.into_iter().for_each(|(first, order)| self.give_back_taken(first, order));
         self.start_others(keeping);
         Ok(())
     }
@@ -87,14 +93,13 @@ impl<P: Platform> Hypervisor<P> {
         self.platform.raise_work(KEEPING_CPU, Work::TIMER);
     }
 
-    /// Fills all domains but the first. Those with the same kernel are filled one after the other, so that it is unpacked once.
-    /// Answers how large the largest kernel is that may have to be unpacked again.
-    fn fill_all(&self, keeping: &mut Keeping<P>) -> usize {
-        let mut largest = 0;
+    /// Fills all domains but the first. Those with the same kernel are filled one after the other, so that it is unpacked once. It is
+    /// kept for domains that may be started again: unpacking cannot be done in steps.
+    fn fill_all(&self, keeping: &mut Keeping<P>) {
         let mut order: Vec<usize> =
             (0..keeping.kept.len()).filter(|n| keeping.kept[*n].id != DomId(0)).collect();
         order.sort_by_key(|n| keeping.kept[*n].plan.image.as_ptr() as usize);
-        let mut unpacked: Option<(&'static [u8], Cow<'static, [u8]>)> = None;
+        let mut unpacked: Option<(&'static [u8], Unpacked)> = None;
         for index in order {
             let State::Runs(domain) = &keeping.kept[index].state else { continue };
             let domain = domain.clone();
@@ -102,24 +107,27 @@ impl<P: Platform> Hypervisor<P> {
             if unpacked.as_ref().is_none_or(|(packed, _)| !core::ptr::eq(*packed, image)) {
                 // Two unpacked kernels at a time may be too many.
                 drop(unpacked.take());
-                unpacked = unpack_kernel(image).ok().map(|kernel| (image, kernel));
+                unpacked = unpack_kernel(image).ok().map(|kernel| (image, Arc::new(kernel)));
             }
-            let kernel = unpacked.as_ref().map_or(image, |(_, kernel)| kernel);
-            let filled = self.fill_kept(keeping, index, &domain, kernel);
-            self.filled(&mut keeping.kept[index], filled);
-            let again = keeping.kept[index].plan.description.restart.when != When::Never;
-            if again && !core::ptr::eq(kernel, image) {
-                largest = largest.max(kernel.len());
+            let kernel = unpacked.as_ref().map(|(_, kernel)| kernel.clone());
+            let filled = self.fill_at_once(keeping, index, &domain, kernel.as_deref());
+            let kept = &mut keeping.kept[index];
+            if self.filled(kept, filled) && kept.plan.description.restart.when != When::Never {
+                kept.kernel = kernel;
             }
         }
-        largest
     }
 
-    /// Keeps memory from the first domain that unpacking a kernel takes when its domain is started again.
-    fn hold_back(&self, bytes: usize) -> Option<(Mfn, u32)> {
-        let pages = bytes.div_ceil(PAGE_SIZE);
-        let order = pages.next_power_of_two().ilog2();
-        (pages != 0).then(|| self.take_frames(None, order, 0).map(|first| (first, order))).flatten()
+    fn fill_at_once(
+        &self,
+        keeping: &Keeping<P>,
+        index: usize,
+        domain: &Arc<Domain<P>>,
+        kernel: Option<&Cow<'static, [u8]>>,
+    ) -> Result<(), BuildError> {
+        let image: &[u8] = kernel.map_or(keeping.kept[index].plan.image, |kernel| kernel);
+        let mut filling = self.begin_kept(keeping, index, image)?;
+        self.fill_some(domain, &mut filling, image, || false).map(|_| ())
     }
 
     /// Builds and starts the first domain, from `source` or from its description. It gets the memory that is left.
@@ -147,7 +155,7 @@ impl<P: Platform> Hypervisor<P> {
     pub(super) fn filled(&self, kept: &mut Kept<P>, result: Result<(), BuildError>) -> bool {
         let Err(error) = result else { return true };
         self.left_out(kept, &error);
-        if let State::Runs(domain) = &kept.state {
+        if let State::Runs(domain) | State::Builds(domain, _) = &kept.state {
             // Whatever its description says: it would go the same way again.
             kept.plan.description.restart.when = When::Never;
             kept.state = State::Ends(domain.clone(), End::Killed, domain.pages.current());
@@ -193,26 +201,27 @@ impl<P: Platform> Hypervisor<P> {
             max_pages: about.pages,
             name: about.name.clone(),
             console_io: about.console_io,
+            max_evtchn_port: Some(about.max_port),
             ..DomainConfig::new(id)
         })
     }
 
-    pub(super) fn fill_kept(
+    /// Begins to fill a kept domain from its kernel.
+    pub(super) fn begin_kept(
         &self,
         keeping: &Keeping<P>,
         index: usize,
-        domain: &Arc<Domain<P>>,
-        kernel: &[u8],
-    ) -> Result<(), BuildError> {
+        image: &[u8],
+    ) -> Result<Filling, BuildError> {
         let plan = &keeping.kept[index].plan;
         let cmdline = command_line(keeping, index);
-        let source = DomainSource { image: kernel, initrd: plan.initrd, cmdline: &cmdline, video: None };
+        let source = DomainSource { image, initrd: None, cmdline: &cmdline, video: None };
         let service = keeping.services.iter().find(|service| service.domain == index);
         let served = service.and_then(|service| {
             let by = keeping.kept[service.by].id;
             service.store.map(|store| Served { by, store, console: service.console })
         });
-        self.fill_domain(domain, &source, plan.description.pages, served)
+        self.begin_filling(&source, plan.initrd, plan.description.pages, served)
     }
 
     /// Lets a domain that is complete run.
@@ -234,7 +243,9 @@ impl<P: Platform> Hypervisor<P> {
             let Some(end) = link.domains.iter().position(|n| *n == index) else { continue };
             let peer = &kept[link.domains[1 - end]];
             let far = link.ports[1 - end].filter(|port| match &peer.state {
-                State::Runs(peer) => peer.events.binding(*port) == Some(Binding::Unbound(domain.id)),
+                State::Runs(peer) | State::Builds(peer, _) => {
+                    peer.events.binding(*port) == Some(Binding::Unbound(domain.id))
+                }
                 _ => false,
             });
             let bound = far.and_then(|far| self.bind_interdomain(domain, peer.id, far).ok());
