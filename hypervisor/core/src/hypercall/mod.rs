@@ -34,7 +34,7 @@ mod vcpu_init;
 pub mod version;
 
 use crate::Hypervisor;
-use crate::domain::{Domain, Vcpu, VcpuRef};
+use crate::domain::{Domain, Restart, Vcpu, VcpuRef};
 use crate::event::EventError;
 use crate::page::PageError;
 use crate::platform::{GuestFault, Platform};
@@ -137,6 +137,12 @@ impl From<EventError> for Failure {
             EventError::Restart => Failure::Restart,
             other => Failure::Errno(other.into()),
         }
+    }
+}
+
+impl From<Restart> for Failure {
+    fn from(Restart: Restart) -> Self {
+        Failure::Restart
     }
 }
 

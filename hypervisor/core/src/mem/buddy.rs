@@ -182,6 +182,12 @@ impl FrameAllocator {
         lists.release(self.table, first.0 as u32, order);
     }
 
+    /// Puts back frames that were [taken](FrameAllocator::take) and that no guest saw since: a part of a block. They are as dirty as
+    /// they were.
+    pub(crate) fn give_rest(&self, frames: Range<u64>) {
+        self.give_range(frames);
+    }
+
     /// Puts back frames of which each is dirty and has no other bit in its words.
     pub(crate) fn give_dirty(&self, frames: Range<u64>) {
         self.tlb.note_freed();

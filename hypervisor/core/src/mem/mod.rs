@@ -3,7 +3,9 @@
 
 mod alloc;
 mod buddy;
+mod pieces;
 mod reservation;
 
 pub use buddy::{FrameAllocator, MAX_ORDER};
+pub(crate) use pieces::{Growing, Phase, Trade, Wanted};
 pub use reservation::Reservation;

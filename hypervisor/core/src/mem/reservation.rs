@@ -1,5 +1,6 @@
 //! How many pages a domain owns and may own, and what else the accounting keeps for a domain as a whole.
 
+use super::{Growing, Trade};
 use crate::ids::{Mfn, VcpuId};
 use crate::page::{LDT_FRAMES, Teardown};
 use alloc::collections::BTreeMap;
@@ -35,6 +36,10 @@ pub struct Reservation {
     pub(crate) ldts: Mutex<BTreeMap<VcpuId, [Mfn; LDT_FRAMES]>>,
     /// The memory map that a toolstack set; empty: none.
     pub(crate) memory_map: Mutex<Vec<E820Entry>>,
+    /// Blocks of which not all frames are the domain's yet, oldest first: see `mem::pieces`.
+    pub(crate) growing: Mutex<Vec<Growing>>,
+    /// Exchanges of which not all steps are done, oldest first.
+    pub(crate) trades: Mutex<Vec<Trade>>,
     /// How far the teardown got.
     pub(crate) teardown: Mutex<Teardown>,
 }
@@ -54,6 +59,8 @@ impl Reservation {
             giving_up: Mutex::new(()),
             ldts: Mutex::new(BTreeMap::new()),
             memory_map: Mutex::new(Vec::new()),
+            growing: Mutex::new(Vec::new()),
+            trades: Mutex::new(Vec::new()),
             teardown: Mutex::new(Teardown::new()),
         }
     }

@@ -40,6 +40,7 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// [`PageError::Restart`] when this CPU has other work first: call again.
     pub fn release_domain_pages(&self, domain: &Domain<P>) -> Result<(), PageError> {
+        self.settle_pieces(domain).map_err(|_| PageError::Restart)?;
         let mut progress = domain.pages.teardown.lock();
         let Teardown { mut stage, mut next } = *progress;
         let all = domain.pages.frames();

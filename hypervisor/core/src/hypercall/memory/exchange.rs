@@ -1,13 +1,16 @@
 //! `XENMEM_exchange`: a domain trades frames for others, which may be contiguous or low where the old ones were not.
 //!
-//! It works chunk by chunk; a chunk is as many extents of the smaller kind as make one of the larger. Of each chunk the old
-//! frames are taken first, so that nobody uses them; then the new ones are allocated; only then nothing can fail any more.
+//! It works chunk by chunk; a chunk is as many extents of the smaller kind as make one of the larger. Of each chunk the new
+//! frames are got first, and cleared; then the old ones are taken, so that nothing uses them; only then nothing can fail any more.
+//! A chunk may be 512 frames, and more for a privileged domain, so it stops for other work between its steps as well: what there is
+//! of it stays with the domain (`mem::pieces`).
 
 use super::placement::Placement;
 use super::{Who, max_order};
 use crate::guest_ptr::GuestPtr;
-use crate::hypercall::{Cx, Outcome};
+use crate::hypercall::{Cx, Failure, Outcome};
 use crate::ids::Mfn;
+use crate::mem::{Phase, Trade};
 use crate::platform::Platform;
 use alloc::vec::Vec;
 use core::mem::offset_of;
@@ -63,7 +66,13 @@ fn run<P: Platform>(cx: Cx<'_, P>, arg: u64, request: &mut XenMemoryExchange) ->
         if i != first && cx.hv.platform.work_pending() {
             return Ok(Outcome::Again([u64::from(XENMEM_EXCHANGE), arg, 0, 0, 0, 0]));
         }
-        chunks.exchange(i)?;
+        match chunks.exchange(i, arg) {
+            Ok(()) => {}
+            Err(Failure::Errno(errno)) => return Err(errno),
+            Err(Failure::Restart) => {
+                return Ok(Outcome::Again([u64::from(XENMEM_EXCHANGE), arg, 0, 0, 0, 0]));
+            }
+        }
     }
     request.nr_exchanged = from.nr_extents;
     Ok(Outcome::Done(0))
@@ -81,56 +90,100 @@ struct Chunks<'a, P: Platform> {
     out_order: u32,
 }
 
+/// Old frames that are taken between two looks for other work.
+const PIECE: usize = 16;
+
 impl<P: Platform> Chunks<'_, P> {
-    /// Exchanges chunk `i`. After an error before the point of no return everything is as it was.
-    fn exchange(&self, i: u64) -> Result<(), Errno> {
+    /// Exchanges chunk `i` of the request at `arg`. After an error before the point of no return everything is as it was.
+    fn exchange(&self, i: u64, arg: u64) -> Result<(), Failure> {
+        let pages = &self.who.pages;
+        let mut trade = self.cx.hv.find_trade(&self.who, (arg, i), self.to.extent_order)?;
+        let answer = self.go_on(i, &mut trade);
+        if answer == Err(Failure::Restart) {
+            pages.trades.lock().push(trade);
+        }
+        answer
+    }
+
+    fn go_on(&self, i: u64, trade: &mut Trade) -> Result<(), Failure> {
         let hv = self.cx.hv;
-        let (mut old, mut new) = (Vec::new(), Vec::new());
-        let taken = self.take_old(i, &mut old).and_then(|()| self.take_new(&mut new));
-        if let Err(errno) = taken {
-            new.into_iter().for_each(|mfn| hv.give_back_taken(mfn, self.to.extent_order));
-            old.into_iter().for_each(|mfn| hv.return_stolen_page(&self.who, mfn));
-            return Err(errno);
+        if trade.phase == Phase::Take {
+            let blocks = 1 << self.out_order;
+            let taken = if self.place.nowhere {
+                Err(Errno::ENOMEM)
+            } else {
+                hv.take_for_trade(trade, blocks, self.place.flags)?
+            };
+            agree(trade, taken, Phase::Steal);
         }
-        old.into_iter().for_each(|mfn| hv.free_stolen_page(mfn));
+        if trade.phase == Phase::Steal {
+            let taken = self.take_old(i, &mut trade.old)?;
+            agree(trade, taken, Phase::Give);
+        }
+        if trade.phase == Phase::Undo {
+            hv.undo_trade(&self.who, trade)?;
+            return Err(trade.refused.unwrap_or(Errno::EINVAL).into());
+        }
+        self.give(i, trade)?;
+        hv.free_old(trade)?;
+        match trade.refused {
+            None => Ok(()),
+            Some(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Gives the new frames to the domain and tells it their numbers.
+    fn give(&self, i: u64, trade: &mut Trade) -> Result<(), Failure> {
+        let hv = self.cx.hv;
         let list: GuestPtr<u64> = self.to.extent_start.into();
-        let mut result = Ok(());
-        for (j, mfn) in new.into_iter().enumerate() {
-            let slot = (i << self.out_order) + j as u64;
+        let frames = 1 << self.to.extent_order;
+        while let Some(first) = trade.new.get((trade.given / frames) as usize).copied() {
+            let slot = (i << self.out_order) + trade.given / frames;
             let pfn = list.read_at(hv, slot);
-            // Once they are the domain's, it may have given them up already.
-            if let Ok(pfn) = pfn {
-                hv.name_frames(mfn, self.to.extent_order, pfn);
+            hv.give_piece_of_trade(&self.who, trade, pfn.ok());
+            if trade.given.is_multiple_of(frames)
+                && pfn.and_then(|_| list.write_at(hv, slot, &first.0)).is_err()
+            {
+                trade.refused = Some(Errno::EFAULT);
             }
-            hv.assign_frames(&self.who, mfn, self.to.extent_order);
-            result = result.and(pfn.and_then(|_| list.write_at(hv, slot, &mfn.0)));
+            if hv.platform.work_pending() {
+                return Err(Failure::Restart);
+            }
         }
-        Ok(result?)
+        Ok(())
     }
 
-    fn take_old(&self, i: u64, old: &mut Vec<Mfn>) -> Result<(), Errno> {
+    /// Takes what is missing of the old frames.
+    fn take_old(&self, i: u64, old: &mut Vec<Mfn>) -> Result<Result<(), Errno>, Failure> {
+        let hv = self.cx.hv;
         let list: GuestPtr<u64> = self.from.extent_start.into();
-        for j in 0..1 << self.in_order {
-            let first: u64 = list.read_at(self.cx.hv, (i << self.in_order) + j)?;
-            for k in 0..1 << self.from.extent_order {
-                old.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-                let mfn = Mfn(first.checked_add(k).ok_or(Errno::EINVAL)?);
-                self.cx.hv.steal_page(&self.who, mfn)?;
-                old.push(mfn);
+        let (order, all) = (self.from.extent_order, 1 << (self.in_order + self.from.extent_order));
+        if old.try_reserve_exact(all - old.len()).is_err() {
+            return Ok(Err(Errno::ENOMEM));
+        }
+        while old.len() < all {
+            let n = old.len() as u64;
+            let extent = list.read_at(hv, (i << self.in_order) + (n >> order)).map_err(Errno::from);
+            let mfn = extent.and_then(|first| first.checked_add(n & ((1 << order) - 1)).ok_or(Errno::EINVAL));
+            match mfn.and_then(|mfn| hv.steal_page(&self.who, Mfn(mfn)).map(|()| Mfn(mfn))) {
+                Ok(mfn) => old.push(mfn),
+                Err(errno) => return Ok(Err(errno)),
+            }
+            if old.len().is_multiple_of(PIECE) && hv.platform.work_pending() {
+                return Err(Failure::Restart);
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
+}
 
-    fn take_new(&self, new: &mut Vec<Mfn>) -> Result<(), Errno> {
-        for _ in 0..1 << self.out_order {
-            new.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            if self.place.nowhere {
-                return Err(Errno::ENOMEM);
-            }
-            let taken = self.cx.hv.take_frames(None, self.to.extent_order, self.place.flags);
-            new.push(taken.ok_or(Errno::ENOMEM)?);
+/// What comes after a phase that ended like this.
+fn agree(trade: &mut Trade, ended: Result<(), Errno>, next: Phase) {
+    trade.phase = match ended {
+        Ok(()) => next,
+        Err(errno) => {
+            trade.refused = Some(errno);
+            Phase::Undo
         }
-        Ok(())
-    }
+    };
 }

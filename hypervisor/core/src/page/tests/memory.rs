@@ -3,16 +3,20 @@
 use super::model::check;
 use super::{Guest, RW, entry, errno};
 use crate::guest_ptr::GuestPtr;
+use crate::hypercall::Outcome;
+use crate::hypercall::memory::memory_op;
 use crate::ids::{GuestVirt, Mfn};
 use crate::mock::FLAT_BASE;
 use crate::page::pte;
 use crate::platform::{GuestFrame, Platform};
+use crate::regs::Regs;
 use core::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeSet;
 use std::vec::Vec;
 use xen_abi::errno::Errno;
 use xen_abi::memory::*;
 use xen_abi::xen::DOMID_SELF;
+use zerocopy::IntoBytes;
 
 const LIST: u64 = 0x2000;
 
@@ -207,8 +211,8 @@ fn where_the_m2p_is() {
 #[test]
 fn the_hypervisors_frames_show_no_words() {
     let g = Guest::new(64);
-    let (own, page) = (g.hv.frames.alloc(0).unwrap(), g.page());
-    let device = g.hv.frames.alloc(0).unwrap();
+    let (own, page) = (g.hv.alloc_frames(0).unwrap(), g.page());
+    let device = g.hv.alloc_frames(0).unwrap();
     g.hv.frame(device).unwrap().set_io();
     let words_of = |mfn| {
         let look = std::panic::AssertUnwindSafe(|| g.hv.platform.frame_words(mfn).len());
@@ -227,7 +231,7 @@ fn a_walk_ends_where_the_hypervisors_tables_begin() {
     let g = Guest::new(64);
     let [l4, ..] = g.running(g.page());
     assert_eq!(g.update(l4, 300, entry(l4, pte::PRESENT)), 0);
-    let own = g.hv.frames.alloc(0).unwrap();
+    let own = g.hv.alloc_frames(0).unwrap();
     // As if one of the hypervisor's slots named one of its tables, with entries in it.
     g.hv.platform.words(GuestFrame::held(own)).iter().for_each(|word| word.store(entry(l4, RW), Relaxed));
     g.poke(l4, 262, entry(own, RW));
@@ -237,5 +241,164 @@ fn a_walk_ends_where_the_hypervisors_tables_begin() {
     assert!(g.hv.walk(l4, at([300, 300, 300, 262])).is_some(), "an entry of the guest's own table");
     for indices in [[300, 262, 0, 0], [300, 300, 262, 0]] {
         assert_eq!(g.hv.walk(l4, at(indices)), None, "{indices:?}");
+    }
+}
+
+/// Looks at frames between two looks for other work, for 16 frames that are cleared, named and given away or taken.
+const STRETCH: u64 = 120;
+
+/// Makes a hypercall with other work at each look until it ends; answers what it says, how often it was made, and the longest time
+/// between two looks.
+fn patiently(g: &Guest, cmd: u32, argument: &[u8]) -> (i64, usize, u64) {
+    g.hv.platform.preempt_every.store(1, Relaxed);
+    g.hv.platform.longest_stretch();
+    let mut args = [u64::from(cmd), g.put_at(0x1000, argument), 0, 0, 0, 0];
+    let mut answer = None;
+    let rounds = (0..super::PATIENCE)
+        .take_while(|_| match memory_op(g.cx(), &args, &mut Regs::default()) {
+            Outcome::Again(next) => {
+                args = next;
+                true
+            }
+            outcome => {
+                answer = Some(outcome);
+                false
+            }
+        })
+        .count();
+    g.hv.platform.preempt_every.store(0, Relaxed);
+    let Some(Outcome::Done(value)) = answer else { panic!("{answer:?} after {rounds} rounds") };
+    (value, rounds, g.hv.platform.longest_stretch())
+}
+
+/// Makes all free frames dirty, as a domain that ends leaves them.
+fn dirty_all(g: &Guest) {
+    let other = crate::mock::domain(&g.hv, 1, 1, u64::MAX >> 1);
+    while let Ok(mfn) = g.hv.alloc_domain_page(&other, 0) {
+        g.poke(mfn, 7, 0x5ec7e7);
+    }
+    while g.hv.destroy_domain(&other).is_err() {}
+    assert!(g.hv.frames.any_dirty());
+}
+
+/// 1024 frames at a time for a guest, and 2^18 for a privileged one, were cleared and given away in one go.
+#[test]
+fn large_extents_come_and_go_in_pieces() {
+    const ORDER: u32 = 10;
+    let g = Guest::new(4096);
+    dirty_all(&g);
+    let populate = reservation(&g, &[0x10_0000], ORDER, 0);
+    let (done, rounds, stretch) = patiently(&g, XENMEM_POPULATE_PHYSMAP, populate.as_bytes());
+    assert_eq!((done, rounds), (1, 63), "1024 frames, 16 in a piece");
+    assert!(stretch < STRETCH, "{stretch} steps");
+    let first = list(&g, 1)[0];
+    for n in [0, 15, 16, 1023] {
+        assert_eq!(g.hv.platform.m2p()[(first + n) as usize].load(Relaxed), 0x10_0000 + n);
+        assert_eq!(g.peek(Mfn(first + n), 7), 0, "somebody else's secret");
+    }
+    assert_eq!(g.domain.pages.current(), 1024);
+    check(&g, &BTreeSet::new());
+    let increase = reservation(&g, &[0], ORDER, 0);
+    assert_eq!(patiently(&g, XENMEM_INCREASE_RESERVATION, increase.as_bytes()).0, 1);
+    let second = list(&g, 1)[0];
+    let decrease = reservation(&g, &[first, second], ORDER, 0);
+    let (done, rounds, stretch) = patiently(&g, XENMEM_DECREASE_RESERVATION, decrease.as_bytes());
+    assert_eq!((done, g.domain.pages.current()), (2, 0));
+    assert!(rounds >= 126 && stretch < STRETCH, "{rounds} rounds, {stretch} steps");
+    check(&g, &BTreeSet::new());
+    // A progress that no continuation has is an extent that there is not.
+    let forged = u64::from(XENMEM_DECREASE_RESERVATION) | 1 << (32 + ORDER);
+    let at = g.put_at(0x1000, decrease.as_bytes());
+    let answer = memory_op(g.cx(), &[forged, at, 0, 0, 0, 0], &mut Regs::default());
+    assert_eq!(answer, Outcome::Done((forged >> MEMOP_EXTENT_SHIFT) as i64));
+}
+
+/// A guest that does not go on with what it began keeps what it has got, and its domain leaves nothing behind.
+#[test]
+fn what_is_begun_and_left_goes_back() {
+    for leave_at in [1, 3, 30, 62] {
+        let g = Guest::new(4096);
+        dirty_all(&g);
+        let free = g.hv.frames.free_count();
+        g.hv.platform.preempt_every.store(1, Relaxed);
+        for pfn in 0..5u64 {
+            let populate = reservation(&g, &[pfn << 20], 9, 0);
+            let mut args =
+                [u64::from(XENMEM_POPULATE_PHYSMAP), g.put_at(0x1000, populate.as_bytes()), 0, 0, 0, 0];
+            for _ in 0..leave_at.min(31) {
+                match memory_op(g.cx(), &args, &mut Regs::default()) {
+                    Outcome::Again(next) => args = next,
+                    outcome => panic!("{outcome:?}"),
+                }
+            }
+        }
+        // Two vCPUs can have one each under way.
+        assert_eq!(g.domain.pages.growing.lock().len(), 2);
+        let begun = 16 * leave_at.min(31) as u64;
+        assert_eq!(g.domain.pages.current(), 3 * begun + 2 * 512);
+        assert_eq!(g.hv.frames.free_count(), free - 3 * begun - 2 * 512);
+        while g.hv.release_domain_pages(&g.domain).is_err() {}
+        assert_eq!((g.domain.pages.current(), g.hv.frames.free_count()), (0, free));
+        check(&g, &BTreeSet::new());
+    }
+}
+
+/// An exchange of 512 frames for one block, and back: in pieces, each of which can be the last.
+#[test]
+fn large_exchanges_are_made_in_pieces() {
+    let g = Guest::new(4096);
+    let pages: Vec<u64> = (0..512).map(|_| g.page().0).collect();
+    dirty_all(&g);
+    let (many, one) = (g.put_at(0x4000, &pages), g.put_at(0x3000, &[0x7000u64]));
+    let extents = |at: u64, nr_extents, extent_order| XenMemoryReservation {
+        extent_start: at.into(),
+        nr_extents,
+        extent_order,
+        domid: DOMID_SELF,
+        ..Default::default()
+    };
+    let (small, large) = (extents(many, 512, 0), extents(one, 1, 9));
+    for (in_, out) in [(small, large), (large, small)] {
+        let exchange = XenMemoryExchange { in_, out, nr_exchanged: 0 };
+        let (done, rounds, stretch) = patiently(&g, XENMEM_EXCHANGE, exchange.as_bytes());
+        assert_eq!(done, 0);
+        assert!(rounds > 90 && stretch < STRETCH, "{rounds} rounds, {stretch} steps");
+        assert_eq!(g.domain.pages.current(), 512);
+        assert!(g.domain.pages.trades.lock().is_empty());
+        check(&g, &BTreeSet::new());
+    }
+    let got: [u64; 512] = GuestPtr::new(many).read(&g.hv).unwrap();
+    assert!(got.iter().all(|mfn| g.peek(Mfn(*mfn), 7) == 0), "somebody else's secret");
+    // One that fails half-way changes nothing.
+    let free = g.hv.frames.free_count();
+    g.hv.get_page(g.domain.id, Mfn(got[300])).expect("its own");
+    let exchange = XenMemoryExchange { in_: small, out: large, nr_exchanged: 0 };
+    assert_eq!(patiently(&g, XENMEM_EXCHANGE, exchange.as_bytes()).0, errno(Errno::EINVAL));
+    g.hv.put_page(Mfn(got[300]));
+    assert_eq!((g.domain.pages.current(), g.hv.frames.free_count()), (512, free));
+    check(&g, &BTreeSet::new());
+    // One that is left before or behind the point of no return is brought to an end by the teardown, and by others before.
+    for leave_at in [1, 20, 50, 80] {
+        let g = Guest::new(4096);
+        let pages: Vec<u64> = (0..512).map(|_| g.page().0).collect();
+        dirty_all(&g);
+        let free = g.hv.frames.free_count();
+        let (many, one) = (g.put_at(0x4000, &pages), g.put_at(0x3000, &[0x7000u64]));
+        let exchange =
+            XenMemoryExchange { in_: extents(many, 512, 0), out: extents(one, 1, 9), nr_exchanged: 0 };
+        g.hv.platform.preempt_every.store(1, Relaxed);
+        for at in [0x1000, 0x1100, 0x1200] {
+            let args = [u64::from(XENMEM_EXCHANGE), g.put_at(at, exchange.as_bytes()), 0, 0, 0, 0];
+            let again = |_: &i32| matches!(memory_op(g.cx(), &args, &mut Regs::default()), Outcome::Again(_));
+            assert!((0..leave_at).take_while(again).count() > 0);
+        }
+        assert!(!g.domain.pages.trades.lock().is_empty());
+        while g.hv.release_domain_pages(&g.domain).is_err() {}
+        assert_eq!(
+            (g.domain.pages.current(), g.hv.frames.free_count()),
+            (0, free + 512),
+            "left at {leave_at}"
+        );
+        check(&g, &BTreeSet::new());
     }
 }

@@ -1,0 +1,303 @@
+//! Large blocks of memory, piece by piece: what a hypercall gives to a domain or takes from it may be a GiB.
+//!
+//! A block is taken from the allocator in one step. Then its frames are cleared, where another domain left its data in them, and
+//! become the domain's, a few at a time. When the CPU has other work in between, what there is so far stays with the domain
+//! ([`Growing`], [`Trade`]) until the hypercall, made again, goes on with it. A guest that never makes it again keeps the frames that
+//! are its own already; the others go back when it makes too many such calls, or ends.
+
+use super::MAX_ORDER;
+use crate::Hypervisor;
+use crate::domain::{Domain, Restart};
+use crate::ids::Mfn;
+use crate::platform::{GuestFrame, Platform};
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
+use xen_abi::errno::Errno;
+
+/// log2 of the frames between two looks for other work.
+const PIECE: u32 = 4;
+
+/// Exchanges of a domain that wait to be gone on with.
+const MOST_TRADES: usize = 8;
+
+/// A block on its way to a domain, which booked all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Growing {
+    /// What was asked for: a request like it goes on with this block.
+    wanted: Wanted,
+    first: Mfn,
+    /// The first so many frames are the domain's.
+    done: u64,
+}
+
+/// Memory that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// log2 of the frames.
+    pub order: u32,
+    /// `XENMEMF_*`, of which the address bits count.
+    pub flags: u32,
+    /// The first one's number in the machine-to-physical table; `None`: they get none.
+    pub pfn: Option<u64>,
+}
+
+/// An exchange of frames of which not all steps are done.
+#[derive(Debug, Default)]
+pub(crate) struct Trade {
+    /// What tells it from others: where the request is, and which part of it this is.
+    pub key: (u64, u64),
+    /// Frames that were taken from the domain.
+    pub old: Vec<Mfn>,
+    /// Blocks of `order` that the domain gets for them.
+    pub new: Vec<Mfn>,
+    pub order: u32,
+    /// Frames of the last block that were cleared.
+    pub cleared: u64,
+    /// Frames that the domain got.
+    pub given: u64,
+    pub phase: Phase,
+    /// Why it is undone, or what went wrong where nothing could be undone any more.
+    pub refused: Option<Errno>,
+}
+
+/// What is done next of a [`Trade`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Getting new blocks and clearing them.
+    #[default]
+    Take,
+    /// Taking the old frames away from the domain.
+    Steal,
+    /// Giving the new ones to it and freeing the old ones: nothing can fail any more.
+    Give,
+    /// Undoing the first two.
+    Undo,
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// As [`Hypervisor::alloc_domain_pages`], for blocks of any size. `None`: there are none, or the domain may not have more.
+    ///
+    /// # Errors
+    /// [`Restart`] when this CPU has other work first: ask for the same again.
+    pub(crate) fn alloc_in_pieces(&self, domain: &Domain<P>, wanted: Wanted) -> Result<Option<Mfn>, Restart> {
+        let known = {
+            let mut all = domain.pages.growing.lock();
+            all.iter().position(|growing| growing.wanted == wanted).map(|n| all.swap_remove(n))
+        };
+        let Some(mut growing) = known.or_else(|| self.begin_growing(domain, wanted)) else { return Ok(None) };
+        let (order, end) = (wanted.order.min(PIECE), 1 << wanted.order);
+        loop {
+            let piece = growing.first.add(growing.done);
+            self.clear_piece(piece, order);
+            // Before they are the domain's, which may give them up at once.
+            if let Some(pfn) = wanted.pfn {
+                self.name_frames(piece, order, pfn.wrapping_add(growing.done));
+            }
+            self.assign_frames(domain, piece, order);
+            growing.done += 1 << order;
+            if growing.done >= end {
+                return Ok(Some(growing.first));
+            }
+            if self.platform.work_pending() {
+                self.keep_growing(domain, growing);
+                return Err(Restart);
+            }
+        }
+    }
+
+    fn begin_growing(&self, domain: &Domain<P>, wanted: Wanted) -> Option<Growing> {
+        if wanted.order > MAX_ORDER || !domain.pages.try_grow(1 << wanted.order) {
+            return None;
+        }
+        match self.take_uncleared(Some(domain), wanted.order, wanted.flags) {
+            Some(first) => Some(Growing { wanted, first, done: 0 }),
+            None => {
+                domain.pages.shrink(1 << wanted.order);
+                None
+            }
+        }
+    }
+
+    /// Leaves a block for the hypercall that goes on with it. Each vCPU can make one at a time; more are of guests that do not go on.
+    fn keep_growing(&self, domain: &Domain<P>, growing: Growing) {
+        let oldest = {
+            let mut all = domain.pages.growing.lock();
+            let oldest = (all.len() >= domain.vcpus.len()).then(|| all.remove(0));
+            all.push(growing);
+            oldest
+        };
+        if let Some(oldest) = oldest {
+            self.stop_growing(domain, &oldest);
+        }
+    }
+
+    /// Puts back what of a block is not the domain's yet.
+    fn stop_growing(&self, domain: &Domain<P>, growing: &Growing) {
+        let end = 1 << growing.wanted.order;
+        domain.pages.shrink(end - growing.done);
+        self.frames.give_rest(growing.first.0 + growing.done..growing.first.0 + end);
+    }
+
+    /// Clears what others left in frames that were taken.
+    pub(crate) fn clear_piece(&self, first: Mfn, order: u32) {
+        if self.frames.any_dirty() {
+            self.frames.clear_taken(first, order, |mfn| self.platform.clear_frame(GuestFrame::held(mfn)));
+        }
+    }
+
+    // ---- exchanges ---------------------------------------------------------------------------------------------
+
+    /// Gets the new blocks of an exchange, all of them clear.
+    ///
+    /// # Errors
+    /// `Ok(Err(ENOMEM))` when there are not enough; [`Restart`] as everywhere here.
+    pub(crate) fn take_for_trade(
+        &self,
+        trade: &mut Trade,
+        blocks: usize,
+        flags: u32,
+    ) -> Result<Result<(), Errno>, Restart> {
+        let (piece, end) = (trade.order.min(PIECE), 1 << trade.order);
+        loop {
+            match trade.new.last() {
+                Some(last) if trade.cleared < end => {
+                    self.clear_piece(last.add(trade.cleared), piece);
+                    trade.cleared += 1 << piece;
+                }
+                _ if trade.new.len() == blocks => return Ok(Ok(())),
+                _ => match self.take_uncleared(None, trade.order, flags) {
+                    Some(first) if trade.new.try_reserve(1).is_ok() => {
+                        trade.new.push(first);
+                        trade.cleared = 0;
+                    }
+                    Some(first) => {
+                        self.give_back_taken(first, trade.order);
+                        return Ok(Err(Errno::ENOMEM));
+                    }
+                    None => return Ok(Err(Errno::ENOMEM)),
+                },
+            }
+            if self.platform.work_pending() {
+                return Err(Restart);
+            }
+        }
+    }
+
+    /// Gives a piece of the new frames of an exchange to the domain, under the numbers from `pfn` on; answers whether there are more.
+    pub(crate) fn give_piece_of_trade(
+        &self,
+        domain: &Domain<P>,
+        trade: &mut Trade,
+        pfn: Option<u64>,
+    ) -> bool {
+        let (piece, at) = (trade.order.min(PIECE), trade.given & ((1 << trade.order) - 1));
+        let Some(block) = trade.new.get((trade.given >> trade.order) as usize) else { return false };
+        let first = block.add(at);
+        if let Some(pfn) = pfn {
+            self.name_frames(first, piece, pfn.wrapping_add(at));
+        }
+        self.assign_frames(domain, first, piece);
+        trade.given += 1 << piece;
+        true
+    }
+
+    /// Brings an exchange that is not gone on with to an end: what was agreed is done, but the guest is not told; else nothing.
+    ///
+    /// # Errors
+    /// [`Restart`] as everywhere here.
+    pub(crate) fn settle_trade(&self, domain: &Domain<P>, trade: &mut Trade) -> Result<(), Restart> {
+        if trade.phase == Phase::Give {
+            while self.give_piece_of_trade(domain, trade, None) {
+                if self.platform.work_pending() {
+                    return Err(Restart);
+                }
+            }
+            return self.free_old(trade);
+        }
+        trade.phase = Phase::Undo;
+        self.undo_trade(domain, trade)
+    }
+
+    /// Frees the frames that the domain gave.
+    ///
+    /// # Errors
+    /// [`Restart`] as everywhere here.
+    pub(crate) fn free_old(&self, trade: &mut Trade) -> Result<(), Restart> {
+        while let Some(mfn) = trade.old.pop() {
+            self.free_stolen_page(mfn);
+            if trade.old.len().is_multiple_of(1 << PIECE) && self.platform.work_pending() {
+                return Err(Restart);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives everything back to whom it was taken from.
+    ///
+    /// # Errors
+    /// [`Restart`] as everywhere here.
+    pub(crate) fn undo_trade(&self, domain: &Domain<P>, trade: &mut Trade) -> Result<(), Restart> {
+        while let Some(first) = trade.new.pop() {
+            self.give_back_taken(first, trade.order);
+            if trade.new.len().is_multiple_of(1 << PIECE) && self.platform.work_pending() {
+                return Err(Restart);
+            }
+        }
+        while let Some(mfn) = trade.old.pop() {
+            self.return_stolen_page(domain, mfn);
+            if trade.old.len().is_multiple_of(1 << PIECE) && self.platform.work_pending() {
+                return Err(Restart);
+            }
+        }
+        Ok(())
+    }
+
+    /// The exchange with this key that the domain has, or a new one.
+    ///
+    /// # Errors
+    /// [`Restart`] while exchanges that nobody goes on with are brought to an end.
+    pub(crate) fn find_trade(
+        &self,
+        domain: &Domain<P>,
+        key: (u64, u64),
+        order: u32,
+    ) -> Result<Trade, Restart> {
+        let (known, oldest) = {
+            let mut all = domain.pages.trades.lock();
+            let known = all.iter().position(|trade| trade.key == key && trade.order == order);
+            let known = known.map(|n| all.swap_remove(n));
+            // Each vCPU can make one at a time; more are of guests that do not go on. What they hold of free memory is bounded.
+            let full = known.is_none() && all.len() >= domain.vcpus.len().min(MOST_TRADES);
+            // One that changed nothing yet is merely begun anew.
+            let undone = all.iter().position(|trade| trade.phase != Phase::Give).unwrap_or(0);
+            (known, full.then(|| all.remove(undone)))
+        };
+        if let Some(mut oldest) = oldest
+            && self.settle_trade(domain, &mut oldest).is_err()
+        {
+            domain.pages.trades.lock().insert(0, oldest);
+            return Err(Restart);
+        }
+        Ok(known.unwrap_or_else(|| Trade { key, order, ..Trade::default() }))
+    }
+
+    /// In teardown: ends everything that was begun here for a domain.
+    ///
+    /// # Errors
+    /// [`Restart`] as everywhere here.
+    pub(crate) fn settle_pieces(&self, domain: &Domain<P>) -> Result<(), Restart> {
+        loop {
+            let growing = domain.pages.growing.lock().pop();
+            let Some(growing) = growing else { break };
+            self.stop_growing(domain, &growing);
+        }
+        loop {
+            let trade = domain.pages.trades.lock().pop();
+            let Some(mut trade) = trade else { return Ok(()) };
+            if self.settle_trade(domain, &mut trade).is_err() {
+                domain.pages.trades.lock().push(trade);
+                return Err(Restart);
+            }
+        }
+    }
+}
