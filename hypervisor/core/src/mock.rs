@@ -341,7 +341,6 @@ impl Platform for MockPlatform {
 
     fn load_page_tables(&self, vcpu: &Vcpu<Self>) {
         let root = vcpu.pv.root().expect("only what has a root is loaded");
-        self.cr3.store(root.0, Ordering::Relaxed);
         self.tlbs.lock().unwrap().entry(self.this_cpu()).or_default().load(root.0);
         self.record.lock().unwrap().table_loads.0 += 1;
     }

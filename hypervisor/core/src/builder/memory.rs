@@ -10,7 +10,7 @@ use crate::domain::Domain;
 use crate::ids::Mfn;
 use crate::mem::MAX_ORDER;
 use crate::options::Dom0Memory;
-use crate::platform::{FrameWords, Platform, WORDS_PER_FRAME};
+use crate::platform::{FrameWords, GuestFrame, Platform, WORDS_PER_FRAME};
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -142,7 +142,7 @@ impl<'a, P: Platform> Memory<'a, P> {
     pub(super) fn clear_pages(&self, pages: Range<u64>) {
         for extent in self.extents(pages) {
             for n in 0..extent.count {
-                self.hv.platform.clear_frame(extent.frame.add(n));
+                self.hv.platform.clear_frame(GuestFrame::held(extent.frame.add(n)));
             }
         }
     }

@@ -11,7 +11,6 @@ use crate::domain::{Domain, Restart};
 use crate::ids::Mfn;
 use crate::platform::{GuestFrame, Platform};
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering::Relaxed;
 use xen_abi::errno::Errno;
 
 /// log2 of the frames between two looks for other work.

@@ -22,7 +22,6 @@ use crate::description::{Description, When};
 use crate::ids::{CpuId, DomId, Nanos, Port};
 use crate::permissions::Permissions;
 use crate::platform::{MachineEnd, Platform, Work};
-use crate::sched::Reasons;
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
