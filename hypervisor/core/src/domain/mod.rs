@@ -13,11 +13,12 @@
 //! 2. `Domain::lifecycle`,
 //! 3. `Domain::grants`,
 //! 4. `Domain::events`,
-//! 5. the turn to give tables up, then a page-table frame's lock bit, then `LinearRoots`' own,
-//! 6. `Domain::pages` (reservation),
-//! 7. scheduler and timer queues,
-//! 8. frame allocator,
-//! 9. console.
+//! 5. `Vcpu::saved` of a vCPU that gets its first context,
+//! 6. the turn to give tables up, then a page-table frame's lock bit, then `LinearRoots`' own,
+//! 7. `Domain::pages` (reservation),
+//! 8. scheduler and timer queues,
+//! 9. frame allocator,
+//! 10. console.
 //!
 //! Two domains' locks of the same kind: the lower [`DomId`] first.
 

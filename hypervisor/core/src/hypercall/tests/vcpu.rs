@@ -3,6 +3,7 @@
 use super::*;
 use crate::ids::VcpuId;
 use crate::platform::Platform;
+use core::sync::atomic::AtomicU32;
 use xen_abi::arch_x86::{VGCF_I387_VALID, VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
 use xen_abi::sched::*;
 use xen_abi::vcpu::*;
@@ -229,37 +230,41 @@ fn initialise_with_frame_0() {
 /// touched by the other.
 #[test]
 fn initialise_by_two_at_once() {
-    let mut hv = mock::hypervisor(128);
-    hv.platform.cpus = 2.into();
-    let domain = mock::domain(&hv, 3, 32, 64);
+    let hv = mock::hypervisor(128);
+    let domain = mock::domain(&hv, 3, 200, 64);
     let roots = [0; 2].map(|_| hv.alloc_domain_page(&domain, 0).unwrap());
     let frames = [0; 2].map(|_| hv.alloc_domain_page(&domain, 0).unwrap());
-    for target in 2..32u32 {
-        // Waking a thread takes longer than the hypercall: both spin.
-        let waiting = core::sync::atomic::AtomicU32::new(2);
-        let init = |n: usize| {
-            let mut context = context();
-            context.flags |= VGCF_ONLINE;
-            context.ctrlreg[3] = roots[n].addr().0;
-            (context.gdt_frames[0], context.gdt_ents) = (frames[n].0, 1);
-            let at = FLAT_BASE + 0x2000 * n as u64;
-            GuestPtr::<VcpuGuestContext>::new(at).write(&hv, &context).unwrap();
-            let cx = Cx { hv: &hv, domain: &domain, vcpu: &domain.vcpus[n] };
-            waiting.fetch_sub(1, SeqCst);
-            while waiting.load(SeqCst) != 0 {
+    let contexts = [0, 1].map(|n| {
+        let mut context = context();
+        context.flags |= VGCF_ONLINE;
+        context.ctrlreg[3] = roots[n].addr().0;
+        (context.gdt_frames[0], context.gdt_ents) = (frames[n].0, 1);
+        context
+    });
+    let each = |n: usize, turn: &AtomicU32| -> Vec<bool> {
+        let one = |target: u32| {
+            // Waking a thread takes longer than what is tried here: both spin.
+            turn.fetch_add(1, SeqCst);
+            while turn.load(SeqCst) < 2 * (target - 1) {
                 core::hint::spin_loop();
             }
-            let args = [VCPUOP_INITIALISE.into(), target.into(), at, 0, 0, 0];
-            call(cx, nr::VCPU_OP.into(), &args, &mut Regs::default())
+            let cx = Cx { hv: &hv, domain: &domain, vcpu: &domain.vcpus[n] };
+            let target = VcpuRef { domain: domain.clone(), id: VcpuId(target) };
+            crate::hypercall::vcpu_init::replace(cx, &target, &contexts[n]).is_ok()
         };
-        let (first, second) = std::thread::scope(|scope| {
-            let second = scope.spawn(|| init(1));
-            (init(0), second.join().unwrap())
-        });
-        let winner = usize::from(first != Outcome::Done(0));
-        let loser = if winner == 0 { second } else { first };
-        assert_eq!(loser, Errno::EEXIST.into());
-        let pv = &domain.vcpus[target as usize].pv;
+        (2..200).map(one).collect()
+    };
+    let turn = AtomicU32::new(0);
+    let (first, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| each(1, &turn));
+        (each(0, &turn), second.join().unwrap())
+    });
+    for (pv, done) in domain.vcpus[2..].iter().map(|vcpu| &vcpu.pv).zip(first.into_iter().zip(second)) {
+        let winner = match done {
+            (true, false) => 0,
+            (false, true) => 1,
+            both => panic!("{both:?}"),
+        };
         assert_eq!(pv.guest_table.get(), Some(roots[winner]));
         assert_eq!(pv.gdt_frames[0].load(SeqCst), frames[winner].0);
     }
