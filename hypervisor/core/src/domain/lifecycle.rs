@@ -224,12 +224,15 @@ impl<P: Platform> Hypervisor<P> {
         domain.vcpus.iter().all(|vcpu| self.await_off(vcpu))
     }
 
-    /// Waits a moment for a vCPU that was told to stop to leave its CPU; answers whether it has.
+    /// Waits a moment for a vCPU that was told to stop to leave its CPU; answers whether it has. Until it is let go again no CPU
+    /// takes it then.
     pub fn await_off(&self, vcpu: &Vcpu<P>) -> bool {
-        (0..PATIENCE).any(|_| {
+        let seen_off = (0..PATIENCE).any(|_| {
             core::hint::spin_loop();
             !self.sched.is_on_cpu(vcpu)
-        })
+        });
+        // A CPU that found it runnable just before may be about to take it.
+        seen_off && self.sched.is_off(vcpu)
     }
 
     /// Whether none of a domain's vCPUs is on a CPU.

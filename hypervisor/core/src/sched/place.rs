@@ -202,6 +202,17 @@ impl<P: Platform> Scheduler<P> {
         self.take_out(vcpu, now).0 == Place::Off
     }
 
+    /// Whether a vCPU that has a reason not to run is on no CPU, and stays so: whoever was choosing it has finished.
+    pub(crate) fn is_off(&self, vcpu: &Vcpu<P>) -> bool {
+        loop {
+            let cpu = home(vcpu);
+            let _waiting = self.queue(cpu).waiting.lock();
+            if home(vcpu) == cpu {
+                return vcpu.sched.place() != Place::Running;
+            }
+        }
+    }
+
     /// Takes a vCPU out of its queue, if it is in one. Answers where it is now, and whether it was.
     fn take_out(&self, vcpu: &Vcpu<P>, now: Nanos) -> (Place, bool) {
         loop {

@@ -10,6 +10,7 @@
 //! | who takes a reason away | the reasons | the place, under the queue's lock ([`VcpuWords::wanted`]) |
 //! | the CPU that stops running it | the place, under the lock | the reasons |
 //! | who adds a reason | the reasons | the place |
+//! | who works on a vCPU that it stopped | the reasons | the place, under the lock |
 //! | the CPU that begins to run it | the place | the reasons, then the upcall flag |
 //! | who queues a vCPU | the number of those that wait | what the CPU knows ([`Contended`]) |
 //! | a CPU that chose what it runs | what it knows | the number of those that wait |

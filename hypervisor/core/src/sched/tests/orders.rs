@@ -103,6 +103,12 @@ impl World {
         }
     }
 
+    /// Whether the vCPU, which was stopped, is on no CPU and stays so.
+    fn is_off(&self) -> bool {
+        let _queued = self.queued.lock().unwrap();
+        self.words.place() != Place::Running
+    }
+
     /// This CPU takes the vCPU out of the queue, if it is there and runnable, to run it.
     fn choose(&self, cpu: usize) -> bool {
         let mut queued = self.queued.lock().unwrap();
@@ -251,6 +257,24 @@ fn stopping_meets_choosing() {
         stopper.join().unwrap();
         world.settle();
         assert!(world.is_idle());
+    });
+}
+
+/// Who stopped a vCPU that is being chosen and finds it on no CPU may work on it: no CPU takes it then.
+#[test]
+fn work_on_a_stopped_vcpu_meets_choosing() {
+    loom::model(|| {
+        let world = World::new(Place::Waiting, 0);
+        let worker = world.clone();
+        let worker = thread::spawn(move || {
+            worker.suspend(2);
+            if worker.is_off() {
+                assert_ne!(worker.words.place(), Place::Running, "a CPU loads what is being changed");
+            }
+        });
+        world.choose(1);
+        world.leave(1);
+        worker.join().unwrap();
     });
 }
 
