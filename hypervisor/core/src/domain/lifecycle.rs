@@ -185,12 +185,13 @@ impl<P: Platform> Hypervisor<P> {
         lives
     }
 
-    /// Lets a domain that has ended go on where it stopped. One that has not is left alone, and so is one that is not to live
-    /// any longer.
+    /// Lets a domain that has ended go on where it stopped; its next end has a reason of its own. One that has not ended is left
+    /// alone, and so is one that is not to live any longer.
     pub fn resume_domain(&self, domain: &Arc<Domain<P>>) {
         let mut lifecycle = domain.lifecycle.lock();
         if matches!(*lifecycle, Lifecycle::Shutdown(_)) {
             *lifecycle = Lifecycle::Running;
+            self.forget_shutdown_reason(domain.id);
             domain.stopped.store(false, Ordering::SeqCst);
             domain.vcpu_refs().for_each(|vcpu| self.resume(&vcpu, Reasons::STOPPED));
         }

@@ -12,7 +12,7 @@ use crate::sched::{Reasons, Scheduler};
 use core::sync::atomic::Ordering::SeqCst;
 use std::sync::Barrier;
 use xen_abi::grant_table::*;
-use xen_abi::sched::SHUTDOWN_SUSPEND;
+use xen_abi::sched::{SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SUSPEND};
 use xen_abi::xen::{DOMID_SELF, VIRQ_DOM_EXC, VIRQ_TIMER};
 
 type Mock = Hypervisor<MockPlatform>;
@@ -298,6 +298,18 @@ fn a_domain_is_stopped_as_a_whole() {
         assert_eq!((stopped, domain.stopped.load(SeqCst)), if running { (0, false) } else { (64, true) });
         hv.shutdown_domain(&domain, SHUTDOWN_SUSPEND);
     }
+}
+
+/// The reason of an end does not outlive the resumption after it.
+#[test]
+fn each_end_has_its_reason() {
+    let (hv, _dom0) = machine();
+    let domain = suspended(&hv, 9);
+    assert_eq!(*domain.lifecycle.lock(), Lifecycle::Shutdown(SHUTDOWN_SUSPEND));
+    hv.resume_domain(&domain);
+    hv.announce_shutdown(&domain, SHUTDOWN_REBOOT);
+    hv.shutdown_domain(&domain, SHUTDOWN_POWEROFF);
+    assert_eq!(*domain.lifecycle.lock(), Lifecycle::Shutdown(SHUTDOWN_REBOOT));
 }
 
 /// What is killed stays so until it is taken apart, and what is being taken apart gets no memory.

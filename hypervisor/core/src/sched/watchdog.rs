@@ -125,6 +125,13 @@ impl<P: Platform> Hypervisor<P> {
         *table.entry(domain.id).or_insert_with(|| Entry::new(domain)).announced.get_or_insert(reason)
     }
 
+    /// Forgets the reason that a domain gave for an end which was not its last.
+    pub(crate) fn forget_shutdown_reason(&self, domain: DomId) {
+        if let Some(entry) = self.sched.watchdogs.table.lock().get_mut(&domain) {
+            entry.announced = None;
+        }
+    }
+
     /// Forgets the watchdogs and announcements of a domain that ends or begins anew.
     pub fn forget_watchdogs(&self, domain: DomId) {
         let mut table = self.sched.watchdogs.table.lock();

@@ -34,7 +34,7 @@ case! {
 }
 
 case! {
-    /// A domain that suspended goes on behind its hypercall when it is resumed.
+    /// A domain that suspended goes on behind its hypercall when it is resumed. Its next end has a reason of its own.
     #[peer]
     fn suspended_and_resumed(env) {
         with_peer(env, |peer| {
@@ -44,7 +44,8 @@ case! {
             let found = need("getdomaininfo", info(peer.id()))?;
             same("no longer shut down", found.flags & XEN_DOMINF_SHUTDOWN, 0)?;
             same("resume of one that runs", plain(XEN_DOMCTL_RESUMEDOMAIN, peer.id()), Ok(0))?;
-            same("a call", peer.call(nr::XEN_VERSION, &[0]), Ok(4 << 16 | 17))
+            same("a call", peer.call(nr::XEN_VERSION, &[0]), Ok(4 << 16 | 17))?;
+            same("another reason", shut_down(peer, SHUTDOWN_REBOOT)?, SHUTDOWN_REBOOT)
         })
     }
 }
