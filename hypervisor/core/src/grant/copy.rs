@@ -169,11 +169,12 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn copy_domain(&self, caller: &Arc<Domain<P>>, end: CopyEnd) -> Result<Arc<Domain<P>>, GrantError> {
-        let (CopyEnd::Frame(id, _) | CopyEnd::Grant(id, _)) = end;
-        let domain = self.named_domain(caller, id).ok_or(GrantError::BadDomain)?;
         match end {
+            // Whether there is such a domain is not asked.
             CopyEnd::Frame(id, _) if id.0 != DOMID_SELF => Err(GrantError::PermissionDenied),
-            _ => Ok(domain),
+            CopyEnd::Frame(id, _) | CopyEnd::Grant(id, _) => {
+                self.named_domain(caller, id).ok_or(GrantError::BadDomain)
+            }
         }
     }
 

@@ -50,6 +50,8 @@ fn what_may_not_be_copied_is_refused() {
     assert_eq!(copy(&w, (foreign, 0), (mine, 0), 8), Err(GrantError::PermissionDenied));
     let own_by_number = CopyEnd::Frame(DomId(0), own);
     assert_eq!(copy(&w, (own_by_number, 0), (mine, 0), 8), Err(GrantError::PermissionDenied), "as Xen");
+    let no_domains = CopyEnd::Frame(DomId(9), own);
+    assert_eq!(copy(&w, (no_domains, 0), (mine, 0), 8), Err(GrantError::PermissionDenied), "nobody looks");
     let not_mine = CopyEnd::Frame(SELF, theirs);
     assert_eq!(copy(&w, (not_mine, 0), (mine, 0), 8), Err(GrantError::BadPage));
     let nobody = CopyEnd::Grant(DomId(9), GrantRef(9));
