@@ -111,6 +111,9 @@ impl<P: Platform> Batch<'_, P> {
 
     /// As [`Batch::each`], for operations that keep the progress of the element where they stopped in the command.
     fn cache_flush(&self, mut progress: u32) -> Outcome {
+        if !GuestPtr::<GnttabCacheFlush>::new(self.first).is_plausible() {
+            return Errno::EFAULT.into();
+        }
         for index in 0..self.count {
             let served = GuestPtr::new(self.first).at(u64::from(index)).map_err(Failure::from);
             match served.and_then(|ptr| cache_flush(self.cx, ptr, &mut progress)) {
@@ -125,8 +128,11 @@ impl<P: Platform> Batch<'_, P> {
         Outcome::Done(0)
     }
 
-    /// Serves one operation after the other.
+    /// Serves one operation after the other. The place of the array is judged even if there are none.
     fn each<T>(&self, op: fn(Cx<'_, P>, GuestPtr<T>) -> Result<(), Failure>) -> Outcome {
+        if !GuestPtr::<T>::new(self.first).is_plausible() {
+            return Errno::EFAULT.into();
+        }
         for index in 0..self.count {
             if index != 0 && self.cx.hv.platform.work_pending() {
                 return self.again::<T>(index);
@@ -143,6 +149,9 @@ impl<P: Platform> Batch<'_, P> {
 
     /// Undoes mappings, with one TLB flush for many.
     fn unmap<T: FromBytes + IntoBytes>(&self, request: fn(&T) -> UnmapRequest, status: usize) -> Outcome {
+        if !GuestPtr::<T>::new(self.first).is_plausible() {
+            return Errno::EFAULT.into();
+        }
         let mut pending = UnmapBatch::default();
         for index in 0..self.count {
             if pending.is_full() {
@@ -289,25 +298,37 @@ fn cache_flush<P: Platform>(
 
 fn setup_table<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabSetupTable>) -> Result<(), Errno> {
     let op = ptr.read(cx.hv)?;
+    let list = plausible(op.frame_list.into())?;
     let frames = cx.hv.setup_grant_table(cx.domain, DomId(op.dom), op.nr_frames);
-    let status = report_frames(cx, frames, op.frame_list.addr());
+    let status = report_frames(cx, frames, list);
     Ok(ptr.field::<i16>(offset_of!(GnttabSetupTable, status))?.write(cx.hv, &status)?)
 }
 
 fn get_status_frames<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabGetStatusFrames>) -> Result<(), Errno> {
     let op = ptr.read(cx.hv)?;
+    let list = plausible(op.frame_list.into())?;
     let frames = cx.hv.grant_status_frames(cx.domain, DomId(op.dom), op.nr_frames);
-    let status = report_frames(cx, frames, op.frame_list.addr());
+    let status = report_frames(cx, frames, list);
     Ok(ptr.field::<i16>(offset_of!(GnttabGetStatusFrames, status))?.write(cx.hv, &status)?)
 }
 
-/// Writes the numbers of frames into the guest's list; answers the status.
-fn report_frames<P: Platform>(cx: Cx<'_, P>, frames: Result<Vec<Mfn>, GrantError>, list: u64) -> i16 {
-    let written = frames.and_then(|frames| {
-        let numbers: Vec<u64> = frames.iter().map(|mfn| mfn.0).collect();
-        GuestPtr::<u64>::new(list).write_slice(cx.hv, &numbers).map_err(|_| GrantError::BadVirtualAddress)
+/// A list at an address that no guest has is refused before anything is done, and without a status.
+fn plausible<T>(list: GuestPtr<T>) -> Result<GuestPtr<T>, Errno> {
+    if list.is_plausible() { Ok(list) } else { Err(Errno::EFAULT) }
+}
+
+/// Writes the numbers of frames into the guest's list, those as well that follow one that cannot be written; answers the status.
+pub(super) fn report_frames<P: Platform>(
+    cx: Cx<'_, P>,
+    frames: Result<Vec<Mfn>, GrantError>,
+    list: GuestPtr<u64>,
+) -> i16 {
+    let told = frames.and_then(|frames| {
+        let tell = |(index, mfn): (u64, &Mfn)| list.write_at(cx.hv, index, &mfn.0).is_ok();
+        let written = (0..).zip(&frames).map(tell).filter(|told| *told).count();
+        if written == frames.len() { Ok(()) } else { Err(GrantError::BadVirtualAddress) }
     });
-    status_of(&written)
+    status_of(&told)
 }
 
 fn query_size<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabQuerySize>) -> Result<(), Errno> {

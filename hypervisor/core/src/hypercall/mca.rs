@@ -31,8 +31,7 @@ fn serve<P: Platform>(cx: Cx<'_, P>, at: GuestPtr<XenMc>) -> Result<i64, Errno> 
     match op.cmd {
         XEN_MC_FETCH => {
             let mut fetch = payload::<XenMcFetch>(&op)?;
-            no_report(&mut fetch)?;
-            answer(cx, at, &fetch)
+            if no_report(&mut fetch)? { answer(cx, at, &fetch) } else { Ok(0) }
         }
         XEN_MC_PHYSCPUINFO => {
             let mut request = payload::<XenMcPhyscpuinfo>(&op)?;
@@ -68,21 +67,21 @@ fn inject<P: Platform>(cx: Cx<'_, P>, cpu: u32) -> Result<i64, Errno> {
     Err(if online { Errno::ENODEV } else { Errno::EINVAL })
 }
 
-/// Acknowledging what was never handed out changes nothing.
-fn no_report(fetch: &mut XenMcFetch) -> Result<(), Errno> {
+/// Answers whether there is something to tell: acknowledging what was never handed out changes nothing.
+fn no_report(fetch: &mut XenMcFetch) -> Result<bool, Errno> {
     let urgency = fetch.flags & (XEN_MC_NONURGENT | XEN_MC_URGENT);
     if urgency != XEN_MC_NONURGENT && urgency != XEN_MC_URGENT {
         return Err(Errno::EINVAL);
     }
     if fetch.flags & XEN_MC_ACK != 0 {
-        return Ok(());
+        return Ok(false);
     }
     if fetch.data.is_null() {
         return Err(Errno::EINVAL);
     }
     fetch.flags = XEN_MC_OK | XEN_MC_NODATA;
     fetch.fetch_id = 0;
-    Ok(())
+    Ok(true)
 }
 
 /// How many CPUs are up, and a record of each as far as there is room.

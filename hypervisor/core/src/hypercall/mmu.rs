@@ -2,6 +2,10 @@
 //!
 //! These are the hypercalls that a PV kernel makes most, so requests are copied in by the handful, and a table stays
 //! locked while consecutive requests change it.
+//!
+//! How many requests were done (`*pdone`) is told wherever Xen tells it, for Linux relies on that: whenever requests were looked
+//! at, and, by `mmu_update`, where the owner of the pages is not known. It is not told where the owner of the tables is not
+//! known, where the list of requests is none, and by `mmuext_op` where it may not name the domain.
 
 mod mmuext;
 
@@ -43,36 +47,48 @@ enum Target<P: Platform> {
     Other(Arc<Domain<P>>),
     /// Only what is not RAM.
     Io,
+    /// The hypervisor's: none that could be mapped.
+    Xen,
 }
 
 impl<P: Platform> Target<P> {
-    /// The domain that `id` names.
+    /// Whom `id` names; whether that is the caller's business is another question.
     ///
     /// # Errors
-    /// `ESRCH` when there is none, or the caller names itself other than by `DOMID_SELF`; `EPERM` when it is not the
-    /// caller's business.
-    fn resolve(cx: Cx<'_, P>, id: u16) -> Result<Self, Errno> {
+    /// `ESRCH` when there is no such domain, or the caller names itself other than by `DOMID_SELF`.
+    fn find(cx: Cx<'_, P>, id: u16) -> Result<Self, Errno> {
         match id {
             DOMID_SELF => Ok(Target::Own),
             DOMID_IO => Ok(Target::Io),
-            DOMID_XEN => Err(Errno::EPERM),
+            DOMID_XEN => Ok(Target::Xen),
             _ if id == cx.domain.id.0 => Err(Errno::ESRCH),
-            _ => Self::controlled(cx, id),
+            _ => cx.hv.domains.get(DomId(id)).map(Target::Other).ok_or(Errno::ESRCH),
         }
     }
 
-    /// The domain with this number.
-    fn controlled(cx: Cx<'_, P>, id: u16) -> Result<Self, Errno> {
-        let other = cx.hv.domains.get(DomId(id)).ok_or(Errno::ESRCH)?;
-        if cx.domain.privileged { Ok(Target::Other(other)) } else { Err(Errno::EPERM) }
+    /// The domain whose tables `id` names: one more than its number, or 0 for the caller. Only domains have tables.
+    ///
+    /// # Errors
+    /// `ESRCH` when there is no such domain.
+    fn find_tables(cx: Cx<'_, P>, id: u16) -> Result<Self, Errno> {
+        match id {
+            0 => Ok(Target::Own),
+            id if id - 1 == cx.domain.id.0 => Ok(Target::Own),
+            id => cx.hv.domains.get(DomId(id - 1)).map(Target::Other).ok_or(Errno::ESRCH),
+        }
     }
 
-    /// The domain, unless it is [`Target::Io`].
+    /// Whether it is the caller, or the caller controls everything.
+    fn is_controlled_by(&self, cx: Cx<'_, P>) -> bool {
+        matches!(self, Target::Own) || cx.domain.privileged
+    }
+
+    /// The domain, if it is one.
     fn domain<'a>(&'a self, cx: Cx<'a, P>) -> Option<&'a Domain<P>> {
         match self {
             Target::Own => Some(cx.domain),
             Target::Other(other) => Some(other),
-            Target::Io => None,
+            Target::Io | Target::Xen => None,
         }
     }
 
@@ -148,6 +164,9 @@ impl Batch {
             }
             return Err(Outcome::Done(i64::from(foreign.cast_signed())));
         }
+        if !GuestPtr::<u64>::new(args[0]).is_plausible() {
+            return Err(Errno::EFAULT.into());
+        }
         let pdone: GuestPtr<u32> = GuestPtr::new(args[2]);
         let done_before = if pdone.is_null() { 0 } else { pdone.read(cx.hv).unwrap_or(0) };
         Ok(Self { requests: args[0], count: count & !PREEMPTED, done_before, pdone, foreign })
@@ -211,24 +230,42 @@ pub fn mmu_update<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs)
     if batch.foreign == u32::from(DOMID_SELF) {
         return Updates::new(cx, cx.domain, Pages::Of(cx.domain)).run(&batch);
     }
-    match foreign_targets(cx, batch.foreign) {
-        Ok((tables, pages)) => match tables.domain(cx) {
-            Some(domain) => Updates::new(cx, domain, pages.pages(cx)).run(&batch),
-            None => Errno::ESRCH.into(),
-        },
-        Err(errno) => errno.into(),
+    let (tables, pages) = ((batch.foreign >> 16) as u16, (batch.foreign & 0xffff) as u16);
+    let tables = match Target::find_tables(cx, tables) {
+        Ok(tables) => tables,
+        Err(errno) => return errno.into(),
+    };
+    let pages = match Target::find(cx, pages) {
+        Ok(pages) => pages,
+        Err(errno) => return batch.end(cx, 0, REQUEST, Some(Stop::Refused(errno))),
+    };
+    // Device memory is asked for by everybody: its permissions decide.
+    let pages_ok = match pages {
+        Target::Io => true,
+        Target::Xen => false,
+        _ => pages.is_controlled_by(cx),
+    };
+    match tables.domain(cx) {
+        Some(domain) if pages_ok && tables.is_controlled_by(cx) => {
+            Updates::new(cx, domain, pages.pages(cx)).run(&batch)
+        }
+        _ => refuse(cx, &batch),
     }
 }
 
-/// Who owns the tables and who the pages, where it is not the caller for both.
-fn foreign_targets<P: Platform>(cx: Cx<'_, P>, foreign: u32) -> Result<(Target<P>, Target<P>), Errno> {
-    let tables = match (foreign >> 16) as u16 {
-        0 => Target::Own,
-        id if id - 1 == cx.domain.id.0 => Target::Own,
-        // Only domains have tables.
-        id => Target::controlled(cx, id - 1)?,
+/// Bytes of a request of `mmu_update`.
+const REQUEST: u64 = size_of::<MmuUpdate>() as u64;
+
+/// An `mmu_update` for which the caller has no right. Rights are asked for with the first request, so one without requests has
+/// nothing to be refused for.
+#[cold]
+fn refuse<P: Platform>(cx: Cx<'_, P>, batch: &Batch) -> Outcome {
+    let errno = match GuestPtr::<MmuUpdate>::new(batch.requests).read(cx.hv) {
+        Err(_) => Errno::EFAULT,
+        Ok(request) if request.ptr & 7 > MMU_PT_UPDATE_NO_TRANSLATE => Errno::ENOSYS,
+        Ok(_) => Errno::EPERM,
     };
-    Ok((tables, Target::resolve(cx, (foreign & 0xffff) as u16)?))
+    batch.end(cx, 0, REQUEST, (batch.count != 0).then_some(Stop::Refused(errno)))
 }
 
 /// One `mmu_update`.
@@ -270,7 +307,7 @@ impl<'a, P: Platform> Updates<'a, P> {
             Pages::Of(owner) => Some(owner),
             Pages::Io => None,
         };
-        batch.end(self.cx, [Some(self.tables), pages], done, size_of::<MmuUpdate>() as u64, stop)
+        batch.end(self.cx, [Some(self.tables), pages], done, REQUEST, stop)
     }
 
     /// Serves requests until one stops it; answers how many were done.
@@ -450,10 +487,11 @@ pub fn update_va_mapping_otherdomain<P: Platform>(
     args: &[u64; 6],
     _regs: &mut Regs,
 ) -> Outcome {
-    match Target::resolve(cx, (args[3] & 0xffff) as u16) {
+    match Target::find(cx, (args[3] & 0xffff) as u16) {
+        Ok(Target::Xen) => Errno::EPERM.into(),
         // Unlike `mmu_update`, this takes the privilege for device memory, too.
-        Ok(Target::Io) if !cx.domain.privileged => Errno::EPERM.into(),
-        Ok(target) => change_mapping(cx, args, &target.pages(cx)),
+        Ok(target) if target.is_controlled_by(cx) => change_mapping(cx, args, &target.pages(cx)),
+        Ok(_) => Errno::EPERM.into(),
         Err(errno) => errno.into(),
     }
 }

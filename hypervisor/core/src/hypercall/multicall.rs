@@ -1,6 +1,7 @@
 //! `multicall(list, count)`: several hypercalls for one entry into the hypervisor.
 //!
-//! Each entry's result is written into it. The batch stops between two entries when the CPU has other work, and within
+//! Each entry's result is written into it, whatever the entry came to; that of `iret` as far as the address space that it returns
+//! to lets it be. The batch stops between two entries when the CPU has other work, and within
 //! an entry when that is preempted: the entry is then rewritten to go on where it stopped, and the batch is made again
 //! from there.
 
@@ -15,9 +16,12 @@ use xen_abi::xen::MulticallEntry;
 use zerocopy::FromZeros;
 
 /// # Errors
-/// `EFAULT` for an entry that cannot be read, or whose result cannot be written; the ones before it are done.
+/// `EFAULT` for a list that is no guest's, even without entries, and for an entry that cannot be read, or whose result cannot be written; the ones before it are done.
 pub fn multicall<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], regs: &mut Regs) -> Outcome {
     let mut at = GuestPtr::<MulticallEntry>::new(args[0]);
+    if !at.is_plausible() {
+        return Errno::EFAULT.into();
+    }
     let mut left = low32(args[1]);
     // One place for all entries: they are many, and each is copied in whole.
     let mut entry = MulticallEntry::new_zeroed();
@@ -73,6 +77,11 @@ fn one<P: Platform>(
             at.write(cx.hv, entry)?;
             Ok(Step::Again)
         }
-        Outcome::RegsReplaced => Ok(Step::Stop),
+        Outcome::RegsReplaced => {
+            let result = at.field::<u64>(offset_of!(MulticallEntry, result))?;
+            // The return is made: nobody can be told that this failed.
+            let _ = result.write(cx.hv, &regs.rax);
+            Ok(Step::Stop)
+        }
     }
 }

@@ -141,12 +141,15 @@ fn quirk<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
 }
 
 fn firmware_info<P: Platform>(request: &Request<'_, P>) -> Result<i64, Errno> {
-    let mut info = request.payload::<XenpfFirmwareInfo>()?;
+    let info = request.payload::<XenpfFirmwareInfo>()?;
     match info.type_ {
         XEN_FW_DISK_INFO | XEN_FW_DISK_MBR_SIGNATURE | XEN_FW_VBEDDC_INFO => Err(Errno::ESRCH),
+        XEN_FW_KBD_SHIFT_FLAGS if info.index != 0 => Err(Errno::ESRCH),
+        // One byte, and the rest of the union stays what it is.
         XEN_FW_KBD_SHIFT_FLAGS => {
-            info.u = Default::default();
-            request.answer(&info)
+            let payload = request.at.field::<XenpfFirmwareInfo>(offset_of!(XenPlatformOp, u))?;
+            payload.field::<u8>(offset_of!(XenpfFirmwareInfo, u))?.write(request.cx.hv, &0)?;
+            Ok(0)
         }
         XEN_FW_EFI_INFO => Err(Errno::ENOSYS),
         _ => Err(Errno::EINVAL),

@@ -81,8 +81,10 @@ fn describe<P: Platform>(cx: Cx<'_, P>, cmd: u32, arg: u64) -> Result<i64, Errno
         XENVER_GET_FEATURES => features(cx, arg),
         XENVER_PAGESIZE if arg != 0 => Err(Errno::EINVAL),
         XENVER_PAGESIZE => Ok(PAGE_SIZE as i64),
-        // No domain has a handle until a toolstack gives it one.
-        XENVER_GUEST_HANDLE => put(cx, arg, &[0u8; 16]),
+        XENVER_GUEST_HANDLE => {
+            let handle = *cx.domain.handle.lock();
+            put(cx, arg, &handle)
+        }
         XENVER_COMMANDLINE if denied => put(cx, arg, &text::<{ DENIED.len() + 1 }>(DENIED)),
         XENVER_COMMANDLINE => put(cx, arg, &text::<XEN_COMMANDLINE_LEN>(&cx.hv.options.command_line)),
         XENVER_BUILD_ID => build_id(cx, arg, denied),

@@ -32,6 +32,7 @@ mod msr;
 mod multicall;
 mod nmi;
 mod old_forms;
+mod outputs;
 mod peer;
 mod peer_end;
 mod peer_event;

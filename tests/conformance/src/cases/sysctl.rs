@@ -145,6 +145,10 @@ case! {
 case! {
     /// The hypervisor's log can be read from its beginning, and from where the last reading ended.
     fn read_console(env) {
+        // The list of keys: whatever the boot left in the log, there are lines in it now.
+        let help = b'h';
+        let mut keys = XenSysctlDebugKeys { keys: (&raw const help as u64).into(), nr_keys: 1, ..XenSysctlDebugKeys::default() };
+        need("debug_keys", sysctl(XEN_SYSCTL_DEBUG_KEYS, &mut keys))?;
         let mut bytes = [0u8; 64];
         let mut read = XenSysctlReadconsole { buffer: (bytes.as_mut_ptr() as u64).into(), count: 64, ..XenSysctlReadconsole::default() };
         need("readconsole", sysctl(XEN_SYSCTL_READCONSOLE, &mut read))?;

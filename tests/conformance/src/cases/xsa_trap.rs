@@ -139,7 +139,8 @@ case! {
         let dr1 = hc1(nr::GET_DEBUGREG, 1);
         need("DR1", set_debugreg(1, 0))?;
         same("where the frame said", (seen.what(), seen.rip(), seen.regs[reg::RAX]), ((6, None), text + 4, 0x77))?;
-        same("the one before was made, the one behind not", dr1, Ok(0x1000))
+        same("the one before was made, the one behind not", dr1, Ok(0x1000))?;
+        same("the return's own result", list.get(9), 0x77)
     }
 }
 

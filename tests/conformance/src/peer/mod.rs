@@ -166,6 +166,13 @@ impl<'a> Peer<'a> {
         program::put(bytes)
     }
 
+    /// What is now where [`Peer::put`] copied something.
+    pub fn take<T: IntoBytes + FromBytes + Immutable>(&self) -> T {
+        let mut found = T::new_zeroed();
+        program::get(found.as_mut_bytes());
+        found
+    }
+
     /// Has the peer make a hypercall that ends it; answers the reason (`SHUTDOWN_*`) once it has stopped.
     pub fn last_call(&self, nr: u32, args: &[u64]) -> Result<u32, Verdict> {
         self.last(program::HYPERCALL, u64::from(nr), args)

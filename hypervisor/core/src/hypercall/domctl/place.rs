@@ -11,6 +11,7 @@ use crate::sched::Policy;
 use alloc::sync::Arc;
 use xen_abi::domctl::*;
 use xen_abi::errno::Errno;
+use xen_abi::xen::XenctlBitmap;
 use zerocopy::FromBytes;
 
 /// The scheduler that toolstacks are told: weights and caps mean what they mean in credit2.
@@ -23,7 +24,8 @@ pub(crate) fn scheduler_id<P: Platform>(hv: &Hypervisor<P>) -> u32 {
 /// NUMA nodes of a bitmap: Xen's number.
 const NODES: usize = 64;
 
-/// `XEN_DOMCTL_setvcpuaffinity` and `XEN_DOMCTL_getvcpuaffinity`.
+/// `XEN_DOMCTL_setvcpuaffinity` and `XEN_DOMCTL_getvcpuaffinity`. What was set is told as it counts: the CPUs that are up, and of
+/// those to be preferred the ones among them that are allowed. Where the second set is refused, the first is undone.
 ///
 /// # Errors
 /// `EINVAL` for an unknown vCPU, no flag at all, a set without a buffer, and a set without a CPU that is up; `EFAULT`.
@@ -39,30 +41,42 @@ pub(super) fn affinity<P: Platform>(request: &mut Request<'_, P>, domain: &Arc<D
     }
     let hv = request.cx.hv;
     let sched = &target.vcpu().sched;
-    let mut shown = CpuMask::ALL;
-    if request.op.cmd == XEN_DOMCTL_SETVCPUAFFINITY {
-        if payload.flags & XEN_VCPUAFFINITY_FORCE != 0 {
-            // Where nothing overrides there is nothing to undo.
-            let _ = hv.pin_override(&target, None);
-        }
-        if hard {
-            hv.set_affinity(&target, &mask_of(&bitmap::read(hv, &payload.cpumap_hard, MAX_CPUS)?))?;
-        }
-        if soft {
-            let wanted = mask_of(&bitmap::read(hv, &payload.cpumap_soft, MAX_CPUS)?);
-            hv.set_soft_affinity(&target, &wanted)?;
-        }
-        shown = hv.platform.online_cpus();
+    let sets = request.op.cmd == XEN_DOMCTL_SETVCPUAFFINITY;
+    let online = hv.platform.online_cpus();
+    let before = sched.affinity();
+    if sets && payload.flags & XEN_VCPUAFFINITY_FORCE != 0 {
+        // Where nothing overrides there is nothing to undo.
+        let _ = hv.pin_override(&target, None);
     }
-    let (affinity, liked) = (sched.affinity().intersect(&shown), sched.soft_affinity().intersect(&shown));
-    let bits = |mask: &CpuMask| bitmap::of(mask.iter().map(|cpu| cpu.0 as usize), MAX_CPUS);
-    if hard {
-        bitmap::write(hv, &payload.cpumap_hard, &bits(&affinity))?;
+    let tell = |map: &XenctlBitmap, mask: &CpuMask| {
+        bitmap::write(hv, map, &bitmap::of(mask.iter().map(|cpu| cpu.0 as usize), MAX_CPUS))
+    };
+    // Each set is told as soon as it is in force; whether that failed only the last one says.
+    let mut told = Ok(());
+    if hard && sets {
+        hv.set_affinity(&target, &mask_of(&bitmap::read(hv, &payload.cpumap_hard, MAX_CPUS)?))?;
+        told = tell(&payload.cpumap_hard, &sched.affinity().intersect(&online));
+    } else if hard {
+        told = tell(&payload.cpumap_hard, &before);
     }
-    if soft {
-        bitmap::write(hv, &payload.cpumap_soft, &bits(&liked))?;
+    if soft && sets {
+        let wanted = bitmap::read(hv, &payload.cpumap_soft, MAX_CPUS).map(|bytes| mask_of(&bytes));
+        let set = wanted.map_err(Errno::from).and_then(|wanted| hv.set_soft_affinity(&target, &wanted));
+        if let Err(errno) = set {
+            if hard {
+                // It was in force a moment ago, and is again unless its CPUs have gone.
+                let _ = hv.set_affinity(&target, &before);
+            }
+            return Err(errno);
+        }
+        told = tell(
+            &payload.cpumap_soft,
+            &sched.soft_affinity().intersect(&sched.affinity().intersect(&online)),
+        );
+    } else if soft {
+        told = tell(&payload.cpumap_soft, &sched.soft_affinity());
     }
-    Ok(Reply::Done)
+    Ok(told.map(|()| Reply::Done)?)
 }
 
 fn mask_of(bytes: &[u8]) -> CpuMask {

@@ -23,18 +23,26 @@ pub(super) fn exchange<P: Platform>(cx: Cx<'_, P>, arg: u64) -> Outcome {
         return Errno::EFAULT.into();
     };
     let done = run(cx, arg, &mut request);
+    if let Ok(None) = done {
+        return Outcome::Done(0);
+    }
     let field =
         GuestPtr::<XenMemoryExchange>::new(arg).field::<u64>(offset_of!(XenMemoryExchange, nr_exchanged));
     if field.and_then(|field| field.write(cx.hv, &request.nr_exchanged)).is_err() {
         return Errno::EFAULT.into();
     }
     match done {
-        Ok(outcome) => outcome,
+        Ok(outcome) => outcome.unwrap_or(Outcome::Done(0)),
         Err(errno) => errno.into(),
     }
 }
 
-fn run<P: Platform>(cx: Cx<'_, P>, arg: u64, request: &mut XenMemoryExchange) -> Result<Outcome, Errno> {
+/// `None`: all was done before, and the caller is told nothing.
+fn run<P: Platform>(
+    cx: Cx<'_, P>,
+    arg: u64,
+    request: &mut XenMemoryExchange,
+) -> Result<Option<Outcome>, Errno> {
     let (from, to) = (request.in_, request.out);
     if from.extent_order.max(to.extent_order) > max_order(cx) {
         return Err(Errno::EPERM);
@@ -45,7 +53,7 @@ fn run<P: Platform>(cx: Cx<'_, P>, arg: u64, request: &mut XenMemoryExchange) ->
         return Err(Errno::EINVAL);
     }
     if request.nr_exchanged == from.nr_extents {
-        return Ok(Outcome::Done(0));
+        return Ok(None);
     }
     let in_order = to.extent_order.saturating_sub(from.extent_order);
     let out_order = from.extent_order.saturating_sub(to.extent_order);
@@ -64,7 +72,7 @@ fn run<P: Platform>(cx: Cx<'_, P>, arg: u64, request: &mut XenMemoryExchange) ->
     for i in first..from.nr_extents >> chunks.in_order {
         request.nr_exchanged = i << chunks.in_order;
         if i != first && cx.hv.platform.work_pending() {
-            return Ok(Outcome::Again([u64::from(XENMEM_EXCHANGE), arg, 0, 0, 0, 0]));
+            return Ok(Some(Outcome::Again([u64::from(XENMEM_EXCHANGE), arg, 0, 0, 0, 0])));
         }
         match chunks.exchange(i, arg) {
             Ok(()) => {}
@@ -75,7 +83,7 @@ fn run<P: Platform>(cx: Cx<'_, P>, arg: u64, request: &mut XenMemoryExchange) ->
         }
     }
     request.nr_exchanged = from.nr_extents;
-    Ok(Outcome::Done(0))
+    Ok(Some(Outcome::Done(0)))
 }
 
 struct Chunks<'a, P: Platform> {

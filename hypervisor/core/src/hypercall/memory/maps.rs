@@ -47,7 +47,8 @@ pub(super) fn set_memory_map<P: Platform>(cx: Cx<'_, P>, arg: u64) -> Result<i64
 }
 
 /// The machine's memory map, for the privileged domain: the firmware's, and where that says nothing, frames that the domain
-/// may not map are reserved.
+/// may not map are reserved. As in Xen, entries are copied out one by one, up to the one for which there is no room, and there is
+/// always to be room for one more than there are.
 pub(super) fn machine_memory_map<P: Platform>(cx: Cx<'_, P>, arg: u64) -> Result<i64, Errno> {
     if !cx.domain.privileged {
         return Err(Errno::EPERM);
@@ -55,36 +56,45 @@ pub(super) fn machine_memory_map<P: Platform>(cx: Cx<'_, P>, arg: u64) -> Result
     let mut request: XenMemoryMap = read(cx, arg)?;
     let buffer: GuestPtr<E820Entry> = request.buffer.into();
     let store = !buffer.is_null();
-    if store && (request.nr_entries as usize) < cx.hv.machine.memory_map.len() + 1 {
+    let room = request.nr_entries as usize;
+    let mut ranges_left = cx.hv.machine.memory_map.len();
+    if store && room < ranges_left + 1 {
         return Err(Errno::EINVAL);
     }
+    if store && !buffer.is_plausible() {
+        return Err(Errno::EFAULT);
+    }
     let map = machine_map(cx);
-    if store {
-        if map.len() > request.nr_entries as usize {
+    for (index, (entry, is_hole)) in map.iter().enumerate().filter(|_| store) {
+        // Room for a hole and one more entry, or for all that the firmware lists from here on and one more.
+        let needed = if *is_hole { 1 } else { ranges_left };
+        if room <= index + needed {
             return Err(Errno::EINVAL);
         }
-        buffer.write_slice(cx.hv, &map)?;
+        buffer.write_at(cx.hv, index as u64, entry)?;
+        ranges_left -= usize::from(!is_hole);
     }
     request.nr_entries = map.len() as u32;
     GuestPtr::new(arg).write(cx.hv, &request)?;
     Ok(0)
 }
 
-fn machine_map<P: Platform>(cx: Cx<'_, P>) -> Vec<E820Entry> {
+/// The entries, each with whether it is a hole in what the firmware lists.
+fn machine_map<P: Platform>(cx: Cx<'_, P>) -> Vec<(E820Entry, bool)> {
     let permissions = cx.domain.permissions.read();
     let mut map = Vec::new();
     // First frame that no entry has covered yet.
     let mut next = 0;
-    let fill = |map: &mut Vec<E820Entry>, from: u64, to: u64| {
+    let fill = |map: &mut Vec<(E820Entry, bool)>, from: u64, to: u64| {
         let mut at = from;
         for (first, last) in permissions.iomem.iter().filter(|r| r.1 >= from && r.0 < to) {
             if first > at {
-                map.push(reserved(at, first));
+                map.push((reserved(at, first), true));
             }
             at = last.saturating_add(1);
         }
         if at < to && to != u64::MAX {
-            map.push(reserved(at, to));
+            map.push((reserved(at, to), true));
         }
     };
     for range in &cx.hv.machine.memory_map {
@@ -92,7 +102,7 @@ fn machine_map<P: Platform>(cx: Cx<'_, P>) -> Vec<E820Entry> {
         if start > next {
             fill(&mut map, next, start);
         }
-        map.push(E820Entry { addr: range.start, size: range.size, type_: range.kind });
+        map.push((E820Entry { addr: range.start, size: range.size, type_: range.kind }, false));
         next = next.max((range.start.saturating_add(range.size).saturating_add(0xfff)) >> PAGE_SHIFT);
     }
     if next != 0 {

@@ -19,8 +19,9 @@ pub fn mmuext_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) 
         Ok(batch) => batch,
         Err(answer) => return answer,
     };
-    let target = match Target::resolve(cx, (batch.foreign() & 0xffff) as u16) {
-        Ok(target) => target,
+    let target = match Target::find(cx, (batch.foreign() & 0xffff) as u16) {
+        Ok(target) if target.is_controlled_by(cx) => target,
+        Ok(_) => return Errno::EPERM.into(),
         Err(errno) => return errno.into(),
     };
     let requests: GuestPtr<MmuextOp> = GuestPtr::new(batch.requests);

@@ -88,28 +88,27 @@ fn serve<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Errno> {
     }
 }
 
-/// `XEN_SYSCTL_readconsole`: the log from its beginning, or from a byte on.
+/// `XEN_SYSCTL_readconsole`: the log from its beginning, or from a byte on. Where it ends is told even to a caller without room.
 fn read_console<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Errno> {
     let mut payload = request.payload::<XenSysctlReadconsole>()?;
     let hv = request.cx.hv;
     let room = payload.count as usize;
     let mut from = (payload.incremental != 0).then_some(payload.index);
-    let (mut copied, mut end) = (0, None);
-    while copied < room {
+    let mut copied = 0;
+    loop {
         let part = hv.console.log_part(from, (room - copied).min(LOG_CHUNK));
         let length = part.text.len();
-        end = Some(part.start.wrapping_add(u32::try_from(length).unwrap_or(0)));
+        payload.index = part.start.wrapping_add(u32::try_from(length).unwrap_or(0));
         if length == 0 {
             break;
         }
         GuestPtr::<u8>::from(payload.buffer).at(copied as u64)?.write_slice(hv, &part.text)?;
-        (copied, from) = (copied + length, end);
+        (copied, from) = (copied + length, Some(payload.index));
     }
     if payload.clear != 0 {
         hv.console.clear_log();
     }
     payload.count = u32::try_from(copied).unwrap_or(u32::MAX);
-    payload.index = end.unwrap_or(payload.index);
     request.answer(&payload)
 }
 

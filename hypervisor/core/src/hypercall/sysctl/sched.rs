@@ -29,7 +29,7 @@ pub(super) fn parameters<P: Platform>(request: &mut Request<'_, P>) -> Result<()
     }
     let ratelimit = u32::from_le_bytes([payload.u[0], payload.u[1], payload.u[2], payload.u[3]]);
     if payload.cmd == XEN_SYSCTL_SCHEDOP_PUTINFO {
-        return if ratelimit == 0 { Ok(()) } else { Err(Errno::EINVAL) };
+        return if ratelimit == 0 { request.answer(&payload) } else { Err(Errno::EINVAL) };
     }
     payload.u[..4].copy_from_slice(&0u32.to_le_bytes());
     request.answer(&payload)

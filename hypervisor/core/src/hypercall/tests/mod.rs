@@ -4,6 +4,7 @@ mod answers;
 mod control;
 mod machine;
 mod memory;
+mod outputs;
 mod vcpu;
 
 use super::*;
@@ -183,9 +184,9 @@ fn multicall_ends_with_iret() {
     let at = caller.put(&list);
     assert_eq!(caller.outcome(nr::MULTICALL, [at, 3, 0, 0, 0, 0]), Outcome::RegsReplaced);
     assert_eq!(
-        [8, 136].map(|n| caller.word(at + n)),
-        [0x4_0011, 0x5555],
-        "the one before is made, the one behind is not"
+        [8, 72, 136].map(|n| caller.word(at + n)),
+        [0x4_0011, 0x1234, 0x5555],
+        "the one before is made, the return says what it put into rax, the one behind is not made"
     );
 }
 
