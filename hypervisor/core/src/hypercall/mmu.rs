@@ -237,7 +237,7 @@ pub fn mmu_update<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs)
     };
     let pages = match Target::find(cx, pages) {
         Ok(pages) => pages,
-        Err(errno) => return batch.end(cx, 0, REQUEST, Some(Stop::Refused(errno))),
+        Err(errno) => return batch.end(cx, [None, None], 0, REQUEST, Some(Stop::Refused(errno))),
     };
     // Device memory is asked for by everybody: its permissions decide.
     let pages_ok = match pages {
@@ -265,7 +265,7 @@ fn refuse<P: Platform>(cx: Cx<'_, P>, batch: &Batch) -> Outcome {
         Ok(request) if request.ptr & 7 > MMU_PT_UPDATE_NO_TRANSLATE => Errno::ENOSYS,
         Ok(_) => Errno::EPERM,
     };
-    batch.end(cx, 0, REQUEST, (batch.count != 0).then_some(Stop::Refused(errno)))
+    batch.end(cx, [None, None], 0, REQUEST, (batch.count != 0).then_some(Stop::Refused(errno)))
 }
 
 /// One `mmu_update`.
