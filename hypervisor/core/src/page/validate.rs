@@ -63,10 +63,16 @@ impl<P: Platform> Hypervisor<P> {
     #[inline(never)]
     fn take_odd_entry(&self, tables: &Domain<P>, pages: &Pages<'_, P>, entry: u64) -> Result<u64, PageError> {
         if entry & pte::CACHE_BITS != 0 {
-            self.check_cache_bits(tables, entry)?;
+            self.check_cache_bits(tables)?;
         }
         if let (Pages::Of(owner), Some(info)) = (pages, self.frame(pte::frame_of(entry))) {
             match self.get_mapped(owner, info, entry) {
+                // Frames that the hypervisor writes to itself stay write-back. With a reference to it, a frame is no longer
+                // about to become one.
+                Ok(()) if entry & pte::CACHE_BITS != 0 && info.count().is_xenheap() => {
+                    self.put_l1_entry(owner.id, entry);
+                    return Err(PageError::CannotMap);
+                }
                 Ok(()) => return Ok(entry),
                 Err(PageError::Restart) => return Err(PageError::Restart),
                 Err(_) if !info.is_io() => return Err(PageError::CannotMap),
@@ -84,13 +90,8 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Judges an L1 entry that chooses a memory type: for domains that drive devices only.
     #[cold]
-    pub(crate) fn check_cache_bits(&self, tables: &Domain<P>, entry: u64) -> Result<(), PageError> {
-        if !self.may_flush_caches(tables) {
-            return Err(PageError::BadEntry);
-        }
-        // Frames that the hypervisor writes to itself stay write-back.
-        let xenheap = self.frame(pte::frame_of(entry)).is_some_and(|info| info.count().is_xenheap());
-        if xenheap { Err(PageError::CannotMap) } else { Ok(()) }
+    pub(crate) fn check_cache_bits(&self, tables: &Domain<P>) -> Result<(), PageError> {
+        if self.may_flush_caches(tables) { Ok(()) } else { Err(PageError::BadEntry) }
     }
 
     /// The case of an L1 entry whose frame is not the RAM of a domain: no references, but permissions.

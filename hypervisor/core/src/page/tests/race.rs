@@ -237,7 +237,7 @@ fn a_reference_too_many_stops_the_machine() {
 /// them up at once, and the entries may be another domain's then.
 #[test]
 fn frames_have_their_numbers_when_they_become_the_domains() {
-    const ROUNDS: u64 = 2000;
+    const ROUNDS: u64 = 200;
     const ORDER: u32 = 9;
     /// The only block of that size.
     const FIRST: Mfn = Mfn(1 << ORDER);

@@ -1,6 +1,6 @@
 //! What CPUs remember of page tables against what frames are by now.
 //!
-//! Two domains run on three CPUs whose TLBs keep everything until it is flushed. They map, unmap without flushing, access memory, make
+//! Two domains, one of them privileged, run on three CPUs whose TLBs keep everything until it is flushed. They map, unmap without flushing, access memory, make
 //! pages tables and descriptor pages, give pages up and get others; the hypervisor takes frames for itself, shares some, and takes
 //! them back. After each step everything that some CPU can reach by what it remembers is looked at: nothing of it may be a
 //! table or a descriptor page that can be written, another domain's, or the hypervisor's.
@@ -12,7 +12,7 @@ use crate::guest_ptr::GuestPtr;
 use crate::hypercall::{Cx, Outcome, descriptor, memory as memory_calls, mmu};
 use crate::ids::{CpuId, Mfn};
 use crate::mock::{FLAT_BASE, MockPlatform, Reach, domain, hypervisor};
-use crate::page::{FrameInfo, PageType, pte};
+use crate::page::{DOMID_XEN, FrameInfo, PageType, pte};
 use crate::platform::Platform;
 use crate::regs::Regs;
 use core::sync::atomic::Ordering::Relaxed;
@@ -44,6 +44,12 @@ enum Op {
     },
     /// The same by `mmu_update`.
     Update {
+        va: u64,
+        page: usize,
+        flags: u64,
+    },
+    /// The privileged domain maps a page of the other one.
+    Foreign {
         va: u64,
         page: usize,
         flags: u64,
@@ -91,6 +97,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (va(), page(), flags(), flush)
             .prop_map(|(va, page, flags, flush)| Op::Map { va, page, flags, flush }),
         4 => (va(), page(), flags()).prop_map(|(va, page, flags)| Op::Update { va, page, flags }),
+        2 => (va(), page(), flags()).prop_map(|(va, page, flags)| Op::Foreign { va, page, flags }),
         3 => any::<bool>().prop_map(Op::Link),
         8 => (va(), prop::option::of(0..FRAMES as u64)).prop_map(|(va, write)| Op::Access { va, write }),
         3 => (1u32..5, page()).prop_map(|(level, page)| Op::Pin(level, page)),
@@ -159,7 +166,7 @@ impl World {
     fn new() -> Self {
         let hv = hypervisor(FRAMES);
         hv.platform.cpus.store(CPUS as u32, Relaxed);
-        let tenants = [Tenant::new(&hv, 1), Tenant::new(&hv, 2)];
+        let tenants = [Tenant::new(&hv, 0), Tenant::new(&hv, 1)];
         let running = [(0, 0), (0, 1), (1, 2)];
         let mut world = Self { hv, tenants, running, heap: Vec::new(), here: 0 };
         for cpu in 0..CPUS {
@@ -212,8 +219,12 @@ impl World {
     }
 
     fn update(&self, table: Mfn, index: u64, val: u64) -> i64 {
+        self.update_foreign(table, index, val, SELF)
+    }
+
+    fn update_foreign(&self, table: Mfn, index: u64, val: u64, owner: u64) -> i64 {
         let at = self.put(0, &[MmuUpdate { ptr: table.addr().0 + index * 8, val }]);
-        self.call(mmu::mmu_update, [at, 1, 0, SELF, 0, 0])
+        self.call(mmu::mmu_update, [at, 1, 0, owner, 0, 0])
     }
 
     fn memory<T: IntoBytes + Immutable>(&self, cmd: u32, argument: &T) -> i64 {
@@ -237,6 +248,12 @@ impl World {
             Op::Update { va, page, flags } => {
                 let new = entry(self.page(page), flags);
                 self.update(tables[3 + (va >> 21) as usize], va >> 12 & 511, new);
+            }
+            Op::Foreign { va, page, flags } => {
+                let other = &self.tenants[1];
+                let new = entry(other.pool[page % POOL], flags);
+                let table = tables[3 + (va >> 21) as usize];
+                self.update_foreign(table, va >> 12 & 511, new, other.domain.id.0.into());
             }
             Op::Link(link) => {
                 self.update(tables[2], 1, if link { entry(tables[4], RW) } else { 0 });
@@ -335,25 +352,29 @@ impl World {
     /// Looks at everything that some CPU can reach.
     fn check(&self) {
         for (cpu, (tenant, _)) in self.running.iter().enumerate() {
-            let id = self.tenants[*tenant].domain.id;
+            let domain = &self.tenants[*tenant].domain;
             for reach in self.hv.platform.reach(CpuId(cpu as u32)) {
                 if let Some(info) = self.hv.frame(reach.frame)
-                    && let Some(why) = forbidden(info, id, reach)
+                    && let Some(why) = forbidden(info, domain, reach)
                 {
-                    panic!("CPU {cpu}, which runs domain {}, reaches {why}: {reach:x?}, {info:?}", id.0);
+                    panic!(
+                        "CPU {cpu}, which runs domain {}, reaches {why}: {reach:x?}, {info:?}",
+                        domain.id.0
+                    );
                 }
             }
         }
     }
 }
 
-/// Why a domain must not reach a frame like that.
-fn forbidden(info: &FrameInfo, domain: crate::ids::DomId, reach: Reach) -> Option<&'static str> {
+/// Why a domain must not reach a frame like that. The privileged one may have mapped any page of the other's.
+fn forbidden(info: &FrameInfo, domain: &Domain<MockPlatform>, reach: Reach) -> Option<&'static str> {
     let word = info.type_word();
     match info.owner() {
         // Free: what it writes there is cleared or overwritten before it means anything.
         None => None,
-        Some(owner) if owner != domain => Some("a frame that is not its own"),
+        Some(DOMID_XEN) => Some("a frame of the hypervisor's"),
+        Some(owner) if owner != domain.id && !domain.privileged => Some("a frame that is not its own"),
         Some(_) if !reach.writable => None,
         Some(_) if word.is_busy() => Some("a table for writing"),
         Some(_) => match word.live() {
