@@ -22,7 +22,7 @@ pub struct Cpu {
     /// The area's own address: what the kernel's GS base points to.
     this: AtomicPtr<Cpu>,
     number: AtomicU32,
-    state: AtomicU32,
+    pub(super) state: AtomicU32,
     /// What the CPU shares with the hypervisor, once it is registered.
     pub(crate) info: VcpuInfo,
     /// Kept up to date by the hypervisor, once it is registered.
@@ -47,8 +47,8 @@ pub struct Cpu {
     pub(crate) sleeps_for: AtomicU64,
     /// The port by which other CPUs ask for something; 0 where there is none yet.
     pub(super) call: AtomicU32,
-    /// Another CPU asks for something.
-    pub(super) called: AtomicBool,
+    /// Not zero: another CPU asks for something.
+    pub(super) called: AtomicU32,
     /// What a started CPU runs: a `fn(&'static Cpu) -> !`.
     pub(super) main: AtomicPtr<()>,
     /// There is a [`UserMode`](crate::user::UserMode) of this CPU.
@@ -116,7 +116,7 @@ impl Cpu {
             kick: AtomicU32::new(0),
             sleeps_for: AtomicU64::new(0),
             call: AtomicU32::new(0),
-            called: AtomicBool::new(false),
+            called: AtomicU32::new(0),
             main: AtomicPtr::new(ptr::null_mut()),
             has_user_mode: AtomicBool::new(false),
             local: AtomicPtr::new(ptr::null_mut()),

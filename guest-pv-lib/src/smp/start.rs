@@ -65,9 +65,14 @@ impl<const STACK: usize> core::fmt::Debug for Storage<STACK> {
     }
 }
 
-/// One `vcpu_op`. `arg` is null or the address of the command's structure.
-fn op(command: u32, number: u32, arg: u64) -> Result<u64, Errno> {
-    // SAFETY: the commands of this module read `arg`, and do to the memory it names what its callers have proved.
+/// One `vcpu_op`.
+///
+/// # Safety
+///
+/// `arg` must be null where the command takes nothing, or the address of its structure. What the command does to CPU
+/// `number`, and to memory that the structure names, must be something that the caller may do.
+unsafe fn op(command: u32, number: u32, arg: u64) -> Result<u64, Errno> {
+    // SAFETY: the caller's promise.
     check(unsafe { raw::call3(nr::VCPU_OP, u64::from(command), u64::from(number), arg) })
 }
 
@@ -78,7 +83,8 @@ fn op(command: u32, number: u32, arg: u64) -> Result<u64, Errno> {
 /// As said.
 #[doc(alias = "VCPUOP_is_up")]
 pub fn is_up(number: u32) -> Result<bool, Errno> {
-    op(VCPUOP_IS_UP, number, 0).map(|up| up != 0)
+    // SAFETY: asks, and takes no argument.
+    unsafe { op(VCPUOP_IS_UP, number, 0) }.map(|up| up != 0)
 }
 
 #[cfg(target_os = "none")]
@@ -140,10 +146,13 @@ mod bare {
         // SAFETY: nobody has a reference to the guard, and nobody will.
         unsafe { update_va_mapping(storage.guard.get() as u64, Pte::EMPTY, Flush::All) }?;
         let root = root.unwrap_or_else(|| boot.root_table());
-        initialise(number, area, stack + STACK as u64, root)?;
+        // SAFETY: the storage was taken above, so the stack is this CPU's alone, for good; the root is what the caller
+        // promised, or the one that the domain started with.
+        unsafe { initialise(number, area, stack + STACK as u64, root) }?;
         area.enlist(number);
         area.set_state(State::Starting);
-        if let Err(error) = give_ports(boot, area).and_then(|()| op(VCPUOP_UP, number, 0)) {
+        // SAFETY: initialised just now; the command takes no argument.
+        if let Err(error) = give_ports(boot, area).and_then(|()| unsafe { op(VCPUOP_UP, number, 0) }) {
             area.set_state(State::Down);
             return Err(error);
         }
@@ -189,7 +198,9 @@ mod bare {
             offset: (at & 4095) as u32,
             ..VcpuRegisterVcpuInfo::default()
         };
-        op(VCPUOP_REGISTER_VCPU_INFO, number, &raw const arg as u64).map(drop)
+        // SAFETY: the structure lives across the call. The hypervisor writes to the record from now on, which is atomics of an
+        // area that is never freed.
+        unsafe { op(VCPUOP_REGISTER_VCPU_INFO, number, &raw const arg as u64) }.map(drop)
     }
 
     /// Registers the calling CPU's area once more, in a domain that has gone on elsewhere. Upcalls are masked.
@@ -211,11 +222,17 @@ mod bare {
     /// Lets the hypervisor keep the calling CPU's runstate up to date in its area.
     fn register_runstate(area: &'static Cpu) -> Result<(), Errno> {
         let arg = VcpuRegisterRunstateMemoryArea { addr: area.runstate_address().into() };
-        op(VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, area.number(), &raw const arg as u64).map(drop)
+        // SAFETY: as for `register_info`.
+        unsafe { op(VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, area.number(), &raw const arg as u64) }.map(drop)
     }
 
     /// Gives CPU `number` the registers that it starts with.
-    fn initialise(number: u32, area: &'static Cpu, stack: u64, root: Mfn) -> Result<(), Errno> {
+    ///
+    /// # Safety
+    ///
+    /// The memory below `stack` must be the CPU's alone, for good; `root` must be a root table that maps the kernel, and stay
+    /// one.
+    unsafe fn initialise(number: u32, area: &'static Cpu, stack: u64, root: Mfn) -> Result<(), Errno> {
         // Five KiB: the starting CPU's stack has them.
         let mut context = VcpuGuestContext::new_zeroed();
         context.flags = VGCF_IN_KERNEL;
@@ -234,7 +251,9 @@ mod bare {
         context.failsafe_callback_eip = stubs::failsafe_address();
         // Unlike the trap table this one is indexed by vector.
         stubs::entries().for_each(|entry| context.trap_ctxt[usize::from(entry.vector)] = entry);
-        op(VCPUOP_INITIALISE, number, &raw const context as u64).map(drop)
+        // SAFETY: the structure lives across the call. The CPU starts in `secondary` with what that takes; the stack and the
+        // root are what the caller promised.
+        unsafe { op(VCPUOP_INITIALISE, number, &raw const context as u64) }.map(drop)
     }
 
     /// Where a CPU starts.
@@ -253,11 +272,10 @@ mod bare {
     pub fn stop() -> ! {
         let area = this_cpu();
         events::mask_upcalls();
-        area.set_state(State::Down);
-        // A call that came before others saw that.
-        call::serve(area);
+        call::go_down(area);
         loop {
-            let _ = op(VCPUOP_DOWN, area.number(), 0);
+            // SAFETY: the command takes no argument, and nothing on this CPU is to run again.
+            let _ = unsafe { op(VCPUOP_DOWN, area.number(), 0) };
         }
     }
 }

@@ -23,23 +23,26 @@ pub enum What {
 /// Throws translations away on the CPUs of `set`, and returns when they have.
 #[doc(alias("MMUEXT_INVLPG_MULTI", "MMUEXT_TLB_FLUSH_MULTI"))]
 pub fn flush_on(set: &CpuSet, what: What) {
-    // The hypervisor reads as many bits as the domain has CPUs, by bytes.
-    let mask = set.words().as_ptr() as u64;
-    op(what, mask, MMUEXT_INVLPG_MULTI, MMUEXT_TLB_FLUSH_MULTI);
+    op(what, Some(set));
 }
 
 /// Throws translations away on all CPUs of the domain, and returns when they have.
 #[doc(alias("MMUEXT_INVLPG_ALL", "MMUEXT_TLB_FLUSH_ALL"))]
 pub fn flush_everywhere(what: What) {
-    op(what, 0, MMUEXT_INVLPG_ALL, MMUEXT_TLB_FLUSH_ALL);
+    op(what, None);
 }
 
-fn op(what: What, mask: u64, page: u32, all: u32) {
-    let (cmd, arg1) = match what {
-        What::Page(address) => (page, address),
-        What::All => (all, 0),
+/// Flushes on the CPUs of `set`, or on all.
+fn op(what: What, set: Option<&CpuSet>) {
+    let (cmd, arg1) = match (what, set) {
+        (What::Page(address), Some(_)) => (MMUEXT_INVLPG_MULTI, address),
+        (What::Page(address), None) => (MMUEXT_INVLPG_ALL, address),
+        (What::All, Some(_)) => (MMUEXT_TLB_FLUSH_MULTI, 0),
+        (What::All, None) => (MMUEXT_TLB_FLUSH_ALL, 0),
     };
-    let operation = MmuextOp { cmd, arg1, arg2: mask, ..MmuextOp::default() };
+    // The hypervisor reads as many bits as the domain has CPUs, by bytes.
+    let arg2 = set.map_or(0, |set| set.words().as_ptr() as u64);
+    let operation = MmuextOp { cmd, arg1, arg2, ..MmuextOp::default() };
     // SAFETY: flushing changes no translation; it ends the use of those that are not in the tables any more. The mask
     // is null where the command has none, or lives across the call and is as long as the most CPUs a domain can have
     // here.

@@ -17,6 +17,8 @@ pub(crate) trait Word {
     fn set_bits(&self, bits: u32) -> u32;
     /// Clears bits; answers what was there.
     fn clear_bits(&self, bits: u32) -> u32;
+    /// Adds to the value, which wraps around.
+    fn add(&self, number: u32);
     /// Stores `new` if the value is `old`.
     ///
     /// # Errors
@@ -44,6 +46,10 @@ impl Word for AtomicU32 {
 
     fn clear_bits(&self, bits: u32) -> u32 {
         self.fetch_and(!bits, SeqCst)
+    }
+
+    fn add(&self, number: u32) {
+        self.fetch_add(number, SeqCst);
     }
 
     fn replace(&self, old: u32, new: u32) -> Result<(), u32> {
@@ -85,6 +91,10 @@ mod checked {
 
         fn clear_bits(&self, bits: u32) -> u32 {
             in_order(|| self.fetch_and(!bits, SeqCst))
+        }
+
+        fn add(&self, number: u32) {
+            in_order(|| self.fetch_add(number, SeqCst));
         }
 
         fn replace(&self, old: u32, new: u32) -> Result<(), u32> {
