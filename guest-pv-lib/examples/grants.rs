@@ -10,7 +10,9 @@ extern crate alloc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
-use guest_pv_lib::grant::{self, Access, Copy, Error, GrantRef, Granted, Mapped, Source, Target, Version};
+use guest_pv_lib::grant::{
+    self, Access, Copy, Error, GrantRef, Granted, Mapped, MappedReadOnly, Source, Target, Version,
+};
 use guest_pv_lib::memory::{Pages, SharedPages};
 use guest_pv_lib::platform::{self, Kind};
 use guest_pv_lib::sched::{self, Shutdown};
@@ -103,11 +105,10 @@ fn map(context: &Context) -> Step {
     granted[1024].store(0x1111, Relaxed);
     if !can_map() {
         // The pages must be none the worse for it, which the copies find out.
-        let refused = Mapped::new(context.number, granted.refs(), Access::ReadWrite).err();
+        let refused = Mapped::new(context.number, granted.refs()).err();
         return check(refused == Some(Error::BadGrant), "not refused");
     }
-    let mapped =
-        Mapped::new(context.number, granted.refs(), Access::ReadWrite).map_err(|_| "mapping failed")?;
+    let mapped = Mapped::new(context.number, granted.refs()).map_err(|_| "mapping failed")?;
     check(mapped.len() == 3072 && mapped[1024].load(Relaxed) == 0x1111, "the peer reads something else")?;
     mapped[2049].store(0x2222, Relaxed);
     check(granted[2049].load(Relaxed) == 0x2222, "what the peer wrote is not there")?;
@@ -119,7 +120,7 @@ fn map(context: &Context) -> Step {
     drop(mapped);
     let pages = granted.end().map_err(|_| "not taken back")?;
     check(pages.as_ref()[2 * 4096 + 4..][..4] == [0x22, 0x22, 0, 0], "the contents are lost")?;
-    let none = Mapped::new(context.number, &[GrantRef(9)], Access::ReadOnly);
+    let none = MappedReadOnly::new(context.number, &[GrantRef(9)]);
     check(none.err() == Some(Error::BadGrant), "a grant that was ended can be mapped")
 }
 
@@ -130,13 +131,12 @@ fn read_only(context: &Context) -> Step {
     }
     let granted = lend(context, pages(2)?, Access::ReadOnly)?;
     granted[5].store(55, Relaxed);
-    let writing = Mapped::new(context.number, granted.refs(), Access::ReadWrite);
+    let writing = Mapped::new(context.number, granted.refs());
     check(writing.err() == Some(Error::BadGrant), "mapped for writing")?;
     let bad = [granted.refs()[0], GrantRef(40_000), granted.refs()[1]];
-    check(Mapped::new(context.number, &bad, Access::ReadOnly).is_err(), "mapped a reference out of range")?;
+    check(MappedReadOnly::new(context.number, &bad).is_err(), "mapped a reference out of range")?;
     check(!granted.is_in_use(), "something stayed mapped")?;
-    let mapped =
-        Mapped::new(context.number, granted.refs(), Access::ReadOnly).map_err(|_| "mapping failed")?;
+    let mapped = MappedReadOnly::new(context.number, granted.refs()).map_err(|_| "mapping failed")?;
     check(mapped[5].load(Relaxed) == 55, "the peer reads something else")?;
     drop(mapped);
     granted.end().map(drop).map_err(|_| "not taken back")
@@ -184,8 +184,7 @@ fn aside(context: &Context) -> Step {
     }
     let granted = lend(context, pages(1)?, Access::ReadWrite)?;
     let before = guest_pv_lib::memory::free_pages();
-    let mapped =
-        Mapped::new(context.number, granted.refs(), Access::ReadWrite).map_err(|_| "mapping failed")?;
+    let mapped = Mapped::new(context.number, granted.refs()).map_err(|_| "mapping failed")?;
     drop(granted);
     check(grant::kept_aside() == 1, "not kept aside")?;
     grant::reap();
@@ -207,7 +206,7 @@ fn growth(context: &Context) -> Step {
     let last = held.last().ok_or("none")?;
     last[9].store(99, Relaxed);
     if can_map() {
-        let mapped = Mapped::new(context.number, last.refs(), Access::ReadOnly);
+        let mapped = MappedReadOnly::new(context.number, last.refs());
         let mapped = mapped.map_err(|_| "mapping failed")?;
         check(mapped[9].load(Relaxed) == 99, "the peer reads something else")?;
     }

@@ -5,18 +5,66 @@
 //! index that is loaded or stored with acquire or release semantics does that.
 
 use core::arch::asm;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, Ordering, fence};
+
+/// A word of memory that this domain has mapped for reading only, and that its owner changes at any time: an [`AtomicU32`]
+/// without the ways to write it, which would fault.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct ReadWord(AtomicU32);
+
+impl ReadWord {
+    /// The same words for a user that only reads them.
+    #[must_use]
+    pub const fn of(words: &[AtomicU32]) -> &[Self] {
+        // SAFETY: the same layout, for as long, and fewer rights.
+        unsafe { core::slice::from_raw_parts(words.as_ptr().cast::<Self>(), words.len()) }
+    }
+
+    /// The value now.
+    ///
+    /// # Panics
+    ///
+    /// Where `order` is one of a store, as [`AtomicU32::load`] does.
+    #[must_use]
+    pub fn load(&self, order: Ordering) -> u32 {
+        assert!(!matches!(order, Ordering::Release | Ordering::AcqRel), "a load has no {order:?} ordering");
+        // Of memory that cannot be written Rust promises relaxed loads only.
+        let value = self.0.load(Relaxed);
+        if order != Relaxed {
+            fence(order);
+        }
+        value
+    }
+}
+
+/// Copies the bytes from byte `offset` of `words` on, which cannot be written, to `into`, which they fill.
+///
+/// # Panics
+///
+/// Where they do not lie within `words`.
+pub fn copy_out_read_only(words: &[ReadWord], offset: usize, into: &mut [u8]) {
+    let from = start(words, offset, into.len());
+    // SAFETY: `into` is exclusively borrowed, and the source lies within memory that may be read.
+    unsafe { string_copy(into.as_mut_ptr(), from, into.len()) }
+}
 
 /// The address of byte `offset`, where `len` bytes behind it lie within `words`.
 ///
 /// # Panics
 ///
 /// Where they do not: the caller's mistake.
-fn address(words: &[AtomicU32], offset: usize, len: usize) -> *mut u8 {
+fn start<W>(words: &[W], offset: usize, len: usize) -> *const u8 {
     let size = size_of_val(words);
     let fits = offset.checked_add(len).is_some_and(|end| end <= size);
     assert!(fits, "{len} bytes at {offset} of {size}");
-    words.as_ptr().cast::<u8>().wrapping_add(offset).cast_mut()
+    words.as_ptr().cast::<u8>().wrapping_add(offset)
+}
+
+/// The same for words that can be written.
+fn address(words: &[AtomicU32], offset: usize, len: usize) -> *mut u8 {
+    start(words, offset, len).cast_mut()
 }
 
 /// Copies `bytes` to byte `offset` of `words` and on.
@@ -133,6 +181,25 @@ mod tests {
                 assert!(all[offset + len..].iter().all(|&byte| byte == 0xee));
             }
         }
+    }
+
+    #[test]
+    fn words_that_are_only_read_have_the_same_bytes() {
+        let words = [AtomicU32::new(0x0403_0201), AtomicU32::new(0x0807_0605)];
+        let words = ReadWord::of(&words);
+        let mut bytes = [0; 5];
+        copy_out_read_only(words, 2, &mut bytes);
+        assert_eq!(bytes, [3, 4, 5, 6, 7]);
+        assert_eq!(
+            [Relaxed, Ordering::Acquire, Ordering::SeqCst].map(|order| words[1].load(order)),
+            [0x0807_0605; 3]
+        );
+    }
+
+    #[test]
+    #[should_panic = "no Release ordering"]
+    fn a_load_is_no_store() {
+        let _ = ReadWord(AtomicU32::new(0)).load(Ordering::Release);
     }
 
     #[test]

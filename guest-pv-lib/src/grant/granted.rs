@@ -75,7 +75,8 @@ impl Granted {
             }
         }
         for (page, reference) in held.refs.iter().enumerate() {
-            table.fill(reference.0, peer, held.pages.mfn(page), access);
+            // SAFETY: reserved above. The page is reached through atomics only until no peer has it (`Held`).
+            unsafe { table.fill(reference.0, peer, held.pages.mfn(page), access) };
         }
         Ok(Self(ManuallyDrop::new(held)))
     }
@@ -152,7 +153,8 @@ impl Held {
     /// The pages, once [`revoke`](Self::revoke) has said that no entry grants them any more, or before one ever did.
     #[inline]
     fn into_private(self, table: &Table) -> Pages {
-        self.refs.iter().for_each(|reference| table.give_back(reference.0));
+        // SAFETY: the references go with `self`, and grant nothing.
+        self.refs.iter().for_each(|reference| unsafe { table.give_back(reference.0) });
         // SAFETY: every grant of these pages that was made has been ended while the hypervisor said that it is not in use:
         // nobody else reaches the pages.
         unsafe { self.pages.into_pages() }

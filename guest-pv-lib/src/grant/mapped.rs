@@ -13,6 +13,7 @@ use super::{Access, Error, GrantRef, NOT_DONE, operate};
 use crate::memory::Window;
 use crate::mmu::PAGE_SIZE;
 use crate::sched;
+use crate::words::ReadWord;
 
 /// Pages that one hypercall maps or unmaps: bounds the stack that their operations take.
 const BATCH: usize = 32;
@@ -21,37 +22,117 @@ const INLINE: usize = 4;
 /// How often a mapping is tried again that the hypervisor cannot make just now.
 const TRIES: u32 = 100;
 
-/// Pages that a peer granted, one behind the other. Dropping it unmaps them.
+/// Pages that a peer granted for reading and writing, one behind the other. Dropping it unmaps them.
 ///
-/// They are the peer's: what is read may change while it is read. Pages that were mapped with [`Access::ReadOnly`] fault
-/// when they are written.
+/// They are the peer's: what is read may change while it is read.
 #[derive(Debug)]
-pub struct Mapped {
-    /// Of which the first `handles.len()` pages are mapped.
-    window: Window,
-    handles: SmallVec<[u32; INLINE]>,
-}
+pub struct Mapped(Mapping);
 
 impl Mapped {
     /// Maps the pages that `peer` granted by `refs`.
     ///
     /// # Errors
     ///
-    /// [`Error::BadGrant`] where one of them cannot be mapped, [`Error::NoRoom`] and [`Error::OutOfMemory`] where there is
-    /// no place for them. Nothing is mapped then.
+    /// [`Error::BadGrant`] where one of them cannot be mapped, or may only be read; [`Error::NoRoom`] and
+    /// [`Error::OutOfMemory`] where there is no place for them. Nothing is mapped then.
     #[doc(alias = "GNTTABOP_map_grant_ref")]
-    pub fn new(peer: u16, refs: &[GrantRef], access: Access) -> Result<Self, Error> {
-        let mut mapped = Self { window: Window::new(refs.len())?, handles: SmallVec::new() };
-        for part in refs.chunks(BATCH) {
-            mapped.map(peer, part, access)?;
-        }
-        Ok(mapped)
+    pub fn new(peer: u16, refs: &[GrantRef]) -> Result<Self, Error> {
+        Mapping::new(peer, refs, Access::ReadWrite).map(Self)
     }
 
     /// How many pages.
     #[must_use]
     pub fn count(&self) -> usize {
+        self.0.count()
+    }
+}
+
+impl Deref for Mapped {
+    type Target = [AtomicU32];
+
+    fn deref(&self) -> &[AtomicU32] {
+        // SAFETY: mapped for writing; whatever the peer does to its pages, they stay memory, and this domain reaches them by
+        // these atomics only.
+        unsafe { self.0.words() }
+    }
+}
+
+/// Pages that a peer granted, mapped for reading only. Dropping it unmaps them.
+///
+/// They are the peer's: what is read may change while it is read. Nothing can be written, which would fault:
+///
+/// ```compile_fail,E0599
+/// # use core::sync::atomic::Ordering::Relaxed;
+/// # use guest_pv_lib::grant::{GrantRef, MappedReadOnly};
+/// let mapped = MappedReadOnly::new(1, &[GrantRef(8)]).unwrap();
+/// mapped[0].store(1, Relaxed);
+/// ```
+#[derive(Debug)]
+pub struct MappedReadOnly(Mapping);
+
+impl MappedReadOnly {
+    /// Maps the pages that `peer` granted by `refs`, for reading or for more.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Mapped::new`].
+    #[doc(alias("GNTTABOP_map_grant_ref", "GNTMAP_readonly"))]
+    pub fn new(peer: u16, refs: &[GrantRef]) -> Result<Self, Error> {
+        Mapping::new(peer, refs, Access::ReadOnly).map(Self)
+    }
+
+    /// How many pages.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.count()
+    }
+}
+
+impl Deref for MappedReadOnly {
+    type Target = [ReadWord];
+
+    fn deref(&self) -> &[ReadWord] {
+        // SAFETY: as for `Mapped`, and these words are only read.
+        unsafe { self.0.words() }
+    }
+}
+
+/// Pages of a peer at addresses of this domain.
+#[derive(Debug)]
+struct Mapping {
+    /// Of which the first `handles.len()` pages are mapped.
+    window: Window,
+    handles: SmallVec<[u32; INLINE]>,
+}
+
+impl Mapping {
+    fn new(peer: u16, refs: &[GrantRef], access: Access) -> Result<Self, Error> {
+        let mut mapping = Self { window: Window::new(refs.len())?, handles: SmallVec::new() };
+        for part in refs.chunks(BATCH) {
+            mapping.map(peer, part, access)?;
+        }
+        Ok(mapping)
+    }
+
+    fn count(&self) -> usize {
         self.handles.len()
+    }
+
+    /// The pages as words of four bytes.
+    ///
+    /// # Safety
+    ///
+    /// `W` must be an atomic of that size, or one that is only read; one that can be written where the pages were mapped
+    /// for that.
+    unsafe fn words<W>(&self) -> &[W] {
+        if self.handles.is_empty() {
+            return &[];
+        }
+        let first = core::ptr::with_exposed_provenance::<W>(self.window.address(0) as usize);
+        let words = self.handles.len() * PAGE_SIZE / size_of::<W>();
+        // SAFETY: the window's first `handles.len()` pages are mapped until `self` is dropped; the rest is the caller's
+        // promise.
+        unsafe { core::slice::from_raw_parts(first, words) }
     }
 
     /// Maps further pages behind those that are mapped, all of them or up to the first that cannot be.
@@ -116,22 +197,7 @@ fn unmap(handles: &[u32], address: impl Fn(usize) -> u64) {
     }
 }
 
-impl Deref for Mapped {
-    type Target = [AtomicU32];
-
-    fn deref(&self) -> &[AtomicU32] {
-        if self.handles.is_empty() {
-            return &[];
-        }
-        let first = core::ptr::with_exposed_provenance::<AtomicU32>(self.window.address(0) as usize);
-        let words = self.handles.len() * PAGE_SIZE / size_of::<AtomicU32>();
-        // SAFETY: the window's first `handles.len()` pages are mapped until `self` is dropped; whatever the peer does to
-        // its pages, they stay memory, and this domain reaches them by these atomics only.
-        unsafe { core::slice::from_raw_parts(first, words) }
-    }
-}
-
-impl Drop for Mapped {
+impl Drop for Mapping {
     fn drop(&mut self) {
         unmap(&self.handles, |index| self.window.address(index));
     }

@@ -2,7 +2,7 @@
 //!
 //! - [`Granted`] owns pages of this domain that a peer may touch, with their references. [`end`](Granted::end) makes
 //!   them private again once the peer has let go.
-//! - [`Mapped`] is pages of a peer, at addresses of this domain.
+//! - [`Mapped`] is pages of a peer, at addresses of this domain; [`MappedReadOnly`] those that are only read.
 //! - [`copy`] moves bytes between pages of domains by hypercall, without mapping anything.
 //!
 //! The table of grants is memory that the hypervisor reads. Granting a page is: take a reference from the free list,
@@ -35,7 +35,7 @@ pub use copy::{Copy, Source, Target, copy};
 #[cfg(feature = "alloc")]
 pub use granted::{Granted, kept_aside, reap};
 #[cfg(feature = "alloc")]
-pub use mapped::Mapped;
+pub use mapped::{Mapped, MappedReadOnly};
 #[cfg(all(target_os = "none", feature = "alloc"))]
 pub(crate) use setup::{attach, detach};
 pub use setup::{capacity, free_references, init, version};
@@ -154,7 +154,8 @@ pub struct InUse;
 /// allocator.
 #[doc(alias = "gnttab_grant_foreign_access")]
 pub unsafe fn publish(peer: u16, frame: Mfn, access: Access) -> Result<GrantRef, Error> {
-    setup::table()?.publish(peer, frame, access, setup::grow).map(GrantRef)
+    // SAFETY: the caller's promise.
+    unsafe { setup::table()?.publish(peer, frame, access, setup::grow) }.map(GrantRef)
 }
 
 /// Ends a grant and gives its reference back.
@@ -172,7 +173,8 @@ pub unsafe fn end(reference: GrantRef) -> Result<(), InUse> {
     if !table.revoke(reference.0) {
         return Err(InUse);
     }
-    table.give_back(reference.0);
+    // SAFETY: the caller's own, and revoked.
+    unsafe { table.give_back(reference.0) };
     Ok(())
 }
 

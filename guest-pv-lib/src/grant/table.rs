@@ -148,7 +148,8 @@ impl Table {
         // From the last one, so that the lowest references are handed out first.
         for reference in (first..first + self.entries_per_frame() as u32).rev() {
             if reference >= GNTTAB_NR_RESERVED_ENTRIES {
-                self.give_back(reference);
+                // SAFETY: a new reference, which nobody has.
+                unsafe { self.give_back(reference) };
             }
         }
     }
@@ -205,9 +206,13 @@ impl Table {
         }
     }
 
-    /// Puts a reference on the free list whose entry grants nothing.
+    /// Puts a reference on the free list.
+    ///
+    /// # Safety
+    ///
+    /// The reference is the caller's, who does not use it again, and its entry grants nothing.
     #[inline]
-    pub fn give_back(&self, reference: u32) {
+    pub unsafe fn give_back(&self, reference: u32) {
         let shift = if matches!(self.version, Version::One) { 32 } else { 0 };
         let link = self.words(reference).1;
         let mut head = self.free.load(Relaxed);
@@ -222,8 +227,12 @@ impl Table {
     }
 
     /// Grants `frame` to `peer`. Where no reference is free, `grow` makes some or says why it cannot.
+    ///
+    /// # Safety
+    ///
+    /// As for [`publish`](super::publish).
     #[inline]
-    pub fn publish(
+    pub unsafe fn publish(
         &self,
         peer: u16,
         frame: Mfn,
@@ -231,7 +240,8 @@ impl Table {
         grow: impl Fn(&Self) -> Result<(), Error>,
     ) -> Result<u32, Error> {
         let reference = self.reserve(frame, grow)?;
-        self.fill(reference, peer, frame, access);
+        // SAFETY: the reference was reserved just now; the rest is the caller's promise.
+        unsafe { self.fill(reference, peer, frame, access) };
         Ok(reference)
     }
 
@@ -249,9 +259,14 @@ impl Table {
         }
     }
 
-    /// Makes a reference that [`reserve`](Self::reserve) gave grant `frame` to `peer`.
+    /// Makes a reference grant `frame` to `peer`.
+    ///
+    /// # Safety
+    ///
+    /// [`reserve`](Self::reserve) gave the reference to the caller, and nothing was done with it. For the frame as for
+    /// [`publish`](super::publish).
     #[inline]
-    pub fn fill(&self, reference: u32, peer: u16, frame: Mfn, access: Access) {
+    pub unsafe fn fill(&self, reference: u32, peer: u16, frame: Mfn, access: Access) {
         let flags = match access {
             Access::ReadOnly => GTF_PERMIT_ACCESS | GTF_READONLY,
             Access::ReadWrite => GTF_PERMIT_ACCESS,
@@ -321,9 +336,9 @@ mod tests {
         for version in [Version::One, Version::Two] {
             let table = table(version, 1);
             let [kept, ended] =
-                [1, 2].map(|peer| table.publish(peer, Mfn(5), Access::ReadWrite, full).unwrap());
+                [1, 2].map(|peer| publish(table, peer, Mfn(5), Access::ReadWrite, full).unwrap());
             assert!(table.revoke(ended));
-            table.give_back(ended);
+            give_back(table, ended);
             let (free, contents) = (table.free_references(), table.contents());
             assert_eq!(contents.len(), table.entries_per_frame());
             // The new table: empty, but for the entries that the toolstack made.
@@ -339,9 +354,26 @@ mod tests {
             assert_eq!(table.words(kept).0.load(SeqCst) as u16, 0, "granted to nobody of the new domain's");
             assert_eq!(table.free_references(), free);
             assert!(table.revoke(kept));
-            table.give_back(kept);
+            give_back(table, kept);
             assert_eq!(table.free_references(), free + 1);
         }
+    }
+
+    /// Nobody looks at the frames of these tables.
+    fn publish(
+        table: &Table,
+        peer: u16,
+        frame: Mfn,
+        access: Access,
+        grow: impl Fn(&Table) -> Result<(), Error>,
+    ) -> Result<u32, Error> {
+        // SAFETY: the frames are numbers only.
+        unsafe { table.publish(peer, frame, access, grow) }
+    }
+
+    fn give_back(table: &Table, reference: u32) {
+        // SAFETY: the tests give back what they have published and revoked, or reserved.
+        unsafe { table.give_back(reference) };
     }
 
     fn full(_: &Table) -> Result<(), Error> {
@@ -367,13 +399,13 @@ mod tests {
     #[test]
     fn entries_are_what_the_hypervisor_reads() {
         let one = table(Version::One, 1);
-        let reference = one.publish(7, Mfn(0x1234_5678), Access::ReadOnly, full).unwrap();
+        let reference = publish(one, 7, Mfn(0x1234_5678), Access::ReadOnly, full).unwrap();
         assert_eq!(reference, 8, "the first eight are reserved");
         assert_eq!(one.words(8).0.load(Relaxed), 0x1234_5678_0007_0005);
-        assert_eq!(one.publish(7, Mfn(1 << 32), Access::ReadWrite, full), Err(Error::OutOfRange));
+        assert_eq!(publish(one, 7, Mfn(1 << 32), Access::ReadWrite, full), Err(Error::OutOfRange));
 
         let two = table(Version::Two, 1);
-        let reference = two.publish(0x7ff0, Mfn(1 << 33), Access::ReadWrite, full).unwrap();
+        let reference = publish(two, 0x7ff0, Mfn(1 << 33), Access::ReadWrite, full).unwrap();
         let (first, second) = two.words(reference);
         assert_eq!((first.load(Relaxed), second.load(Relaxed)), (0x7ff0_0001, 1 << 33));
     }
@@ -385,7 +417,7 @@ mod tests {
             let free = table.free_references();
             let reference = table.reserve(Mfn(5), full).unwrap();
             assert_eq!(table.words(reference).0.load(Relaxed) as u16, 0);
-            table.give_back(reference);
+            give_back(table, reference);
             assert_eq!(table.free_references(), free);
         }
     }
@@ -394,7 +426,7 @@ mod tests {
     fn an_entry_in_use_stays() {
         for version in [Version::One, Version::Two] {
             let table = table(version, 1);
-            let reference = table.publish(1, Mfn(5), Access::ReadWrite, full).unwrap();
+            let reference = publish(table, 1, Mfn(5), Access::ReadWrite, full).unwrap();
             // What the hypervisor does while the peer has it mapped.
             let mark = |on: bool| match version {
                 Version::One if on => drop(table.words(reference).0.fetch_or(u64::from(IN_USE), SeqCst)),
@@ -414,16 +446,16 @@ mod tests {
         for (version, len) in [(Version::One, 512), (Version::Two, 256)] {
             let table = table(version, 3);
             let all: BTreeSet<u32> =
-                core::iter::from_fn(|| table.publish(1, Mfn(5), Access::ReadWrite, full).ok()).collect();
+                core::iter::from_fn(|| publish(table, 1, Mfn(5), Access::ReadWrite, full).ok()).collect();
             assert_eq!(all.len(), 3 * len - 8);
             assert_eq!(all.iter().copied().max(), Some(3 * len as u32 - 1));
             assert_eq!(table.free_references(), 0);
             for reference in all.iter().copied().filter(|reference| reference % 2 == 0) {
                 assert!(table.revoke(reference));
-                table.give_back(reference);
+                give_back(table, reference);
             }
             let again: BTreeSet<u32> =
-                core::iter::from_fn(|| table.publish(1, Mfn(5), Access::ReadWrite, full).ok()).collect();
+                core::iter::from_fn(|| publish(table, 1, Mfn(5), Access::ReadWrite, full).ok()).collect();
             assert!(again.iter().all(|reference| reference % 2 == 0) && again.len() == all.len() / 2);
         }
     }
@@ -438,7 +470,7 @@ mod tests {
                     for round in 0..20_000u64 {
                         if round % 7 < 4 {
                             held.extend(
-                                table.publish(peer, Mfn(round), Access::ReadWrite, full).map(|r| (r, round)),
+                                publish(table, peer, Mfn(round), Access::ReadWrite, full).map(|r| (r, round)),
                             );
                         } else if let Some((reference, frame)) = held.pop() {
                             let entry = table.words(reference).0.load(Relaxed);
@@ -448,12 +480,12 @@ mod tests {
                                 "somebody else has it, too"
                             );
                             assert!(table.revoke(reference));
-                            table.give_back(reference);
+                            give_back(table, reference);
                         }
                     }
                     for (reference, _) in held {
                         assert!(table.revoke(reference));
-                        table.give_back(reference);
+                        give_back(table, reference);
                     }
                 });
             }
@@ -471,9 +503,9 @@ mod tests {
             Ok(())
         };
         for _ in 0..504 {
-            table.publish(1, Mfn(5), Access::ReadWrite, full).unwrap();
+            publish(table, 1, Mfn(5), Access::ReadWrite, full).unwrap();
         }
-        assert_eq!(table.publish(1, Mfn(5), Access::ReadWrite, full), Err(Error::NoRoom));
-        assert_eq!(table.publish(1, Mfn(5), Access::ReadWrite, grow), Ok(512));
+        assert_eq!(publish(table, 1, Mfn(5), Access::ReadWrite, full), Err(Error::NoRoom));
+        assert_eq!(publish(table, 1, Mfn(5), Access::ReadWrite, grow), Ok(512));
     }
 }

@@ -8,7 +8,6 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec::Vec;
 use core::ops::Deref;
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 
 use xen_abi::io::displif::{
@@ -26,7 +25,7 @@ use super::input::map_page_and_port;
 use super::screen::EventPage;
 use super::{FORMAT, MAX_SIDE, PIXEL};
 use crate::ring::Back;
-use crate::transport::{Access, DomId, Errno, GrantRef, PAGE_SIZE, Port, Transport};
+use crate::transport::{DomId, Errno, GrantRef, PAGE_SIZE, Port, ReadWord, Transport};
 use crate::xenbus::{self, Driver, End, Error, Nodes, Role};
 
 /// Buffers, and frame buffers, of a front end.
@@ -41,7 +40,7 @@ pub struct Picture<'a> {
     pub width: u32,
     /// Lines.
     pub height: u32,
-    pixels: &'a [AtomicU32],
+    pixels: &'a [ReadWord],
     /// Pixels from one line to the next in memory.
     stride: u32,
 }
@@ -86,7 +85,7 @@ struct Connection<T: Transport> {
     port: T::Port,
     events: Producer<EventPage, T::Mapped>,
     events_port: T::Port,
-    buffers: BTreeMap<u64, Buffer<T::Mapped>>,
+    buffers: BTreeMap<u64, Buffer<T::MappedReadOnly>>,
     /// Frame buffers: their buffer, width and height.
     frames: BTreeMap<u64, (u64, u32, u32)>,
     pages: usize,
@@ -206,8 +205,8 @@ impl<T: Transport> Connection<T> {
         Ok(())
     }
 
-    fn map(&self, refs: &[GrantRef]) -> Result<T::Mapped, Errno> {
-        self.transport.map(self.domain, refs, Access::ReadOnly).map_err(|_| Errno::EINVAL)
+    fn map(&self, refs: &[GrantRef]) -> Result<T::MappedReadOnly, Errno> {
+        self.transport.map_read_only(self.domain, refs).map_err(|_| Errno::EINVAL)
     }
 
     /// The references of `pages` pages, from a list of pages that list them.

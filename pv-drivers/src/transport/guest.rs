@@ -12,7 +12,7 @@ use core::time::Duration;
 
 use alloc::string::String;
 use guest_pv_lib::events::{Channel, Port as PortNumber};
-use guest_pv_lib::grant::{self, Mapped};
+use guest_pv_lib::grant::{self, Mapped, MappedReadOnly};
 use guest_pv_lib::memory::{OutOfMemory, Pages, SharedPages};
 use guest_pv_lib::xenstore::{Client, Link};
 use guest_pv_lib::{Errno, sched, time};
@@ -72,6 +72,7 @@ impl<S: Store> Transport for Guest<S> {
     type Memory = SharedPages;
     type Granted = grant::Granted;
     type Mapped = Mapped;
+    type MappedReadOnly = MappedReadOnly;
     type Port = Channel;
     type Store = S;
 
@@ -92,7 +93,14 @@ impl<S: Store> Transport for Guest<S> {
     }
 
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapped, Error> {
-        Ok(Mapped::new(peer, refs, access)?)
+        if access != Access::ReadWrite {
+            return Err(Error::BadGrant);
+        }
+        Ok(Mapped::new(peer, refs)?)
+    }
+
+    fn map_read_only(&self, peer: DomId, refs: &[GrantRef]) -> Result<MappedReadOnly, Error> {
+        Ok(MappedReadOnly::new(peer, refs)?)
     }
 
     fn copy(&self, own: &SharedPages, pieces: &mut [Copy]) {

@@ -11,7 +11,7 @@
 //! - [`Transport::Granted`]: whole pages of this domain that a peer may touch *at any time*, with the references that
 //!   it may use. Atomic words only.
 //! - [`Transport::Mapped`]: pages of a peer, mapped here. Atomic words only; the peer keeps them and changes them as it
-//!   likes.
+//!   likes. [`Transport::MappedReadOnly`]: the same of words that cannot be written.
 //!
 //! A buffer becomes granted by [`lend`](Transport::lend) and is a buffer again after
 //! [`take_back`](Transport::take_back), which fails while the peer still uses it. That is how data moves without a
@@ -40,6 +40,7 @@ use core::time::Duration;
 
 pub use guest_pv_lib::Errno;
 pub use guest_pv_lib::grant::{Access, GrantRef};
+pub use guest_pv_lib::words::ReadWord;
 
 use crate::store::Store;
 
@@ -142,6 +143,8 @@ pub trait Transport: Clone + Send + Sync + Sized + fmt::Debug + 'static {
     type Granted: Granted;
     /// Pages of a peer.
     type Mapped: Deref<Target = [AtomicU32]> + Send + Sync + 'static;
+    /// Pages of a peer that are only read.
+    type MappedReadOnly: Deref<Target = [ReadWord]> + Send + Sync + 'static;
     /// An end of an event channel.
     type Port: Port;
     /// A connection to xenstore.
@@ -182,13 +185,23 @@ pub trait Transport: Clone + Send + Sync + Sized + fmt::Debug + 'static {
     #[doc(alias = "gnttab_end_foreign_access")]
     fn take_back(&self, granted: Self::Granted) -> Result<Self::Buffer, Self::Granted>;
 
-    /// Maps pages that `peer` granted, one behind the other. Dropping them ends the mapping.
+    /// Maps pages that `peer` granted, one behind the other, for reading and writing. Dropping them ends the mapping. Those that
+    /// are only to be read are mapped by [`map_read_only`](Self::map_read_only).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadGrant`] where one of them cannot be mapped, or where `access` is not [`Access::ReadWrite`]; nothing is mapped
+    /// then.
+    #[doc(alias = "GNTTABOP_map_grant_ref")]
+    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Self::Mapped, Error>;
+
+    /// Maps pages that `peer` granted, for reading or for more, one behind the other. Dropping them ends the mapping.
     ///
     /// # Errors
     ///
     /// [`Error::BadGrant`] where one of them cannot be mapped; nothing is mapped then.
-    #[doc(alias = "GNTTABOP_map_grant_ref")]
-    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Self::Mapped, Error>;
+    #[doc(alias("GNTTABOP_map_grant_ref", "GNTMAP_readonly"))]
+    fn map_read_only(&self, peer: DomId, refs: &[GrantRef]) -> Result<Self::MappedReadOnly, Error>;
 
     /// Copies pieces in order, each with its own result. Whatever is [`CopyEnd::Own`] lies in `own`.
     ///

@@ -9,7 +9,7 @@ use std::vec;
 use std::vec::Vec;
 
 use super::{Domain, Machine, WORDS, zeroed};
-use crate::transport::{Access, Copy, CopyEnd, DomId, Error, GrantRef, PAGE_SIZE, words};
+use crate::transport::{Access, Copy, CopyEnd, DomId, Error, GrantRef, PAGE_SIZE, ReadWord, words};
 
 /// A page within a run of pages.
 #[derive(Clone)]
@@ -238,6 +238,28 @@ impl Deref for Mapped {
 
     fn deref(&self) -> &[AtomicU32] {
         &self.run[self.first..self.first + self.refs.len() * WORDS]
+    }
+}
+
+/// Pages of a peer that are only read.
+pub struct MappedReadOnly(Mapped);
+
+impl MappedReadOnly {
+    pub(super) fn new(
+        machine: &Machine,
+        user: DomId,
+        owner: DomId,
+        refs: &[GrantRef],
+    ) -> Result<Self, Error> {
+        Mapped::new(machine, user, owner, refs, Access::ReadOnly).map(Self)
+    }
+}
+
+impl Deref for MappedReadOnly {
+    type Target = [ReadWord];
+
+    fn deref(&self) -> &[ReadWord] {
+        ReadWord::of(&self.0)
     }
 }
 

@@ -31,7 +31,7 @@ use super::{Access, Copy, DomId, Error, GrantRef, Transport};
 use crate::store::server::{Local, Server, home};
 use crate::store::{Permission, Store, Transaction};
 
-pub use grants::{Buffer, Granted, Mapped, Memory};
+pub use grants::{Buffer, Granted, Mapped, MappedReadOnly, Memory};
 pub use ports::Port;
 
 /// All domains of the process that know each other.
@@ -166,6 +166,7 @@ impl Transport for HostTransport {
     type Memory = Memory;
     type Granted = Granted;
     type Mapped = Mapped;
+    type MappedReadOnly = MappedReadOnly;
     type Port = Port;
     type Store = Local;
 
@@ -186,7 +187,14 @@ impl Transport for HostTransport {
     }
 
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapped, Error> {
+        if access != Access::ReadWrite {
+            return Err(Error::BadGrant);
+        }
         Mapped::new(&self.machine, self.id, peer, refs, access)
+    }
+
+    fn map_read_only(&self, peer: DomId, refs: &[GrantRef]) -> Result<MappedReadOnly, Error> {
+        MappedReadOnly::new(&self.machine, self.id, peer, refs)
     }
 
     fn copy(&self, own: &Memory, pieces: &mut [Copy]) {

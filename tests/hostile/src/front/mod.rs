@@ -12,7 +12,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use guest_pv_lib::events::Port;
-use guest_pv_lib::grant::{self, Access, Copy, GrantRef, Mapped, Source, Target};
+use guest_pv_lib::grant::{self, Copy, GrantRef, Mapped, MappedReadOnly, Source, Target};
 use guest_pv_lib::memory::{Pages, SharedPages};
 use guest_pv_lib::sched::{Shutdown, shutdown};
 use guest_pv_lib::{BootContext, events, println, time};
@@ -35,7 +35,7 @@ struct Attack {
     console: Option<(GuestPage, Port)>,
     devices: Vec<Device>,
     /// Mappings that it should not have got, and keeps.
-    stolen: Vec<Mapped>,
+    stolen: (Vec<Mapped>, Vec<MappedReadOnly>),
     steps: u64,
 }
 
@@ -49,8 +49,15 @@ pub fn run(boot: &BootContext, mut random: Random) -> ! {
         shutdown(Shutdown::PowerOff)
     };
     let console = boot.console_ring().and_then(|(frame, port)| Some((page::console(frame)?, port)));
-    let mut attack =
-        Attack { random, peer, store, console, devices: Vec::new(), stolen: Vec::new(), steps: 0 };
+    let mut attack = Attack {
+        random,
+        peer,
+        store,
+        console,
+        devices: Vec::new(),
+        stolen: (Vec::new(), Vec::new()),
+        steps: 0,
+    };
     attack.look();
     println!("hostile: {} devices to attack for {} ms", attack.devices.len(), life / 1_000_000);
     let end = time::now() + life;
@@ -117,11 +124,13 @@ impl Attack {
     fn steal(&mut self) {
         let Self { random, stolen, .. } = self;
         let domain = if random.once_in(4) { random.short() } else { random.below(DOMAINS) as u16 };
-        let access = if random.once_in(2) { Access::ReadOnly } else { Access::ReadWrite };
+        let for_reading = random.once_in(2);
         let mut reference =
             || GrantRef(if random.once_in(4) { random.number() } else { random.below(600) as u32 });
-        if let Ok(mapped) = Mapped::new(domain, &[reference()], access) {
-            stolen.push(mapped);
+        if for_reading {
+            stolen.1.extend(MappedReadOnly::new(domain, &[reference()]));
+        } else {
+            stolen.0.extend(Mapped::new(domain, &[reference()]));
         }
         let reference = reference();
         let Ok(own) = Pages::new(1) else { return };
@@ -136,8 +145,9 @@ impl Attack {
         if let Ok(piece) = piece {
             grant::copy(&mut [piece]);
         }
-        if stolen.len() > 8 {
-            stolen.clear();
+        if stolen.0.len() + stolen.1.len() > 8 {
+            stolen.0.clear();
+            stolen.1.clear();
         }
     }
 
