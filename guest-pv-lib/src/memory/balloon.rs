@@ -100,7 +100,8 @@ fn shrink_some(most: usize) -> Result<usize, OutOfMemory> {
     let memory = super::there();
     let (first, _) = run.into_raw();
     // Where this fails the frames stay out of use: they may be mapped or not.
-    memory.remap(first, count, |_| Pte::EMPTY).map_err(|_| OutOfMemory)?;
+    // SAFETY: the frames are owned here, and nobody refers to them.
+    unsafe { memory.remap(first, count, |_| Pte::EMPTY) }.map_err(|_| OutOfMemory)?;
     let gone = reservation(xen_abi::memory::XENMEM_DECREASE_RESERVATION, &mut list, count);
     for index in 0..gone {
         // SAFETY: the hypervisor has just taken them.
@@ -109,9 +110,11 @@ fn shrink_some(most: usize) -> Result<usize, OutOfMemory> {
     memory.away.with(|away| away.give(first.0 as usize, gone));
     let rest = (Pfn(first.0 + gone as u64), count - gone);
     if rest.1 > 0 {
-        memory.remap(rest.0, rest.1, |frame| Pte::data(memory.mfn(frame))).map_err(|_| OutOfMemory)?;
         // SAFETY: owned since before, and mapped for writing again.
-        drop(unsafe { Pages::from_raw(rest.0, rest.1) });
+        unsafe {
+            memory.remap(rest.0, rest.1, |frame| Pte::data(memory.mfn(frame))).map_err(|_| OutOfMemory)?;
+            drop(Pages::from_raw(rest.0, rest.1));
+        }
     }
     Ok(gone)
 }
@@ -141,9 +144,11 @@ fn grow_some(most: usize) -> Result<usize, OutOfMemory> {
     }
     let start = Pfn(first as u64);
     memory.make_direct_tables(start, come)?;
-    memory.remap(start, come, |frame| Pte::data(memory.mfn(frame))).map_err(|_| OutOfMemory)?;
     // SAFETY: the domain's memory, mapped for writing, and nobody has heard of it yet.
-    drop(unsafe { Pages::from_raw(start, come) });
+    unsafe {
+        memory.remap(start, come, |frame| Pte::data(memory.mfn(frame))).map_err(|_| OutOfMemory)?;
+        drop(Pages::from_raw(start, come));
+    }
     Ok(come)
 }
 

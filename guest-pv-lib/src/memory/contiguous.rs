@@ -106,7 +106,8 @@ fn exchange(run: Pages, max_address_bits: u32) -> Result<Pages, OutOfMemory> {
     let mut got = first.0;
     let (run, _) = run.into_raw();
     // Where this fails the frames stay out of use: they may be mapped or not.
-    memory.remap(run, count, |_| Pte::EMPTY).map_err(|_| OutOfMemory)?;
+    // SAFETY: the frames are owned here, and nobody refers to them.
+    unsafe { memory.remap(run, count, |_| Pte::EMPTY) }.map_err(|_| OutOfMemory)?;
     let reservation = XenMemoryReservation { domid: DOMID_SELF, ..XenMemoryReservation::default() };
     let mut arg = XenMemoryExchange {
         in_: XenMemoryReservation {
@@ -132,9 +133,11 @@ fn exchange(run: Pages, max_address_bits: u32) -> Result<Pages, OutOfMemory> {
             unsafe { memory.p2m.set(Pfn(first.0 + index), Some(Mfn(got + index))) };
         }
     }
-    memory.remap(first, count, |frame| Pte::data(memory.mfn(frame))).map_err(|_| OutOfMemory)?;
     // SAFETY: owned since before, and mapped for writing again.
-    let run = unsafe { Pages::from_raw(first, count) };
+    let run = unsafe {
+        memory.remap(first, count, |frame| Pte::data(memory.mfn(frame))).map_err(|_| OutOfMemory)?;
+        Pages::from_raw(first, count)
+    };
     if exchanged { Ok(run) } else { Err(OutOfMemory) }
 }
 

@@ -44,8 +44,8 @@ pub fn setup(boot: &BootContext) -> Result<Memory, Errno> {
     let (of_frames, rest) = storage.split_at_mut(words_for(frames));
     let (of_away, rest) = rest.split_at_mut(words_for(frames));
     let (of_windows, owners) = rest.split_at_mut(words_for(WINDOW_PAGES));
-    // SAFETY: two of these atomics for each word, which is aligned for them; the slice is used as such only.
-    let owners = unsafe { core::slice::from_raw_parts(owners.as_ptr().cast::<AtomicU32>(), frames) };
+    // SAFETY: two of these atomics for each word, which is aligned for them; the exclusive reference ends here.
+    let owners = unsafe { core::slice::from_raw_parts(owners.as_mut_ptr().cast::<AtomicU32>(), frames) };
     let mut free = FreeFrames::new(of_frames, frames);
     for frame in (first_free..at).chain(at + run..plan.frames).filter(|&frame| there(frame)) {
         free.give(frame as usize, 1);
@@ -97,8 +97,8 @@ impl Hypervisor<'_> {
             DIRECT_MAP + table.0 * PAGE_SIZE as u64
         };
         let entry = ptr::with_exposed_provenance::<AtomicU64>((page + 8 * index) as usize);
-        // SAFETY: the builder asks for frames only that one of the two mappings shows; nothing but page tables is
-        // in them, whose entries are atomics to everyone.
+        // SAFETY: the builder asks for page tables only that one of the two mappings shows, and for free frames that it
+        // makes tables of. To all others their entries are atomics, too.
         unsafe { &*entry }
     }
 }
@@ -127,6 +127,8 @@ impl Machine for Hypervisor<'_> {
     }
 
     fn update(&mut self, requests: &[MmuUpdate]) -> Result<(), Errno> {
-        edge::apply(requests)
+        // SAFETY: the builder changes the initial mapping of free frames, to which nobody refers, and tables that it makes of
+        // such frames itself.
+        unsafe { edge::apply(requests) }
     }
 }

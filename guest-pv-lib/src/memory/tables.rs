@@ -37,27 +37,43 @@ impl Memory {
         (self.p2m.mfn(pfn) == Some(frame)).then_some(pfn)
     }
 
-    /// Entry `index` of the table `table`, one of the domain's page tables.
-    pub(crate) fn table_entry(&self, table: Mfn, index: usize) -> Option<&AtomicU64> {
-        let address = self.address(self.pfn(table)?) + 8 * (index % 512) as u64;
+    /// Entry `index` of the table `table`; none where that is not a frame of the domain that the direct map shows.
+    ///
+    /// # Safety
+    ///
+    /// `table` must be a page table, or have been one and be nobody else's yet: while the result is used, its memory is only
+    /// accessed as atomics of this size.
+    pub(crate) unsafe fn table_entry(&self, table: Mfn, index: usize) -> Option<&AtomicU64> {
+        let frame = self.pfn(table).filter(|frame| (frame.0 as usize) < self.owners.len())?;
+        let address = self.address(frame) + 8 * (index % 512) as u64;
         let at = ptr::with_exposed_provenance::<AtomicU64>(address as usize);
-        // SAFETY: the direct map shows all frames of the domain; this one is a page table, of atomics.
+        // SAFETY: the direct map shows as many frames of the domain as have owners; the rest is the caller's promise.
         Some(unsafe { &*at })
     }
 
-    /// The entry at machine address `at` of one of the domain's page tables.
+    /// The entry at machine address `at`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`table_entry`](Self::table_entry).
     #[cfg(not(target_os = "none"))]
-    pub(crate) fn entry_at(&self, at: u64) -> Option<&AtomicU64> {
-        self.table_entry(Mfn(at >> 12), (at % 4096 / 8) as usize)
+    pub(crate) unsafe fn entry_at(&self, at: u64) -> Option<&AtomicU64> {
+        // SAFETY: the caller's promise.
+        unsafe { self.table_entry(Mfn(at >> 12), (at % 4096 / 8) as usize) }
     }
 
     /// The entry that maps `virt` below `root`, as far down as there are tables: the level says how far.
-    pub(crate) fn walk(&self, root: Mfn, virt: u64) -> Option<Walk> {
+    ///
+    /// # Safety
+    ///
+    /// `root` must be a root table of the domain, whose tables stay meanwhile.
+    pub(crate) unsafe fn walk(&self, root: Mfn, virt: u64) -> Option<Walk> {
         let mut table = root;
         for level in LEVELS {
             let index = mmu::index(virt, level);
             let at = table.address() + 8 * index as u64;
-            let entry = Pte(self.table_entry(table, index)?.load(Ordering::Relaxed));
+            // SAFETY: the root by the caller's promise; what an entry above level 1 points to is a table.
+            let entry = Pte(unsafe { self.table_entry(table, index) }?.load(Ordering::Relaxed));
             match entry.frame() {
                 Some(next) if level != Level::L1 && entry.0 & Pte::LARGE == 0 => table = next,
                 _ => return Some(Walk { level, at, entry }),
@@ -67,16 +83,21 @@ impl Memory {
     }
 
     /// The entry of `level` for `virt` below `root`, where the tables above it exist.
+    ///
+    /// # Safety
+    ///
+    /// As for [`walk`](Self::walk).
     #[cfg(feature = "x86_64")]
-    pub(crate) fn entry_of(&self, root: Mfn, virt: u64, level: Level) -> Option<Walk> {
+    pub(crate) unsafe fn entry_of(&self, root: Mfn, virt: u64, level: Level) -> Option<Walk> {
         let mut table = root;
         for at in LEVELS {
             let index = mmu::index(virt, at);
-            let entry = Pte(self.table_entry(table, index)?.load(Ordering::Relaxed));
+            // SAFETY: as in `walk`.
+            let entry = Pte(unsafe { self.table_entry(table, index) }?.load(Ordering::Relaxed));
             if at == level {
                 return Some(Walk { level, at: table.address() + 8 * index as u64, entry });
             }
-            table = entry.frame()?;
+            table = entry.frame().filter(|_| entry.0 & Pte::LARGE == 0)?;
         }
         None
     }
@@ -87,11 +108,15 @@ impl Memory {
         self.p2m.mfn(frame)
     }
 
-    /// Fills a frame of the domain that nobody uses with zeros.
+    /// Fills a frame with zeros.
+    ///
+    /// # Safety
+    ///
+    /// The direct map must show the frame for writing, and nobody use it.
     #[cfg(feature = "x86_64")]
-    pub(crate) fn clear(&self, frame: Pfn) {
+    pub(crate) unsafe fn clear(&self, frame: Pfn) {
         let first = ptr::with_exposed_provenance::<AtomicU64>(self.address(frame) as usize);
-        // SAFETY: the direct map shows all frames of the domain, and nothing refers to this one.
+        // SAFETY: the caller's promise.
         let words = unsafe { core::slice::from_raw_parts(first, 512) };
         words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
@@ -104,26 +129,31 @@ impl Memory {
         // Another CPU may be at the same 2 MiB.
         self.tables.with(|()| {
             (first.0 / 512..last.div_ceil(512))
-                .try_for_each(|leaf| self.make_tables(self.root(), self.address(Pfn(leaf * 512))))
+                .try_for_each(|leaf| self.make_tables(self.address(Pfn(leaf * 512))))
         })
     }
 
     /// The level-1 entry that maps `virt` in the kernel's half, where its tables exist.
     pub(crate) fn leaf(&self, virt: u64) -> Option<Walk> {
-        self.walk(self.root(), virt).filter(|found| found.level == Level::L1)
+        // SAFETY: the root of the domain's own tables, which are never taken away.
+        unsafe { self.walk(self.root(), virt) }.filter(|found| found.level == Level::L1)
     }
 
-    /// Makes the tables down to level 1 for `virt` below `root`. One caller at a time, for each area.
-    pub(crate) fn make_tables(&self, root: Mfn, virt: u64) -> Result<(), OutOfMemory> {
-        while let Some(found) = self.walk(root, virt)
+    /// Makes the tables down to level 1 for `virt` in the kernel's half. One caller at a time, for each area.
+    pub(crate) fn make_tables(&self, virt: u64) -> Result<(), OutOfMemory> {
+        // SAFETY: as in `leaf`.
+        while let Some(found) = unsafe { self.walk(self.root(), virt) }
             && found.level != Level::L1
         {
             let table = Pages::new(1)?;
-            let read_only = self.as_table(table.pfn(0)).ok_or(OutOfMemory)?;
-            edge::apply(&[read_only, request(found.at, Pte::table(table.mfn(0)))])
-                .map_err(|_| OutOfMemory)?;
-            // It belongs to the page tables from now on.
+            let (frame, mfn) = (table.pfn(0), table.mfn(0));
+            let read_only = self.as_table(frame).ok_or(OutOfMemory)?;
+            // It belongs to the page tables from now on, or is leaked where it is refused: it may be read-only then.
             let _ = table.into_raw();
+            // SAFETY: the page was owned here, and nobody refers to it; it is zeroed, so it maps nothing. The entry that is
+            // to point to it is empty.
+            unsafe { edge::apply(&[read_only, request(found.at, Pte::table(mfn))]) }
+                .map_err(|_| OutOfMemory)?;
         }
         Ok(())
     }
@@ -148,8 +178,18 @@ impl Memory {
     }
 
     /// Sets what the direct map shows at `count` frames from `first`, and forgets what it showed before.
+    ///
+    /// # Safety
+    ///
+    /// Nobody may refer to memory of these frames. What `entry` says of a frame is nothing, or memory of the domain that is
+    /// behind it now.
     #[cfg(target_os = "none")]
-    pub(super) fn remap(&self, first: Pfn, count: usize, entry: impl Fn(Pfn) -> Pte) -> Result<(), Errno> {
+    pub(super) unsafe fn remap(
+        &self,
+        first: Pfn,
+        count: usize,
+        entry: impl Fn(Pfn) -> Pte,
+    ) -> Result<(), Errno> {
         let mut batch = [const { MmuUpdate { ptr: 0, val: 0 } }; 64];
         let mut done = 0;
         while done < count {
@@ -158,7 +198,8 @@ impl Memory {
                 let frame = Pfn(first.0 + (done + offset) as u64);
                 *update = self.direct_update(frame, entry(frame)).ok_or(Errno::EFAULT)?;
             }
-            edge::apply(&batch[..now])?;
+            // SAFETY: the caller's promise.
+            unsafe { edge::apply(&batch[..now]) }?;
             done += now;
         }
         edge::flush_all()

@@ -77,7 +77,7 @@ impl Window {
 fn make_tables(memory: &Memory, first: usize, count: usize) -> Result<(), OutOfMemory> {
     // One level-1 table serves 512 pages.
     (first / 512..(first + count).div_ceil(512))
-        .try_for_each(|table| memory.make_tables(memory.root(), memory.window_address(table * 512)))
+        .try_for_each(|table| memory.make_tables(memory.window_address(table * 512)))
 }
 
 #[cfg(not(target_os = "none"))]

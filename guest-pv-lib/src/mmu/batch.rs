@@ -62,18 +62,19 @@ impl Batch {
     ///
     /// # Safety
     ///
-    /// As for [`update_va_mapping`](super::update_va_mapping), from now until the batch is committed.
+    /// As for [`update_va_mapping`](super::update_va_mapping), from now until the batch is committed, and until old
+    /// translations are forgotten where the [`commit`](Self::commit) does not see to that.
     pub unsafe fn set(&mut self, at: u64, entry: Pte) -> Result<(), Errno> {
-        self.push(at, entry)
+        // SAFETY: the caller's promise.
+        unsafe { self.push(request(at, entry)) }
     }
 
-    /// Adds a change of the entry at machine address `at`; where there is no room, the former ones are made first.
-    pub(crate) fn push(&mut self, at: u64, entry: Pte) -> Result<(), Errno> {
-        self.push_request(request(at, entry))
-    }
-
-    /// The same for a request.
-    pub(crate) fn push_request(&mut self, request: MmuUpdate) -> Result<(), Errno> {
+    /// Adds a change; where there is no room, the former ones are made first.
+    ///
+    /// # Safety
+    ///
+    /// As for [`set`](Self::set).
+    pub(crate) unsafe fn push(&mut self, request: MmuUpdate) -> Result<(), Errno> {
         if self.len == ROOM {
             self.commit(Forget::Nothing)?;
         }
@@ -101,7 +102,9 @@ impl Batch {
         let len = core::mem::take(&mut self.len);
         match &self.requests[..len] {
             [] if forget == Forget::Nothing => Ok(()),
-            requests => edge::apply_and_forget(requests, forget),
+            // SAFETY: what those who added them promised. That nobody has a translation that must be forgotten, where this
+            // does not forget any, is part of it.
+            requests => unsafe { edge::apply_and_forget(requests, forget) },
         }
     }
 }
@@ -141,9 +144,12 @@ mod tests {
     #[test]
     fn what_is_pending_is_the_latest() {
         let mut batch = Batch::new(Mode::Lazy);
-        batch.push(0x1000, Pte::read_only(Mfn(1))).unwrap();
-        batch.push(0x1008, Pte::read_only(Mfn(2))).unwrap();
-        batch.push(0x1000, Pte::EMPTY).unwrap();
+        for (at, entry) in
+            [(0x1000, Pte::read_only(Mfn(1))), (0x1008, Pte::read_only(Mfn(2))), (0x1000, Pte::EMPTY)]
+        {
+            // SAFETY: they are never made.
+            unsafe { batch.set(at, entry) }.unwrap();
+        }
         assert_eq!(batch.pending(0x1000), Some(Pte::EMPTY));
         assert_eq!(batch.pending(0x1008), Some(Pte::read_only(Mfn(2))));
         assert_eq!(batch.pending(0x1010), None);

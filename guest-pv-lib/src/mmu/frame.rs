@@ -240,9 +240,12 @@ impl<S: State> Frame<S> {
         self.pages.mfn(0)
     }
 
-    /// What the direct map shows of the frame becomes what `update` says.
+    /// What the direct map shows of the frame becomes what `update` says, one of the two for this frame that there are.
     fn show(self, update: Option<xen_abi::xen::MmuUpdate>, forget: Forget) -> Result<Pages, (Errno, Self)> {
-        let done = update.ok_or(Errno::EFAULT).and_then(|update| edge::apply_and_forget(&[update], forget));
+        let done = update.ok_or(Errno::EFAULT).and_then(|update| {
+            // SAFETY: the frame is owned here, and nobody has a reference to its memory while this takes `self`.
+            unsafe { edge::apply_and_forget(&[update], forget) }
+        });
         match done {
             Ok(()) => Ok(self.into_raw()),
             Err(error) => Err((error, self)),
@@ -332,7 +335,9 @@ impl<S: Tabular> Frame<S> {
         assert!(index < end, "entry {index} of a table");
         let old = read(self.mfn(), index);
         let at = self.mfn().address() + 8 * index as u64;
-        edge::apply_and_forget(&[request(at, entry.entry)], Forget::Everywhere)?;
+        // SAFETY: an entry of a table that is owned here; of a root, one of the user half. No reference points to what a table
+        // of this kind maps, and the new entry owns what it names.
+        unsafe { edge::apply_and_forget(&[request(at, entry.entry)], Forget::Everywhere) }?;
         // The table owns it now.
         core::mem::forget(entry.owned.take());
         drop(owned_by::<S::Level>(old));
@@ -359,7 +364,8 @@ impl<L: TableLevel> Frame<Table<L>> {
     /// What it refused, and the table.
     #[doc(alias("MMUEXT_PIN_L1_TABLE", "MMUEXT_PIN_L2_TABLE", "MMUEXT_PIN_L3_TABLE", "MMUEXT_PIN_L4_TABLE"))]
     pub fn pin(self) -> Result<Frame<Pinned<L>>, (Errno, Self)> {
-        match edge::pin(L::LEVEL, self.mfn()) {
+        // SAFETY: a table of that level, owned here.
+        match unsafe { edge::pin(L::LEVEL, self.mfn()) } {
             Ok(()) => Ok(Frame::of(self.into_raw())),
             Err(error) => Err((error, self)),
         }
@@ -395,7 +401,8 @@ impl<L: TableLevel> Frame<Pinned<L>> {
     /// What the hypervisor refused, and the table.
     #[doc(alias = "MMUEXT_UNPIN_TABLE")]
     pub fn unpin(self) -> Result<Frame<Table<L>>, (Errno, Self)> {
-        match edge::unpin(&[self.mfn()]) {
+        // SAFETY: pinned by `pin`, and owned here.
+        match unsafe { edge::unpin(&[self.mfn()]) } {
             Ok(()) => Ok(Frame::of(self.into_raw())),
             Err(error) => Err((error, self)),
         }
@@ -410,9 +417,12 @@ impl<S: State> Drop for Frame<S> {
             return;
         };
         // What the hypervisor refuses to let go is leaked.
-        if !S::PINNED || edge::unpin(&[self.mfn()]).is_ok() {
-            // SAFETY: an owned table is in no entry, and no root that a CPU loads; it is not pinned any more.
-            let _ = unsafe { dissolve(self.mfn(), level, None) };
+        // SAFETY: pinned by `pin`, and owned here. An owned table is in no entry; that no CPU has a root loaded is what whoever
+        // loads one by other means than a `Space` must see to. It is not pinned any more when it is taken apart.
+        unsafe {
+            if !S::PINNED || edge::unpin(&[self.mfn()]).is_ok() {
+                let _ = dissolve(self.mfn(), level, None);
+            }
         }
     }
 }
@@ -469,6 +479,18 @@ mod tests {
         drop(Entry::<L2>::table(level1));
         drop(Entry::page(page.clone(), Access::READ));
         assert!(!page.is_shared());
+    }
+
+    /// A CPU may have translations by a table that the hypervisor does not let go.
+    #[test]
+    fn a_table_that_stays_keeps_its_pages() {
+        let page = Page::new().unwrap();
+        let mut level1 = table::<L1>();
+        level1.set(7, Entry::page(page.clone(), Access::READ)).unwrap();
+        edge::testing::REFUSE.set(true);
+        drop(level1);
+        edge::testing::REFUSE.set(false);
+        assert!(page.is_shared());
     }
 
     #[test]

@@ -44,7 +44,8 @@ impl Tables {
     ///
     /// Nothing else changes them meanwhile. Pages that are unmapped, which the traits let safe code do, are not used
     /// any more. What a [`Space`](super::Space) or a [`Frame`](super::Frame) maps is left alone, and nothing else is mapped
-    /// below their roots: in such entries the flags `BIT_9` to `BIT_11` are theirs.
+    /// below their roots: in such entries the flags `BIT_9` to `BIT_11` are theirs. No reference to memory that the lower half
+    /// maps lives on when the CPU changes its root, which safe code does by a [`Space`](super::Space).
     ///
     /// # Panics
     ///
@@ -73,14 +74,18 @@ impl Tables {
     }
 
     fn leaf(&self, page: Page<Size4KiB>) -> Option<Walk> {
-        let found = there().walk(self.root, page.start_address().as_u64())?;
+        // SAFETY: a root of the domain (see `new`).
+        let found = unsafe { there().walk(self.root, page.start_address().as_u64()) }?;
         (found.level == Level::L1 && found.entry.frame().is_some()).then_some(found)
     }
 
     /// Sets an entry, and has the translation of `page` forgotten.
     fn set(&mut self, at: u64, entry: Pte, page: Page<Size4KiB>) -> Result<(), Errno> {
         let forget = Forget::Page(page.start_address().as_u64());
-        edge::apply_and_forget(&[request(at, entry)], forget).inspect_err(|&error| self.refused = Some(error))
+        // SAFETY: an entry of tables below the root, which nothing else changes. What it maps is what the callers of the
+        // traits' unsafe functions vouch for; what it no longer maps is not used any more (see `new`).
+        let done = unsafe { edge::apply_and_forget(&[request(at, entry)], forget) };
+        done.inspect_err(|&error| self.refused = Some(error))
     }
 
     /// Puts the table `frame` into the entry at `at`.
@@ -89,9 +94,14 @@ impl Tables {
         let pfn = pfn_of(frame);
         let mfn = memory.p2m_entry(pfn).ok_or(Errno::EINVAL)?;
         let read_only = memory.as_table(pfn).ok_or(Errno::EINVAL)?;
-        memory.clear(pfn);
         let entry = Pte(Pte::table(mfn).0 | table_flags(flags));
-        edge::apply(&[read_only, request(at, entry)]).inspect_err(|&error| self.refused = Some(error))
+        // SAFETY: a frame that an allocator gave (`FrameAllocator` is an unsafe trait) is nobody else's; it becomes an empty
+        // table. The parent's entry is empty.
+        let done = unsafe {
+            memory.clear(pfn);
+            edge::apply(&[read_only, request(at, entry)])
+        };
+        done.inspect_err(|&error| self.refused = Some(error))
     }
 
     /// Changes the flags of the entry of `level` above `page`.
@@ -102,10 +112,14 @@ impl Tables {
         flags: PageTableFlags,
     ) -> Result<MapperFlushAll, FlagUpdateError> {
         let virt = page.start_address().as_u64();
-        let found = there().entry_of(self.root, virt, level).ok_or(FlagUpdateError::PageNotMapped)?;
+        // SAFETY: a root of the domain (see `new`).
+        let found = unsafe { there().entry_of(self.root, virt, level) };
+        let found = found.ok_or(FlagUpdateError::PageNotMapped)?;
         let frame = found.entry.frame().ok_or(FlagUpdateError::PageNotMapped)?;
         let entry = Pte::new(frame, table_flags(flags));
-        edge::apply_and_forget(&[request(found.at, entry)], Forget::Everywhere).map_err(|error| {
+        // SAFETY: the same table with other flags, which the callers of the traits' unsafe functions vouch for.
+        let done = unsafe { edge::apply_and_forget(&[request(found.at, entry)], Forget::Everywhere) };
+        done.map_err(|error| {
             self.refused = Some(error);
             FlagUpdateError::PageNotMapped
         })?;
@@ -167,7 +181,8 @@ impl Mapper<Size4KiB> for Tables {
         let no_memory = MapToError::FrameAllocationFailed;
         let mfn = there().p2m_entry(pfn_of(frame)).ok_or(MapToError::FrameAllocationFailed)?;
         loop {
-            let Some(found) = there().walk(self.root, page.start_address().as_u64()) else {
+            // SAFETY: a root of the domain (see `new`).
+            let Some(found) = (unsafe { there().walk(self.root, page.start_address().as_u64()) }) else {
                 return Err(no_memory);
             };
             if found.level == Level::L1 {
@@ -361,7 +376,8 @@ mod tests {
         unsafe { tables.map_to(at, frame, FLAGS, &mut Frames) }.unwrap().ignore();
         // SAFETY: as above.
         unsafe { tables.set_flags_p2_entry(at, PageTableFlags::PRESENT) }.unwrap().ignore();
-        let entry = there().entry_of(tables.root, 0x40_0000, Level::L2).unwrap().entry;
+        // SAFETY: as above.
+        let entry = unsafe { there().entry_of(tables.root, 0x40_0000, Level::L2) }.unwrap().entry;
         assert_eq!(entry.0 & 0xfff, 1);
         assert_eq!(tables.translate_page(at).unwrap(), frame);
     }

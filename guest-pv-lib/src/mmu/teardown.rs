@@ -29,14 +29,16 @@ pub unsafe fn page_of(entry: Pte) -> Option<Page> {
 
 /// Entry `slot` of a table of the domain.
 pub fn read(table: Mfn, slot: usize) -> Pte {
-    there().table_entry(table, slot).map_or(Pte::EMPTY, |entry| Pte(entry.load(Relaxed)))
+    // SAFETY: this module's users name tables that a space or a `Frame` owns, or the domain's root.
+    let entry = unsafe { there().table_entry(table, slot) };
+    entry.map_or(Pte::EMPTY, |entry| Pte(entry.load(Relaxed)))
 }
 
 /// Gives back the table `first`, of level `level`, what its entries own, and `second`, a table that owns nothing.
 ///
 /// # Errors
 ///
-/// What the hypervisor refused, where one of the tables is still in use; all that is left is leaked.
+/// What the hypervisor refused, where one of the tables is still in use; all of it is leaked, pages included.
 ///
 /// # Safety
 ///
@@ -47,18 +49,20 @@ pub unsafe fn dissolve(first: Mfn, level: Level, second: Option<Mfn>) -> Result<
     let mut result = Ok(());
     let mut writable = |table| {
         if let Some(update) = there().pfn(table).and_then(|frame| there().as_memory(frame)) {
-            result = result.and(batch.push_request(update));
+            // SAFETY: the frame is the caller's, no table any more, and nobody refers to it.
+            result = result.and(unsafe { batch.push(update) });
         }
     };
+    each_table(first, level, &mut |table, _| writable(table));
+    second.into_iter().for_each(writable);
+    result.and(batch.commit(Forget::Everywhere))?;
+    // Only now no CPU can have a translation of a page that these tables mapped.
     each_table(first, level, &mut |table, level| {
-        writable(table);
         if level == Level::L1 {
             drop_pages(table);
         }
+        give_back(table);
     });
-    second.into_iter().for_each(writable);
-    result.and(batch.commit(Forget::Everywhere))?;
-    each_table(first, level, &mut |table, _| give_back(table));
     second.into_iter().for_each(give_back);
     Ok(())
 }

@@ -32,17 +32,21 @@ pub enum Shutdown {
     Crash,
 }
 
-fn op(command: u32, arg: u64) -> i64 {
-    // SAFETY: none of the commands that this module gives changes memory of the kernel; `arg` is null or the
-    // address of the command's structure on the caller's stack.
+/// One `sched_op`.
+///
+/// # Safety
+///
+/// `arg` must be null where the command takes nothing, or the address of its structure.
+unsafe fn op(command: u32, arg: u64) -> i64 {
+    // SAFETY: the caller's promise; none of the commands that this module gives changes memory of the kernel.
     unsafe { raw::call2(nr::SCHED_OP, u64::from(command), arg) }
 }
 
 /// Lets other CPUs' work run; returns when this one is chosen again.
 #[doc(alias = "SCHEDOP_yield")]
 pub fn yield_now() {
-    // Cannot fail: there is no argument to be wrong.
-    let _ = op(abi::SCHEDOP_YIELD, 0);
+    // SAFETY: without an argument. So it cannot fail either.
+    let _ = unsafe { op(abi::SCHEDOP_YIELD, 0) };
 }
 
 /// Unmasks upcalls and sleeps until an event is pending, in one step. The equivalent of `sti; hlt`.
@@ -62,7 +66,8 @@ pub fn yield_now() {
 /// ```
 #[doc(alias = "SCHEDOP_block")]
 pub fn block() {
-    let _ = op(abi::SCHEDOP_BLOCK, 0);
+    // SAFETY: without an argument.
+    let _ = unsafe { op(abi::SCHEDOP_BLOCK, 0) };
 }
 
 /// Sleeps until one of `ports` is pending or system time reaches `until` (none: no limit). Upcalls stay as they are, so
@@ -79,7 +84,8 @@ pub fn poll(ports: &[Port], until: Option<u64>) -> Result<(), Errno> {
         timeout: until.unwrap_or(0),
         ..SchedPoll::default()
     };
-    check(op(abi::SCHEDOP_POLL, &raw const arg as u64)).map(drop)
+    // SAFETY: the structure and the list that it names live across the call.
+    check(unsafe { op(abi::SCHEDOP_POLL, &raw const arg as u64) }).map(drop)
 }
 
 /// Ends the domain.
@@ -93,7 +99,8 @@ pub fn shutdown(reason: Shutdown) -> ! {
     let arg = SchedShutdown { reason };
     loop {
         // Returns at most where the hypervisor is still stopping the domain's other CPUs: ask again.
-        let _ = op(abi::SCHEDOP_SHUTDOWN, &raw const arg as u64);
+        // SAFETY: the structure lives across the call.
+        let _ = unsafe { op(abi::SCHEDOP_SHUTDOWN, &raw const arg as u64) };
         yield_now();
     }
 }

@@ -10,7 +10,8 @@ use crate::smp::this_cpu;
 /// More CPUs than a PV domain has in practice.
 const CPUS: usize = 512;
 
-/// The root that each CPU has, where a [`Space`](super::Space) was ever made its own.
+/// The root that each CPU has, where a [`Space`](super::Space) was ever made its own. While a CPU changes to another one, this
+/// is the former: that one may be in use until the change is done, and the other is borrowed by whoever activates it.
 static ROOTS: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
 
 /// No CPU above this one was ever in a space: so much of the list is looked at.
@@ -27,12 +28,19 @@ fn place() -> &'static AtomicU64 {
 }
 
 /// Makes these the roots of the calling CPU.
-pub fn enter(kernel: Mfn, user: Mfn) -> Result<(), Errno> {
+///
+/// # Safety
+///
+/// Both must be roots with the kernel's half. They must stay so during the call, and as long as [`anywhere`] says that a CPU
+/// has them.
+pub unsafe fn enter(kernel: Mfn, user: Mfn) -> Result<(), Errno> {
     // An event handler must not switch in between.
     without_upcalls(|| {
         HIGHEST.fetch_max(number(), SeqCst);
-        let before = place().swap(kernel.0, SeqCst);
-        edge::load_roots(kernel, user).inspect_err(|_| place().store(before, SeqCst))
+        // SAFETY: the caller's promise: from the end of the call on `anywhere` says so.
+        let loaded = unsafe { edge::load_roots(kernel, user) };
+        // Not before: another CPU may dissolve a space as soon as this one no longer says that it has it.
+        loaded.inspect(|()| place().store(kernel.0, SeqCst))
     })
 }
 

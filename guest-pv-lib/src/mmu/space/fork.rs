@@ -60,7 +60,8 @@ impl Space {
         let mut entry = read(table, slot);
         if entry.0 & OWNED != 0 && entry.0 & COPY == 0 {
             entry = Pte(entry.0 & !(Pte::WRITABLE | Pte::DIRTY) | COPY);
-            self.batch.push(table.address() + 8 * slot as u64, entry)?;
+            // SAFETY: the same page with fewer rights, in a table of this space; `fork` has the old translation forgotten.
+            unsafe { self.batch.set(table.address() + 8 * slot as u64, entry) }?;
         }
         // SAFETY: the entry keeps its share: what is taken here is never dropped.
         let Some(page) = (unsafe { page_of(entry) }).map(core::mem::ManuallyDrop::new) else {

@@ -172,8 +172,9 @@ impl Space {
         if self.entry(slot) != Pte::EMPTY {
             return Err(MapError::Occupied);
         }
-        self.batch.push(slot, Pte::new(page.mfn(), access.flags()))?;
-        // The entry has the share now.
+        // SAFETY: nothing was mapped there, and no reference points into a user half. The page stays: its share is the
+        // entry's from here on.
+        unsafe { self.batch.set(slot, Pte::new(page.mfn(), access.flags())) }?;
         let _ = page.into_raw();
         self.settle(Forget::Nothing)
     }
@@ -255,6 +256,7 @@ impl Space {
             return Ok(true);
         }
         let copy = shared.duplicate()?;
+        // Where this fails the entry is as before, and the copy goes.
         self.replace(at, slot, Pte::new(copy.mfn(), access.flags()))?;
         let _ = copy.into_raw();
         // The entry's share of the old page ends with the entry.
@@ -325,7 +327,8 @@ impl Space {
     /// Where the hypervisor refuses, which would be a mistake of this library.
     #[doc(alias("MMUEXT_NEW_BASEPTR", "MMUEXT_NEW_USER_BASEPTR"))]
     pub fn activate(&self) {
-        let entered = cpus::enter(self.roots.kernel, self.roots.user);
+        // SAFETY: roots of a space, which has the kernel's half. It is dissolved only when no CPU has it, which `cpus` knows.
+        let entered = unsafe { cpus::enter(self.roots.kernel, self.roots.user) };
         assert_eq!(entered, Ok(()), "switching to an address space");
     }
 
@@ -343,7 +346,9 @@ impl Space {
 
     /// Replaces an entry, at once and on every CPU.
     fn replace(&mut self, at: u64, slot: u64, entry: Pte) -> Result<(), MapError> {
-        self.batch.push(slot, entry)?;
+        // SAFETY: an entry of the user half, into which no reference points, in a table of this space. What it maps is
+        // nothing, or a page that it has a share of; the old translation is forgotten with the change.
+        unsafe { self.batch.set(slot, entry) }?;
         let forget = if cpus::anywhere(self.roots.kernel) { Forget::Page(at) } else { Forget::Nothing };
         self.batch.commit(forget).map_err(MapError::from)
     }
@@ -360,7 +365,8 @@ impl Space {
 ///
 /// Where the hypervisor refuses, which would be a mistake of this library.
 pub fn leave_space() {
-    let left = cpus::enter(there().root(), Mfn(0));
+    // SAFETY: the root that the domain was started with, which stays.
+    let left = unsafe { cpus::enter(there().root(), Mfn(0)) };
     assert_eq!(left, Ok(()), "switching to the kernel's address space");
 }
 

@@ -31,8 +31,12 @@ impl Roots {
         let roots = [kernel.mfn(0), user.mfn(0)];
         // From here on the frames belong to the tables; where this fails they stay out of use.
         let _ = (kernel.into_raw(), user.into_raw());
-        edge::apply(&[first, second])?;
-        roots.iter().try_for_each(|&root| edge::pin(Level::L4, root))?;
+        // SAFETY: the pages are nobody else's, and nobody refers to them: they become roots, which have the kernel's half and
+        // an empty user half.
+        unsafe {
+            edge::apply(&[first, second])?;
+            roots.iter().try_for_each(|&root| edge::pin(Level::L4, root))?;
+        }
         Ok(Self { kernel: roots[0], user: roots[1] })
     }
 
@@ -42,9 +46,12 @@ impl Roots {
     ///
     /// No CPU runs in them, and they are not used again.
     pub unsafe fn dissolve(&self) -> Result<(), Errno> {
-        edge::unpin(&[self.user, self.kernel])?;
-        // SAFETY: nothing points to a root; the user's has the same entries as the kernel's, which owns them.
-        unsafe { dissolve(self.kernel, Level::L4, Some(self.user)) }
+        // SAFETY: pinned by `new`, and no CPU runs in them by the caller's promise. Nothing points to a root; the user's has
+        // the same entries as the kernel's, which owns them.
+        unsafe {
+            edge::unpin(&[self.user, self.kernel])?;
+            dissolve(self.kernel, Level::L4, Some(self.user))
+        }
     }
 }
 
@@ -143,9 +150,13 @@ impl Space {
         let mfn = table.mfn(0);
         // From here on it belongs to the tables; where this fails it stays out of use.
         let _: (Pfn, usize) = table.into_raw();
-        self.batch.push_request(update)?;
-        self.batch.push(parent, Pte::table(mfn))?;
-        second.map_or(Ok(()), |second| self.batch.push(second, Pte::table(mfn)))?;
+        // SAFETY: the page was the caller's alone, and is not looked at again but as a table. The parents' entries are those
+        // of tables of this space, and empty; what the new table maps has its shares.
+        unsafe {
+            self.batch.push(update)?;
+            self.batch.set(parent, Pte::table(mfn))?;
+            second.map_or(Ok(()), |second| self.batch.set(second, Pte::table(mfn)))?;
+        }
         Ok(mfn)
     }
 
@@ -159,7 +170,9 @@ impl Space {
             let mut count = 0;
             while at < end && count < AT_ONCE {
                 if let Ok((slot, entry)) = self.mapped(at) {
-                    self.batch.push(slot, Pte::EMPTY)?;
+                    // SAFETY: an entry of the user half, into which no reference points; its page stays until the old
+                    // translation is forgotten.
+                    unsafe { self.batch.set(slot, Pte::EMPTY) }?;
                     // SAFETY: dropped only after the entry is gone.
                     gone[count] = unsafe { page_of(entry) }.map(ManuallyDrop::new);
                     count += 1;

@@ -84,6 +84,20 @@ fn mapping_lazily_maps_the_same() {
     assert!(space.lookup(0x7fff_0000 + 1400 * 4096).is_some());
 }
 
+/// Another CPU must not take a space apart that this one still has, so it has it until the change to the next is done.
+#[test]
+fn a_cpu_has_the_former_space_during_the_change() {
+    let (first, second) = (Space::new().unwrap(), Space::new().unwrap());
+    first.activate();
+    let former = first.roots().0;
+    crate::mmu::edge::testing::WATCH.set(Some(std::boxed::Box::new(move || {
+        assert!(cpus::anywhere(former), "given up before the change")
+    })));
+    second.activate();
+    crate::mmu::edge::testing::WATCH.take();
+    assert!(!cpus::anywhere(former) && second.is_active());
+}
+
 /// What a test does to one of its spaces.
 #[derive(Clone, Debug)]
 enum Action {
