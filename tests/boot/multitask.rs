@@ -1,8 +1,12 @@
 //! The `multitask` kernel, and with it the library's platforms: one file as a PV guest, as a PVH guest, and on a bare PC.
 
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use xtask::project;
 use xtask::qemu::{Hypervisor, Machine, Serial};
@@ -19,6 +23,9 @@ pub fn trials() -> Vec<Trial> {
         trial("platform::native_module_and_arguments", module_and_arguments),
         trial("platform::native_on_plain_cpus", plain_cpus),
         trial("platform::native_memory", native_memory),
+        trial("platform::native_interrupted", interrupted),
+        trial("platform::native_under_nmis", under_nmis),
+        trial("platform::a_pv_kernel_keeps_its_fs_base", kernel_base),
         trial("platform::pvh_on_xen", pvh_on_xen),
     ]
 }
@@ -115,4 +122,91 @@ fn plain_cpus() -> Result<()> {
         passes_and_ends(&machine)?;
     }
     Ok(())
+}
+
+/// A native kernel with QEMU's monitor at the other end of a socket.
+fn with_monitor(name: &str, args: &str) -> Result<(Session, Monitor)> {
+    let mut machine = native(project::guest_elf(name));
+    machine.hypervisor_args = args.into();
+    let socket = project::guests().join(format!("monitor-{}-{name}", std::process::id()));
+    let mut command = machine.command(Serial::Stdio)?;
+    let device = format!("socket,id=monitor,path={},server=on,wait=off", socket.display());
+    command.args(["-chardev", &device, "-mon", "chardev=monitor,mode=readline"]);
+    let session = Session::from_command(command)?;
+    Ok((session, Monitor::connect(&socket)?))
+}
+
+/// QEMU's monitor.
+struct Monitor(UnixStream);
+
+impl Monitor {
+    fn connect(socket: &Path) -> Result<Self> {
+        let deadline = Instant::now() + SHORT;
+        let stream = loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => break stream,
+                Err(error) if Instant::now() > deadline => bail!("no monitor: {error}"),
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        fs::remove_file(socket)?;
+        // What it answers is of no interest, but must go somewhere.
+        let mut answers = stream.try_clone()?;
+        thread::spawn(move || io::copy(&mut answers, &mut io::sink()));
+        Ok(Self(stream))
+    }
+
+    fn say(&mut self, command: &str) -> Result<()> {
+        writeln!(self.0, "{command}").context("the monitor is gone")
+    }
+
+    /// Sends NMIs, as fast as they are taken, until `done` says that it is enough.
+    fn nmis(&mut self, mut done: impl FnMut() -> bool) -> Result<()> {
+        while !done() {
+            self.say("nmi")?;
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+/// An uncorrected error in bank 0 of CPU 0, with a valid restart address.
+const MACHINE_CHECK: &str = "mce 0 0 0xb200000000000000 0x5 0 0";
+
+/// What is not of the program's making does not harm the kernel: see the example.
+fn interrupted() -> Result<()> {
+    let (mut session, mut monitor) = with_monitor("interrupted", "none")?;
+    session.wait_for("send NMIs to the program", SHORT)?;
+    let deadline = Instant::now() + SHORT;
+    monitor.nmis(|| session.output().contains("send a machine check") || Instant::now() > deadline)?;
+    session.wait_for("send a machine check to the program", SHORT)?;
+    monitor.say(MACHINE_CHECK)?;
+    session.wait_for("interrupted: all steps passed", SHORT)?;
+    session.wait_for("send a machine check to the kernel", SHORT)?;
+    monitor.say(MACHINE_CHECK)?;
+    session.wait_for("unhandled exception", SHORT)?;
+    session.wait_for("vector 0x12", SHORT).map(drop)
+}
+
+/// Many programs, forks and faults, with NMIs all the time.
+fn under_nmis() -> Result<()> {
+    let (mut session, mut monitor) = with_monitor("multitask", "stats")?;
+    // Before it has begun, the firmware and the kernel's first instructions are not ready for any.
+    session.wait_for("multitask: ", SHORT)?;
+    let deadline = Instant::now() + SHORT;
+    let ended = |output: &str| output.contains("multitask: all") || output.contains("multitask: some");
+    // The machine is gone a moment after its last line.
+    let _ = monitor.nmis(|| ended(&session.output()) || Instant::now() > deadline);
+    let output = session.wait_for("multitask: all steps passed", SHORT)?;
+    let count = output.split_once("NMIs: ").and_then(|(_, rest)| rest.lines().next()?.parse::<u64>().ok());
+    ensure!(count.is_some_and(|count| count > 0), "{count:?} NMIs:\n{output}");
+    Ok(())
+}
+
+fn kernel_base() -> Result<()> {
+    let mut machine = Machine::new(Hypervisor::Paravane);
+    machine.kernel = Some(project::guest_elf("interrupted"));
+    let mut session = Session::start(&machine)?;
+    session.wait_for("FS: the kernel's base is there", SHORT)?;
+    session.wait_for("interrupted: all steps passed", SHORT).map(drop)
 }

@@ -12,7 +12,10 @@ use xtask::{elf, process, project, toolchain};
 use crate::support::{SHORT, guest_lines, trial};
 
 pub fn trials() -> Vec<Trial> {
-    vec![trial("porting::the_documented_kernel_boots", documented_kernel)]
+    vec![
+        trial("porting::the_documented_kernel_boots", documented_kernel),
+        trial("porting::a_kernel_with_sse_is_refused", refused_with_sse),
+    ]
 }
 
 /// What the kernel of the page prints behind its first line.
@@ -38,6 +41,17 @@ fn documented_kernel() -> Result<()> {
         let (first, rest) = lines.split_first().context("nothing was printed")?;
         ensure!(first.ends_with(name) && rest == LINES, "{}", lines.join("\n"));
     }
+    Ok(())
+}
+
+/// The entries save no vector register, so a kernel that uses them must not compile.
+fn refused_with_sse() -> Result<()> {
+    let mut cargo = toolchain::ensure()?.cargo_without_flags("check", &project::target().join("porting/sse"));
+    cargo.args(["--package", "guest-pv-lib", "--lib"]).env("RUSTFLAGS", "-Ctarget-feature=+sse");
+    let output = cargo.current_dir(project::root()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "it compiles");
+    ensure!(said.contains("compiled without floating-point and vector registers"), "{said}");
     Ok(())
 }
 

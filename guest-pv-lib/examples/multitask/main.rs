@@ -31,7 +31,7 @@ fn main_(boot: BootContext) -> ! {
     let passed = match result {
         Ok((status, stats)) => {
             if boot.has_option("stats") {
-                println!("{stats:?} in {} us", (time::now() - start) / 1000);
+                println!("{stats:?} in {} us, NMIs: {}", (time::now() - start) / 1000, platform::nmis());
             }
             status == 0
         }

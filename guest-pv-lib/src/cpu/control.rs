@@ -42,8 +42,8 @@ pub fn cr4() -> u64 {
 /// exception.
 #[doc(alias("HYPERVISOR_fpu_taskswitch", "clts"))]
 pub fn set_task_switched(set: bool) {
-    // SAFETY: a kernel for this target does not use the FPU itself; its programs find out by an exception. Neither
-    // value is ever refused.
+    // SAFETY: a kernel for this target does not use the FPU itself (`fpu` sees to that); its programs find out by an
+    // exception. Neither value is ever refused.
     let _ = unsafe { raw::call1(nr::FPU_TASKSWITCH, u64::from(set)) };
 }
 
@@ -61,11 +61,26 @@ pub fn debug_register(number: u32) -> Result<u64, Errno> {
 
 /// Sets a debug register. Breakpoints raise [`DEBUG`](crate::traps::Vector::DEBUG), so set a handler first.
 ///
+/// Natively and under PVH a breakpoint that the entries of the library themselves hit is dropped. A program brings that about
+/// by a system call right behind a `mov ss` that hits a breakpoint of its own.
+///
+/// ```compile_fail,E0133
+/// // An address in the library, for all that the compiler knows.
+/// let _ = guest_pv_lib::cpu::control::set_debug_register(0, 0xffff_ffff_8010_3000);
+/// ```
+///
 /// # Errors
 ///
 /// `EINVAL` or `EPERM` for a value that the processor would refuse, or a breakpoint outside the domain's own addresses.
+///
+/// # Safety
+///
+/// No code of this library may hit a breakpoint, and none may lie on memory that only the library uses: the handler would
+/// run on the small stack for the ways from user mode, or with a lock of the library's held. On the code and the data of
+/// programs, and of the kernel's own, breakpoints are safe.
 #[doc(alias = "HYPERVISOR_set_debugreg")]
-pub fn set_debug_register(number: u32, value: u64) -> Result<(), Errno> {
-    // SAFETY: a breakpoint interrupts by an exception that a handler answers, and changes nothing by itself.
+pub unsafe fn set_debug_register(number: u32, value: u64) -> Result<(), Errno> {
+    // SAFETY: a breakpoint interrupts by an exception that a handler answers; that it does so where a handler can run is the
+    // caller's promise.
     check(unsafe { raw::call2(nr::SET_DEBUGREG, u64::from(number), value) }).map(drop)
 }

@@ -1,7 +1,15 @@
-//! The FPU's registers, which belong to user programs: the kernel itself is compiled without them.
+//! The FPU's registers, which belong to user programs: the kernel itself is compiled without them. The library does not
+//! compile for a kernel that is not: its entries save no such register, so any event would change those of the code that
+//! it interrupts.
 //!
 //! A kernel with several programs saves the registers of one and restores those of the next when it changes between
 //! them, or does so only when needed, by [`set_task_switched`](super::control::set_task_switched).
+
+#[cfg(all(target_os = "none", target_feature = "sse"))]
+compile_error!(
+    "guest-pv-lib needs a kernel that is compiled without floating-point and vector registers, as for the target \
+     x86_64-unknown-none: take `sse` and what implies it out of its target features"
+);
 
 /// x87, MMX and SSE registers in the layout of `fxsave` (Intel SDM vol. 1, 10.5). AVX state is not part of it: a kernel
 /// that lets its programs use AVX needs the larger area of `xsave`.
@@ -27,12 +35,15 @@ impl State {
         unsafe { core::arch::x86_64::_fxsave64(self.0.as_mut_ptr()) };
     }
 
-    /// Loads this CPU's registers from here.
+    /// Loads this CPU's registers from here. On a host nothing happens: there the registers are the process' own.
     #[doc(alias = "fxrstor64")]
     pub fn restore(&self) {
         // SAFETY: reads the 512 aligned bytes, which are those of `new` or of `save`: no reserved bit of MXCSR is set.
-        // The kernel is compiled without floating-point registers, so it does not notice.
-        unsafe { core::arch::x86_64::_fxrstor64(self.0.as_ptr()) };
+        // Code for this target has nothing in these registers (see the module's head).
+        #[cfg(target_os = "none")]
+        unsafe {
+            core::arch::x86_64::_fxrstor64(self.0.as_ptr());
+        }
     }
 }
 
@@ -44,16 +55,45 @@ impl Default for State {
 
 #[cfg(test)]
 mod tests {
+    use core::arch::asm;
+
     use super::*;
 
     #[test]
-    fn what_was_saved_comes_back() {
-        let mut before = State::new();
-        before.save();
-        let mut new = State::new();
-        new.restore();
-        new.save();
-        before.restore();
-        assert_eq!((&new.0[0..2], &new.0[24..28]), (&[0x7f, 3][..], &[0x80, 0x1f, 0, 0][..]));
+    fn a_new_state_is_what_the_processor_takes() {
+        let (mut before, new, mut after) = (State::new(), State::new(), State::new());
+        // SAFETY: the registers are as before at the end; the three areas are aligned, and two of them exclusively borrowed.
+        unsafe {
+            asm!(
+                "fxsave64 [{before}]",
+                "fxrstor64 [{new}]",
+                "fxsave64 [{after}]",
+                "fxrstor64 [{before}]",
+                before = in(reg) before.0.as_mut_ptr(),
+                new = in(reg) new.0.as_ptr(),
+                after = in(reg) after.0.as_mut_ptr(),
+                options(nostack),
+            );
+        }
+        assert_eq!((&after.0[0..2], &after.0[24..28]), (&[0x7f, 3][..], &[0x80, 0x1f, 0, 0][..]));
+    }
+
+    /// A process has its own numbers in these registers: safe code must not be able to change them.
+    #[test]
+    fn on_a_host_nothing_is_restored() {
+        let (mut control, changed) = (0u32, 0x9f80u32);
+        let mut seen = 0u32;
+        // SAFETY: the flag in MXCSR that is set here (flush to zero) is taken back below.
+        unsafe {
+            asm!("stmxcsr [{}]", in(reg) &raw mut control, options(nostack));
+            asm!("ldmxcsr [{}]", in(reg) &raw const changed, options(nostack));
+        }
+        State::new().restore();
+        // SAFETY: as above.
+        unsafe {
+            asm!("stmxcsr [{}]", in(reg) &raw mut seen, options(nostack));
+            asm!("ldmxcsr [{}]", in(reg) &raw const control, options(nostack));
+        }
+        assert_eq!(seen, changed);
     }
 }

@@ -85,6 +85,13 @@ mod seam {
         KIND.load(Relaxed) == Kind::Pv as u8
     }
 
+    /// NMIs that came natively or under PVH. The library counts them and does nothing else about them, whatever they
+    /// interrupt. A PV domain gets none: it asks for none.
+    #[must_use]
+    pub fn nmis() -> u64 {
+        native::nmis()
+    }
+
     /// The selectors of user mode: code and stack.
     pub(crate) fn user_selectors() -> (u16, u16) {
         if is_pv() { super::PV_USER } else { native::USER_SELECTORS }
@@ -128,6 +135,12 @@ mod seam {
         Kind::Pv
     }
 
+    /// NMIs that came natively or under PVH: none without the feature `native`.
+    #[must_use]
+    pub const fn nmis() -> u64 {
+        0
+    }
+
     pub(crate) const fn user_selectors() -> (u16, u16) {
         super::PV_USER
     }
@@ -147,9 +160,9 @@ mod seam {
     pub(crate) const fn after_unmask() {}
 }
 
-#[doc(inline)]
-pub use seam::kind;
 pub(crate) use seam::*;
+#[doc(inline)]
+pub use seam::{kind, nmis};
 
 /// A PV program's code and stack selectors.
 const PV_USER: (u16, u16) = (xen_abi::arch_x86::FLAT_USER_CS, xen_abi::arch_x86::FLAT_USER_SS);

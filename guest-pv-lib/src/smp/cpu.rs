@@ -53,6 +53,10 @@ pub struct Cpu {
     pub(super) main: AtomicPtr<()>,
     /// There is a [`UserMode`](crate::user::UserMode) of this CPU.
     pub(crate) has_user_mode: AtomicBool,
+    /// What that needs to come back from user mode; null before there is one.
+    pub(crate) user_area: AtomicPtr<crate::user::Area>,
+    /// The FS base of the kernel's own, where it has one: [`NO_BASE`](crate::cpu::segments::NO_BASE) otherwise.
+    pub(crate) fs_base: AtomicU64,
     local: AtomicPtr<()>,
 }
 
@@ -119,6 +123,8 @@ impl Cpu {
             called: AtomicU32::new(0),
             main: AtomicPtr::new(ptr::null_mut()),
             has_user_mode: AtomicBool::new(false),
+            user_area: AtomicPtr::new(ptr::null_mut()),
+            fs_base: AtomicU64::new(crate::cpu::segments::NO_BASE),
             local: AtomicPtr::new(ptr::null_mut()),
         }
     }

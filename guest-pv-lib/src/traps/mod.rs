@@ -49,7 +49,8 @@ impl Vector {
     pub const X87: Self = Self(16);
     /// Misaligned access with alignment checks on.
     pub const ALIGNMENT_CHECK: Self = Self(17);
-    /// Machine check.
+    /// Machine check. Natively and under PVH one that interrupts the kernel ends it, whatever handler there is: it may have
+    /// come where no stack is good.
     pub const MACHINE_CHECK: Self = Self(18);
     /// SSE exception.
     pub const SIMD: Self = Self(19);
@@ -107,7 +108,8 @@ pub(crate) extern "C" fn dispatch(frame: &mut Frame) {
     #[cfg(target_os = "none")]
     if frame.from_user() && crate::user::is_in_use() {
         frame.set_fault_address(crate::shared::this_vcpu().cr2.load(Relaxed));
-        crate::user::ended(frame);
+        // SAFETY: user mode was interrupted on this CPU, so a `run` of its `UserMode` is under way.
+        unsafe { crate::user::ended(frame) };
     }
     if frame.vector() == frame::EVENT {
         return crate::events::dispatch();
@@ -138,8 +140,9 @@ pub(crate) extern "C" fn dispatch(frame: &mut Frame) {
     }
 }
 
+/// Reports an exception that nothing handles, and ends the domain.
 #[cfg_attr(not(target_os = "none"), allow(dead_code))]
-fn unhandled(frame: &Frame) -> ! {
+pub(crate) fn unhandled(frame: &Frame) -> ! {
     crate::console::emergency(format_args!("unhandled exception\n{frame:#?}\n"));
     crate::sched::shutdown(crate::sched::Shutdown::Crash)
 }

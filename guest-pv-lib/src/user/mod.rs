@@ -23,14 +23,15 @@
 //!
 //! # How it works
 //!
-//! Each CPU has an `Area` whose end is the stack for entries from user mode. `run` saves the callee-saved registers
-//! on the kernel's stack and that stack pointer in the area, and leaves through the tail of the trap stubs. Whatever
-//! ends user mode builds a [`Frame`] on the area's stack, with upcalls masked; `ended` copies it to `run`'s and goes
-//! back to the saved stack, where the handlers of an event run. The area is found by masking the frame's address, so
-//! nothing has to be known about the CPU.
+//! Each CPU has an `Area` with the stack for entries from user mode. `run` saves the callee-saved registers
+//! on the kernel's stack and that stack pointer in the area, and leaves through the tail of the trap stubs, with a copy of
+//! the program's frame below all that lives on the kernel's stack: what interrupts the tail pushes below that. Whatever
+//! ends user mode builds a [`Frame`], with upcalls masked, on the area's stack, or natively on one that the
+//! processor has for that vector; `ended` copies it to `run`'s and goes back to the saved stack, where the handlers of an
+//! event run. The CPU's own record says where the area is.
 
 mod registers;
-#[cfg(target_os = "none")]
+#[cfg(any(test, target_os = "none"))]
 mod switch;
 
 pub use registers::Registers;
@@ -40,8 +41,9 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::AtomicBool;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
+use crate::cpu::segments;
 use crate::smp::this_cpu;
 use crate::traps::Frame;
 
@@ -64,24 +66,23 @@ pub enum Exit {
     Event,
 }
 
-/// Bytes of an [`Area`], and its alignment.
-const AREA: usize = 4096;
+/// Bytes of the stack for entries from user mode. No handler of the kernel's runs there, only the way to `ended`.
+const STACK: usize = 8 << 10;
 
 /// What a CPU needs to come back from user mode.
-#[repr(C, align(4096))]
-struct Area {
+#[repr(C, align(16))]
+pub(crate) struct Area {
     /// The stack for entries from user mode, which grows down from its end.
-    stack: UnsafeCell<[u8; AREA - 48]>,
+    stack: UnsafeCell<[u8; STACK]>,
     /// The kernel's stack pointer in [`UserMode::run`].
     kernel_stack: Cell<u64>,
     /// Where `run` wants the frame.
     frame: Cell<*mut Frame>,
     /// Whose segment bases are loaded: the address of those registers, for comparing only, and the two bases.
     loaded: Cell<(usize, u64, u64)>,
-    _pad: u64,
 }
 
-const _: () = assert!(size_of::<Area>() == AREA && core::mem::offset_of!(Area, kernel_stack) % 16 == 0);
+const _: () = assert!(core::mem::offset_of!(Area, kernel_stack) == STACK && STACK.is_multiple_of(16));
 
 // SAFETY: each area is used by one CPU only, the one whose `UserMode` refers to it.
 unsafe impl Sync for Area {}
@@ -89,11 +90,10 @@ unsafe impl Sync for Area {}
 impl Area {
     const fn new() -> Self {
         Self {
-            stack: UnsafeCell::new([0; AREA - 48]),
+            stack: UnsafeCell::new([0; STACK]),
             kernel_stack: Cell::new(0),
             frame: Cell::new(ptr::null_mut()),
             loaded: Cell::new((0, 0, 0)),
-            _pad: 0,
         }
     }
 
@@ -104,9 +104,15 @@ impl Area {
         (!TAKEN.swap(true, AcqRel)).then_some(&FIRST)
     }
 
+    /// Pages of its own, because a stack may have no room for one on its way into a box.
     #[cfg(feature = "alloc")]
     fn further() -> &'static Self {
-        alloc::boxed::Box::leak(alloc::boxed::Box::new(Self::new()))
+        use crate::memory::Pages;
+
+        let pages = Pages::new(size_of::<Self>().div_ceil(crate::mmu::PAGE_SIZE));
+        let bytes = pages.expect("memory for the way back from user mode").leak();
+        // SAFETY: as many bytes, aligned to a page, and nobody else's from here on. They are zero, as in `new`.
+        unsafe { &*bytes.as_mut_ptr().cast::<Self>() }
     }
 
     #[cfg(not(feature = "alloc"))]
@@ -120,9 +126,6 @@ impl Area {
         (&raw const self.kernel_stack) as u64
     }
 }
-
-/// Whether any CPU ever enters user mode by this module.
-static IN_USE: AtomicBool = AtomicBool::new(false);
 
 /// The right to enter user mode on one CPU, the one that made it.
 pub struct UserMode {
@@ -145,15 +148,15 @@ impl UserMode {
         let first_here = !this_cpu().has_user_mode.swap(true, AcqRel);
         assert!(first_here, "CPU {} has a way into user mode already", this_cpu().number());
         let area = Area::first().unwrap_or_else(Area::further);
+        this_cpu().user_area.store(ptr::from_ref(area).cast_mut(), Release);
         Self::prepare(area);
         Self { area, _here: PhantomData }
     }
 
     #[cfg(target_os = "none")]
     fn prepare(area: &'static Area) {
-        IN_USE.store(true, Relaxed);
         // SAFETY: the area's stack is used for nothing else.
-        if let Err(error) = unsafe { crate::cpu::segments::stack_switch(area.top()) } {
+        if let Err(error) = unsafe { segments::stack_switch(area.top()) } {
             panic!("stack_switch: {error:?}");
         }
         switch::register_syscall();
@@ -185,6 +188,7 @@ impl UserMode {
         let mut ended = MaybeUninit::uninit();
         self.area.frame.set(ended.as_mut_ptr());
         if crate::platform::before_user() {
+            segments::load_kernel_fs_base();
             crate::events::unmask_upcalls();
             if masked {
                 crate::events::mask_upcalls();
@@ -193,6 +197,7 @@ impl UserMode {
         }
         enter(&frame, &self.area.kernel_stack);
         crate::platform::after_user();
+        segments::load_kernel_fs_base();
         // SAFETY: `enter` returns after `ended` has written the frame.
         let ended = unsafe { ended.assume_init() };
         // Upcalls are masked on every way out of user mode.
@@ -206,16 +211,19 @@ impl UserMode {
         exit_of(&ended)
     }
 
-    /// Loads the bases of a program other than the last. A program that changes its own keeps the change only as long
-    /// as no other one runs.
+    /// Loads the bases of a program other than the last, and that of FS also where the kernel has had its own in between. A
+    /// program that changes its own keeps the change only as long as neither happens.
     fn load_bases(&self, registers: &Registers) {
         let whose = (ptr::from_ref(registers) as usize, registers.fs_base, registers.gs_base);
-        if self.area.loaded.replace(whose) == whose {
-            return;
+        let is_last = self.area.loaded.replace(whose) == whose;
+        if !is_last || segments::has_kernel_fs_base() {
+            // SAFETY: upcalls are masked, and nothing from here to `load_kernel_fs_base` uses FS.
+            unsafe { segments::load_user_fs_base(registers.fs_base) };
         }
-        // In the user half, so neither is refused.
-        let _ = crate::cpu::segments::set_fs_base(registers.fs_base);
-        let _ = crate::cpu::segments::set_user_gs_base(registers.gs_base);
+        if !is_last {
+            // In the user half, so it is not refused.
+            let _ = segments::set_user_gs_base(registers.gs_base);
+        }
     }
 }
 
@@ -227,8 +235,8 @@ impl Default for UserMode {
 
 #[cfg(target_os = "none")]
 fn enter(frame: &Frame, kernel_stack: &Cell<u64>) {
-    // SAFETY: the frame leads to user mode with flags and selectors of user mode, and its memory stays until the return.
-    // This CPU's area is set up, so whatever ends user mode returns here, with what the C convention preserves.
+    // SAFETY: the frame leads to user mode with flags and selectors of user mode. This CPU's area is set up, so whatever
+    // ends user mode returns here, with what the C convention preserves.
     unsafe { switch::enter(frame, kernel_stack) };
 }
 
@@ -250,19 +258,23 @@ fn exit_of(frame: &Frame) -> Exit {
     }
 }
 
-/// Whether a frame from user mode is this module's.
+/// Whether frames from user mode on this CPU are this module's.
 #[cfg_attr(not(target_os = "none"), allow(dead_code))]
 pub(crate) fn is_in_use() -> bool {
-    IN_USE.load(Relaxed)
+    !this_cpu().user_area.load(Acquire).is_null()
 }
 
 /// Ends user mode: gives `frame`, which interrupted it, to the [`UserMode::run`] that is under way, and returns there.
+///
+/// # Safety
+///
+/// `frame` must have interrupted the user mode that [`UserMode::run`] entered on this CPU, where [`is_in_use`] holds.
+/// Nothing on the stack in use may need to be dropped.
 #[cfg(target_os = "none")]
-pub(crate) fn ended(frame: &Frame) -> ! {
-    let area = ptr::with_exposed_provenance::<Area>(ptr::from_ref(frame) as usize & !(AREA - 1));
-    // SAFETY: entries from user mode arrive on the stack of this CPU's area, which is aligned to its size. `run` is
-    // under way, since nothing else enters user mode, and waits for its frame; what is abandoned on the area's stack
-    // owns nothing.
+pub(crate) unsafe fn ended(frame: &Frame) -> ! {
+    let area = this_cpu().user_area.load(Acquire);
+    // SAFETY: the pointer is that of the area of this CPU's `UserMode`, a `&'static`. Its `run` is under way by the
+    // caller's promise: it waits for its frame, and noted the stack pointer to return to.
     unsafe {
         (*area).frame.get().copy_from_nonoverlapping(frame, 1);
         switch::leave((*area).kernel_stack.get())

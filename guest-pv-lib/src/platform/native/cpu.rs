@@ -3,8 +3,20 @@
 //! The stubs leave the same [`Frame`] as those of a PV kernel and end in the same [`traps::dispatch`]. Rules for the
 //! assembly: labels start with `pv_native`; GS is swapped on every way from and to user mode, so that GS is the kernel's
 //! while the kernel runs; interrupts are off in the stubs.
+//!
+//! Four vectors may come where neither the stack nor GS is the kernel's: between `syscall` and the first instructions of its
+//! entry, or behind the last `swapgs`. Each has a stack of its own, and none of them trusts GS there:
+//!
+//! - An NMI adds one to a counter, and that is all. No register but the flags is touched, and the processor holds further
+//!   ones back until `iretq`.
+//! - A debug exception in the entries themselves is dropped. Elsewhere in the kernel it goes on where it interrupted, like any
+//!   other exception.
+//! - A double fault, and a machine check in the kernel, are the end. GS is made the kernel's first.
+//!
+//! From user mode, debug exceptions and machine checks end [`UserMode::run`](crate::user::UserMode::run) as others do.
 
 use core::arch::global_asm;
+use core::arch::x86_64::__cpuid;
 use core::cell::UnsafeCell;
 use core::ptr;
 use core::sync::atomic::AtomicU64;
@@ -13,7 +25,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use x86_64::VirtAddr;
 use x86_64::instructions::tables::{lgdt, lidt, load_tss};
 use x86_64::instructions::{interrupts, segmentation::Segment};
-use x86_64::registers::control::{Cr0, Cr0Flags, Cr2};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 use x86_64::registers::segmentation::{CS, SS};
 use x86_64::structures::DescriptorTablePointer;
@@ -48,12 +60,30 @@ pub const SPURIOUS_VECTOR: u8 = 0xff;
 
 const INTERRUPT_FLAG: u64 = 1 << 9;
 
+/// Vectors with stacks of their own.
+const DEBUG: u64 = traps::Vector::DEBUG.number() as u64;
+/// See [`DEBUG`].
+const NMI: u64 = 2;
+/// See [`DEBUG`].
+const DOUBLE_FAULT: u64 = 8;
+/// See [`DEBUG`].
+const MACHINE_CHECK: u64 = traps::Vector::MACHINE_CHECK.number() as u64;
+
+/// The register with the GS base in use.
+const GS_BASE: u32 = 0xc000_0101;
+/// The GS base of the kernel's.
+static KERNEL_GS: AtomicU64 = AtomicU64::new(0);
+/// The bit of CPUID leaf 1, EDX: there are machine-check exceptions.
+const CPUID_MCE: u32 = 1 << 7;
+
 global_asm!(
     ".pushsection .bss.pv_native_cpu, \"aw\", @nobits",
     ".balign 8",
     ".global pv_native_user_entry_stack",
     "pv_native_user_entry_stack: .skip 8",
     "pv_native_user_stack: .skip 8",
+    ".global pv_native_nmis",
+    "pv_native_nmis: .skip 8",
     ".popsection",
     ".pushsection .text.pv_native_stubs, \"ax\", @progbits",
     ".global pv_native_stubs",
@@ -147,6 +177,51 @@ global_asm!(
     "pushq ${syscall}",
     "jmp pv_native_save",
     ".size pv_native_syscall, . - pv_native_syscall",
+    ".global pv_native_nmi",
+    ".type pv_native_nmi, @function",
+    "pv_native_nmi:",
+    "lock incq pv_native_nmis(%rip)",
+    "iretq",
+    ".size pv_native_nmi, . - pv_native_nmi",
+    ".global pv_native_debug",
+    ".type pv_native_debug, @function",
+    "pv_native_debug:",
+    // From the stack pointer up: rip, cs, rflags, rsp, ss, on the stack of this vector.
+    "testb $3, 8(%rsp)",
+    "jnz pv_native_stubs + 16",
+    "pushq %rax",
+    "leaq pv_native_stubs(%rip), %rax",
+    "cmpq %rax, 8(%rsp)",
+    "jb 1f",
+    "leaq pv_native_stubs_end(%rip), %rax",
+    "cmpq %rax, 8(%rsp)",
+    "jae 1f",
+    // In these very stubs: go on, past a breakpoint on the instruction (RF).
+    "orl $0x10000, 24(%rsp)",
+    "popq %rax",
+    "iretq",
+    // Anywhere else in the kernel: move the frame to the stack that was in use.
+    "1: pushq %rcx",
+    "movq 40(%rsp), %rax",
+    "andq $-16, %rax",
+    "movq 48(%rsp), %rcx",
+    "movq %rcx, -8(%rax)",
+    "movq 40(%rsp), %rcx",
+    "movq %rcx, -16(%rax)",
+    "movq 32(%rsp), %rcx",
+    "movq %rcx, -24(%rax)",
+    "movq 24(%rsp), %rcx",
+    "movq %rcx, -32(%rax)",
+    "movq 16(%rsp), %rcx",
+    "movq %rcx, -40(%rax)",
+    "popq %rcx",
+    "subq $40, %rax",
+    "xchgq %rax, (%rsp)",
+    "popq %rsp",
+    "jmp pv_native_stubs + 16",
+    ".size pv_native_debug, . - pv_native_debug",
+    ".global pv_native_stubs_end",
+    "pv_native_stubs_end:",
     ".popsection",
     stubs = const STUBS,
     dispatch = sym dispatch,
@@ -160,7 +235,15 @@ unsafe extern "C" {
     safe static pv_native_stubs: u8;
     safe static pv_native_return: u8;
     safe static pv_native_syscall: u8;
+    safe static pv_native_nmi: u8;
+    safe static pv_native_debug: u8;
     safe static pv_native_user_entry_stack: AtomicU64;
+    safe static pv_native_nmis: AtomicU64;
+}
+
+/// NMIs that came so far.
+pub(crate) fn nmis() -> u64 {
+    pv_native_nmis.load(Relaxed)
 }
 
 /// Address of the stubs' tail, which takes the registers from the frame at the stack pointer and leaves by it.
@@ -176,10 +259,21 @@ extern "C" fn dispatch(frame: &mut Frame) {
             upcall(frame);
         }
         CALLBACK => upcall(frame),
+        DOUBLE_FAULT => fatal(frame),
+        MACHINE_CHECK if !frame.from_user() => fatal(frame),
         vector if vector < TIMER || vector == SYSCALL => exception(frame),
         // Spurious.
         _ => {}
     }
+}
+
+/// Reports what interrupted the kernel at a moment that there is no way back to, and ends.
+fn fatal(frame: &Frame) -> ! {
+    // SAFETY: nothing returns to code that had another base, and this is the one that the kernel set for itself.
+    unsafe { Msr::new(GS_BASE).write(KERNEL_GS.load(Relaxed)) };
+    // No handler of an event runs on this stack.
+    this_vcpu().upcall_mask.store(1, Relaxed);
+    traps::unhandled(frame)
 }
 
 /// Runs the upcall in `frame`, which an interrupt made, where it is due.
@@ -233,14 +327,27 @@ fn exception(frame: &mut Frame) {
     }
 }
 
+/// Numbers of stacks in the TSS, each for one vector.
+const DOUBLE_FAULT_STACK: u64 = 1;
+/// See [`DOUBLE_FAULT_STACK`].
+const NMI_STACK: u64 = 2;
+/// See [`DOUBLE_FAULT_STACK`].
+const DEBUG_STACK: u64 = 3;
+/// See [`DOUBLE_FAULT_STACK`].
+const MACHINE_CHECK_STACK: u64 = 4;
+
+/// A stack of one vector. What runs there is no handler of the kernel's: at most a report.
+#[repr(C, align(16))]
+struct Stack([u8; 8192]);
+
 /// Memory that the processor reads and, for stacks, writes; the kernel writes it in `init` only.
 #[repr(C, align(16))]
 struct Tables {
     gdt: UnsafeCell<[u64; 7]>,
     idt: UnsafeCell<[[u64; 2]; 256]>,
     tss: UnsafeCell<TaskStateSegment>,
-    /// For a double fault and for an NMI, which may come where no stack is good.
-    stacks: UnsafeCell<[[u8; 4096]; 2]>,
+    /// For what may come where no stack is good, in the order of their numbers.
+    stacks: UnsafeCell<[Stack; 4]>,
 }
 
 // SAFETY: written by `init`, once and alone; by `stack_switch`, whose word only the processor reads; and by the
@@ -251,7 +358,7 @@ static TABLES: Tables = Tables {
     gdt: UnsafeCell::new([0; 7]),
     idt: UnsafeCell::new([[0; 2]; 256]),
     tss: UnsafeCell::new(TaskStateSegment::new()),
-    stacks: UnsafeCell::new([[0; 4096]; 2]),
+    stacks: UnsafeCell::new([const { Stack([0; 8192]) }; 4]),
 };
 
 /// Loads the tables and turns on system calls.
@@ -260,14 +367,12 @@ static TABLES: Tables = Tables {
 ///
 /// Once, with interrupts off.
 pub unsafe fn init() {
-    const DOUBLE_FAULT_STACK: u64 = 1;
-    const NMI_STACK: u64 = 2;
     // SAFETY: nothing refers to the tables yet. The descriptors are flat ones for ring 0 and ring 3 and the TSS; the
     // selectors loaded are theirs; every gate leads to a stub that expects the frame of its vector.
     unsafe {
         let tss = &mut *TABLES.tss.get();
-        for (at, stack) in [DOUBLE_FAULT_STACK, NMI_STACK].into_iter().zip(&mut *TABLES.stacks.get()) {
-            tss.interrupt_stack_table[at as usize - 1] = VirtAddr::from_ptr(stack.as_ptr_range().end);
+        for (index, stack) in (&*TABLES.stacks.get()).iter().enumerate() {
+            tss.interrupt_stack_table[index] = VirtAddr::from_ptr(stack.0.as_ptr_range().end);
         }
         let base = ptr::from_ref(tss) as u64;
         *TABLES.gdt.get() = [
@@ -285,13 +390,20 @@ pub unsafe fn init() {
                 TIMER => (TIMER_VECTOR, 0),
                 CALLBACK => (CALLBACK_VECTOR, 0),
                 34 => (SPURIOUS_VECTOR, 0),
-                8 => (8, DOUBLE_FAULT_STACK),
-                2 | 18 => (stub as u8, NMI_STACK),
+                DEBUG => (stub as u8, DEBUG_STACK),
+                NMI => (stub as u8, NMI_STACK),
+                DOUBLE_FAULT => (stub as u8, DOUBLE_FAULT_STACK),
+                MACHINE_CHECK => (stub as u8, MACHINE_CHECK_STACK),
                 _ => (stub as u8, 0),
             };
             // `int3` and `into` may be executed by anyone.
             let level = if matches!(vector, 3 | 4) { 3 } else { 0 };
-            idt[usize::from(vector)] = gate(&raw const pv_native_stubs as u64 + stub * 16, stack, level);
+            let entry = match stub {
+                DEBUG => &raw const pv_native_debug as u64,
+                NMI => &raw const pv_native_nmi as u64,
+                _ => &raw const pv_native_stubs as u64 + stub * 16,
+            };
+            idt[usize::from(vector)] = gate(entry, stack, level);
         }
         lgdt(&pointer(TABLES.gdt.get()));
         CS::set_reg(SegmentSelector(KERNEL_CODE));
@@ -302,6 +414,10 @@ pub unsafe fn init() {
         Msr::new(0xc000_0081).write(u64::from(KERNEL_CODE) << 32);
         Msr::new(0xc000_0082).write(&raw const pv_native_syscall as u64);
         Msr::new(0xc000_0084).write(0x4_7700);
+        // Without it a machine check resets the machine, and nothing says why.
+        if __cpuid(1).edx & CPUID_MCE != 0 {
+            Cr4::update(|flags| flags.insert(Cr4Flags::MACHINE_CHECK_EXCEPTION));
+        }
     }
 }
 
@@ -334,7 +450,10 @@ pub unsafe fn set_segment_base(which: u64, base: u64) -> i64 {
     let Ok(base) = VirtAddr::try_new(base) else { return error(Errno::EINVAL) };
     let register = match u32::try_from(which) {
         Ok(SEGBASE_FS) => 0xc000_0100,
-        Ok(SEGBASE_GS_KERNEL) => 0xc000_0101,
+        Ok(SEGBASE_GS_KERNEL) => {
+            KERNEL_GS.store(base.as_u64(), Relaxed);
+            GS_BASE
+        }
         Ok(SEGBASE_GS_USER) => 0xc000_0102,
         _ => return error(Errno::EINVAL),
     };
@@ -350,15 +469,25 @@ pub fn fpu_taskswitch(set: bool) -> i64 {
     0
 }
 
+/// In DR7: the next access to a debug register raises a debug exception.
+const GENERAL_DETECT: u64 = 1 << 13;
+
 macro_rules! debug_registers {
     ($($number:literal, $name:literal;)*) => {
         /// # Safety
         ///
         /// As for the hypercall.
         pub unsafe fn set_debug_register(number: u64, value: u64) -> i64 {
+            if matches!(number, 6 | 7) && value >> 32 != 0 {
+                return error(Errno::EINVAL);
+            }
+            if number == 7 && value & GENERAL_DETECT != 0 {
+                return error(Errno::EPERM);
+            }
             match number {
                 $($number => {
-                    // SAFETY: the reserved bits of DR6 and DR7 that would fault are its upper halves.
+                    // SAFETY: neither a reserved bit that would fault nor the one that makes the next access fault; what
+                    // a breakpoint does is the caller's promise.
                     unsafe { core::arch::asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack)) };
                     0
                 })*

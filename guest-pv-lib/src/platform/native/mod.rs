@@ -40,7 +40,7 @@ use xen_abi::memory::{
 };
 use xen_abi::xen::MulticallEntry;
 
-pub(crate) use cpu::{USER_SELECTORS, return_address};
+pub(crate) use cpu::{USER_SELECTORS, nmis, return_address};
 
 use super::Kind;
 use crate::shared::this_vcpu;
