@@ -80,6 +80,8 @@ impl<T: Transport> Driver<T> for Net<T> {
         let queues: Vec<_> = (0..count).map(|number| rings(end, number, count)).collect::<Result<_, _>>()?;
         let mut vif = Vif::new(end.peer(), queues, Accepts::of_peer(end))?;
         vif.set_filter(end.peer_has(keys::REQUEST_MULTICAST_CONTROL));
+        // Of the own directory, which the toolstack wrote and the front end cannot change.
+        vif.set_address(end.own(keys::MAC));
         self.leave();
         self.port = Some(self.bridge.lock().add_vif(vif));
         Ok(Nodes::new())

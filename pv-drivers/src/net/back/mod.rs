@@ -85,6 +85,8 @@ impl<T: Transport> Queue<T> {
 pub struct Vif<T: Transport> {
     pub(super) domain: DomId,
     pub(super) queues: Vec<Queue<T>>,
+    /// The address that the device was configured with.
+    pub(super) address: Option<Mac>,
     /// What the front end takes.
     pub(super) accepts: Accepts,
     /// Groups that it wants packets of, where it asked for such a filter.
@@ -115,6 +117,7 @@ impl<T: Transport> Vif<T> {
         Ok(Self {
             domain,
             queues,
+            address: None,
             accepts,
             filter: false,
             groups: BTreeSet::new(),
@@ -123,6 +126,11 @@ impl<T: Transport> Vif<T> {
             sent: Counters::default(),
             received: Counters::default(),
         })
+    }
+
+    /// The device's configured address: the bridge gives no other port packets to it, and takes none from it there.
+    pub fn set_address(&mut self, address: Option<Mac>) {
+        self.address = address;
     }
 
     /// Whether only packets of groups that the front end joined are passed on to it.

@@ -3,6 +3,11 @@
 //! A port is either the back end of a domain's device ([`Vif`]) or a [`Wire`]: a network card, or a stack in the driver
 //! domain itself. [`Bridge::poll`] moves a batch of packets; the round it works in is described in `forward`.
 //!
+//! # Addresses
+//!
+//! The configured address of a domain's device is at that device's port for good. A packet that names it as its sender
+//! at any other port is dropped and counted, as is one from a domain that names a station behind a wire.
+//!
 //! # Room and order
 //!
 //! Packets of one queue stay in order. The first one whose only receiver offers no room waits in its sender's pages, and
@@ -117,7 +122,12 @@ impl<T: Transport> Bridge<T> {
 
     /// Adds the back end of a domain's device.
     pub fn add_vif(&mut self, vif: Vif<T>) -> PortId {
-        self.add(Port::Vif(Box::new(vif)))
+        let address = vif.address;
+        let port = self.add(Port::Vif(Box::new(vif)));
+        if let Some(address) = address {
+            self.table.fix(address, port.0);
+        }
+        port
     }
 
     /// Adds a network card or a local stack.

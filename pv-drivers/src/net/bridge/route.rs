@@ -161,6 +161,9 @@ impl<T: Transport> Router<'_, T> {
             words::load(self.memory, frame.place.offset, header);
             let packet =
                 Packet { from: frame.from, header, length: frame.place.length, offload: Offload::default() };
+            if !self.accept(&packet) {
+                continue;
+            }
             let mut ways = core::mem::take(&mut self.round.ways);
             self.ways(&packet, false, &mut ways);
             for (to, way) in ways.drain(..) {
@@ -195,7 +198,8 @@ impl<T: Transport> Router<'_, T> {
         let header = head.bytes();
         let (length, offload) = (usize::from(head.chain.length), head.chain.offload);
         let packet = Packet { from, header, length, offload };
-        if head.good && !self.ways(&packet, true, ways) {
+        let good = head.good && self.accept(&packet);
+        if good && !self.ways(&packet, true, ways) {
             return false;
         }
         let Some(vif) = vif_at(self.ports, from) else { return false };
@@ -208,13 +212,26 @@ impl<T: Transport> Router<'_, T> {
             self.go(to, way, &packet, &source);
         }
         let (extras, pieces) = (head.chain.extras, first..self.pieces.len());
-        self.round.sent.push(Sent { port: from, queue, fragments, extras, length, pieces, good: head.good });
+        self.round.sent.push(Sent { port: from, queue, fragments, extras, length, pieces, good });
         true
+    }
+
+    /// Judges and learns a packet's sender. False: it names another port's address, and goes nowhere. The packet of a front
+    /// end is counted when it is answered.
+    fn accept(&mut self, packet: &Packet<'_>) -> bool {
+        let wire = match self.ports.get_mut(packet.from).and_then(Option::as_mut) {
+            Some(Port::Wire { sent, .. }) => Some(sent),
+            _ => None,
+        };
+        let accepted = self.table.accept(packet.sender(), packet.from, wire.is_some(), self.now);
+        if let Some(sent) = wire.filter(|_| !accepted) {
+            sent.errors += 1;
+        }
+        accepted
     }
 
     /// Finds the ports that a packet goes to, and what becomes of it there. False: it must wait.
     fn ways(&mut self, packet: &Packet<'_>, patient: bool, ways: &mut Vec<(usize, Way)>) -> bool {
-        self.table.learn(packet.sender(), packet.from, self.now);
         let receiver = packet.receiver();
         if receiver.is_link_local() {
             return true;

@@ -1,7 +1,11 @@
 //! Which address is behind which port.
 //!
-//! Addresses are learned from the packets that come in and forgotten when none came for a while. Each port has a
-//! share of its own: a domain that makes up addresses pushes out its own, not those of others.
+//! The configured address of a domain's device is *static*: it is at that device's port, and a packet that names it as its
+//! sender at any other port is refused.
+//!
+//! Other addresses are learned from the packets that come in and forgotten when none came for a while. A packet from a
+//! domain moves no address that was learned at a wire, so that a domain cannot take over a station of the network there.
+//! Each port has a share of its own: a domain that makes up addresses pushes out its own, not those of others.
 
 use alloc::collections::BTreeMap;
 use core::time::Duration;
@@ -17,20 +21,49 @@ pub const SHARE: usize = 256;
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     port: usize,
+    /// Whether a wire is there.
+    is_wire: bool,
     seen: Duration,
 }
 
 /// The addresses of a bridge.
 #[derive(Debug, Default)]
 pub struct Table {
+    /// Configured addresses and their ports.
+    fixed: BTreeMap<Mac, usize>,
     entries: BTreeMap<Mac, Entry>,
     /// How many of them are behind each port.
     counts: BTreeMap<usize, usize>,
 }
 
 impl Table {
+    /// `mac` is the configured address at `port`, until the port is gone. An address that another port has already stays
+    /// there.
+    pub fn fix(&mut self, mac: Mac, port: usize) {
+        if !mac.is_group() {
+            self.fixed.entry(mac).or_insert(port);
+        }
+    }
+
+    /// Judges the sender of a packet that came in at `port`, and learns it. False: the address is another port's, and the
+    /// packet must not pass.
+    pub fn accept(&mut self, mac: Mac, port: usize, is_wire: bool, now: Duration) -> bool {
+        if let Some(owner) = self.fixed.get(&mac) {
+            return *owner == port;
+        }
+        let known = self.entries.get(&mac).filter(|entry| now.saturating_sub(entry.seen) < AGE);
+        if known.is_some_and(|entry| entry.is_wire && !is_wire && entry.port != port) {
+            return false;
+        }
+        self.learn(mac, port, now);
+        if let Some(entry) = self.entries.get_mut(&mac).filter(|entry| entry.port == port) {
+            entry.is_wire = is_wire;
+        }
+        true
+    }
+
     /// A packet from `mac` came in at `port`.
-    pub fn learn(&mut self, mac: Mac, port: usize, now: Duration) {
+    fn learn(&mut self, mac: Mac, port: usize, now: Duration) {
         if mac.is_group() {
             return;
         }
@@ -44,20 +77,24 @@ impl Table {
                 if moved {
                     self.forget(mac);
                 }
-                self.entries.insert(mac, Entry { port, seen: now });
+                self.entries.insert(mac, Entry { port, is_wire: false, seen: now });
                 *self.counts.entry(port).or_default() += 1;
             }
         }
     }
 
-    /// The port that `mac` was last seen at.
+    /// The port that `mac` is configured for, or was last seen at.
     pub fn find(&self, mac: Mac, now: Duration) -> Option<usize> {
+        if let Some(port) = self.fixed.get(&mac) {
+            return Some(*port);
+        }
         let entry = self.entries.get(&mac)?;
         (now.saturating_sub(entry.seen) < AGE).then_some(entry.port)
     }
 
     /// Forgets what is behind `port`, which is gone.
     pub fn forget_port(&mut self, port: usize) {
+        self.fixed.retain(|_, fixed| *fixed != port);
         self.entries.retain(|_, entry| entry.port != port);
         self.counts.remove(&port);
     }
@@ -107,6 +144,35 @@ mod tests {
         assert_eq!(table.find(mac(1), NOW + AGE), None);
         table.learn(mac(1), 4, NOW + AGE);
         assert_eq!(table.find(mac(1), NOW + AGE), Some(4), "seen again");
+    }
+
+    #[test]
+    fn a_configured_address_stays_at_its_port() {
+        let mut table = Table::default();
+        assert!(table.accept(mac(1), 4, false, NOW), "not configured yet");
+        table.fix(mac(1), 3);
+        table.fix(mac(1), 5);
+        for is_wire in [false, true] {
+            assert!(!table.accept(mac(1), 4, is_wire, NOW));
+        }
+        assert!(table.accept(mac(1), 3, false, NOW));
+        assert_eq!(table.find(mac(1), NOW + AGE * 2), Some(3), "it does not grow old");
+        table.forget_port(3);
+        assert!(table.accept(mac(1), 5, false, NOW + AGE * 2));
+        assert_eq!(table.find(mac(1), NOW + AGE * 2), Some(5));
+    }
+
+    #[test]
+    fn only_a_wire_moves_an_address_that_was_learned_at_one() {
+        let mut table = Table::default();
+        assert!(table.accept(mac(1), 3, true, NOW));
+        assert!(!table.accept(mac(1), 4, false, NOW));
+        assert_eq!(table.find(mac(1), NOW), Some(3));
+        assert!(table.accept(mac(1), 4, false, NOW + AGE), "forgotten by then");
+        assert!(table.accept(mac(1), 3, true, NOW + AGE));
+        assert_eq!(table.find(mac(1), NOW + AGE), Some(3));
+        assert!(table.accept(mac(2), 4, false, NOW) && table.accept(mac(2), 5, false, NOW));
+        assert_eq!(table.find(mac(2), NOW), Some(5), "between domains, what is not configured moves");
     }
 
     #[test]

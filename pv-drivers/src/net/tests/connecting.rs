@@ -267,3 +267,22 @@ fn two_stacks_talk_tcp() {
     let (sent, received) = host.bridge.lock().counters(counted[0]).unwrap();
     assert!(received.bytes > BYTES as u64 && sent.packets > 0 && sent.errors + received.errors == 0);
 }
+
+#[test]
+fn a_device_has_the_address_that_its_own_directory_says() {
+    let mut host = Host::new();
+    for domain in [1, 2] {
+        host.add(domain, 1);
+        let mac = format!("02:00:00:00:00:{domain:02x}");
+        let path = format!("backend/vif/{domain}/0/mac");
+        host.bus.store().write(Transaction::NONE, &path, mac.as_bytes()).unwrap();
+    }
+    host.run();
+    send(host.queue(1), &frame(station(1), Mac::BROADCAST, b"I am one"), PLAIN);
+    host.run();
+    assert!(bytes(host.queue(0)).is_empty());
+    let port = host.backs[1].driver().port().unwrap();
+    assert_eq!(host.bridge.lock().vif(port).unwrap().sent().errors, 1);
+    // The front end's own node changes nothing.
+    assert_eq!(host.fronts[1].1.driver().mac(), Some(Mac([0, 0x16, 0x3e, 0, 0, 7])));
+}

@@ -6,6 +6,7 @@ mod connecting;
 pub(super) mod frames;
 mod hostile;
 mod moving;
+mod spoofing;
 
 use std::boxed::Box;
 use std::collections::VecDeque;
@@ -61,6 +62,15 @@ impl Net {
         let rings: Vec<_> = fronts.iter().map(|front| self.rings(domain, front)).collect();
         let vif = Vif::new(domain, rings, accepts).unwrap();
         (fronts, self.bridge.add_vif(vif))
+    }
+
+    /// A domain whose device is configured with `station(number)`, `number` being the domain's.
+    fn configured(&mut self, number: u8) -> (Front, PortId) {
+        let domain = u16::from(number);
+        let front = Queue::new(&self.machine.domain(domain), BACK, Accepts::ALL).unwrap();
+        let mut vif = Vif::new(domain, [self.rings(domain, &front)], Accepts::ALL).unwrap();
+        vif.set_address(Some(station(number)));
+        (front, self.bridge.add_vif(vif))
     }
 
     /// Moves all that can be moved.
