@@ -7,7 +7,11 @@
 //! ```
 //!
 //! Nothing is allocated for a request: slots, segments and pieces live in vectors that keep their room.
+//!
+//! A round is bounded: by the slots, each of which moves at most [`staging_bytes`], and for discards, which name any number
+//! of sectors, by [`DISCARDED`]. A long discard goes on in the rounds that follow.
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use xen_abi::io::blkif::{BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, BlkifRequest, BlkifRequestSegment, BlkifResponse};
@@ -20,6 +24,9 @@ use super::{Queue, staging_bytes};
 use crate::blk::{BlockDevice, Failed, Job, Operation, Progress, SECTOR};
 use crate::ring;
 use crate::transport::{Copy, CopyEnd, DomId, Error, GrantRef, PAGE_SIZE, Port, Transport, words};
+
+/// Sectors that are discarded in a round: 256 KiB, a multiple of every block size in use.
+pub(super) const DISCARDED: u64 = 512;
 
 /// A disk, and the requests to it.
 pub struct Work<T: Transport, D> {
@@ -37,6 +44,8 @@ pub struct Work<T: Transport, D> {
     fresh: Vec<u16>,
     /// Slots whose writes go to the disk once they are copied.
     written: Vec<u16>,
+    /// Slots whose discards are not done. Their `sector` and `sectors` are what is left.
+    discards: VecDeque<u16>,
     /// Slots to be answered in this round.
     ready: Vec<u16>,
     /// What the disk ended.
@@ -73,6 +82,7 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
             batch: Batch::default(),
             fresh: Vec::new(),
             written: Vec::new(),
+            discards: VecDeque::new(),
             ready: Vec::new(),
             ended: Vec::new(),
             answered: 0,
@@ -130,6 +140,7 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
         // A round that found a broken ring was left in the middle.
         self.fresh.clear();
         self.written.clear();
+        self.discards.clear();
         self.ready.clear();
         self.pool.abandon();
     }
@@ -146,11 +157,12 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
     pub fn round(&mut self, transport: &T, peer: DomId) -> Result<bool, ring::Error> {
         self.batch.clear();
         let ended = self.collect(peer);
-        if !self.pop()? && !ended {
+        if !self.pop()? && !ended && self.discards.is_empty() {
             return self.sleep();
         }
         self.fetch(transport, peer);
         self.start(peer);
+        self.discard(peer);
         self.copy(transport);
         self.store();
         self.answer()?;
@@ -185,6 +197,10 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
         let slot = self.pool.slot(index);
         match result {
             Err(Failed) => slot.status = BLKIF_RSP_ERROR,
+            Ok(()) if slot.operation == Some(Operation::Discard) && slot.sectors > 0 => {
+                self.discards.push_back(index);
+                return;
+            }
             Ok(()) if slot.operation == Some(Operation::Read) => {
                 add_all(&mut self.batch, index, slot, peer, staging);
             }
@@ -271,18 +287,41 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
                     add_all(&mut self.batch, index, slot, peer, staging);
                     self.written.push(index);
                 }
+                Some(Operation::Discard) => self.discards.push_back(index),
                 _ => self.submit(index, peer),
             }
         }
         self.fresh.clear();
     }
 
+    /// Goes on with discards, as far as a round may.
+    fn discard(&mut self, peer: DomId) {
+        let mut left = DISCARDED;
+        while left > 0
+            && let Some(index) = self.discards.pop_front()
+        {
+            let slot = self.pool.slot(index);
+            let (sector, count) = (slot.sector, slot.sectors.min(left));
+            (slot.sector, slot.sectors) = (sector + count, slot.sectors - count);
+            // One of no sectors is work, too.
+            left -= count.max(1);
+            self.begin(index, sector, count, peer);
+        }
+    }
+
     /// Gives a slot's job to the disk.
     fn submit(&mut self, index: u16, peer: DomId) {
+        let slot = self.pool.slot(index);
+        let (sector, sectors) = (slot.sector, slot.sectors);
+        self.begin(index, sector, sectors, peer);
+    }
+
+    /// Gives a slot's job, or a part of it, to the disk.
+    fn begin(&mut self, index: u16, sector: u64, sectors: u64, peer: DomId) {
         let offset = self.staging(index);
         let slot = self.pool.slot(index);
         let (Some(memory), Some(operation)) = (&self.memory, slot.operation) else { return };
-        let job = Job { tag: index, operation, sector: slot.sector, sectors: slot.sectors, offset };
+        let job = Job { tag: index, operation, sector, sectors, offset };
         match self.disk.submit(job, memory.for_disk()) {
             Ok(Progress::Pending) => slot.is_pending = true,
             Ok(Progress::Done) => self.end(index, Ok(()), peer),

@@ -403,3 +403,46 @@ fn a_restored_domain_has_its_disk_again() {
     assert_eq!(pair.run(Operation::Write, 0, Data::Buffer(buffer)).result, Ok(()));
     assert_eq!(pair.read(0, 4096), [4; 4096]);
 }
+
+#[test]
+fn a_discard_of_a_whole_disk_is_done_in_steps() {
+    let sectors = 16 << 11;
+    let mut pair = Pair::new(ram(sectors), FrontOptions::default(), BackOptions::default());
+    pair.back.disk_mut().fill(0, &vec![0xff; sectors as usize * SECTOR]);
+    let left = |pair: &Pair<RamDisk<Host>>| {
+        let mut bytes = vec![0; sectors as usize * SECTOR];
+        words::load(pair.back.disk().memory().unwrap(), 0, &mut bytes);
+        bytes.iter().filter(|byte| **byte != 0).count()
+    };
+    let (operation, data) = (Operation::Discard, Data::None);
+    pair.front.submit(Request { tag: 1, operation, sector: 0, sectors, data, offset: 0 }).unwrap();
+    pair.front.poll();
+    let mut before = left(&pair);
+    let mut rounds = 0;
+    while pair.front.completed().is_none() {
+        pair.back.poll();
+        pair.front.poll();
+        let after = left(&pair);
+        assert!(before - after <= 256 << 10, "{} bytes at once", before - after);
+        (before, rounds) = (after, rounds + 1);
+        assert!(rounds < 1000, "it ends");
+    }
+    assert_eq!(before, 0);
+
+    // A connection that ends in the middle takes the rest of its discard with it.
+    pair.back.disk_mut().fill(0, &vec![0xff; sectors as usize * SECTOR]);
+    let (operation, data) = (Operation::Discard, Data::None);
+    pair.front.submit(Request { tag: 2, operation, sector: 0, sectors, data, offset: 0 }).unwrap();
+    pair.front.poll();
+    pair.back.poll();
+    pair.front.close();
+    for _ in 0..20 {
+        let _ = (pair.buses.each_ref().map(Bus::poll), pair.front.poll(), pair.back.poll());
+    }
+    let before = left(&pair);
+    assert!(before > 0 && pair.back.is_closed());
+    for _ in 0..20 {
+        pair.back.poll();
+    }
+    assert_eq!(left(&pair), before);
+}
