@@ -13,8 +13,9 @@ use crate::xenbus::{self, Driver, End, Error, Nodes, Role};
 
 /// Rings of a device.
 const MAX_RINGS: usize = 4;
-/// The longest message that is agreed to.
-const LARGEST: u32 = 1 << 20;
+/// The longest message that is agreed to. Each ring holds one each way, which is all that a connection holds beside the
+/// tree and its handles.
+const LARGEST: u32 = 256 << 10;
 /// Messages of one ring that are answered in a round.
 const BUDGET: usize = 32;
 

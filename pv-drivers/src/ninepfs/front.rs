@@ -1,7 +1,10 @@
 //! The front end: files of another domain by their path.
 //!
-//! One request is under way at a time, and whoever makes it waits for the answer. The back end is not believed: an answer
-//! that does not fit its request is [`Failed::Broken`], and one that does not come is [`Failed::Silent`].
+//! One request is waited for at a time. The back end is not believed: an answer that does not fit its request is
+//! [`Failed::Broken`], and one that does not come in time is [`Failed::Silent`].
+//!
+//! Each request has a tag of its own, so an answer that comes late is told from the one that is waited for and dropped.
+//! After a silence nothing is known of the handles, and the next operation agrees on everything anew.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -23,6 +26,10 @@ const LARGEST: u32 = 64 << 10;
 const MOST_NAMES: usize = 1 << 16;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Requests without an answer, before no more are made until one of them is answered.
+const MOST_LATE: usize = 64;
+/// The tag of `Tversion`, which is no other request's.
+const NO_TAG: u16 = u16::MAX;
 /// Handles: the root, and the one that a request works with.
 const ROOT: u32 = 0;
 const WORK: u32 = 1;
@@ -78,6 +85,9 @@ struct Connection<T: Transport> {
     transport: T,
     messages: Messages<T::Granted>,
     port: T::Port,
+    last_tag: u16,
+    /// Tags of requests that are not waited for any more.
+    late: Vec<u16>,
 }
 
 /// The driver: `xenbus::Device<T, Files<T>>` connects it.
@@ -85,15 +95,22 @@ pub struct Files<T: Transport> {
     connection: Option<Connection<T>>,
     request: Writer,
     is_attached: bool,
+    patience: Duration,
 }
 
 impl<T: Transport> Default for Files<T> {
     fn default() -> Self {
-        Self { connection: None, request: Writer::default(), is_attached: false }
+        Self { connection: None, request: Writer::default(), is_attached: false, patience: PATIENCE }
     }
 }
 
 impl<T: Transport> Files<T> {
+    /// An answer is waited for so long, instead of 30 seconds.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// Makes a request, and gives its answer's fields to `take`.
     fn call<R>(
         &mut self,
@@ -102,15 +119,20 @@ impl<T: Transport> Files<T> {
         take: impl FnOnce(&mut Reader<'_>) -> Result<R, Failed>,
     ) -> Result<R, Failed> {
         let connection = self.connection.as_mut().ok_or(Failed::Unconnected)?;
-        self.request.begin(kind, 0);
+        let tag = if kind == kind::TVERSION { NO_TAG } else { connection.next_tag() };
+        self.request.begin(kind, tag);
         fields(&mut self.request);
-        connection.exchange(self.request.finish())?;
+        if let Err(failed) = connection.exchange(tag, self.request.finish(), self.patience) {
+            // What it would have done to the handles is not known.
+            self.is_attached = false;
+            return Err(failed);
+        }
         let message = connection.messages.message().ok_or(Broken::Size)?;
         let answer = message.first_chunk().map(Header::parse).ok_or(Broken::Size)?;
         let mut reader = Reader::new(&message[HEADER..]);
         let result = match answer.kind {
             kind::RLERROR => Err(Failed::Refused(Code(reader.u32()?))),
-            other if other == kind + 1 && answer.tag == 0 => take(&mut reader),
+            other if other == kind + 1 => take(&mut reader),
             _ => Err(Broken::Size.into()),
         };
         connection.messages.done();
@@ -166,7 +188,7 @@ impl<T: Transport> Files<T> {
             match found {
                 Ok(found) if found == step.len() => from = WORK,
                 failed => {
-                    if from == WORK {
+                    if from == WORK && self.is_attached {
                         self.clunk()?;
                     }
                     return Err(failed.err().unwrap_or(Failed::Refused(Code::ENOENT)));
@@ -177,7 +199,9 @@ impl<T: Transport> Files<T> {
             }
         }
         let result = work(self);
-        self.clunk()?;
+        if self.is_attached {
+            self.clunk()?;
+        }
         result
     }
 
@@ -355,14 +379,36 @@ fn names(path: &str) -> Vec<&str> {
 }
 
 impl<T: Transport> Connection<T> {
-    /// Sends a message and waits until the answer is there.
-    fn exchange(&mut self, message: &[u8]) -> Result<(), Failed> {
-        let until = self.transport.now() + PATIENCE;
-        self.messages.done();
-        let mut moved = self.messages.send(message)?;
+    /// A tag that no answer can come for.
+    fn next_tag(&mut self) -> u16 {
+        loop {
+            self.last_tag = self.last_tag.wrapping_add(1);
+            if self.last_tag != NO_TAG && !self.late.contains(&self.last_tag) {
+                return self.last_tag;
+            }
+        }
+    }
+
+    /// Sends a message and waits until its answer is there. The one before may not have been sent, or answered, yet.
+    fn exchange(&mut self, tag: u16, message: &[u8], patience: Duration) -> Result<(), Failed> {
+        let until = self.transport.now() + patience;
+        let (mut moved, mut is_begun) = (false, false);
+        if self.messages.message().is_some() {
+            self.messages.done();
+        }
         loop {
             moved |= self.messages.flush()?;
-            moved |= self.messages.receive(LARGEST)?;
+            if !is_begun && self.messages.is_sent() && self.late.len() < MOST_LATE {
+                moved |= self.messages.send(message)?;
+                is_begun = true;
+            }
+            while self.messages.message().is_none() {
+                let more = self.messages.receive(LARGEST)?;
+                moved |= more;
+                if !self.drop_late(tag, is_begun)? {
+                    break;
+                }
+            }
             if core::mem::take(&mut moved) {
                 self.port.notify();
             }
@@ -371,12 +417,31 @@ impl<T: Transport> Connection<T> {
             }
             let now = self.transport.now();
             if now >= until {
+                if is_begun {
+                    self.late.push(tag);
+                }
                 return Err(Failed::Silent);
             }
             if !self.port.take() {
                 self.transport.wait(Some(until - now));
             }
         }
+    }
+
+    /// Drops the message that came, if it answers a request that is not waited for any more; whether it did. Answers to
+    /// requests of one tag come in the order of the requests.
+    fn drop_late(&mut self, tag: u16, is_begun: bool) -> Result<bool, Broken> {
+        let Some(answer) = self.messages.message().and_then(|message| message.first_chunk()) else {
+            return Ok(false);
+        };
+        let answered = Header::parse(answer).tag;
+        if let Some(at) = self.late.iter().position(|late| *late == answered) {
+            self.late.remove(at);
+            self.messages.done();
+            return Ok(true);
+        }
+        // Nothing else was asked.
+        if is_begun && answered == tag { Ok(false) } else { Err(Broken::Size) }
     }
 }
 
@@ -404,7 +469,8 @@ impl<T: Transport> Driver<T> for Files<T> {
         nodes.set(alloc::format!("{}0", keys::EVENT_CHANNEL), port.number());
         debug_assert!(data.len() * 4 == PAGE_SIZE << order);
         let messages = Messages::new(index, data, false);
-        self.connection = Some(Connection { transport: transport.clone(), messages, port });
+        self.connection =
+            Some(Connection { transport: transport.clone(), messages, port, last_tag: 0, late: Vec::new() });
         self.is_attached = false;
         Ok(nodes)
     }

@@ -244,6 +244,14 @@ impl Writer {
         self.0.extend(&bytes[..length as usize]);
     }
 
+    /// Adds data of `length` bytes, which `fill` writes over zeros. It is at most a message.
+    pub fn data_with(&mut self, length: usize, fill: impl FnOnce(&mut [u8])) {
+        self.u32(u32::try_from(length).unwrap_or(u32::MAX));
+        let start = self.0.len();
+        self.0.resize(start + length, 0);
+        fill(&mut self.0[start..]);
+    }
+
     /// Adds what the server calls a file.
     pub fn qid(&mut self, (kind, version, path): (u8, u32, u64)) {
         self.u8(kind);

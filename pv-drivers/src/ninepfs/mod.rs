@@ -7,10 +7,11 @@
 //! Each end writes whole messages into its direction of the ring, piece by piece where there is no room for all of it, and
 //! sends an event after each piece ([`ring`]). The back end works on one message of a ring at a time.
 //!
-//! What a front end sends is limited: the bytes and files of a tree, the handles of a connection, and the size of a
-//! message. None of it is believed before it was checked.
+//! What a front end sends is limited: the bytes that a tree holds, its nodes and names included, the handles of a
+//! connection, and the size of a message. None of it is believed before it was checked.
 
 pub mod back;
+pub mod contents;
 pub mod front;
 pub mod message;
 pub mod ring;

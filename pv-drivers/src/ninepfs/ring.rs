@@ -25,6 +25,12 @@ const REFS: usize = XEN_9PFS_REF_OFFSET / 4;
 /// The largest order of a ring.
 pub const MAX_ORDER: u32 = 9;
 
+/// Bytes that are read of a message at a time, so that one takes the memory that its sender filled and not what its header
+/// promises.
+const PIECE: usize = 8 << 10;
+/// Bytes that a buffer keeps for the next message.
+const KEPT: usize = 64 << 10;
+
 /// Why a connection cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
@@ -133,6 +139,9 @@ impl<M: Deref<Target = [AtomicU32]>> Messages<M> {
     pub fn flush(&mut self) -> Result<bool, Broken> {
         let count = self.ring(self.is_back).push(&self.outgoing[self.written..])?;
         self.written += count;
+        if self.is_sent() && self.outgoing.capacity() > KEPT {
+            (self.outgoing, self.written) = (Vec::new(), 0);
+        }
         Ok(count > 0)
     }
 
@@ -150,13 +159,14 @@ impl<M: Deref<Target = [AtomicU32]>> Messages<M> {
             if start == wanted {
                 return Ok(taken);
             }
-            self.incoming.resize(wanted, 0);
+            let end = wanted.min(start + PIECE);
+            self.incoming.resize(end, 0);
             let mut piece = core::mem::take(&mut self.incoming);
             let count = self.ring(!self.is_back).pop(&mut piece[start..]);
             self.incoming = piece;
             self.incoming.truncate(start + *count.as_ref().unwrap_or(&0));
             taken |= count? > 0;
-            if self.incoming.len() < wanted {
+            if self.incoming.len() < end {
                 return Ok(taken);
             }
         }
@@ -180,6 +190,9 @@ impl<M: Deref<Target = [AtomicU32]>> Messages<M> {
 
     /// Makes room for the next message.
     pub fn done(&mut self) {
+        if self.incoming.capacity() > KEPT {
+            self.incoming = Vec::new();
+        }
         self.incoming.clear();
     }
 }

@@ -10,6 +10,7 @@ use alloc::sync::Arc;
 use spin::Mutex;
 
 use super::DIALECT;
+use super::contents::Contents;
 use super::message::{Code, HEADER, Header, Reader, Writer, kind};
 use super::tree::{Id, Kind, MAX_NAME, Node, ROOT, Tree};
 
@@ -227,8 +228,7 @@ impl Session {
         let (node, count) = (self.opened(handle, false)?, self.bounded(count));
         let tree = self.tree.lock();
         let Kind::File(contents) = &tree.node(node)?.kind else { return Err(Code::EISDIR) };
-        let rest = usize::try_from(offset).ok().and_then(|start| contents.get(start..)).unwrap_or_default();
-        reply.data(&rest[..count.min(rest.len())]);
+        reply.data_with(contents.readable(offset, count), |data| contents.read(offset, data));
         Ok(())
     }
 
@@ -369,7 +369,7 @@ impl Session {
         let (handle, name) = (fields.u32()?, fields.string()?);
         let (flags, mode, gid) = (fields.u32()?, fields.u32()?, fields.u32()?);
         let directory = self.node(handle)?;
-        let file = Kind::File(alloc::vec::Vec::new());
+        let file = Kind::File(Contents::default());
         let id = self.tree.lock().create(directory, name, file, mode, gid)?;
         self.bind(handle, id)?;
         self.handles.insert(handle, Handle { node: id, open: Some(flags & OPEN_ACCESS) });

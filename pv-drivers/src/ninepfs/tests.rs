@@ -13,10 +13,11 @@ use proptest::prelude::*;
 use spin::Mutex;
 
 use super::back::{self, Server};
+use super::contents::Contents;
 use super::front::{Failed, Files};
 use super::message::{Code, HEADER, Reader, Writer, kind};
 use super::server::{Session, SharedTree};
-use super::tree::{Kind, ROOT, Tree};
+use super::tree::{DIRECTORY_COST, Kind, NAME_COST, NODE_COST, ROOT, Tree};
 use crate::transport::Transport;
 use crate::transport::host::{HostTransport, Machine};
 use crate::xenbus::{Bus, Device, End};
@@ -226,6 +227,93 @@ fn paths(tree: &Tree, at: u64, above: &str, depth: usize, all: &mut BTreeMap<Str
     }
 }
 
+/// The bytes that the contents of these nodes take.
+fn held(tree: &Tree, nodes: &std::collections::BTreeSet<u64>) -> u64 {
+    let held = |id| match &tree.node(id).unwrap().kind {
+        Kind::File(contents) => contents.held() as u64,
+        _ => 0,
+    };
+    nodes.iter().copied().map(held).sum()
+}
+
+#[test]
+fn what_a_file_loses_is_given_back() {
+    let mut tree = Tree::new(1 << 20);
+    let mut nodes = std::collections::BTreeSet::new();
+    for name in 0..20u8 {
+        let id = tree.create(ROOT, &[b'a' + name], Kind::File(Contents::default()), 0o600, 0).unwrap();
+        tree.write(id, 0, &vec![7; 900_000]).unwrap();
+        tree.resize(id, 1).unwrap();
+        nodes.insert(id);
+    }
+    assert!(held(&tree, &nodes) <= 20 * 64, "{} bytes for 20", held(&tree, &nodes));
+    // A file that was never written to holds nothing, and no step of making it long is long.
+    let id = *nodes.first().unwrap();
+    tree.resize(id, 1 << 19).unwrap();
+    tree.write(id, (1 << 19) - 1, &[1]).unwrap();
+    assert!(held(&tree, &nodes) < 40_000);
+}
+
+#[test]
+fn a_name_costs_what_it_takes() {
+    let mut tree = Tree::new(100_000);
+    let id = tree.create(ROOT, b"file", Kind::File(Contents::default()), 0o600, 0).unwrap();
+    let made = (0..50_000u32).take_while(|n| tree.link(ROOT, &n.to_le_bytes().map(|b| b | 128), id).is_ok());
+    let made = made.count();
+    assert!(made * 64 < 100_000, "{made} names of 4 bytes take more than 64 each");
+    tree.unlink(ROOT, b"file", false).unwrap();
+    assert!(tree.link(ROOT, b"file", id).is_ok(), "what one gave back, another one takes");
+}
+
+/// A back end whose answers come too late: it holds every answer back until it is told to go on.
+#[test]
+fn a_late_answer_is_not_taken_for_another_one() {
+    use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    let shared = tree(1 << 20);
+    shared.lock().add("a", b"first", 0o644).unwrap();
+    shared.lock().add("b", b"second", 0o644).unwrap();
+    let machine = Machine::new();
+    let (front_path, back_path) = machine.plug("9pfs", 0, 1, 2);
+    let bus = Bus::new(machine.domain(1));
+    let (stop, sleeps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let server = thread::spawn({
+        let (bus, tree) = (Bus::new(machine.domain(2)), shared.clone());
+        let (stop, sleeps) = (stop.clone(), sleeps.clone());
+        move || {
+            let mut device = Device::new(End::back(&bus, &back_path).unwrap(), Server::new(tree));
+            while !stop.load(Relaxed) {
+                let moved = bus.poll() | device.poll() | back::check(&mut device);
+                if sleeps.load(Relaxed) || !(moved | device.driver_mut().poll()) {
+                    bus.transport().wait(Some(Duration::from_millis(2)));
+                }
+            }
+        }
+    });
+    let files = Files::default().with_patience(Duration::from_millis(300));
+    let mut device = Device::new(End::front(&bus, &front_path).unwrap(), files);
+    while !device.is_connected() {
+        if !(bus.poll() | device.poll()) {
+            bus.transport().wait(Some(Duration::from_millis(2)));
+        }
+    }
+    let files = device.driver_mut();
+    assert_eq!(files.read("a").unwrap(), b"first");
+    sleeps.store(true, Relaxed);
+    for _ in 0..3 {
+        assert_eq!(files.read("a"), Err(Failed::Silent));
+    }
+    // A message that does not fit into the ring is left in the middle.
+    assert_eq!(files.write("c", &[3; 60_000]), Err(Failed::Silent));
+    sleeps.store(false, Relaxed);
+    for _ in 0..3 {
+        assert_eq!(files.read("b").unwrap(), b"second");
+    }
+    files.write("c", &[3; 60_000]).unwrap();
+    assert_eq!(files.read("c").unwrap(), [3; 60_000]);
+    stop.store(true, Relaxed);
+    server.join().unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -237,7 +325,7 @@ proptest! {
             let pick = |index: u8| ids[usize::from(index) % ids.len()];
             let name = |index: u8| vec![b'a' + index];
             let made = match step {
-                Step::File(at, new) => tree.create(pick(at), &name(new), Kind::File(vec![]), 0o600, 0).ok(),
+                Step::File(at, new) => tree.create(pick(at), &name(new), Kind::File(Contents::default()), 0o600, 0).ok(),
                 Step::Directory(at, new) => {
                     tree.create(pick(at), &name(new), Kind::Directory(BTreeMap::new()), 0o700, 0).ok()
                 }
@@ -267,12 +355,13 @@ proptest! {
             paths(&tree, ROOT, "", 0, &mut all);
             let nodes: std::collections::BTreeSet<u64> = all.values().copied().chain([ROOT]).collect();
             let contents: u64 = nodes.iter().map(|id| tree.node(*id).unwrap()).map(|node| match node.kind {
-                Kind::Directory(_) => 256,
-                _ => 256 + node.size(),
+                Kind::Directory(_) => NODE_COST + DIRECTORY_COST,
+                _ => NODE_COST + node.size(),
             }).sum();
             // All names have one letter.
-            prop_assert_eq!(tree.usage().0, contents + all.len() as u64);
+            prop_assert_eq!(tree.usage().0, contents + all.len() as u64 * (NAME_COST + 1));
             prop_assert!(tree.usage().0 <= tree.usage().1);
+            prop_assert!(held(&tree, &nodes) <= tree.usage().0);
         }
     }
 

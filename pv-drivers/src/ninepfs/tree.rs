@@ -1,17 +1,30 @@
 //! Files in memory.
 //!
 //! Nodes have numbers that are never used again, and count how many names and handles refer to them: a file that was
-//! removed lives on until its last handle is given up. A tree has a budget of bytes, in which names and nodes count.
+//! removed lives on until its last handle is given up. A tree has a budget of bytes, in which contents count by their
+//! length, and names and nodes by what they take at most beside their bytes.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use super::contents::Contents;
 use super::message::Code;
 
 /// The longest name.
 pub const MAX_NAME: usize = 255;
-/// What a node costs beside its contents.
-const NODE_COST: u64 = 256;
+/// What a node costs beside its contents: itself, its place among the nodes, and a list of blocks. Places in a map are
+/// counted twice, because half of them may be empty.
+pub const NODE_COST: u64 = 320;
+/// What a directory costs beside that: its first names make room for several.
+pub const DIRECTORY_COST: u64 = 400;
+/// What a name costs beside its bytes: its place in the directory, and what an allocation takes.
+pub const NAME_COST: u64 = 96;
+
+const _: () = {
+    assert!(NODE_COST as usize >= 2 * (size_of::<Node>() + size_of::<Id>()) + size_of::<Vec<u8>>());
+    assert!(DIRECTORY_COST as usize >= 12 * size_of::<(Vec<u8>, Id)>());
+    assert!(NAME_COST as usize >= 2 * size_of::<(Vec<u8>, Id)>() + 32);
+};
 
 /// The number of a node.
 pub type Id = u64;
@@ -25,7 +38,7 @@ pub enum Kind {
     /// A directory: names, and what they stand for.
     Directory(BTreeMap<Vec<u8>, Id>),
     /// A file's contents.
-    File(Vec<u8>),
+    File(Contents),
     /// Where a symbolic link leads.
     Link(Vec<u8>),
 }
@@ -59,8 +72,14 @@ impl Node {
     pub fn size(&self) -> u64 {
         match &self.kind {
             Kind::Directory(names) => names.len() as u64,
-            Kind::File(bytes) | Kind::Link(bytes) => bytes.len() as u64,
+            Kind::File(contents) => contents.len(),
+            Kind::Link(target) => target.len() as u64,
         }
+    }
+
+    /// What it takes of the budget, without its names.
+    fn cost(&self) -> u64 {
+        NODE_COST + if matches!(self.kind, Kind::Directory(_)) { DIRECTORY_COST } else { self.size() }
     }
 
     /// Names that stand for it, as `stat` counts them.
@@ -96,7 +115,8 @@ impl Tree {
             names: 1,
             handles: 0,
         };
-        Self { nodes: BTreeMap::from([(ROOT, root)]), last: ROOT, used: NODE_COST, budget, read_only: false }
+        let used = root.cost();
+        Self { nodes: BTreeMap::from([(ROOT, root)]), last: ROOT, used, budget, read_only: false }
     }
 
     /// Bytes in use, and how many there may be.
@@ -121,7 +141,7 @@ impl Tree {
                 Err(_) if names.peek().is_some() => {
                     self.create(at, name, Kind::Directory(BTreeMap::new()), 0o755, 0)?
                 }
-                Err(_) => self.create(at, name, Kind::File(contents.to_vec()), mode, 0)?,
+                Err(_) => self.create(at, name, Kind::File(Contents::new(contents)?), mode, 0)?,
             };
         }
         Ok(at)
@@ -192,7 +212,7 @@ impl Tree {
             names: 0,
             handles: 0,
         };
-        self.charge(NODE_COST + node.size() + name.len() as u64)?;
+        self.charge(node.cost() + name_cost(name))?;
         node.names = 1;
         self.last += 1;
         let id = self.last;
@@ -214,7 +234,7 @@ impl Tree {
         if matches!(node.kind, Kind::Directory(_)) || node.names == 0 {
             return Err(Code::EPERM);
         }
-        self.charge(name.len() as u64)?;
+        self.charge(name_cost(name))?;
         self.names(directory)?.insert(name.to_vec(), id);
         self.node_mut(id)?.names += 1;
         self.touch(directory);
@@ -258,7 +278,7 @@ impl Tree {
             _ => {}
         }
         self.names(directory)?.remove(name);
-        self.used -= name.len() as u64;
+        self.used -= name_cost(name);
         self.node_mut(id)?.names -= 1;
         self.touch(directory);
         self.collect(id);
@@ -291,9 +311,9 @@ impl Tree {
             Err(code) => return Err(code),
         }
         self.check_new(to, new)?;
-        self.charge(new.len() as u64)?;
+        self.charge(name_cost(new))?;
         self.names(from)?.remove(name);
-        self.used -= name.len() as u64;
+        self.used -= name_cost(name);
         self.names(to)?.insert(new.to_vec(), id);
         self.node_mut(id)?.parent = to;
         self.touch(from);
@@ -312,10 +332,9 @@ impl Tree {
         if end > size {
             self.resize(id, end)?;
         }
-        let start = usize::try_from(offset).map_err(|_| Code::EFBIG)?;
         let node = self.node_mut(id)?;
         let Kind::File(contents) = &mut node.kind else { return Err(Code::EISDIR) };
-        contents[start..start + bytes.len()].copy_from_slice(bytes);
+        contents.write(offset, bytes)?;
         node.version = node.version.wrapping_add(1);
         Ok(bytes.len())
     }
@@ -330,14 +349,17 @@ impl Tree {
         if !matches!(node.kind, Kind::File(_)) {
             return Err(Code::EISDIR);
         }
-        let (old, length) = (node.size(), usize::try_from(size).map_err(|_| Code::EFBIG)?);
+        let old = node.size();
         self.charge(size.saturating_sub(old))?;
-        self.used -= old.saturating_sub(size);
         let node = self.node_mut(id)?;
         node.version = node.version.wrapping_add(1);
-        if let Kind::File(contents) = &mut node.kind {
-            contents.resize(length, 0);
+        if let Kind::File(contents) = &mut node.kind
+            && let Err(code) = contents.resize(size)
+        {
+            self.used -= size.saturating_sub(old);
+            return Err(code);
         }
+        self.used -= old.saturating_sub(size);
         Ok(())
     }
 
@@ -375,7 +397,12 @@ impl Tree {
         if self.nodes.get(&id).is_some_and(is_free)
             && let Some(node) = self.nodes.remove(&id)
         {
-            self.used -= NODE_COST + if matches!(node.kind, Kind::Directory(_)) { 0 } else { node.size() };
+            self.used -= node.cost();
         }
     }
+}
+
+/// What a name takes of the budget.
+const fn name_cost(name: &[u8]) -> u64 {
+    NAME_COST + name.len() as u64
 }
