@@ -18,6 +18,7 @@ mod files;
 mod hello;
 mod hostile;
 mod image;
+mod isolation;
 mod library;
 mod limits;
 mod linear;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     trials.extend(linux::trials());
     trials.extend(bochs::trials());
     trials.extend(hello::trials());
+    trials.extend(isolation::trials());
     trials.extend(smp::trials());
     trials.extend(memory::trials());
     trials.extend(blk::trials());

@@ -15,7 +15,7 @@ mod multiboot;
 mod pvh;
 
 use crate::cpu::percpu::{PERCPU_SIZE, stack_top, this_cpu};
-use crate::cpu::{self, apic, smp};
+use crate::cpu::{self, apic, isolation, smp};
 use crate::dev::{acpi, clock, ioapic, irq, power, serial};
 use crate::machine::{self, Hv, Machine};
 use crate::mm::heap;
@@ -28,6 +28,7 @@ use core::arch::{asm, global_asm};
 use core::sync::atomic::Ordering;
 use domains::Modules;
 use hypervisor_core::acpi::AcpiInfo;
+use hypervisor_core::cpu_policy::side_channels::Mitigations;
 use hypervisor_core::cpumask::MAX_CPUS;
 use hypervisor_core::ids::CpuId;
 use hypervisor_core::options::{Options, Serial};
@@ -98,6 +99,7 @@ extern "sysv64" fn main() -> ! {
     let options = read_options(boot);
     let acpi = acpi::read(boot.rsdp);
     power::init(acpi.power);
+    choose_mitigations(&options, boot);
     start_boot_cpu(&options);
     clock::init(&acpi);
     apic::calibrate_timer();
@@ -115,7 +117,17 @@ extern "sysv64" fn main() -> ! {
         fail(format_args!("no memory for page tables"));
     }
     tables::drop_identity_map();
+    if isolation::prepare(&smp::ONLINE.load()).is_err() {
+        fail(format_args!("no memory for page tables"));
+    }
     start_domains(hv, &acpi, boot)
+}
+
+/// Decides about side channels of the processor.
+fn choose_mitigations(options: &Options, boot: &BootInfo) {
+    let end = boot.ranges().iter().map(|range| range.start.saturating_add(range.size)).max().unwrap_or(0);
+    let facts = cpu::side_channel_facts(address_bits().into());
+    isolation::choose(Mitigations::decide(&facts, &options.side_channels, end));
 }
 
 fn start_boot_cpu(options: &Options) {
@@ -208,6 +220,7 @@ fn report(hv: &Hv, acpi: &AcpiInfo) {
         hv.frames.free_count() >> 8,
         size_of::<hypervisor_core::page::FrameInfo>()
     );
+    isolation::report();
     info!("TSC: {} kHz; IOAPICs: {}; GSIs: {}", clock::tsc_khz(), acpi.ioapics.len(), ioapic::gsi_count());
 }
 

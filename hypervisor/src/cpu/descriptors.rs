@@ -132,6 +132,11 @@ fn build_idt() -> Idt {
     idt
 }
 
+/// Address of the IDT: one page.
+pub fn idt_address() -> u64 {
+    IDT.call_once(build_idt) as *const Idt as u64
+}
+
 /// Loads GDT, TSS and IDT of this CPU, whose windows and area are mapped.
 ///
 /// # Safety
@@ -156,7 +161,7 @@ pub unsafe fn load(cpu: CpuId) {
         });
     }
     let gdt = TablePointer { limit: (GDT_PAGES * 4096 - 1) as u16, base: gdt_window(cpu) };
-    let idt = TablePointer { limit: 256 * 16 - 1, base: IDT.call_once(build_idt) as *const Idt as u64 };
+    let idt = TablePointer { limit: 256 * 16 - 1, base: idt_address() };
     // SAFETY: the tables are mapped for ever and hold the selectors that are loaded here.
     unsafe {
         asm!(

@@ -3,6 +3,7 @@
 pub mod apic;
 pub mod descriptors;
 pub mod fpu;
+pub mod isolation;
 pub mod msr;
 pub mod percpu;
 pub mod smp;
@@ -12,7 +13,8 @@ use crate::mm::uaccess;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::Processor;
-use hypervisor_core::cpu_policy::{CR4_FSGSBASE, hardware_cr4};
+use hypervisor_core::cpu_policy::side_channels::{ARCH_CAPABILITIES, Facts};
+use hypervisor_core::cpu_policy::{CR4_FSGSBASE, Vendor, hardware_cr4};
 use raw_cpuid::{CpuId, CpuIdReaderNative, FeatureInfo};
 use spin::Once;
 
@@ -61,6 +63,26 @@ pub fn processor() -> Processor {
         family: number(FeatureInfo::family_id),
         model: number(FeatureInfo::model_id),
         stepping: number(FeatureInfo::stepping_id),
+    }
+}
+
+/// What the boot CPU says of itself that decides about side channels.
+pub fn side_channel_facts(address_bits: u32) -> Facts {
+    let facts = processor();
+    let leaf = |number, most: u32| {
+        if native_cpuid(number & 0x8000_0000, 0)[0] >= most { native_cpuid(number, 0) } else { [0; 4] }
+    };
+    let seven = leaf(7, 7)[3];
+    const ARCH_CAPABILITIES_MSR: u32 = 0x10a;
+    Facts {
+        vendor: Vendor::of(native_cpuid(0, 0)),
+        family: facts.family,
+        model: facts.model,
+        stepping: facts.stepping,
+        address_bits,
+        leaf7_edx: seven,
+        ext8_ebx: leaf(0x8000_0008, 0x8000_0008)[1],
+        arch_capabilities: if seven & ARCH_CAPABILITIES != 0 { msr::read(ARCH_CAPABILITIES_MSR) } else { 0 },
     }
 }
 
@@ -139,8 +161,9 @@ pub fn load_guest_cr4(guest: u64) {
     }
 }
 
-/// Flushes the whole TLB of this CPU, global entries too.
+/// Flushes the whole TLB of this CPU, global entries too, and what it copied of level-4 tables.
 pub fn flush_tlb_global() {
+    isolation::forget(percpu::this_cpu());
     // SAFETY: toggling CR4.PGE has no other effect (SDM Vol. 3, 4.10.4.1).
     unsafe {
         asm!(

@@ -7,6 +7,7 @@
 //!
 //! The registers of the guest that entered are always right below [`PerCpu`], at [`guest_regs`].
 
+use super::isolation::Copy;
 use crate::machine::Machine;
 use crate::mm::layout::{CPU_AREA, CPU_AREAS};
 use core::arch::asm;
@@ -38,8 +39,17 @@ pub struct PerCpu {
     pub vm_assist: AtomicPtr<AtomicU64>,
     /// To do before the next exit to a guest. The entry code knows it as a word that is 0 while there is nothing.
     pub work: RaisedWork,
+    /// What the way to the loaded vCPU has to do beside the usual (`cpu::isolation`). Right behind `work`: the quick ways look at both
+    /// in one comparison.
+    pub isolated: AtomicU32,
     /// This CPU's number.
     pub id: AtomicU32,
+    /// CR3 of the copy that an isolated vCPU runs on; 0 before the first.
+    pub guest_cr3: AtomicU64,
+    /// CR3 for the hypervisor's work on its behalf.
+    pub full_cr3: AtomicU64,
+    /// This CPU's copies of roots: of the user's and of the kernel's.
+    pub copies: [Copy; 2],
     /// Local APIC identifier.
     pub apic_id: AtomicU32,
     /// TLB flushes that others ask of this CPU (`cpu::smp`).
@@ -66,6 +76,7 @@ pub const PERCPU_SIZE: usize = size_of::<PerCpu>();
 /// Offset of [`PerCpu`] within its area.
 const PERCPU_OFFSET: u64 = CPU_AREA - PERCPU_SIZE as u64;
 
+const _: () = assert!(PERCPU_WORK.is_multiple_of(8) && PERCPU_ISOLATED == PERCPU_WORK + 4);
 const _: () = assert!(PERCPU_SIZE.is_multiple_of(16) && size_of::<Regs>().is_multiple_of(16));
 /// `offset_of!` for the assembly.
 pub const PERCPU_SYSCALL_RSP: usize = offset_of!(PerCpu, syscall_rsp);
@@ -76,6 +87,12 @@ pub const PERCPU_VCPU_INFO: usize = offset_of!(PerCpu, vcpu_info);
 /// `offset_of!` for the assembly.
 pub const PERCPU_WORK: usize = offset_of!(PerCpu, work);
 /// `offset_of!` for the assembly.
+pub const PERCPU_ISOLATED: usize = offset_of!(PerCpu, isolated);
+/// `offset_of!` for the assembly.
+pub const PERCPU_GUEST_CR3: usize = offset_of!(PerCpu, guest_cr3);
+/// `offset_of!` for the assembly.
+pub const PERCPU_FULL_CR3: usize = offset_of!(PerCpu, full_cr3);
+/// `offset_of!` for the assembly.
 pub const PERCPU_VM_ASSIST: usize = offset_of!(PerCpu, vm_assist);
 
 // SAFETY: the `UnsafeCell`s are only touched by the CPU that owns the area, outside of interrupt handlers.
@@ -84,6 +101,11 @@ unsafe impl Sync for PerCpu {}
 /// Address of the [`PerCpu`] of the CPU with this number.
 pub fn percpu_address(cpu: CpuId) -> u64 {
     CPU_AREAS + u64::from(cpu.0) * CPU_AREA + PERCPU_OFFSET
+}
+
+/// Address of the area of the CPU with this number.
+pub fn percpu_area(cpu: CpuId) -> u64 {
+    percpu_address(cpu) - PERCPU_OFFSET
 }
 
 /// Where the stack of a CPU starts that has no guest's registers on it yet: it leaves their place free.

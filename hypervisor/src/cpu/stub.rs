@@ -4,8 +4,8 @@
 //! where its `PerCpu` is: they keep the guest's stack pointer there and go on with the shared entry code.
 
 use super::descriptors::{GUEST_CS32, HV_CS};
-use super::msr;
 use super::percpu::{PERCPU_SYSCALL_RSP, percpu_address};
+use super::{isolation, msr};
 use crate::mm::layout::STUBS;
 use crate::mm::tables::{self, CODE, NoTable};
 use crate::mm::{direct, early};
@@ -15,6 +15,7 @@ unsafe extern "C" {
     fn syscall_entry();
     fn syscall32_entry();
     fn sysenter_entry();
+    fn syscall_entry_isolated();
 }
 
 const STUB_BYTES: u64 = 32;
@@ -36,15 +37,21 @@ fn assemble(at: u64, percpu: u64, entry: u64) -> [u8; 19] {
     code
 }
 
+/// Address of the page with this CPU's stubs.
+pub fn page(cpu: CpuId) -> u64 {
+    STUBS + u64::from(cpu.0) * 4096
+}
+
 /// Makes this CPU's stubs and points its MSRs at them.
 ///
 /// # Safety
 /// Once per CPU, on that CPU, with its area mapped.
 pub unsafe fn install(cpu: CpuId) -> Result<(), NoTable> {
-    let page = STUBS + u64::from(cpu.0) * 4096;
+    let page = page(cpu);
     let frame = early::table_frame().ok_or(NoTable)?;
     let percpu = percpu_address(cpu);
-    let entries = [syscall_entry as *const () as u64, syscall32_entry as *const () as u64];
+    let syscall = if isolation::in_use() { syscall_entry_isolated } else { syscall_entry };
+    let entries = [syscall as *const () as u64, syscall32_entry as *const () as u64];
     for (n, entry) in entries.into_iter().enumerate() {
         let offset = n as u64 * STUB_BYTES;
         let code = assemble(page + offset, percpu, entry);

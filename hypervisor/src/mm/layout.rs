@@ -27,8 +27,9 @@ pub const M2P_END: u64 = FRAME_TABLE;
 pub const FRAME_TABLE: u64 = 0xffff_8080_0000_0000;
 /// Descriptor-table windows, [`DESCRIPTOR_WINDOW`] bytes a CPU.
 pub const DESCRIPTOR_WINDOWS: u64 = 0xffff_8100_0000_0000;
-/// Bytes of one CPU's window: 16 pages of GDT, then 16 of LDT.
-pub const DESCRIPTOR_WINDOW: u64 = 32 * 4096;
+/// Bytes between two CPUs' windows, of which each uses 16 pages for the GDT and 16 for the LDT: what one level-1 table maps, so that a
+/// CPU's isolated page tables reach its own window alone (`cpu::isolation`).
+pub const DESCRIPTOR_WINDOW: u64 = 2 << 20;
 /// Device registers.
 pub const DEVICES: u64 = 0xffff_8180_0000_0000;
 /// First byte behind them: the machine addresses below the difference can be mapped.

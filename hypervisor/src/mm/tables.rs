@@ -98,7 +98,12 @@ fn walk(va: u64, level: u32) -> Result<&'static AtomicU64, NoTable> {
 
 /// The table at `level` for `va`, with those on the way to it. Large pages on the way are split.
 fn table_of(va: u64, level: u32) -> Result<Mfn, NoTable> {
-    let mut table = root();
+    table_below(root(), va, level)
+}
+
+/// As [`table_of`], below another level-4 table than the hypervisor's own.
+fn table_below(root: Mfn, va: u64, level: u32) -> Result<Mfn, NoTable> {
+    let mut table = root;
     for at in (level + 1..=4).rev() {
         let slot = entry(table, va, at);
         let old = slot.load(Ordering::Relaxed);
@@ -158,6 +163,43 @@ pub unsafe fn page_entries(va: u64, count: usize) -> Result<&'static [AtomicU64]
     // SAFETY: tables are made here, of frames in the direct map.
     let words = unsafe { frame_words(table_of(va, 1)?) };
     words[(va >> 12 & 511) as usize..].get(..count).ok_or(NoTable)
+}
+
+/// Maps the page at `va` below another level-4 table as the hypervisor has it: nothing where it has nothing.
+pub fn share_page(other: Mfn, va: u64) -> Result<(), NoTable> {
+    let _guard = LOCK.lock();
+    let mapped = walk(va, 1)?.load(Ordering::Relaxed);
+    entry(table_below(other, va, 1)?, va, 1).store(mapped, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Links the hypervisor's table at `level` for `va` into the tables below another level-4 table.
+pub fn share_table(other: Mfn, va: u64, level: u32) -> Result<(), NoTable> {
+    let _guard = LOCK.lock();
+    let table = table_of(va, level)?;
+    let slot = entry(table_below(other, va, level + 1)?, va, level + 1);
+    slot.store(table.addr().0 | TABLE.bits(), Ordering::Relaxed);
+    Ok(())
+}
+
+/// How many 4 KiB pages a level-4 table maps in the hypervisor's slots, the machine-to-physical table left out.
+pub fn pages_in_slots(root: Mfn) -> u64 {
+    fn pages(table: Mfn, level: u32) -> u64 {
+        // SAFETY: tables are made here, of frames in the direct map.
+        let words = unsafe { frame_words(table) };
+        let present = words.iter().map(|word| word.load(Ordering::Relaxed)).filter(|entry| entry & 1 != 0);
+        present.map(|entry| below(entry, level)).sum()
+    }
+    fn below(entry: u64, level: u32) -> u64 {
+        if level == 1 || Pte::from_bits_retain(entry).contains(Pte::PS) {
+            return 1 << (9 * (level - 1));
+        }
+        pages(MachineAddr(entry & ADDR).mfn(), level - 1)
+    }
+    // SAFETY: as above.
+    let words = unsafe { frame_words(root) };
+    let slots = words[257..=271].iter().map(|word| word.load(Ordering::Relaxed));
+    slots.filter(|entry| entry & 1 != 0).map(|entry| below(entry, 4)).sum()
 }
 
 /// Gives each of the hypervisor's slots a level-3 table. The direct map already shares its first with the identity map.

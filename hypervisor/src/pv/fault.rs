@@ -3,8 +3,8 @@
 use super::emulate::{self, Emulated};
 use super::{Guest, debug, descriptors};
 use crate::cpu::descriptors::gdt_window;
-use crate::cpu::fpu;
 use crate::cpu::percpu::this_cpu;
+use crate::cpu::{fpu, isolation};
 use crate::mm::layout::{HYPERVISOR_END, HYPERVISOR_START};
 use crate::mm::uaccess::copy_from_guest;
 use core::arch::asm;
@@ -87,6 +87,9 @@ fn page_fault(regs: &mut Regs) {
     let mut address: u64;
     // SAFETY: reads a register, before anything else can fault.
     unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
+    if code & PF_PRESENT == 0 && isolation::is_stale(this_cpu(), address) {
+        return;
+    }
     interrupts::enable();
     if (HYPERVISOR_START..HYPERVISOR_END).contains(&address) {
         // The CPU reads descriptors with its own privilege; an access of the guest's own is none of them.

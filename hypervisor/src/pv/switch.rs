@@ -6,7 +6,7 @@
 
 use super::{NO_VCPU_INFO, debug, descriptors, segments};
 use crate::cpu::percpu::{PerCpu, guest_regs, this_cpu};
-use crate::cpu::{self, fpu, smp};
+use crate::cpu::{self, fpu, isolation, smp};
 use crate::machine::{Hv, Machine, Vcpu, hv};
 use crate::mm::{direct, tables};
 use core::sync::atomic::Ordering;
@@ -210,6 +210,7 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>, root: Mfn) {
     this.running.store(1, Ordering::Relaxed);
     // Before its entries can be in the TLB: whoever flushes must not miss this CPU.
     next.domain.dirty_cpus.insert(this.id());
+    this.isolated.store(isolation::flags(next.domain.privileged), Ordering::Relaxed);
     // SAFETY: as in `load_root`; a vCPU that is chosen keeps its root.
     unsafe { cpu::write_cr3(root.addr().0) };
     cpu::flush_tlb_global();
@@ -232,6 +233,7 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>, root: Mfn) {
     fpu::set_task_switched(next.vcpu().pv.has_flags(VcpuFlags::TASK_SWITCHED));
     hv.vcpu_switched(prev.as_ref().filter(|_| running), Some(next));
     if let Some(prev) = prev.filter(|prev| prev.domain.id != next.domain.id) {
+        isolation::domain_changed();
         prev.domain.dirty_cpus.remove(this.id());
     }
 }

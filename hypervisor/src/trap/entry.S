@@ -4,7 +4,7 @@
 # multiple of 16. Interrupts are off from the entry until Rust (or the hypercall path here) enables them, and off
 # again from `exit_to_guest` to the instruction that leaves.
 
-.section .text
+.section .entry_text, "ax"
 .macro SAVE_REGS
     pushq %rdi
     pushq %rsi
@@ -56,6 +56,33 @@
 8:
 .endm
 
+# An isolated vCPU ran on a copy of its root (`cpu::isolation`), which has no more of the hypervisor than this file's code and the
+# CPU's area: loads the root that has everything. `at` is where PerCpu lies from `base`. Uses rax.
+.macro LOAD_FULL_ROOT at, base
+    testb ${isolated}, \at + {percpu_isolated}(\base)
+    jz 6f
+    movq \at + {percpu_full_cr3}(\base), %rax
+    movq %rax, %cr3
+6:
+.endm
+
+# The same for an entry from ring 0, which may have come from between a load of CR3 and `iretq`. Leaves in rbx what CR3 was if it was a
+# copy, else 0. Uses rax, rcx.
+.macro LOAD_FULL_ROOT_IF_COPY
+    xorl %ebx, %ebx
+    movq %rsp, %rax
+    andq $-{cpu_area}, %rax
+    testb ${isolated}, {cpu_area} - {percpu_size} + {percpu_isolated}(%rax)
+    jz 7f
+    movq %cr3, %rcx
+    cmpq {cpu_area} - {percpu_size} + {percpu_guest_cr3}(%rax), %rcx
+    jne 7f
+    movq %rcx, %rbx
+    movq {cpu_area} - {percpu_size} + {percpu_full_cr3}(%rax), %rcx
+    movq %rcx, %cr3
+7:
+.endm
+
 # One stub of 16 bytes for each vector; those without a hardware error code push 0 in its place.
 .balign 16
 .global trap_stubs
@@ -90,10 +117,12 @@ trap_common:
     movq %rsp, %rdi
     testb $3, {cs}(%rsp)
     jz .Lfrom_hypervisor
+    LOAD_FULL_ROOT {regs_size}, %rsp
     xorl %ebp, %ebp
     call trap_from_guest
     jmp exit_to_guest
 .Lfrom_hypervisor:
+    LOAD_FULL_ROOT_IF_COPY          # only an `iretq` to a guest faults there, and that never comes back here
     call trap_from_hypervisor
     RESTORE_REGS
     addq $16, %rsp
@@ -105,11 +134,15 @@ trap_common:
 trap_own_stack:
     SAVE_REGS
     cld
-    CLOSE_GATE
     movq %rsp, %rdi
     xorl %ebp, %ebp
+    LOAD_FULL_ROOT_IF_COPY
+    CLOSE_GATE
     call trap_on_own_stack
-    RESTORE_REGS
+    testq %rbx, %rbx
+    jz 1f
+    movq %rbx, %cr3
+1:  RESTORE_REGS
     addq $16, %rsp
     iretq
 .size trap_own_stack, . - trap_own_stack
@@ -173,8 +206,18 @@ trap_debug:
 # rcx = return address, r11 = flags; IA32_FMASK cleared IF, TF, DF, AC, NT.
 #
 # Three quick ways save only what they use and leave by themselves: hypercalls that have a function in `pv::quick`, the
-# `iret` hypercall, and a system call of the guest's user code. Where anything is not as usual (work was raised, an
-# upcall is due), they complete the frame and take the way of all others.
+# `iret` hypercall, and a system call of the guest's user code. Where anything is not as usual (work was raised, the vCPU is
+# isolated, which the same comparison tells, an upcall is due), they complete the frame and take the way of all others.
+.balign 64
+.global syscall_entry_isolated
+.type syscall_entry_isolated, @function
+syscall_entry_isolated:
+    pushq %rax
+    LOAD_FULL_ROOT 8, %rsp
+    popq %rax
+    jmp syscall_entry
+.size syscall_entry_isolated, . - syscall_entry_isolated
+
 .balign 64
 .global syscall_entry
 .type syscall_entry, @function
@@ -204,7 +247,7 @@ syscall_entry:
     cli
     testl %edx, %edx
     jnz .Lhypercall
-    cmpl $0, {regs_size} + {percpu_work}(%rsp)
+    cmpq $0, {regs_size} + {percpu_work}(%rsp)
     jne .Lquick_work
     movq {regs_size} + {percpu_vcpu_info}(%rsp), %rcx
     cmpb $0, (%rcx)                 # an upcall is pending, perhaps masked: the other way looks
@@ -247,7 +290,7 @@ no_quick_way:
     movq %rax, {rax}(%rsp)
     movq %rsi, {rsi}(%rsp)
     movq %rdx, {rdx}(%rsp)
-    cmpl $0, {regs_size} + {percpu_work}(%rsp)
+    cmpq $0, {regs_size} + {percpu_work}(%rsp)
     jne .Luser_slow
     movq {regs_size} + {percpu_vcpu_info}(%rsp), %rsi
     cmpw $0, (%rsi)
@@ -322,7 +365,7 @@ no_quick_way:
     movq %r11, {r11}(%rsp)
     movq %rsi, {rsi}(%rsp)
     movq %rdx, {rdx}(%rsp)
-    cmpl $0, {regs_size} + {percpu_work}(%rsp)
+    cmpq $0, {regs_size} + {percpu_work}(%rsp)
     jne .Liret_slow
     movq {regs_size} + {percpu_vm_assist}(%rsp), %rax
     testl ${assist_iopl}, (%rax)
@@ -415,6 +458,9 @@ exit_to_guest:
     cmpl $0xff, %ecx                # pending, not masked: 1..=255 before the decrement
     jb .Lwork
 .Lleave:
+    cmpl $0, {regs_size} + {percpu_isolated}(%rsp)
+    jne .Lleave_isolated
+.Lleave_now:
     cmpl ${vector_syscall}, {vector}(%rsp)
     jne .Liret
     movq {rip}(%rsp), %rcx          # a non-canonical rip would fault in ring 0 on Intel's sysret
@@ -434,6 +480,18 @@ exit_to_guest:
 .global guest_iret
 guest_iret:
     iretq
+# After the load of CR3 only this code, the CPU's area and the guest's memory are there.
+.Lleave_isolated:
+    testb ${isolated}, {regs_size} + {percpu_isolated}(%rsp)
+    jz 1f
+    call isolated_root
+    movq %rax, %cr3
+1:  testb ${verw}, {regs_size} + {percpu_isolated}(%rsp)
+    jz .Lleave_now
+    verw .Ldata_selector(%rip)
+    jmp .Lleave_now
+.Ldata_selector:
+    .word {hv_ss}
 .Lwork:
     movq %rsp, %rdi
     call exit_work
@@ -465,6 +523,7 @@ syscall32_entry:
     pushq $0
     pushq ${vector_syscall32}
     SAVE_REGS
+    LOAD_FULL_ROOT {regs_size}, %rsp
     movq %rsp, %rdi
     xorl %ebp, %ebp
     call syscall32_from_guest
@@ -489,6 +548,7 @@ sysenter_flags_saved:
     pushq $0
     pushq ${vector_sysenter}
     SAVE_REGS
+    LOAD_FULL_ROOT {regs_size}, %rsp
     movq %rsp, %rdi
     xorl %ebp, %ebp
     call sysenter_from_guest

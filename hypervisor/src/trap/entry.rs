@@ -1,8 +1,10 @@
 //! Assembles `entry.S` with the offsets of the Rust types it uses.
 
-use crate::cpu::descriptors::{GUEST_CS32, GUEST_CS64, GUEST_SS};
+use crate::cpu::descriptors::{GUEST_CS32, GUEST_CS64, GUEST_SS, HV_SS};
+use crate::cpu::isolation::{ISOLATED, VERW};
 use crate::cpu::percpu::{
-    PERCPU_PV, PERCPU_SIZE, PERCPU_SYSCALL_RSP, PERCPU_VCPU_INFO, PERCPU_VM_ASSIST, PERCPU_WORK,
+    PERCPU_FULL_CR3, PERCPU_GUEST_CR3, PERCPU_ISOLATED, PERCPU_PV, PERCPU_SIZE, PERCPU_SYSCALL_RSP,
+    PERCPU_VCPU_INFO, PERCPU_VM_ASSIST, PERCPU_WORK,
 };
 use crate::mm::layout::{CPU_AREA, HYPERVISOR_END};
 use crate::mm::uaccess::{GATE, GATE_SMAP};
@@ -51,6 +53,12 @@ global_asm!(
     percpu_vcpu_info = const PERCPU_VCPU_INFO,
     percpu_work = const PERCPU_WORK,
     percpu_size = const PERCPU_SIZE,
+    percpu_isolated = const PERCPU_ISOLATED,
+    percpu_guest_cr3 = const PERCPU_GUEST_CR3,
+    percpu_full_cr3 = const PERCPU_FULL_CR3,
+    isolated = const ISOLATED,
+    verw = const VERW,
+    hv_ss = const HV_SS,
     cpu_area = const CPU_AREA,
     percpu_vm_assist = const PERCPU_VM_ASSIST,
     pv_kernel_mode = const offset_of!(PvState, kernel_mode),

@@ -5,6 +5,7 @@
 
 pub mod cpuid;
 pub mod msr;
+pub mod side_channels;
 #[cfg(test)]
 mod tests;
 

@@ -10,6 +10,7 @@ mod tests;
 
 pub use memory::{Amount, Dom0Memory};
 
+use crate::cpu_policy::side_channels::Wishes;
 use crate::sched::Policy;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -143,6 +144,8 @@ pub struct Options {
     pub smep: bool,
     /// `x2apic`: use the x2APIC where the CPU has it.
     pub x2apic: bool,
+    /// `xpti=`, `pv-l1tf=`, `spec-ctrl=`: what is done against side channels of the processor.
+    pub side_channels: Wishes,
 }
 
 impl Default for Options {
@@ -166,6 +169,7 @@ impl Default for Options {
             smap: true,
             smep: true,
             x2apic: true,
+            side_channels: Wishes::default(),
         }
     }
 }
@@ -257,6 +261,9 @@ impl Options {
             "dom0_max_vcpus" => parse_range(value).map(|v| self.dom0_max_vcpus = v),
             "maxcpus" => parse_u32(value).map(|v| self.max_cpus = v.max(1)),
             "sched" => parse_policy(value).map(|v| self.sched = v),
+            "xpti" => self.side_channels.xpti(if value.is_empty() { "yes" } else { value }),
+            "pv-l1tf" => self.side_channels.l1tf(if value.is_empty() { "yes" } else { value }),
+            "spec-ctrl" => self.side_channels.spec_ctrl(value),
             "nosmp" => parse_bool_or_empty(value).map(|on| {
                 if on {
                     self.max_cpus = 1;
@@ -268,7 +275,7 @@ impl Options {
 }
 
 /// Xen's words for yes and no.
-fn parse_bool(value: &str) -> Option<bool> {
+pub(crate) fn parse_bool(value: &str) -> Option<bool> {
     match value {
         "yes" | "on" | "true" | "enable" | "1" => Some(true),
         "no" | "off" | "false" | "disable" | "0" => Some(false),
