@@ -113,16 +113,17 @@ trap_stubs:
 trap_common:
     SAVE_REGS
     cld
-    CLOSE_GATE
     movq %rsp, %rdi
     testb $3, {cs}(%rsp)
     jz .Lfrom_hypervisor
     LOAD_FULL_ROOT {regs_size}, %rsp
+    CLOSE_GATE                      # which reads a word that an isolated root does not map
     xorl %ebp, %ebp
     call trap_from_guest
     jmp exit_to_guest
 .Lfrom_hypervisor:
     LOAD_FULL_ROOT_IF_COPY          # only an `iretq` to a guest faults there, and that never comes back here
+    CLOSE_GATE
     call trap_from_hypervisor
     RESTORE_REGS
     addq $16, %rsp
