@@ -258,8 +258,7 @@ fn what_a_file_loses_is_given_back() {
 fn a_name_costs_what_it_takes() {
     let mut tree = Tree::new(100_000);
     let id = tree.create(ROOT, b"file", Kind::File(Contents::default()), 0o600, 0).unwrap();
-    let made = (0..50_000u32).take_while(|n| tree.link(ROOT, &n.to_le_bytes().map(|b| b | 128), id).is_ok());
-    let made = made.count();
+    let made = (0..10_000).take_while(|n| tree.link(ROOT, format!("{n:04}").as_bytes(), id).is_ok()).count();
     assert!(made * 64 < 100_000, "{made} names of 4 bytes take more than 64 each");
     tree.unlink(ROOT, b"file", false).unwrap();
     assert!(tree.link(ROOT, b"file", id).is_ok(), "what one gave back, another one takes");
