@@ -4,8 +4,8 @@
 //! checked, and what lies between is copied. A ring that makes no sense is given up, with the reason in it; the domain
 //! then can do nothing but ask for a new start.
 //!
-//! A domain that does not take its answers is not listened to until it does, and no call does more than
-//! [`AT_ONCE`] requests: the others wait no longer.
+//! A domain that does not take its answers is not listened to until it does. No call takes more than [`AT_ONCE`] requests
+//! nor works longer than the server's budget for what they cause: the others wait no longer.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -17,6 +17,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use xen_abi::io::xs_wire as abi;
 
 use super::wire::Message;
+use super::work::BUDGET;
 use super::{Connection, Server};
 
 /// Requests that one call answers at most.
@@ -40,6 +41,8 @@ pub struct Link<M> {
     connection: Connection,
     input: Vec<u8>,
     output: VecDeque<u8>,
+    /// The message that ends a transaction, until it is answered. Its payload is not needed any more.
+    ending: Option<Message>,
     broken: bool,
 }
 
@@ -64,7 +67,8 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
         }
         let features = abi::XENSTORE_SERVER_FEATURE_RECONNECTION | abi::XENSTORE_SERVER_FEATURE_ERROR;
         page[FEATURES].store(features, Release);
-        Ok(Self { page, connection, input: Vec::new(), output: VecDeque::new(), broken: false })
+        let (input, output) = (Vec::new(), VecDeque::new());
+        Ok(Self { page, connection, input, output, ending: None, broken: false })
     }
 
     /// Whose it is.
@@ -72,10 +76,13 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
         self.connection
     }
 
-    /// Answers requests and delivers events. True: something moved, and the domain is to be notified.
+    /// Answers requests and delivers events. True: something moved, the domain is to be notified, and there may be more to
+    /// do.
     pub fn serve(&mut self, server: &mut Server) -> bool {
         let mut moved = self.restart(server);
+        let until = server.steps() + BUDGET;
         for _ in 0..AT_ONCE {
+            moved |= server.run(Some(self.connection), until);
             if self.broken {
                 break;
             }
@@ -83,15 +90,25 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
             if !self.output.is_empty() {
                 break;
             }
+            let ended = self.ending.as_ref().and_then(|end| server.late_answer(self.connection, end));
+            if let Some(answer) = ended {
+                self.ending = None;
+                self.output.extend(answer.to_bytes());
+                continue;
+            }
             if let Some(event) = server.next_event(self.connection) {
                 self.output.extend(Message::event(&event).to_bytes());
                 continue;
             }
+            if server.must_wait(self.connection) || server.steps() >= until {
+                break;
+            }
             moved |= self.fill();
             match Message::take(&mut self.input) {
-                Ok(Some(request)) => {
-                    self.output.extend(server.answer(self.connection, &request).to_bytes());
-                }
+                Ok(Some(request)) => match server.request(self.connection, &request) {
+                    Some(answer) => self.output.extend(answer.to_bytes()),
+                    None => self.ending = Some(Message { payload: Vec::new(), ..request }),
+                },
                 Ok(None) => break,
                 Err(_) => self.give_up(abi::XENSTORE_ERROR_PROTO),
             }
@@ -106,9 +123,10 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
         }
         self.input.clear();
         self.output.clear();
+        self.ending = None;
         self.broken = false;
         // A client that is gone from the server is not asked for again.
-        let _ = server.reset(self.connection);
+        let _ = server.begin_reset(self.connection);
         for word in [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD, ERROR] {
             self.page[word].store(0, Relaxed);
         }

@@ -3,38 +3,62 @@
 //! [`Server`] does what clients ask and keeps what they will be told. It knows no rings and no time:
 //!
 //! ```text
-//! a domain's shared page ─► link::Link ─► wire::answer ─┐
-//! the same process ───────► local::Local ───────────────┴─► Server ─► tree, transactions, watches
+//! a domain's shared page ─► link::Link ─► wire::request ─┐
+//! the same process ───────► local::Local ────────────────┴─► Server ─► tree, transactions, watches
 //! ```
 //!
 //! A client is a [`Connection`]. What it is allowed depends on its domain and on whether it is privileged, as a
 //! toolstack is. Every path, number and length that arrives is an allegation of that domain: a mistake is an error
-//! answer, and what one domain can use up is limited by a [`Quota`].
+//! answer, and what one domain can make the server keep is limited by a [`Quota`] and charged to that domain (`account`).
+//!
+//! # Work in steps
+//!
+//! What takes more than one step for each name of a path is a `Job` (`work`): committing a transaction, telling watchers,
+//! freeing what was removed, forgetting a domain that is gone. Jobs belong to the client that caused them. A domain's link
+//! works on them with a budget, and takes no further request before they are done: what a domain causes, it waits
+//! for, and others only as long as one budget. While the changes of a transaction are being made, other domains' requests
+//! wait as well, so nobody sees a part of them. What belongs to no client any more, [`Server::poll`] works on.
+//!
+//! The methods of [`Server`] are for those who cannot wait: each finishes the jobs of its client, and a commit that another
+//! one has begun.
 
+mod account;
+mod children;
 mod link;
 mod local;
 mod path;
+mod queue;
+mod rights;
 #[cfg(test)]
 mod tests;
 mod transaction;
 mod tree;
+mod view;
 mod watch;
 mod wire;
+mod work;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use self::account::Quota;
+use self::account::{Accounts, CLIENT};
 pub use self::link::Link;
 pub use self::local::Local;
 pub use self::path::{Path, home};
-use self::transaction::{Change, Transaction};
-pub use self::tree::{Actor, Quota, Rights};
-use self::tree::{Context, Deed, Tree};
-use self::watch::{Special, Watch};
+use self::queue::Events;
+pub use self::rights::Rights;
+use self::rights::{Actor, Deed, Identity, Known};
+use self::transaction::{Change, Transaction, What};
+use self::tree::{Context, Tree};
+use self::view::{Sight, View};
+use self::watch::{Firing, Index, Special, Watch};
 pub use self::wire::Message;
+use self::work::{Commit, Job, Walk};
 use super::{Errno, Event, Transaction as Id};
 
 /// A client.
@@ -59,37 +83,57 @@ pub enum Action {
     Release(u16),
 }
 
+/// Actions that wait, at most.
+const MAX_ACTIONS: usize = 256;
+
 /// Called when something waits for a client. It must not call the server.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// What a client made the server keep.
+#[derive(Debug, Default)]
+struct Kept {
+    transactions: BTreeMap<u32, Box<Transaction>>,
+    watches: BTreeSet<Watch>,
+    events: Events,
+}
 
 /// What is kept of a client.
 struct Client {
     actor: Actor,
-    transactions: BTreeMap<u32, Transaction>,
+    kept: Kept,
     last_transaction: u32,
-    watches: Vec<Watch>,
-    events: VecDeque<Event>,
-    /// Bytes of these.
-    held: usize,
+    /// What it caused and what is not done yet, the next in front.
+    jobs: VecDeque<Job>,
+    /// How its transaction ended, since nobody asked.
+    ended: Option<Result<(), Errno>>,
+    /// What it watched is being taken out: it is told nothing.
+    is_reset: bool,
     waker: Option<Waker>,
 }
 
 /// See the head of the module.
 pub struct Server {
     tree: Tree,
+    accounts: Accounts,
     quota: Quota,
     clients: BTreeMap<Connection, Client>,
+    index: Index,
     last_connection: u32,
     last_stamp: u64,
+    known: Known,
     introduced: BTreeSet<u16>,
     special: [Rights; 2],
     actions: VecDeque<Action>,
+    /// Whose transaction is being committed.
+    committing: Option<Connection>,
+    /// Work of no client.
+    jobs: VecDeque<Job>,
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("tree", &self.tree)
+            .field("clients", &self.clients.len())
             .field("introduced", &self.introduced)
             .finish_non_exhaustive()
     }
@@ -105,28 +149,41 @@ impl Server {
     /// An empty tree.
     #[must_use]
     pub fn new(quota: Quota) -> Self {
+        let mut accounts = Accounts::default();
         Self {
-            tree: Tree::new(),
+            tree: Tree::new(&mut accounts),
+            accounts,
             quota,
             clients: BTreeMap::new(),
+            index: Index::default(),
             last_connection: 0,
             last_stamp: 0,
+            known: Known::new(),
             introduced: BTreeSet::new(),
             special: [Rights::private(0), Rights::private(0)],
             actions: VecDeque::new(),
+            committing: None,
+            jobs: VecDeque::new(),
         }
     }
 
     /// A new client. A privileged one may do everything.
     pub fn connect(&mut self, domain: u16, privileged: bool, waker: Option<Waker>) -> Connection {
+        self.admit(domain);
+        if privileged {
+            self.accounts.exempt(domain);
+        }
+        // Without a limit this is never refused.
+        let _ = self.accounts.charge_bytes(domain, CLIENT, None);
         self.last_connection += 1;
+        let since = self.known.since(domain).unwrap_or(self.last_stamp);
         let client = Client {
-            actor: Actor { domain, target: None, privileged },
-            transactions: BTreeMap::new(),
+            actor: Actor { domain, since, target: None, privileged },
+            kept: Kept::default(),
             last_transaction: 0,
-            watches: Vec::new(),
-            events: VecDeque::new(),
-            held: 0,
+            jobs: VecDeque::new(),
+            ended: None,
+            is_reset: false,
             waker,
         };
         self.clients.insert(Connection(self.last_connection), client);
@@ -135,26 +192,60 @@ impl Server {
 
     /// A client is gone, with its watches and transactions.
     pub fn disconnect(&mut self, connection: Connection) {
-        self.clients.remove(&connection);
+        self.begin_disconnect(connection);
+        self.finish(None);
+    }
+
+    fn begin_disconnect(&mut self, connection: Connection) {
+        let Some(mut client) = self.clients.remove(&connection) else { return };
+        self.accounts.credit_bytes(client.actor.domain, CLIENT);
+        work::cancel(&mut client.jobs);
+        self.jobs.append(&mut client.jobs);
+        self.jobs.push_back(Job::Kept(connection, client.actor.domain, Box::new(client.kept)));
+    }
+
+    /// A number is in use. What an earlier domain of this number left is forgotten first.
+    fn admit(&mut self, domain: u16) {
+        if self.known.since(domain).is_none() {
+            if self.jobs.iter().any(|job| matches!(job, Job::Forget(walk) if walk.domain == domain)) {
+                self.finish(None);
+            }
+            let stamp = self.next_stamp();
+            self.known.add(domain, stamp);
+        }
     }
 
     /// A domain is there: tells those who watch for it.
     pub fn introduce(&mut self, domain: u16) {
+        self.admit(domain);
         self.introduced.insert(domain);
-        self.fire_special(Special::Introduce);
+        let mut job = Some(Job::Fire(Box::new(Firing::new(Vec::new(), Some(Special::Introduce)))));
+        while let Some(left) = job {
+            job = self.step(left, None);
+        }
     }
 
     /// A domain is gone: with it its clients, its nodes, and all rights that it had. Tells those who watch for it.
     pub fn release(&mut self, domain: u16) {
-        self.clients.retain(|_, client| client.actor.domain != domain);
+        self.begin_release(domain);
+        self.finish(None);
+    }
+
+    /// The same, where [`poll`](Self::poll) does the work. The domain's clients are gone at once.
+    pub fn begin_release(&mut self, domain: u16) {
+        let of_domain = self.clients.iter().filter(|(_, client)| client.actor.domain == domain);
+        let gone: Vec<_> = of_domain.map(|(connection, _)| *connection).collect();
+        gone.into_iter().for_each(|connection| self.begin_disconnect(connection));
         self.introduced.remove(&domain);
-        let (before, stamp) = (self.tree.clone(), self.next_stamp());
-        for path in self.tree.forget(domain, stamp) {
-            if let Ok(path) = Path::parse(&path, 0) {
-                self.fire(&before, &Change::Remove(path));
-            }
+        self.known.remove(domain);
+        self.accounts.forget(domain);
+        for client in self.clients.values_mut() {
+            client.actor.target = client.actor.target.filter(|target| target.domain != domain);
         }
-        self.fire_special(Special::Release);
+        for rights in &mut self.special {
+            rights.forget(domain);
+        }
+        self.jobs.push_back(Job::Forget(Box::new(Walk::new(domain))));
     }
 
     /// Whether a domain was introduced.
@@ -177,40 +268,59 @@ impl Server {
         self.clients.get_mut(&connection).ok_or(Errno::ENOTCONN)
     }
 
-    /// The tree that a client sees, and how to note in its transaction what it saw.
+    /// Does something for a client whose work is done, and while nobody commits; and then what it causes.
+    fn now<R>(&mut self, connection: Connection, work: impl FnOnce(&mut Self) -> R) -> R {
+        self.settle();
+        self.finish(Some(connection));
+        let result = work(self);
+        self.finish(Some(connection));
+        result
+    }
+
+    /// Shows a node to a client that may read it, and notes in its transaction what it saw: the list of names (`list`), or
+    /// the rest.
     fn look<R>(
         &mut self,
         connection: Connection,
         id: Id,
         path: &str,
-        work: impl FnOnce(&Tree, &Path, &Actor) -> Result<R, Errno>,
-        note: impl FnOnce(&mut Transaction, &Path),
+        list: bool,
+        work: impl FnOnce(Sight<'_>) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
-        let quota = self.quota;
         let client = self.clients.get_mut(&connection).ok_or(Errno::ENOTCONN)?;
-        let path = Path::parse(path, client.actor.domain)?;
+        let (actor, tree) = (&client.actor, &self.tree);
+        let path = Path::parse(path, actor.domain)?;
         if id == Id::NONE {
-            return work(&self.tree, &path, &client.actor);
+            return work(View { tree, transaction: None }.allowed(&path, actor, Deed::Read)?);
         }
-        let transaction = client.transactions.get_mut(&id.0).ok_or(Errno::ENOENT)?;
-        let result = work(&transaction.tree, &path, &client.actor);
-        note(transaction, &path);
-        check_touched(transaction, &client.actor, &quota)?;
+        let transaction = client.kept.transactions.get_mut(&id.0).ok_or(Errno::ENOENT)?;
+        let view = View { tree, transaction: Some(transaction) };
+        let result = view.allowed(&path, actor, Deed::Read).and_then(work);
+        let (bytes, limit) = (transaction.note_bytes(&path), (!actor.privileged).then_some(&self.quota));
+        self.accounts.charge_bytes(actor.domain, bytes, limit)?;
+        transaction.charged += bytes;
+        transaction.saw(tree, &path, list);
+        check_touched(transaction, actor, &self.quota)?;
         result
     }
 
-    fn change(&mut self, connection: Connection, id: Id, change: Change) -> Result<(), Errno> {
-        let (stamp, quota) = (self.next_stamp(), self.quota);
+    /// Makes a change, in a transaction or at once. Watchers of what was changed at once are told by a job.
+    fn change(&mut self, connection: Connection, id: Id, path: &str, what: What) -> Result<(), Errno> {
+        let stamp = self.next_stamp();
         let client = self.clients.get_mut(&connection).ok_or(Errno::ENOTCONN)?;
-        let context = Context { actor: &client.actor, stamp, quota: &quota };
+        let (actor, tree, accounts) = (&client.actor, &mut self.tree, &mut self.accounts);
+        let change = Change { path: Path::parse(path, actor.domain)?, what };
+        let context = Context { actor, stamp, quota: &self.quota, known: &self.known };
         if id != Id::NONE {
-            let transaction = client.transactions.get_mut(&id.0).ok_or(Errno::ENOENT)?;
-            check_touched(transaction, &client.actor, &quota)?;
-            return transaction.change(change, context);
-        }
-        let before = self.tree.clone();
-        if change.apply(&mut self.tree, context)? {
-            self.fire(&before, &change);
+            let transaction = client.kept.transactions.get_mut(&id.0).ok_or(Errno::ENOENT)?;
+            check_touched(transaction, actor, &self.quota)?;
+            let owned = accounts.of(actor.domain).nodes;
+            let charge = |bytes| accounts.charge_bytes(actor.domain, bytes, context.limit());
+            if let Some(gone) = transaction.change(tree, change, owned, context, charge)? {
+                client.jobs.push_back(Job::Deltas([gone].into()));
+            }
+        } else if let Some(done) = tree.apply(change, accounts, context)? {
+            client.jobs.push_back(Job::Fire(Box::new(Firing::new([done].into(), None))));
         }
         Ok(())
     }
@@ -219,12 +329,9 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// `EINVAL` (no valid path), `ENOENT`, `EACCES`.
+    /// `EINVAL` (no valid path), `ENOENT`, `EACCES`, `ENOSPC` (no memory).
     pub fn read(&mut self, connection: Connection, id: Id, path: &str) -> Result<Vec<u8>, Errno> {
-        let work = |tree: &Tree, path: &Path, actor: &Actor| {
-            Ok(tree.allowed(path, actor, Deed::Read)?.value.to_vec())
-        };
-        self.look(connection, id, path, work, Transaction::saw)
+        self.now(connection, |server| server.look(connection, id, path, false, |sight| copied(sight.value())))
     }
 
     /// The names of a node's children, and a number that changes with them.
@@ -238,11 +345,8 @@ impl Server {
         id: Id,
         path: &str,
     ) -> Result<(Vec<String>, u64), Errno> {
-        let work = |tree: &Tree, path: &Path, actor: &Actor| {
-            let node = tree.allowed(path, actor, Deed::Read)?;
-            Ok((node.children.keys().cloned().collect(), node.list_stamp))
-        };
-        self.look(connection, id, path, work, Transaction::saw_list)
+        let work = |sight: Sight<'_>| Ok((sight.names().map(Into::into).collect(), sight.list_stamp()));
+        self.now(connection, |server| server.look(connection, id, path, true, work))
     }
 
     /// Owner and rights of a node. `@introduceDomain` and `@releaseDomain` have some, too.
@@ -251,23 +355,23 @@ impl Server {
     ///
     /// As [`read`](Self::read).
     pub fn rights(&mut self, connection: Connection, id: Id, path: &str) -> Result<Rights, Errno> {
-        if let Some(special) = Special::named(path) {
-            return Ok(self.special[special as usize].clone());
-        }
-        let work = |tree: &Tree, path: &Path, actor: &Actor| {
-            Ok(tree.allowed(path, actor, Deed::Read)?.rights.clone())
+        let rights = match Special::named(path) {
+            Some(special) => self.special[special as usize].clone(),
+            None => self.now(connection, |server| {
+                server.look(connection, id, path, false, |sight| Ok(sight.rights().clone()))
+            })?,
         };
-        self.look(connection, id, path, work, Transaction::saw)
+        Ok(rights.shown(&self.known))
     }
 
     /// Sets a value; the node and those above it are made where they are missing.
     ///
     /// # Errors
     ///
-    /// `EINVAL`, `EACCES`, `ENOSPC` (too large, too many nodes).
+    /// `EINVAL`, `EACCES`, `ENOSPC` (too large, too many nodes, too much memory).
     pub fn write(&mut self, connection: Connection, id: Id, path: &str, value: &[u8]) -> Result<(), Errno> {
-        let path = self.parse(connection, path)?;
-        self.change(connection, id, Change::Write(path, value.into()))
+        let value = copied(value)?;
+        self.now(connection, |server| server.change(connection, id, path, What::Write(value)))
     }
 
     /// Makes a node where it is missing.
@@ -276,8 +380,7 @@ impl Server {
     ///
     /// As [`write`](Self::write).
     pub fn mkdir(&mut self, connection: Connection, id: Id, path: &str) -> Result<(), Errno> {
-        let path = self.parse(connection, path)?;
-        self.change(connection, id, Change::Mkdir(path))
+        self.now(connection, |server| server.change(connection, id, path, What::Mkdir))
     }
 
     /// Removes a node with everything below it.
@@ -286,11 +389,11 @@ impl Server {
     ///
     /// `EINVAL` (the root), `EACCES`, `ENOENT` where even the node above is missing.
     pub fn remove(&mut self, connection: Connection, id: Id, path: &str) -> Result<(), Errno> {
-        let path = self.parse(connection, path)?;
-        self.change(connection, id, Change::Remove(path))
+        self.now(connection, |server| server.change(connection, id, path, What::Remove))
     }
 
-    /// Sets owner and rights.
+    /// Sets owner and rights. A domain that is named and is not there gets nothing by it, nor does one that comes later:
+    /// only a privileged client knows of a domain before the server does.
     ///
     /// # Errors
     ///
@@ -302,19 +405,29 @@ impl Server {
         path: &str,
         rights: Rights,
     ) -> Result<(), Errno> {
-        if let Some(special) = Special::named(path) {
-            if !self.client(connection)?.actor.privileged {
-                return Err(Errno::EACCES);
-            }
-            self.special[special as usize] = rights;
-            return Ok(());
-        }
-        let path = self.parse(connection, path)?;
-        self.change(connection, id, Change::SetRights(path, rights))
+        self.now(connection, |server| server.change_rights(connection, id, path, rights))
     }
 
-    fn parse(&mut self, connection: Connection, path: &str) -> Result<Path, Errno> {
-        Path::parse(path, self.client(connection)?.actor.domain)
+    fn change_rights(
+        &mut self,
+        connection: Connection,
+        id: Id,
+        path: &str,
+        rights: Rights,
+    ) -> Result<(), Errno> {
+        let privileged = self.client(connection)?.actor.privileged;
+        if privileged {
+            rights.entries().iter().for_each(|(domain, _)| self.admit(*domain));
+        }
+        let rights = rights.at(self.next_stamp());
+        match Special::named(path) {
+            Some(_) if !privileged => Err(Errno::EACCES),
+            Some(special) => {
+                self.special[special as usize] = rights;
+                Ok(())
+            }
+            None => self.change(connection, id, path, What::SetRights(rights)),
+        }
     }
 
     /// Begins a transaction.
@@ -323,17 +436,20 @@ impl Server {
     ///
     /// `ENOSPC` where too many are under way.
     pub fn begin(&mut self, connection: Connection) -> Result<Id, Errno> {
-        let (quota, tree) = (self.quota, self.tree.clone());
-        let client = self.client(connection)?;
-        if !client.actor.privileged && client.transactions.len() >= quota.transactions {
+        let client = self.clients.get_mut(&connection).ok_or(Errno::ENOTCONN)?;
+        let (actor, kept) = (&client.actor, &mut client.kept);
+        if !actor.privileged && kept.transactions.len() >= self.quota.transactions {
             return Err(Errno::ENOSPC);
         }
+        let transaction = Transaction::new();
+        let limit = (!actor.privileged).then_some(&self.quota);
+        self.accounts.charge_bytes(actor.domain, transaction.charged, limit)?;
         loop {
             client.last_transaction = client.last_transaction.wrapping_add(1);
             let id = client.last_transaction;
             // 0 is no transaction, and one that is old may still have a number that came round again.
-            if id != 0 && !client.transactions.contains_key(&id) {
-                client.transactions.insert(id, Transaction::new(&tree));
+            if id != 0 && !kept.transactions.contains_key(&id) {
+                kept.transactions.insert(id, Box::new(transaction));
                 return Ok(Id(id));
             }
         }
@@ -343,27 +459,23 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// `ENOENT` where there is none, `EAGAIN` where somebody changed what it saw.
+    /// `ENOENT` where there is none, `EAGAIN` where somebody changed what it saw, `ENOSPC`.
     pub fn end(&mut self, connection: Connection, id: Id, commit: bool) -> Result<(), Errno> {
+        self.now(connection, |server| server.begin_end(connection, id, commit))?;
+        self.client(connection)?.ended.take().unwrap_or(Ok(()))
+    }
+
+    /// Begins to end a transaction: the result is in `ended` later.
+    fn begin_end(&mut self, connection: Connection, id: Id, commit: bool) -> Result<(), Errno> {
         let client = self.clients.get_mut(&connection).ok_or(Errno::ENOTCONN)?;
-        let transaction = client.transactions.remove(&id.0).ok_or(Errno::ENOENT)?;
-        if !commit {
-            return Ok(());
+        let transaction = client.kept.transactions.remove(&id.0).ok_or(Errno::ENOENT)?;
+        if commit {
+            self.committing = Some(connection);
+            client.jobs.push_back(Job::Commit(Box::new(Commit::new(client.actor, transaction))));
+        } else {
+            client.ended = Some(Ok(()));
+            client.jobs.push_back(Job::Transaction(client.actor.domain, transaction));
         }
-        if !transaction.still_true(&self.tree) {
-            return Err(Errno::EAGAIN);
-        }
-        let (actor, quota) = (client.actor, self.quota);
-        let (before, mut tree, mut done) = (self.tree.clone(), self.tree.clone(), Vec::new());
-        for change in transaction.into_changes() {
-            let context = Context { actor: &actor, stamp: self.next_stamp(), quota: &quota };
-            // It was possible in the transaction's own tree, and is not any more.
-            if change.apply(&mut tree, context).map_err(|_| Errno::EAGAIN)? {
-                done.push(change);
-            }
-        }
-        self.tree = tree;
-        done.iter().for_each(|change| self.fire(&before, change));
         Ok(())
     }
 
@@ -371,11 +483,12 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// `ENOENT` where it has no client.
+    /// `ENOENT` where it has no client, or the other one is not there.
     pub fn set_target(&mut self, domain: u16, target: u16) -> Result<(), Errno> {
+        let since = self.known.since(target).ok_or(Errno::ENOENT)?;
         let mut found = Err(Errno::ENOENT);
         for client in self.clients.values_mut().filter(|client| client.actor.domain == domain) {
-            client.actor.target = Some(target);
+            client.actor.target = Some(Identity { domain: target, since });
             found = Ok(());
         }
         found
@@ -383,7 +496,10 @@ impl Server {
 
     /// The next event for a client.
     pub fn next_event(&mut self, connection: Connection) -> Option<Event> {
-        self.clients.get_mut(&connection)?.take_event()
+        let client = self.clients.get_mut(&connection)?;
+        let (event, bytes) = client.kept.events.pop()?;
+        self.accounts.credit_bytes(client.actor.domain, bytes);
+        Some(event)
     }
 
     /// Ends all watches and transactions of a client.
@@ -392,23 +508,37 @@ impl Server {
     ///
     /// `ENOTCONN`.
     pub fn reset(&mut self, connection: Connection) -> Result<(), Errno> {
+        self.begin_reset(connection)?;
+        self.finish(Some(connection));
+        Ok(())
+    }
+
+    fn begin_reset(&mut self, connection: Connection) -> Result<(), Errno> {
         let client = self.client(connection)?;
-        client.watches.clear();
-        client.transactions.clear();
-        client.events.clear();
-        client.held = 0;
+        work::cancel(&mut client.jobs);
+        (client.ended, client.is_reset) = (None, true);
+        let kept = Box::new(core::mem::take(&mut client.kept));
+        client.jobs.push_back(Job::Kept(connection, client.actor.domain, kept));
         Ok(())
     }
 
     /// What a privileged client can learn of the server as a whole.
     fn summary(&self) -> String {
-        let watches: usize = self.clients.values().map(|client| client.watches.len()).sum();
+        let watches: usize = self.clients.values().map(|client| client.kept.watches.len()).sum();
         let domains: Vec<_> = self.introduced.iter().map(ToString::to_string).collect();
         alloc::format!("clients {}\nwatches {watches}\ndomains {}\n", self.clients.len(), domains.join(" "))
     }
 }
 
 fn check_touched(transaction: &Transaction, actor: &Actor, quota: &Quota) -> Result<(), Errno> {
-    let is_full = transaction.touched() > quota.touched || transaction.held() > quota.held;
+    let is_full = transaction.touched() > quota.touched || transaction.held > quota.held;
     if !actor.privileged && is_full { Err(Errno::ENOSPC) } else { Ok(()) }
+}
+
+/// A copy, if there is memory for it.
+fn copied(bytes: &[u8]) -> Result<Vec<u8>, Errno> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).map_err(|_| Errno::ENOSPC)?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
 }

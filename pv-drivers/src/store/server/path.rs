@@ -4,6 +4,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use core::borrow::Borrow;
 use core::fmt;
 
 use xen_abi::io::xs_wire::{XENSTORE_ABS_PATH_MAX, XENSTORE_REL_PATH_MAX};
@@ -76,11 +77,29 @@ impl Path {
         }
     }
 
+    /// The node of this name below it.
+    #[must_use]
+    pub(super) fn child(&self, name: &str) -> Self {
+        if self.is_root() { Self(format!("/{name}")) } else { Self(format!("{}/{name}", self.0)) }
+    }
+
+    /// The names of this node below `other`, if it is below it.
+    pub(super) fn below<'a>(&'a self, other: &Self) -> Option<&'a str> {
+        if other.is_root() { Some(&self.0[1..]) } else { self.0.strip_prefix(&other.0)?.strip_prefix('/') }
+    }
+
     /// Whether it is `other` or below it.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         other.is_root()
             || self.0.strip_prefix(&other.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+/// Paths are in the order of their text, so that all below one stand together.
+impl Borrow<str> for Path {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

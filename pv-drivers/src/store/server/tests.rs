@@ -2,6 +2,12 @@
 
 extern crate std;
 
+mod limits;
+mod model;
+mod rights;
+mod serial;
+mod steps;
+
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -140,7 +146,7 @@ fn domains_come_and_go() {
             "{path}"
         );
     }
-    assert_eq!(server.tree.owned_by(1), 0);
+    assert_eq!(server.accounts.of(1).nodes, 0);
     assert_eq!(server.read(one, NONE, "x"), Err(Errno::ENOTCONN));
 }
 
@@ -171,6 +177,23 @@ fn a_transaction_that_saw_what_changed_is_done_again() {
 }
 
 #[test]
+fn a_transaction_sees_what_it_wrote_although_another_client_removes_it() {
+    for path in ["d/n", "d"] {
+        let (mut server, toolstack, one, _) = world();
+        server.write(one, NONE, "d/n", b"0").unwrap();
+        let t = server.begin(one).unwrap();
+        server.write(one, t, "d/n", b"1").unwrap();
+        server.remove(toolstack, NONE, &format!("{}/{path}", home(1))).unwrap();
+        let done = server.remove(one, t, "d/n");
+        match server.end(one, t, true) {
+            Ok(()) => assert_eq!(done, Ok(())),
+            error => assert_eq!((error, path), (Err(Errno::EAGAIN), "d")),
+        }
+        assert!(server.read(one, NONE, "d/n").is_err(), "it was removed");
+    }
+}
+
+#[test]
 fn a_transaction_fires_watches_when_it_ends_and_not_when_it_is_given_up() {
     let (mut server, toolstack, one, _) = world();
     server.watch(toolstack, "/local/domain/1", "t").unwrap();
@@ -187,8 +210,10 @@ fn a_transaction_fires_watches_when_it_ends_and_not_when_it_is_given_up() {
 
 #[test]
 fn quotas_stop_the_unprivileged() {
-    let quota =
-        Quota { nodes: 4, value: 8, rights: 2, watches: 2, transactions: 1, touched: 3, held: 80, events: 2 };
+    let (nodes, value, rights, watches, transactions) = (4, 8, 2, 2, 1);
+    let (touched, held, events_kept) = (3, 80, 2);
+    let small = Quota { nodes, value, rights, watches, transactions, ..Quota::default() };
+    let quota = Quota { touched, held, events: events_kept, ..small };
     let mut server = Server::new(quota);
     let toolstack = server.connect(0, true, None);
     server.mkdir(toolstack, NONE, "/local/domain/1").unwrap();
@@ -198,7 +223,7 @@ fn quotas_stop_the_unprivileged() {
     server.write(one, NONE, "a/b", &[0; 8]).unwrap();
     assert_eq!(server.mkdir(one, NONE, "a/c/d"), Err(Errno::ENOSPC));
     assert_eq!(server.directory(one, NONE, "a").unwrap().0, ["b"], "nothing is left of it");
-    assert_eq!(server.tree.owned_by(1), 3);
+    assert_eq!(server.accounts.of(1).nodes, 3);
     server.mkdir(one, NONE, "a/c").unwrap();
     let rights = Rights::new(&[(1, Permission::None); 3]).unwrap();
     assert_eq!(server.set_rights(one, NONE, "a", rights), Err(Errno::ENOSPC));
@@ -454,76 +479,7 @@ fn a_broken_ring_is_given_up_and_can_be_started_again() {
     assert_eq!(page[518].load(SeqCst), abi::XENSTORE_ERROR_PROTO);
 }
 
-/// A step of one of two clients, in a transaction or not.
-#[derive(Clone, Debug)]
-enum Step {
-    Begin,
-    End(bool),
-    Read(u8),
-    Write(u8, u8),
-    Remove(u8),
-    List,
-}
-
-fn step() -> impl Strategy<Value = (usize, Step)> {
-    let step = prop_oneof![
-        Just(Step::Begin),
-        any::<bool>().prop_map(Step::End),
-        (0..4u8).prop_map(Step::Read),
-        (0..4u8, any::<u8>()).prop_map(|(node, value)| Step::Write(node, value)),
-        (0..4u8).prop_map(Step::Remove),
-        Just(Step::List),
-    ];
-    (0..2usize, step)
-}
-
-type Model = std::collections::BTreeMap<u8, u8>;
-
-/// A client's transaction: its number, what it did, and what it saw.
-type Open = (Id, Vec<Step>, Vec<Vec<u8>>);
-
 proptest! {
-    /// Transactions that are committed might as well have run one after the other, each at its end.
-    #[test]
-    fn transactions_are_serial(steps in prop::collection::vec(step(), 1..60)) {
-        let mut server = Server::default();
-        let clients = [server.connect(0, true, None), server.connect(0, true, None)];
-        server.mkdir(clients[0], NONE, "/d").unwrap();
-        let mut model = Model::new();
-        let mut open: [Option<Open>; 2] = [None, None];
-        for (who, step) in steps {
-            match step {
-                Step::Begin if open[who].is_none() => {
-                    open[who] = Some((server.begin(clients[who]).unwrap(), vec![], vec![]));
-                }
-                Step::Begin => {}
-                Step::End(commit) => {
-                    let Some((id, steps, saw)) = open[who].take() else { continue };
-                    match server.end(clients[who], id, commit) {
-                        Ok(()) if commit => {
-                            let again: Vec<_> = steps.iter().map(|step| in_model(&mut model, step)).collect();
-                            prop_assert_eq!(saw, again);
-                        }
-                        Ok(()) => {}
-                        Err(error) => prop_assert_eq!(error, Errno::EAGAIN),
-                    }
-                }
-                step => {
-                    let id = open[who].as_ref().map_or(NONE, |open| open.0);
-                    let saw = in_server(&mut server, clients[who], id, &step);
-                    match &mut open[who] {
-                        Some((_, steps, all)) => {
-                            steps.push(step);
-                            all.push(saw);
-                        }
-                        None => prop_assert_eq!(saw, in_model(&mut model, &step)),
-                    }
-                }
-            }
-        }
-        prop_assert_eq!(in_server(&mut server, clients[0], NONE, &Step::List), in_model(&mut model, &Step::List));
-    }
-
     /// Whatever a domain writes to its page, the server goes on, and others see nothing of it.
     #[test]
     fn garbage_in_a_page_harms_nobody(
@@ -547,41 +503,11 @@ proptest! {
         prop_assert_eq!(server.read(two, NONE, "mine"), Ok(b"2".to_vec()));
         prop_assert_eq!(server.directory(toolstack, NONE, "/local/domain").unwrap().0, vec!["1", "2"]);
         let counted = count(&mut server, toolstack, &home(1));
-        prop_assert_eq!(server.tree.owned_by(1), counted);
+        prop_assert_eq!(server.accounts.of(1).nodes, counted);
     }
 }
 
 fn count(server: &mut Server, toolstack: Connection, path: &str) -> usize {
     let names = server.directory(toolstack, NONE, path).unwrap().0;
     1 + names.iter().map(|name| count(server, toolstack, &format!("{path}/{name}"))).sum::<usize>()
-}
-
-fn in_server(server: &mut Server, client: Connection, id: Id, step: &Step) -> Vec<u8> {
-    match step {
-        Step::Read(node) => server.read(client, id, &format!("/d/{node}")).unwrap_or_default(),
-        Step::Write(node, value) => {
-            server.write(client, id, &format!("/d/{node}"), &[*value]).unwrap();
-            vec![]
-        }
-        Step::Remove(node) => {
-            server.remove(client, id, &format!("/d/{node}")).unwrap();
-            vec![]
-        }
-        _ => server.directory(client, id, "/d").unwrap().0.iter().map(|name| name.as_bytes()[0]).collect(),
-    }
-}
-
-fn in_model(model: &mut Model, step: &Step) -> Vec<u8> {
-    match step {
-        Step::Read(node) => model.get(node).map(|value| vec![*value]).unwrap_or_default(),
-        Step::Write(node, value) => {
-            model.insert(*node, *value);
-            vec![]
-        }
-        Step::Remove(node) => {
-            model.remove(node);
-            vec![]
-        }
-        _ => model.keys().map(|node| b'0' + node).collect(),
-    }
 }

@@ -1,82 +1,168 @@
-//! A transaction: its own version of the tree, what it saw, and what it changed.
+//! A transaction: what it saw, and what it changed, kept beside the tree.
 //!
-//! At the end each thing seen is compared with the tree as it is then; where nothing of it changed, the changes are
-//! made again, in order, in that tree. So two transactions that touch different things never disturb each other, even
-//! below the same node.
+//! It sees the tree as it is, through its own changes ([`Delta`]). Of each thing that it saw it notes the stamp that it saw
+//! first. At the end each is compared with the tree as it is then; where nothing of it changed, the changes are made in
+//! the tree, in order (`commit`). So two transactions that touch different things never disturb each other, even below the
+//! same node, and one under way keeps nothing of the tree alive: all that it keeps is its own and is charged to its domain.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::super::Errno;
+use super::account::{CHANGE, DELTA, SEEN, TRANSACTION};
+use super::children::Children;
 use super::path::Path;
-use super::tree::{Context, Rights, Tree};
+use super::rights::Rights;
+use super::tree::{Context, Done, Tree};
+use super::view::{Plan, View, judge};
 
 /// One change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    Write(Path, Arc<[u8]>),
-    Mkdir(Path),
-    Remove(Path),
-    SetRights(Path, Rights),
+#[derive(Debug)]
+pub(super) struct Change {
+    pub path: Path,
+    pub what: What,
+}
+
+/// What is done to a node.
+#[derive(Debug)]
+pub(super) enum What {
+    Write(Vec<u8>),
+    Mkdir,
+    Remove,
+    SetRights(Rights),
 }
 
 impl Change {
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Write(path, _) | Self::Mkdir(path) | Self::Remove(path) | Self::SetRights(path, _) => path,
-        }
-    }
-
     /// Bytes of what it says.
-    fn bytes(&self) -> usize {
-        let value = if let Self::Write(_, value) = self { value.len() } else { 0 };
-        self.path().as_str().len() + value
+    fn said(&self) -> usize {
+        let value = if let What::Write(value) = &self.what { value.len() } else { 0 };
+        self.path.as_str().len() + value
     }
 
-    /// Makes the change. Answers whether anything is different.
-    pub fn apply(&self, tree: &mut Tree, context: Context<'_>) -> Result<bool, Errno> {
-        match self {
-            Self::Write(path, value) => tree.write(path, value, context).map(|()| true),
-            Self::Mkdir(path) => tree.mkdir(path, context),
-            Self::Remove(path) => match tree.remove(path, context) {
-                // What is to go was not there: just as well, if the one above is.
-                Err(Errno::ENOENT) if tree.get(&path.parent()).is_some() => Ok(false),
-                result => result.map(|()| true),
-            },
-            Self::SetRights(path, rights) => tree.set_rights(path, rights, context).map(|()| true),
-        }
+    /// Bytes that it takes.
+    fn bytes(&self) -> usize {
+        let rights = if let What::SetRights(rights) = &self.what { rights.bytes() } else { 0 };
+        CHANGE + self.said() + rights
     }
 }
 
-/// What was seen of a node.
+const _: () = assert!(CHANGE >= 2 * size_of::<Change>() + size_of::<Done>() + 2 * 16);
+
+/// The stamps of a node when it was seen first; none for what was not looked at, and no stamp for what was missing.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
-    /// Value or rights, or that it is missing.
-    content: bool,
-    /// The names of its children.
-    list: bool,
+    /// Of value and rights.
+    content: Option<Option<u64>>,
+    /// Of the names of its children.
+    list: Option<Option<u64>>,
+}
+
+const _: () = assert!(SEEN >= 2 * size_of::<(Path, Seen)>() + 2 * 16);
+
+impl Seen {
+    /// Whether all that was seen is so still.
+    fn is_true(&self, tree: &Tree, path: &Path) -> bool {
+        let node = tree.get(path);
+        let same = |then: Option<Option<u64>>, now| then.is_none_or(|then| then == now);
+        same(self.content, node.map(|node| node.stamp)) && same(self.list, node.map(|node| node.list_stamp))
+    }
+}
+
+/// What became of a node and of those below it.
+#[derive(Debug, Default)]
+pub(super) struct Delta {
+    /// The tree's node of this name, with all below, is not seen.
+    pub hides: bool,
+    /// The transaction made it. It hides another one then.
+    pub is_made: bool,
+    /// There was none of this name when the transaction made it.
+    is_fresh: bool,
+    /// The change that wrote its value last.
+    pub value: Option<usize>,
+    /// Of a node that the transaction made or wrote: it sees that one even where another client removes it.
+    pub rights: Option<Rights>,
+    /// Where the names of its children changed: of the last time.
+    pub list_stamp: u64,
+    /// Nodes that were made, here and below.
+    made: usize,
+    pub children: Children<Self>,
+}
+
+const _: () = assert!(DELTA >= 2 * size_of::<(Box<str>, Delta)>() + 16);
+
+impl Delta {
+    /// The one at a path, made with those above it where it is missing.
+    fn at(&mut self, path: &Path) -> Result<&mut Self, Errno> {
+        let mut delta = self;
+        for name in path.names() {
+            if delta.children.get(name).is_none() {
+                delta.children.insert(name, Self::default())?;
+            }
+            // Was there, or was just put there.
+            delta = delta.children.get_mut(name).ok_or(Errno::ENOSPC)?;
+        }
+        Ok(delta)
+    }
+
+    /// The one at a path.
+    fn get(&self, path: &Path) -> Option<&Self> {
+        let mut delta = self;
+        for name in path.names() {
+            delta = delta.children.get(name)?;
+        }
+        Some(delta)
+    }
+
+    /// Whether another client removed a node on the way to a path, below which something was changed here.
+    fn is_cut(&self, tree: &Tree, path: &Path) -> bool {
+        let (mut delta, mut base) = (self, Some(&tree.root));
+        for name in path.names() {
+            tree.step();
+            match delta.children.get(name) {
+                Some(child) if !child.hides => delta = child,
+                _ => return false,
+            }
+            base = base.and_then(|node| node.children.get(name).map(|child| &**child));
+            if base.is_none() && delta.rights.is_none() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Bytes of those that are missing on the way to a path.
+    fn missing(&self, path: &Path) -> usize {
+        let mut delta = Some(self);
+        path.names()
+            .map(|name| {
+                delta = delta.and_then(|delta| delta.children.get(name));
+                if delta.is_some() { 0 } else { DELTA + name.len() }
+            })
+            .sum()
+    }
 }
 
 /// A transaction under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Transaction {
-    base: Tree,
-    /// The tree as the transaction sees it.
-    pub tree: Tree,
+    /// What became of the root.
+    pub root: Delta,
     seen: BTreeMap<Path, Seen>,
     changes: Vec<Change>,
-    held: usize,
+    /// Bytes of the paths and values that it keeps.
+    pub held: usize,
+    /// Bytes that its domain is charged.
+    pub charged: usize,
+    /// It saw one thing in two states: it cannot be committed.
+    is_torn: bool,
+    /// It removed nodes that it had not made.
+    removes: bool,
 }
 
 impl Transaction {
-    pub fn new(tree: &Tree) -> Self {
-        Self { base: tree.clone(), tree: tree.clone(), seen: BTreeMap::new(), changes: Vec::new(), held: 0 }
-    }
-
-    /// Bytes of the paths and values that it keeps.
-    pub fn held(&self) -> usize {
-        self.held
+    pub fn new() -> Self {
+        Self { charged: TRANSACTION, ..Self::default() }
     }
 
     /// How much it touched.
@@ -84,47 +170,152 @@ impl Transaction {
         self.seen.len() + self.changes.len()
     }
 
-    /// Its owner saw the value or the rights of a node, or that there is none.
-    pub fn saw(&mut self, path: &Path) {
-        self.note(path).content = true;
-    }
-
-    /// Its owner saw the names of a node's children.
-    pub fn saw_list(&mut self, path: &Path) {
-        self.note(path).list = true;
-    }
-
-    fn note(&mut self, path: &Path) -> &mut Seen {
-        let held = &mut self.held;
-        self.seen.entry(path.clone()).or_insert_with(|| {
-            *held += path.as_str().len();
-            Seen::default()
-        })
-    }
-
-    /// Makes a change in the transaction's own tree.
-    pub fn change(&mut self, change: Change, context: Context<'_>) -> Result<(), Errno> {
-        if change.apply(&mut self.tree, context)? {
-            self.held += change.bytes();
-            self.changes.push(change);
-        } else {
-            self.saw(change.path());
+    /// The value that a change wrote.
+    pub fn value(&self, change: usize) -> &[u8] {
+        match self.changes.get(change).map(|change| &change.what) {
+            Some(What::Write(value)) => value,
+            _ => &[],
         }
+    }
+
+    /// Bytes that noting a path takes.
+    pub fn note_bytes(&self, path: &Path) -> usize {
+        if self.seen.contains_key(path.as_str()) { 0 } else { SEEN + path.as_str().len() }
+    }
+
+    /// Its owner saw a node, or that there is none: the names of its children (`list`), or value or rights.
+    pub fn saw(&mut self, tree: &Tree, path: &Path, list: bool) {
+        if !self.seen.contains_key(path.as_str()) {
+            self.held += path.as_str().len();
+            self.seen.insert(path.clone(), Seen::default());
+        }
+        let Some(seen) = self.seen.get_mut(path.as_str()) else { return };
+        let node = tree.get(path);
+        // What the transaction made and shows is not what it would find by now.
+        let is_hidden = node.is_some() && self.root.get(path).is_some_and(|delta| delta.is_fresh);
+        let (first, now) = if list {
+            (&mut seen.list, node.map(|node| node.list_stamp))
+        } else {
+            (&mut seen.content, node.map(|node| node.stamp))
+        };
+        self.is_torn |= is_hidden || self.root.is_cut(tree, path) || *first.get_or_insert(now) != now;
+    }
+
+    /// Makes a change as its owner sees the tree from then on, charged by `charge`. Answers what was removed of its own.
+    pub fn change(
+        &mut self,
+        tree: &Tree,
+        change: Change,
+        owned: usize,
+        context: Context<'_>,
+        mut charge: impl FnMut(usize) -> Result<(), Errno>,
+    ) -> Result<Option<Delta>, Errno> {
+        self.is_torn |= self.root.is_cut(tree, &change.path);
+        let plan = judge(View { tree, transaction: Some(self) }, &change, context)?;
+        let more = match &plan {
+            Plan::Nothing => self.note_bytes(&change.path),
+            _ => change.bytes() + self.root.missing(&change.path),
+        };
+        let made = match &plan {
+            Plan::Make { depth, .. } => change.path.names().count() - depth,
+            _ => 0,
+        };
+        // What it removed of the tree is not counted here, but when it is committed.
+        let owned = if self.removes { 0 } else { owned };
+        if context.limit().is_some_and(|quota| made > 0 && owned + self.root.made + made > quota.nodes) {
+            return Err(Errno::ENOSPC);
+        }
+        charge(more)?;
+        self.charged += more;
+        self.changes.try_reserve(1).map_err(|_| Errno::ENOSPC)?;
+        let (number, stamp) = (self.changes.len(), context.stamp);
+        let mut gone = None;
+        match plan {
+            Plan::Nothing => {
+                self.saw(tree, &change.path, false);
+                return Ok(None);
+            }
+            Plan::Set(rights) => {
+                let delta = self.root.at(&change.path)?;
+                (delta.value, delta.rights) = (Some(number), Some(rights));
+            }
+            Plan::Make { depth, rights } => self.make(&change, number, depth, &rights, stamp)?,
+            Plan::Remove => gone = Some(self.remove(&change.path, stamp)?),
+            Plan::Grant => {
+                if let What::SetRights(rights) = &change.what {
+                    self.root.at(&change.path)?.rights = Some(rights.clone());
+                }
+            }
+        }
+        self.held += change.said();
+        self.changes.push(change);
+        Ok(gone)
+    }
+
+    fn make(
+        &mut self,
+        change: &Change,
+        number: usize,
+        depth: usize,
+        rights: &Rights,
+        stamp: u64,
+    ) -> Result<(), Errno> {
+        let levels = change.path.names().count();
+        // First all places, so that nothing is left half made.
+        self.root.at(&change.path)?;
+        let mut delta = &mut self.root;
+        for (level, name) in change.path.names().enumerate() {
+            delta.made += levels - depth.max(level);
+            if level == depth {
+                delta.list_stamp = stamp;
+            }
+            let Some(child) = delta.children.get_mut(name) else { return Err(Errno::ENOSPC) };
+            delta = child;
+            if level >= depth {
+                delta.made += 1;
+                delta.is_fresh = !delta.hides;
+                (delta.hides, delta.is_made) = (true, true);
+                (delta.rights, delta.list_stamp) = (Some(rights.clone()), stamp);
+            }
+        }
+        delta.value = matches!(change.what, What::Write(_)).then_some(number);
         Ok(())
     }
 
-    /// Whether everything that was seen is still so in `tree`.
-    pub fn still_true(&self, tree: &Tree) -> bool {
-        self.seen.iter().all(|(path, seen)| {
-            let (then, now) = (self.base.get(path), tree.get(path));
-            let same_content = then.map(|node| node.stamp) == now.map(|node| node.stamp);
-            let same_list = then.map(|node| node.list_stamp) == now.map(|node| node.list_stamp);
-            (!seen.content || same_content) && (!seen.list || same_list)
-        })
+    fn remove(&mut self, path: &Path, stamp: u64) -> Result<Delta, Errno> {
+        let delta = self.root.at(path)?;
+        let gone = core::mem::replace(delta, Delta { hides: true, ..Delta::default() });
+        let (mut above, levels) = (&mut self.root, path.names().count());
+        for (level, name) in path.names().enumerate() {
+            above.made -= gone.made;
+            if level + 1 == levels {
+                above.list_stamp = stamp;
+            }
+            let Some(child) = above.children.get_mut(name) else { break };
+            above = child;
+        }
+        self.removes |= !gone.is_made;
+        Ok(gone)
     }
 
-    /// The changes, in order.
-    pub fn into_changes(self) -> Vec<Change> {
-        self.changes
+    /// Whether what was seen of the next paths behind `last` is still so; how far it looked, or none where that was all.
+    pub fn check_next(&self, tree: &Tree, last: Option<&Path>) -> Result<Option<&Path>, Errno> {
+        use core::ops::Bound::{Excluded, Unbounded};
+        if self.is_torn {
+            return Err(Errno::EAGAIN);
+        }
+        let from = last.map_or(Unbounded, |last| Excluded(last.as_str()));
+        let Some((path, seen)) = self.seen.range::<str, _>((from, Unbounded)).next() else { return Ok(None) };
+        if seen.is_true(tree, path) { Ok(Some(path)) } else { Err(Errno::EAGAIN) }
+    }
+
+    /// Takes the changes out, in order.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        core::mem::take(&mut self.changes)
+    }
+
+    /// Frees a piece of what it saw and would have changed; false: nothing of that is left.
+    pub fn free_some(&mut self) -> bool {
+        self.changes.pop().is_some() || self.seen.pop_first().is_some()
     }
 }

@@ -1,379 +1,345 @@
-//! The tree of nodes: values, owners, rights, and what each domain may do with them.
+//! The tree of nodes, and how one change is made in it and taken back.
 //!
-//! Nodes are shared between versions of the tree (a changed node is copied with those above it), so that a
-//! transaction's own version costs nothing until it changes something. Each node carries two stamps, one of its value
-//! and rights and one of the list of its children; each change brings a new one. A stamp never comes back: two nodes
-//! of one path with the same stamp are the same in that respect, in whatever version they are.
+//! There is one version of it. A transaction keeps what it changes beside it (`transaction`) and makes its changes here
+//! when it is committed; each of them can be undone until all of them are made. Each node carries two stamps, one of its
+//! value and rights and one of the list of its children; each change brings a new one. A stamp never comes back.
+//!
+//! The tree counts steps, the unit in which all work of the server is measured: one for each node on a way.
 
-use alloc::collections::BTreeMap;
-use alloc::string::String;
-use alloc::sync::Arc;
-use alloc::vec;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
-use super::super::{Errno, Permission};
+use super::super::Errno;
+use super::account::{Account, Accounts, NODE, Quota};
+use super::children::Children;
 use super::path::Path;
-
-/// Owner and rights: never empty; the first entry names the owner and what everybody may do who is not listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rights(Vec<(u16, Permission)>);
-
-impl Rights {
-    /// All of it.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` where there is no first entry.
-    pub fn new(entries: &[(u16, Permission)]) -> Result<Self, Errno> {
-        if entries.is_empty() { Err(Errno::EINVAL) } else { Ok(Self(entries.to_vec())) }
-    }
-
-    /// A node of `owner` that nobody else may touch.
-    #[must_use]
-    pub fn private(owner: u16) -> Self {
-        Self(vec![(owner, Permission::None)])
-    }
-
-    /// Who owns it.
-    #[must_use]
-    pub fn owner(&self) -> u16 {
-        self.0[0].0
-    }
-
-    /// The entries.
-    #[must_use]
-    pub fn entries(&self) -> &[(u16, Permission)] {
-        &self.0
-    }
-
-    /// The same for something that `actor` makes below: it owns what it makes, unless it is privileged.
-    fn inherited(&self, actor: &Actor) -> Self {
-        let mut rights = self.clone();
-        if !actor.privileged {
-            rights.0[0].0 = actor.domain;
-        }
-        rights
-    }
-
-    /// What `domain` may do that is not the owner.
-    fn of(&self, domain: u16) -> Permission {
-        let listed = self.0[1..].iter().find(|(other, _)| *other == domain);
-        listed.unwrap_or(&self.0[0]).1
-    }
-
-    /// Takes out what was said of a domain that is gone; its number may be given to another one.
-    fn forget(&mut self, domain: u16) -> bool {
-        let before = self.0.len();
-        let mut first = true;
-        self.0.retain(|(other, _)| core::mem::take(&mut first) || *other != domain);
-        self.0.len() != before
-    }
-}
-
-/// Who does something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Actor {
-    /// The domain.
-    pub domain: u16,
-    /// A domain in whose name it may act too.
-    pub target: Option<u16>,
-    /// Whether it may do everything.
-    pub privileged: bool,
-}
-
-/// Something that one may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Deed {
-    Read,
-    Write,
-    Own,
-}
-
-impl Actor {
-    /// Whether these rights allow it.
-    pub(super) fn may(&self, deed: Deed, rights: &Rights) -> bool {
-        let one = |domain: u16| {
-            domain == rights.owner()
-                || match deed {
-                    Deed::Read => matches!(rights.of(domain), Permission::Read | Permission::Both),
-                    Deed::Write => matches!(rights.of(domain), Permission::Write | Permission::Both),
-                    Deed::Own => false,
-                }
-        };
-        self.privileged || one(self.domain) || self.target.is_some_and(one)
-    }
-}
-
-/// What unprivileged domains may use up, each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
-    /// Nodes that it owns.
-    pub nodes: usize,
-    /// Bytes of a value.
-    pub value: usize,
-    /// Entries of a node's rights.
-    pub rights: usize,
-    /// Watches.
-    pub watches: usize,
-    /// Transactions under way.
-    pub transactions: usize,
-    /// Nodes that one transaction touches.
-    pub touched: usize,
-    /// Bytes of paths and values that one transaction keeps, and of paths and tokens of the events that wait.
-    pub held: usize,
-    /// Events that wait until it takes them; further ones are lost.
-    pub events: usize,
-}
-
-impl Default for Quota {
-    /// As xenstored's; the bytes of all transactions together come to what it allows a domain.
-    fn default() -> Self {
-        Self {
-            nodes: 1000,
-            value: 2048,
-            rights: 5,
-            watches: 128,
-            transactions: 10,
-            touched: 1024,
-            held: 200 << 10,
-            events: 2048,
-        }
-    }
-}
+use super::rights::{Actor, Known, Rights};
+use super::transaction::{Change, What};
+use super::view::{Plan, View, judge};
 
 /// A node.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Node {
-    /// Shared with other versions of the node, whose owner may not have paid for them.
-    pub value: Arc<[u8]>,
+    pub value: Vec<u8>,
     pub rights: Rights,
-    pub children: BTreeMap<String, Arc<Node>>,
+    pub children: Children<Box<Node>>,
     /// Of value and rights.
     pub stamp: u64,
     /// Of the names of the children.
     pub list_stamp: u64,
 }
 
+const _: () = assert!(NODE >= size_of::<Node>() + 2 * size_of::<(Box<str>, Box<Node>)>() + 4 * 16);
+
 impl Node {
     fn new(rights: Rights, stamp: u64) -> Self {
-        Self { value: Arc::default(), rights, children: BTreeMap::new(), stamp, list_stamp: stamp }
+        Self { value: Vec::new(), rights, children: Children::default(), stamp, list_stamp: stamp }
+    }
+
+    /// What it costs its owner under a name of so many bytes, without its children.
+    pub fn cost(&self, name: usize) -> Account {
+        Account { nodes: 1, bytes: NODE + name + self.value.len() + self.rights.bytes() }
     }
 }
 
-/// A version of the tree.
-#[derive(Clone, Debug)]
-pub(super) struct Tree {
-    root: Arc<Node>,
-    /// Nodes that each domain owns.
-    owned: BTreeMap<u16, usize>,
-}
-
-/// What a change needs beside its node: who makes it, its stamp, and the limits.
+/// What a change needs beside its node: who makes it, its stamp, the limits, and who is there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context<'a> {
     pub actor: &'a Actor,
     pub stamp: u64,
     pub quota: &'a Quota,
+    pub known: &'a Known,
+}
+
+impl<'a> Context<'a> {
+    /// What limits its maker.
+    pub fn limit(&self) -> Option<&'a Quota> {
+        (!self.actor.privileged).then_some(self.quota)
+    }
+}
+
+/// A change that was made: what watchers must be told, and how to take it back.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub path: Path,
+    /// The node's rights before; none: there was no node.
+    pub before: Option<Rights>,
+    pub undo: Undo,
+}
+
+/// What a change left behind.
+#[derive(Debug)]
+pub(super) enum Undo {
+    /// The old value and stamp.
+    Value(Vec<u8>, u64),
+    /// So many nodes were there on the way, the lowest with this stamp of its list.
+    Made(usize, u64),
+    /// What was removed, and the old stamp of the list that it was in.
+    Removed(Box<Node>, u64),
+    /// The old rights and stamp.
+    Rights(Rights, u64),
+}
+
+/// See the head of the module.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub root: Node,
+    steps: Cell<u64>,
 }
 
 impl Tree {
     /// Nothing but the root, which domain 0 owns and everybody may read.
-    pub fn new() -> Self {
-        let rights = Rights(vec![(0, Permission::Read)]);
-        Self { root: Arc::new(Node::new(rights, 0)), owned: BTreeMap::from([(0, 1)]) }
+    pub fn new(accounts: &mut Accounts) -> Self {
+        let root = Node::new(Rights::of_root(), 0);
+        // Without a limit this is never refused.
+        let _ = accounts.charge(0, root.cost(0), None);
+        Self { root, steps: Cell::new(0) }
+    }
+
+    /// Steps since the start.
+    pub fn steps(&self) -> u64 {
+        self.steps.get()
+    }
+
+    /// Counts a step.
+    pub fn step(&self) {
+        self.steps.set(self.steps.get() + 1);
     }
 
     /// A node.
     pub fn get(&self, path: &Path) -> Option<&Node> {
+        self.step();
         let mut node = &self.root;
         for name in path.names() {
+            self.step();
             node = node.children.get(name)?;
         }
         Some(node)
     }
 
-    /// The lowest node that there is on the way to `path`.
-    fn nearest(&self, path: &Path) -> &Node {
-        let mut node = &self.root;
-        for name in path.names() {
-            match node.children.get(name) {
-                Some(child) => node = child,
-                None => break,
-            }
-        }
-        node
-    }
-
-    /// A node that `actor` may do something with. That one is missing is told only to those who may read what is
-    /// above it.
-    pub fn allowed(&self, path: &Path, actor: &Actor, deed: Deed) -> Result<&Node, Errno> {
-        match self.get(path) {
-            Some(node) if actor.may(deed, &node.rights) => Ok(node),
-            Some(_) => Err(Errno::EACCES),
-            None if actor.may(Deed::Read, &self.nearest(path).rights) => Err(Errno::ENOENT),
-            None => Err(Errno::EACCES),
-        }
-    }
-
-    /// How many nodes a domain owns.
-    #[cfg(test)]
-    pub fn owned_by(&self, domain: u16) -> usize {
-        self.owned.get(&domain).copied().unwrap_or(0)
-    }
-
-    /// Sets a value; the node and those above it are made where they are missing.
-    pub fn write(&mut self, path: &Path, value: &Arc<[u8]>, context: Context<'_>) -> Result<(), Errno> {
-        if !context.actor.privileged && value.len() > context.quota.value {
-            return Err(Errno::ENOSPC);
-        }
-        if self.get(path).is_none() {
-            self.make(path, context)?;
-        }
-        self.allowed(path, context.actor, Deed::Write)?;
-        let node = self.change(path).ok_or(Errno::ENOENT)?;
-        (node.value, node.stamp) = (value.clone(), context.stamp);
-        Ok(())
-    }
-
-    /// Makes a node where it is missing; answers whether it was.
-    pub fn mkdir(&mut self, path: &Path, context: Context<'_>) -> Result<bool, Errno> {
-        if self.get(path).is_some() {
-            return self.allowed(path, context.actor, Deed::Write).map(|_| false);
-        }
-        self.make(path, context).map(|()| true)
-    }
-
-    /// Makes a missing node and those above it.
-    fn make(&mut self, path: &Path, context: Context<'_>) -> Result<(), Errno> {
-        let Context { actor, stamp, quota } = context;
-        let nearest = self.nearest(path);
-        if !actor.may(Deed::Write, &nearest.rights) {
-            return Err(Errno::EACCES);
-        }
-        let rights = nearest.rights.inherited(actor);
-        let mut made = 0;
+    fn get_mut(&mut self, path: &Path) -> Option<&mut Node> {
         let mut node = &mut self.root;
         for name in path.names() {
-            let above = Arc::make_mut(node);
-            if !above.children.contains_key(name) {
-                above.list_stamp = stamp;
-                above.children.insert(name.into(), Arc::new(Node::new(rights.clone(), stamp)));
-                made += 1;
-            }
-            // Was there, or was just put there.
-            node = above.children.get_mut(name).ok_or(Errno::EIO)?;
-        }
-        let owned = self.owned.entry(rights.owner()).or_default();
-        *owned += made;
-        if !actor.privileged && *owned > quota.nodes {
-            self.cut(path, made)?;
-            return Err(Errno::ENOSPC);
-        }
-        Ok(())
-    }
-
-    /// Takes the lowest `count` nodes of a path away again.
-    fn cut(&mut self, path: &Path, count: usize) -> Result<(), Errno> {
-        let mut top = path.clone();
-        for _ in 1..count {
-            top = top.parent();
-        }
-        self.take_out(&top, None)
-    }
-
-    /// Removes a node with everything below.
-    pub fn remove(&mut self, path: &Path, context: Context<'_>) -> Result<(), Errno> {
-        if path.is_root() {
-            return Err(Errno::EINVAL);
-        }
-        self.allowed(path, context.actor, Deed::Write)?;
-        self.take_out(path, Some(context.stamp))
-    }
-
-    fn take_out(&mut self, path: &Path, stamp: Option<u64>) -> Result<(), Errno> {
-        let name = path.names().last().ok_or(Errno::EINVAL)?;
-        let above = self.change(&path.parent()).ok_or(Errno::ENOENT)?;
-        let gone = above.children.remove(name).ok_or(Errno::ENOENT)?;
-        if let Some(stamp) = stamp {
-            above.list_stamp = stamp;
-        }
-        self.disown(&gone);
-        Ok(())
-    }
-
-    /// A node and those below are not owned any more.
-    fn disown(&mut self, node: &Node) {
-        self.count(node.rights.owner(), -1);
-        node.children.values().for_each(|child| self.disown(child));
-    }
-
-    fn count(&mut self, owner: u16, change: isize) {
-        let owned = self.owned.entry(owner).or_default();
-        *owned = owned.saturating_add_signed(change);
-        if *owned == 0 {
-            self.owned.remove(&owner);
-        }
-    }
-
-    /// Sets owner and rights. Only a privileged domain gives a node to another owner.
-    pub fn set_rights(&mut self, path: &Path, rights: &Rights, context: Context<'_>) -> Result<(), Errno> {
-        let Context { actor, quota, .. } = context;
-        let old = self.allowed(path, actor, Deed::Own)?.rights.owner();
-        if !actor.privileged && rights.owner() != old {
-            return Err(Errno::EPERM);
-        }
-        if !actor.privileged && rights.0.len() > quota.rights {
-            return Err(Errno::ENOSPC);
-        }
-        let node = self.change(path).ok_or(Errno::ENOENT)?;
-        (node.rights, node.stamp) = (rights.clone(), context.stamp);
-        self.count(old, -1);
-        self.count(rights.owner(), 1);
-        Ok(())
-    }
-
-    /// A node to be changed: a copy where another version of the tree has it too.
-    fn change(&mut self, path: &Path) -> Option<&mut Node> {
-        let mut node = Arc::make_mut(&mut self.root);
-        for name in path.names() {
-            node = Arc::make_mut(node.children.get_mut(name)?);
+            self.steps.set(self.steps.get() + 1);
+            node = node.children.get_mut(name)?;
         }
         Some(node)
     }
 
-    /// Removes what a domain that is gone owned, and all rights that it had. Answers the topmost nodes that are gone.
-    pub fn forget(&mut self, domain: u16, stamp: u64) -> Vec<String> {
-        let mut gone = Vec::new();
-        if let Some(root) = forgotten(&self.root, domain, stamp, &mut String::new(), &mut gone) {
-            self.root = Arc::new(root);
+    /// Makes a change, where who makes it may. None: there was nothing to do.
+    pub fn apply(
+        &mut self,
+        change: Change,
+        accounts: &mut Accounts,
+        context: Context<'_>,
+    ) -> Result<Option<Done>, Errno> {
+        let view = View { tree: self, transaction: None };
+        let plan = judge(view, &change, context)?;
+        let before = self.get(&change.path).map(|node| node.rights.clone());
+        let Change { path, what } = change;
+        let undo = match (plan, what) {
+            (Plan::Set(_), What::Write(value)) => self.set(&path, value, accounts, context)?,
+            (Plan::Make { depth, rights }, what) => {
+                let value = if let What::Write(value) = what { value } else { Vec::new() };
+                self.make(&path, depth, &rights, value, accounts, context)?
+            }
+            (Plan::Remove, _) => {
+                let (node, list_stamp) = self.take_out(&path, context.stamp).ok_or(Errno::ENOENT)?;
+                Undo::Removed(node, list_stamp)
+            }
+            (Plan::Grant, What::SetRights(rights)) => self.grant(&path, rights, accounts, context)?,
+            _ => return Ok(None),
+        };
+        Ok(Some(Done { path, before, undo }))
+    }
+
+    fn set(
+        &mut self,
+        path: &Path,
+        value: Vec<u8>,
+        accounts: &mut Accounts,
+        context: Context<'_>,
+    ) -> Result<Undo, Errno> {
+        let node = self.get_mut(path).ok_or(Errno::ENOENT)?;
+        let (owner, old, new) = (node.rights.owner(), node.value.len(), value.len());
+        accounts.charge_bytes(owner, new.saturating_sub(old), context.limit())?;
+        accounts.credit_bytes(owner, old.saturating_sub(new));
+        let value = core::mem::replace(&mut node.value, value);
+        Ok(Undo::Value(value, core::mem::replace(&mut node.stamp, context.stamp)))
+    }
+
+    /// Makes a node and those above it, of which `depth` are there.
+    fn make(
+        &mut self,
+        path: &Path,
+        depth: usize,
+        rights: &Rights,
+        value: Vec<u8>,
+        accounts: &mut Accounts,
+        context: Context<'_>,
+    ) -> Result<Undo, Errno> {
+        let bytes = |name: &str| NODE + name.len() + rights.bytes();
+        let made = path.names().skip(depth).fold(Account { nodes: 0, bytes: value.len() }, |sum, name| {
+            Account { nodes: sum.nodes + 1, bytes: sum.bytes + bytes(name) }
+        });
+        accounts.charge(rights.owner(), made, context.limit())?;
+        let mut list_stamp = context.stamp;
+        let mut result = Ok(());
+        let mut node = &mut self.root;
+        for (level, name) in path.names().enumerate() {
+            self.steps.set(self.steps.get() + 1);
+            if level >= depth {
+                if level == depth {
+                    list_stamp = core::mem::replace(&mut node.list_stamp, context.stamp);
+                }
+                result = node.children.insert(name, Box::new(Node::new(rights.clone(), context.stamp)));
+            }
+            match node.children.get_mut(name) {
+                Some(child) => node = child,
+                // For want of memory.
+                None => break,
+            }
         }
-        for path in &gone {
-            let Ok(path) = Path::parse(path, 0) else { continue };
-            // Only now, so that each node below is counted for its own owner.
-            let _ = self.take_out(&path, Some(stamp));
+        if let Err(error) = result {
+            self.unmake(path, depth, list_stamp);
+            accounts.credit(rights.owner(), made);
+            return Err(error);
         }
-        gone
+        node.value = value;
+        Ok(Undo::Made(depth, list_stamp))
+    }
+
+    /// Takes away what [`make`](Self::make) made.
+    fn unmake(&mut self, path: &Path, depth: usize, list_stamp: u64) {
+        let mut node = &mut self.root;
+        for (level, name) in path.names().enumerate() {
+            self.steps.set(self.steps.get() + 1);
+            if level == depth {
+                node.list_stamp = list_stamp;
+                node.children.remove(name);
+                return;
+            }
+            match node.children.get_mut(name) {
+                Some(child) => node = child,
+                None => return,
+            }
+        }
+    }
+
+    /// Takes a node out with everything below; it stays charged. Answers the old stamp of the list that it was in, too.
+    pub fn take_out(&mut self, path: &Path, stamp: u64) -> Option<(Box<Node>, u64)> {
+        let name = path.names().last()?;
+        let above = self.get_mut(&path.parent())?;
+        let node = above.children.remove(name)?;
+        Some((node, core::mem::replace(&mut above.list_stamp, stamp)))
+    }
+
+    fn grant(
+        &mut self,
+        path: &Path,
+        rights: Rights,
+        accounts: &mut Accounts,
+        context: Context<'_>,
+    ) -> Result<Undo, Errno> {
+        let name = path.names().last().map_or(0, str::len);
+        let node = self.get_mut(path).ok_or(Errno::ENOENT)?;
+        let mut new = node.cost(name);
+        new.bytes = new.bytes - node.rights.bytes() + rights.bytes();
+        regrant(accounts, (&node.rights, node.cost(name)), (&rights, new), context.limit())?;
+        let old = core::mem::replace(&mut node.rights, rights);
+        Ok(Undo::Rights(old, core::mem::replace(&mut node.stamp, context.stamp)))
+    }
+
+    /// Takes back the last change that was made.
+    pub fn undo(&mut self, done: Done, accounts: &mut Accounts) {
+        let Done { path, undo, .. } = done;
+        let name = path.names().last().unwrap_or_default();
+        match undo {
+            Undo::Value(value, stamp) => {
+                let Some(node) = self.get_mut(&path) else { return };
+                let (owner, new, old) = (node.rights.owner(), node.value.len(), value.len());
+                // It was charged before.
+                let _ = accounts.charge_bytes(owner, old.saturating_sub(new), None);
+                accounts.credit_bytes(owner, new.saturating_sub(old));
+                (node.value, node.stamp) = (value, stamp);
+            }
+            Undo::Made(depth, list_stamp) => {
+                let mut at = &self.root;
+                for (level, name) in path.names().enumerate() {
+                    let Some(child) = at.children.get(name) else { break };
+                    at = child;
+                    if level >= depth {
+                        accounts.credit(at.rights.owner(), at.cost(name.len()));
+                    }
+                }
+                self.unmake(&path, depth, list_stamp);
+            }
+            Undo::Removed(node, list_stamp) => {
+                let Some(above) = self.get_mut(&path.parent()) else { return };
+                // The room for it was there.
+                let _ = above.children.insert(name, node);
+                above.list_stamp = list_stamp;
+            }
+            Undo::Rights(rights, stamp) => {
+                let Some(node) = self.get_mut(&path) else { return };
+                let mut old = node.cost(name.len());
+                old.bytes = old.bytes - node.rights.bytes() + rights.bytes();
+                // It was charged before.
+                let _ = regrant(accounts, (&node.rights, node.cost(name.len())), (&rights, old), None);
+                (node.rights, node.stamp) = (rights, stamp);
+            }
+        }
+    }
+
+    /// Takes the rights of a domain that is gone out of a node.
+    pub fn strip(&mut self, path: &Path, domain: u16, stamp: u64, accounts: &mut Accounts) {
+        let Some(node) = self.get_mut(path) else { return };
+        let old = node.rights.bytes();
+        if node.rights.forget(domain) {
+            node.stamp = stamp;
+            accounts.credit_bytes(node.rights.owner(), old - node.rights.bytes());
+        }
+    }
+
+    /// The node behind `path` in the order in which each comes before its children; those below `path` only where `into`.
+    pub fn next_after(&self, path: &Path, into: bool) -> Option<Path> {
+        let mut nodes = Vec::with_capacity(16);
+        let mut node = Some(&self.root);
+        for name in path.names() {
+            self.step();
+            nodes.push((node, name));
+            node = node.and_then(|node| node.children.get(name).map(|child| &**child));
+        }
+        if into && let Some(first) = node.and_then(|node| node.children.after(None)) {
+            return Some(path.child(first));
+        }
+        let mut above = path.parent();
+        while let Some((node, name)) = nodes.pop() {
+            self.step();
+            if let Some(next) = node.and_then(|node| node.children.after(Some(name))) {
+                return Some(above.child(next));
+            }
+            above = above.parent();
+        }
+        None
     }
 }
 
-/// A node without the rights of `domain`, if there were any in it or below; nodes that it owned are named in `gone`.
-fn forgotten(node: &Node, domain: u16, stamp: u64, at: &mut String, gone: &mut Vec<String>) -> Option<Node> {
-    let mut new = None;
-    for (name, child) in &node.children {
-        let length = at.len();
-        at.push('/');
-        at.push_str(name);
-        if child.rights.owner() == domain {
-            gone.push(at.clone());
-        } else if let Some(changed) = forgotten(child, domain, stamp, at, gone) {
-            new.get_or_insert_with(|| node.clone()).children.insert(name.clone(), Arc::new(changed));
-        }
-        at.truncate(length);
+/// Charges other rights of a node, which may have another owner.
+fn regrant(
+    accounts: &mut Accounts,
+    (old, old_cost): (&Rights, Account),
+    (new, new_cost): (&Rights, Account),
+    limit: Option<&Quota>,
+) -> Result<(), Errno> {
+    if old.owner() == new.owner() {
+        let more = new_cost.bytes.saturating_sub(old_cost.bytes);
+        accounts.charge_bytes(new.owner(), more, limit)?;
+        accounts.credit_bytes(old.owner(), old_cost.bytes.saturating_sub(new_cost.bytes));
+    } else {
+        accounts.charge(new.owner(), new_cost, limit)?;
+        accounts.credit(old.owner(), old_cost);
     }
-    let mut rights = node.rights.clone();
-    if rights.forget(domain) {
-        let new = new.get_or_insert_with(|| node.clone());
-        (new.rights, new.stamp) = (rights, stamp);
-    }
-    new
+    Ok(())
 }

@@ -3,17 +3,25 @@
 //! A watch is told of changes of its node and of what is below it, and of its node's end together with one above it.
 //! Nobody learns of a node that it may read neither itself nor the list that it stands in. An event that waits already
 //! is not put in line again, so a client that is slow learns of each place once.
+//!
+//! An index by path finds the watches of a change: those at its node and at each above, and for a removal those below, which
+//! stand together. [`Firing`] goes through them one by one, so that it can stop anywhere.
 
-use alloc::string::String;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec;
+use core::ops::Bound::{Excluded, Included, Unbounded};
 
-use super::super::{Errno, Event};
+use super::super::Errno;
+use super::account::WATCH;
 use super::path::{Path, home};
-use super::transaction::Change;
-use super::tree::{Actor, Deed, Quota, Tree};
-use super::{Client, Connection, Server};
+use super::queue::Events;
+use super::rights::{Deed, Rights};
+use super::tree::{Done, Node, Undo};
+use super::{Connection, Job, Server};
 
 /// Names that are no nodes and can be watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Special {
     Introduce,
     Release,
@@ -37,102 +45,290 @@ impl Special {
 }
 
 /// What a watch looks at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     /// A node and what is below; whether the client calls it by its relative name.
     Node(Path, bool),
     Special(Special),
 }
 
-/// A watch.
-#[derive(Clone, Debug)]
+/// A watch, as its client has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Watch {
     place: Place,
-    token: String,
+    token: Arc<str>,
 }
 
 impl Watch {
-    /// The event for a change, if it is one of this watch's.
-    fn event(&self, change: &Change, before: &Tree, domain: u16) -> Option<(Path, Event)> {
-        let Place::Node(node, relative) = &self.place else { return None };
-        let path = if change.path().is_within(node) {
-            change.path()
-        } else if matches!(change, Change::Remove(gone) if node.is_within(gone)) && before.get(node).is_some()
-        {
-            node
-        } else {
-            return None;
+    fn new(path: &str, token: &str, domain: u16) -> Result<Self, Errno> {
+        let place = match Special::named(path) {
+            Some(special) => Place::Special(special),
+            None => Place::Node(Path::parse(path, domain)?, !path.starts_with('/')),
         };
-        let mut name = path.as_str();
-        if *relative {
-            name = name.strip_prefix(&home(domain)).map_or(name, |rest| rest.trim_start_matches('/'));
-        }
-        Some((path.clone(), Event { path: name.into(), token: self.token.clone() }))
+        Ok(Self { place, token: token.into() })
+    }
+
+    /// What it is charged.
+    pub fn bytes(&self) -> usize {
+        let path = if let Place::Node(path, _) = &self.place { path.as_str().len() } else { 0 };
+        WATCH + 2 * path + self.token.len()
     }
 }
 
-/// Whether somebody may know that a node changed.
-fn may_know(actor: &Actor, path: &Path, before: &Tree, after: &Tree) -> bool {
-    let reads =
-        |tree: &Tree, path: &Path| tree.get(path).is_some_and(|node| actor.may(Deed::Read, &node.rights));
-    reads(after, path) || reads(before, path) || reads(after, &path.parent())
+/// A watch, as it stands in the index at its path.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Watcher {
+    connection: Connection,
+    is_relative: bool,
+    token: Arc<str>,
 }
 
-/// What an event that waits counts for.
-fn bytes_of(event: &Event) -> usize {
-    event.path.len() + event.token.len()
+/// One for each watch of these maps, and eleven times as many places in each for the first.
+const _: () = assert!(
+    WATCH
+        >= 11 * (size_of::<Watcher>() + size_of::<Watch>()) / 2 + 2 * size_of::<(Path, BTreeSet<Watcher>)>()
+);
+
+/// All watches, by what they look at.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    nodes: BTreeMap<Path, BTreeSet<Watcher>>,
+    special: [BTreeSet<Watcher>; 2],
 }
 
-impl Client {
-    /// The next event.
-    pub(super) fn take_event(&mut self) -> Option<Event> {
-        let event = self.events.pop_front()?;
-        self.held -= bytes_of(&event);
-        Some(event)
+impl Index {
+    pub fn insert(&mut self, connection: Connection, watch: &Watch) {
+        let token = watch.token.clone();
+        match &watch.place {
+            Place::Node(path, is_relative) => {
+                let watcher = Watcher { connection, is_relative: *is_relative, token };
+                self.nodes.entry(path.clone()).or_default().insert(watcher);
+            }
+            Place::Special(special) => {
+                self.special[*special as usize].insert(Watcher { connection, is_relative: false, token });
+            }
+        }
     }
 
-    fn tell(&mut self, event: Event, quota: &Quota) {
-        let held = self.held + bytes_of(&event);
-        let full = !self.actor.privileged && (self.events.len() >= quota.events || held > quota.held);
-        if full || self.events.contains(&event) {
-            return;
+    pub fn remove(&mut self, connection: Connection, watch: &Watch) {
+        let token = watch.token.clone();
+        match &watch.place {
+            Place::Node(path, is_relative) => {
+                let Some(watchers) = self.nodes.get_mut(path.as_str()) else { return };
+                watchers.remove(&Watcher { connection, is_relative: *is_relative, token });
+                if watchers.is_empty() {
+                    self.nodes.remove(path.as_str());
+                }
+            }
+            Place::Special(special) => {
+                self.special[*special as usize].remove(&Watcher { connection, is_relative: false, token });
+            }
         }
-        self.held = held;
-        self.events.push_back(event);
-        if let Some(waker) = &self.waker {
-            waker();
+    }
+
+    /// The watcher behind `last` at a node, or the first.
+    fn at(&self, path: &Path, last: Option<&Watcher>) -> Option<&Watcher> {
+        next(self.nodes.get(path.as_str())?, last)
+    }
+
+    /// The watcher behind `last` among those below a node, or the first.
+    fn below(&self, top: &Path, last: Option<&(Path, Watcher)>) -> Option<(&Path, &Watcher)> {
+        if let Some((path, watcher)) = last
+            && let Some((path, watchers)) = self.nodes.get_key_value(path.as_str())
+            && let Some(next) = next(watchers, Some(watcher))
+        {
+            return Some((path, next));
         }
+        let first;
+        let from = match last {
+            Some((path, _)) => Excluded(path.as_str()),
+            None => {
+                first = alloc::format!("{top}/");
+                Included(&*first)
+            }
+        };
+        let (path, watchers) = self.nodes.range::<str, _>((from, Unbounded)).next()?;
+        path.below(top)?;
+        Some((path, next(watchers, None)?))
+    }
+}
+
+fn next<'a>(watchers: &'a BTreeSet<Watcher>, last: Option<&Watcher>) -> Option<&'a Watcher> {
+    watchers.range((last.map_or(Unbounded, Excluded), Unbounded)).next()
+}
+
+/// Changes that were made, of which watchers are being told.
+#[derive(Debug)]
+pub(super) struct Firing {
+    changes: vec::IntoIter<Done>,
+    current: Option<Current>,
+    /// What is fired after the changes, and the last that was told.
+    special: Option<(Special, Option<Watcher>)>,
+    /// What its domain is charged until the end.
+    pub charged: Option<(u16, usize)>,
+}
+
+/// The change of which watchers are being told.
+#[derive(Debug)]
+struct Current {
+    change: Done,
+    /// The node's rights now, and those of the node above.
+    after: [Option<Rights>; 2],
+    at: At,
+}
+
+/// Where the watchers stand that are being told, and the last of them.
+#[derive(Debug)]
+enum At {
+    Below(Option<(Path, Watcher)>),
+    /// The change's node or one above.
+    Above(Path, Option<Watcher>),
+}
+
+impl Firing {
+    pub fn new(changes: alloc::vec::Vec<Done>, special: Option<Special>) -> Self {
+        let special = special.map(|special| (special, None));
+        Self { changes: changes.into_iter(), current: None, special, charged: None }
     }
 }
 
 impl Server {
-    /// Tells those who watch of a change that was made to the tree `before`.
-    pub(super) fn fire(&mut self, before: &Tree, change: &Change) {
-        for client in self.clients.values_mut() {
-            for n in 0..client.watches.len() {
-                let actor = client.actor;
-                let Some((path, event)) = client.watches[n].event(change, before, actor.domain) else {
-                    continue;
-                };
-                if may_know(&actor, &path, before, &self.tree) {
-                    client.tell(event, &self.quota);
+    /// Tells one watcher, or looks at one more node; what is left to be done.
+    pub(super) fn fire(
+        &mut self,
+        mut firing: alloc::boxed::Box<Firing>,
+        who: Option<Connection>,
+    ) -> Option<Job> {
+        let Some(current) = firing.current.take() else {
+            if let Some(change) = firing.changes.next() {
+                firing.current = Some(self.begin_to_tell(change));
+            } else if let Some((special, last)) = firing.special.take() {
+                firing.special = self.tell_special(special, last.as_ref());
+            } else {
+                if let Some((domain, bytes)) = firing.charged {
+                    self.accounts.credit_bytes(domain, bytes);
+                }
+                return None;
+            }
+            return Some(Job::Fire(firing));
+        };
+        let Current { change, after, at } = current;
+        let next = match at {
+            At::Below(last) => match self.tell_below(&change, last.as_ref()) {
+                Some(last) => Some(At::Below(Some(last))),
+                None => Some(At::Above(change.path.clone(), None)),
+            },
+            At::Above(path, last) => match self.tell_above(&change, &after, &path, last.as_ref()) {
+                Some(last) => Some(At::Above(path, Some(last))),
+                None if path.is_root() => None,
+                None => Some(At::Above(path.parent(), None)),
+            },
+        };
+        match next {
+            Some(at) => firing.current = Some(Current { change, after, at }),
+            None => {
+                if let Undo::Removed(node, _) = change.undo {
+                    let name = change.path.names().last().map_or(0, str::len);
+                    self.later(who, Job::Nodes(vec![(name, node)]));
                 }
             }
         }
+        Some(Job::Fire(firing))
     }
 
-    pub(super) fn fire_special(&mut self, special: Special) {
+    fn begin_to_tell(&self, change: Done) -> Current {
+        let rights = |path: &Path| self.tree.get(path).map(|node| node.rights.clone());
+        let after = [rights(&change.path), rights(&change.path.parent())];
+        let at = match change.undo {
+            Undo::Removed(..) => At::Below(None),
+            _ => At::Above(change.path.clone(), None),
+        };
+        Current { change, after, at }
+    }
+
+    /// Tells the next watcher of a node that was removed together with one above it.
+    fn tell_below(&mut self, change: &Done, last: Option<&(Path, Watcher)>) -> Option<(Path, Watcher)> {
+        let (path, watcher) = self.index.below(&change.path, last)?;
+        let (path, watcher) = (path.clone(), watcher.clone());
+        let Undo::Removed(removed, _) = &change.undo else { return None };
+        let mut node: Option<&Node> = Some(removed);
+        for name in path.below(&change.path)?.split('/') {
+            self.tree.step();
+            node = node.and_then(|node| node.children.get(name).map(|child| &**child));
+        }
+        if let Some(node) = node {
+            let after =
+                [&path, &path.parent()].map(|path| self.tree.get(path).map(|node| node.rights.clone()));
+            self.tell_if(&watcher, &path, Some(&node.rights), &after);
+        }
+        Some((path, watcher))
+    }
+
+    /// Tells the next watcher at `path`, which is the change's node or above it.
+    fn tell_above(
+        &mut self,
+        change: &Done,
+        after: &[Option<Rights>; 2],
+        path: &Path,
+        last: Option<&Watcher>,
+    ) -> Option<Watcher> {
+        let watcher = self.index.at(path, last)?.clone();
+        self.tell_if(&watcher, &change.path, change.before.as_ref(), after);
+        Some(watcher)
+    }
+
+    fn tell_special(
+        &mut self,
+        special: Special,
+        last: Option<&Watcher>,
+    ) -> Option<(Special, Option<Watcher>)> {
+        let watcher = next(&self.index.special[special as usize], last)?.clone();
         let rights = &self.special[special as usize];
-        for client in self.clients.values_mut() {
-            if !client.actor.may(Deed::Read, rights) {
-                continue;
-            }
-            for n in 0..client.watches.len() {
-                if client.watches[n].place == Place::Special(special) {
-                    let token = client.watches[n].token.clone();
-                    client.tell(Event { path: special.name().into(), token }, &self.quota);
-                }
-            }
+        if self.clients.get(&watcher.connection).is_some_and(|client| client.actor.may(Deed::Read, rights)) {
+            self.tell(watcher.connection, special.name(), &watcher.token);
+        }
+        Some((special, Some(watcher)))
+    }
+
+    /// Tells a watcher that something changed at `path`, if it may know: if it may read the node, as it was or is, or the
+    /// node above.
+    fn tell_if(
+        &mut self,
+        watcher: &Watcher,
+        path: &Path,
+        before: Option<&Rights>,
+        after: &[Option<Rights>; 2],
+    ) {
+        let Some(client) = self.clients.get(&watcher.connection) else { return };
+        let mut all = after.iter().flatten().chain(before);
+        if !all.any(|rights| client.actor.may(Deed::Read, rights)) {
+            return;
+        }
+        let mut name = path.as_str();
+        if watcher.is_relative {
+            let home = home(client.actor.domain);
+            name = name.strip_prefix(&*home).map_or(name, |rest| rest.trim_start_matches('/'));
+        }
+        self.tell(watcher.connection, name, &watcher.token);
+    }
+
+    /// Puts an event in line for a client, if there is room for it.
+    fn tell(&mut self, connection: Connection, path: &str, token: &Arc<str>) {
+        let Some(client) = self.clients.get_mut(&connection) else { return };
+        let (actor, events) = (client.actor, &mut client.kept.events);
+        let held = events.held() + path.len() + token.len();
+        let is_full = events.len() >= self.quota.events || held > self.quota.held;
+        if client.is_reset || !actor.privileged && is_full {
+            return;
+        }
+        let (bytes, limit) = (Events::bytes(path, token), (!actor.privileged).then_some(&self.quota));
+        if self.accounts.charge_bytes(actor.domain, bytes, limit).is_err() {
+            return;
+        }
+        if !events.push(path, token) {
+            self.accounts.credit_bytes(actor.domain, bytes);
+        } else if let Some(waker) = &client.waker {
+            waker();
         }
     }
 
@@ -140,19 +336,24 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// `EINVAL`, `EEXIST`, `E2BIG` where the client has too many.
+    /// `EINVAL`, `EEXIST`, `E2BIG` where the client has too many, `ENOSPC`.
     pub fn watch(&mut self, connection: Connection, path: &str, token: &str) -> Result<(), Errno> {
-        let quota = self.quota;
-        let client = self.client(connection)?;
-        let place = place(path, client.actor.domain)?;
-        if client.watches.iter().any(|watch| watch.place == place && watch.token == token) {
+        self.finish(Some(connection));
+        let client = self.clients.get_mut(&connection).ok_or(Errno::ENOTCONN)?;
+        let (actor, watches) = (client.actor, &mut client.kept.watches);
+        let watch = Watch::new(path, token, actor.domain)?;
+        if watches.contains(&watch) {
             return Err(Errno::EEXIST);
         }
-        if !client.actor.privileged && client.watches.len() >= quota.watches {
+        if !actor.privileged && watches.len() >= self.quota.watches {
             return Err(Errno::E2BIG);
         }
-        client.watches.push(Watch { place, token: token.into() });
-        client.tell(Event { path: path.into(), token: token.into() }, &quota);
+        let limit = (!actor.privileged).then_some(&self.quota);
+        self.accounts.charge_bytes(actor.domain, watch.bytes(), limit)?;
+        self.index.insert(connection, &watch);
+        let token = watch.token.clone();
+        watches.insert(watch);
+        self.tell(connection, path, &token);
         Ok(())
     }
 
@@ -162,18 +363,14 @@ impl Server {
     ///
     /// `EINVAL`, `ENOENT`.
     pub fn unwatch(&mut self, connection: Connection, path: &str, token: &str) -> Result<(), Errno> {
-        let client = self.client(connection)?;
-        let place = place(path, client.actor.domain)?;
-        let mine = |watch: &Watch| watch.place == place && watch.token == token;
-        let at = client.watches.iter().position(mine).ok_or(Errno::ENOENT)?;
-        client.watches.remove(at);
+        self.finish(Some(connection));
+        let client = self.clients.get_mut(&connection).ok_or(Errno::ENOTCONN)?;
+        let watch = Watch::new(path, token, client.actor.domain)?;
+        if !client.kept.watches.remove(&watch) {
+            return Err(Errno::ENOENT);
+        }
+        self.index.remove(connection, &watch);
+        self.accounts.credit_bytes(client.actor.domain, watch.bytes());
         Ok(())
-    }
-}
-
-fn place(path: &str, domain: u16) -> Result<Place, Errno> {
-    match Special::named(path) {
-        Some(special) => Ok(Place::Special(special)),
-        None => Ok(Place::Node(Path::parse(path, domain)?, !path.starts_with('/'))),
     }
 }

@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use xen_abi::io::xs_wire as abi;
 
 use super::super::{Errno, Event, Permission, Transaction};
-use super::{Action, Connection, Rights, Server, home};
+use super::transaction::What;
+use super::{Action, Connection, MAX_ACTIONS, Rights, Server, copied, home};
 
 /// Bytes of a message's header.
 pub(super) const HEADER: usize = size_of::<abi::XsdSockmsg>();
@@ -111,52 +112,70 @@ fn text(text: impl ToString) -> Vec<u8> {
 }
 
 impl Server {
-    /// Does what a client's message asks for, and answers it.
+    /// Does what a client's message asks for, with all that it causes, and answers it.
     pub fn answer(&mut self, connection: Connection, message: &Message) -> Message {
-        let result = self.perform(connection, message).and_then(|payload| {
-            if payload.len() > abi::XENSTORE_PAYLOAD_MAX as usize { Err(Errno::E2BIG) } else { Ok(payload) }
-        });
-        let (kind, payload) = match result {
-            Ok(payload) => (message.kind, payload),
-            Err(error) => (abi::XS_ERROR, text(wire_name(error))),
-        };
-        Message { kind, request: message.request, transaction: message.transaction, payload }
+        let answered = self.now(connection, |server| server.request(connection, message));
+        answered
+            .or_else(|| self.late_answer(connection, message))
+            .unwrap_or_else(|| reply(message, Err(Errno::EIO)))
     }
 
-    fn perform(&mut self, connection: Connection, message: &Message) -> Result<Vec<u8>, Errno> {
+    /// Does what a client's message asks for. What it causes is left to jobs; none: so is the answer, which
+    /// [`late_answer`](Self::late_answer) gives when they are done.
+    pub(super) fn request(&mut self, connection: Connection, message: &Message) -> Option<Message> {
+        match self.perform(connection, message) {
+            Ok(None) => None,
+            Ok(Some(payload)) if payload.len() > abi::XENSTORE_PAYLOAD_MAX as usize => {
+                Some(reply(message, Err(Errno::E2BIG)))
+            }
+            Ok(Some(payload)) => Some(reply(message, Ok(payload))),
+            Err(error) => Some(reply(message, Err(error))),
+        }
+    }
+
+    /// The answer to the message that ended a transaction, once that is done.
+    pub(super) fn late_answer(&mut self, connection: Connection, message: &Message) -> Option<Message> {
+        let result = self.client(connection).ok()?.ended.take()?;
+        Some(reply(message, result.map(|()| done())))
+    }
+
+    /// The payload of the answer; none where it comes later.
+    fn perform(&mut self, connection: Connection, message: &Message) -> Result<Option<Vec<u8>>, Errno> {
         let id = Transaction(message.transaction);
-        let payload = &message.payload[..];
-        let strings = Strings(payload);
+        let mut strings = Strings(&message.payload);
         match message.kind {
+            abi::XS_TRANSACTION_END => {
+                let commit = match strings.last()? {
+                    "T" => true,
+                    "F" => false,
+                    _ => return Err(Errno::EINVAL),
+                };
+                return self.begin_end(connection, id, commit).map(|()| None);
+            }
             abi::XS_DIRECTORY => self.list(connection, id, strings.last()?),
             abi::XS_DIRECTORY_PART => self.list_part(connection, id, strings),
-            abi::XS_READ => self.read(connection, id, strings.last()?),
+            abi::XS_READ => self.look(connection, id, strings.last()?, false, |sight| copied(sight.value())),
             abi::XS_GET_PERMS => {
                 Ok(write_rights(&self.rights(connection, id, strings.last()?)?).into_bytes())
             }
             abi::XS_SET_PERMS => self.set_permissions(connection, id, strings),
             abi::XS_WRITE => {
-                let mut strings = strings;
                 let path = strings.next()?;
-                self.write(connection, id, path, strings.0).map(|()| done())
+                let value = copied(strings.0)?;
+                self.change(connection, id, path, What::Write(value)).map(|()| done())
             }
-            abi::XS_MKDIR => self.mkdir(connection, id, strings.last()?).map(|()| done()),
-            abi::XS_RM => self.remove(connection, id, strings.last()?).map(|()| done()),
+            abi::XS_MKDIR => self.change(connection, id, strings.last()?, What::Mkdir).map(|()| done()),
+            abi::XS_RM => self.change(connection, id, strings.last()?, What::Remove).map(|()| done()),
             abi::XS_TRANSACTION_START if id != Transaction::NONE => Err(Errno::EBUSY),
             abi::XS_TRANSACTION_START => Ok(text(self.begin(connection)?.0)),
-            abi::XS_TRANSACTION_END => match strings.last()? {
-                "T" => self.end(connection, id, true).map(|()| done()),
-                "F" => self.end(connection, id, false).map(|()| done()),
-                _ => Err(Errno::EINVAL),
-            },
             abi::XS_WATCH | abi::XS_UNWATCH => self.watching(connection, message.kind, strings),
-            abi::XS_RESET_WATCHES => self.reset(connection).map(|()| done()),
+            abi::XS_RESET_WATCHES => self.begin_reset(connection).map(|()| done()),
             abi::XS_GET_DOMAIN_PATH => {
-                let domain = Strings(payload).number()?;
+                let domain = strings.number()?;
                 Ok(text(home(domain)))
             }
             abi::XS_IS_DOMAIN_INTRODUCED => {
-                let domain = Strings(payload).number()?;
+                let domain = strings.number()?;
                 Ok(text(if self.is_introduced(domain) { "T" } else { "F" }))
             }
             abi::XS_CONTROL | abi::XS_INTRODUCE | abi::XS_RELEASE | abi::XS_RESUME | abi::XS_SET_TARGET => {
@@ -167,11 +186,15 @@ impl Server {
             }
             _ => Err(Errno::ENOSYS),
         }
+        .map(Some)
     }
 
     fn list(&mut self, connection: Connection, id: Transaction, path: &str) -> Result<Vec<u8>, Errno> {
-        let (names, _) = self.directory(connection, id, path)?;
-        Ok(names.iter().flat_map(text).collect())
+        let room = abi::XENSTORE_PAYLOAD_MAX as usize;
+        match self.names(connection, id, path, 0, |_| room)? {
+            (names, _, true) => Ok(names),
+            _ => Err(Errno::E2BIG),
+        }
     }
 
     /// A piece of a list that is too long for one message: a number that changes with the list, then names from a byte
@@ -184,20 +207,45 @@ impl Server {
     ) -> Result<Vec<u8>, Errno> {
         let path = strings.next()?;
         let offset: usize = strings.number()?;
-        let (names, stamp) = self.directory(connection, id, path)?;
-        let all: Vec<u8> = names.iter().flat_map(text).collect();
-        let rest = all.get(offset..).ok_or(Errno::EINVAL)?;
+        let room = |stamp| abi::XENSTORE_PAYLOAD_MAX as usize - text(stamp).len() - 1;
+        let (names, stamp, is_all) = self.names(connection, id, path, offset, room)?;
         let mut answer = text(stamp);
-        let room = abi::XENSTORE_PAYLOAD_MAX as usize - answer.len() - 1;
-        if rest.len() <= room {
-            answer.extend(rest);
+        answer.extend(names);
+        if is_all {
             answer.push(0);
-        } else {
-            // Whole names only.
-            let end = rest[..room].iter().rposition(|byte| *byte == 0).ok_or(Errno::E2BIG)?;
-            answer.extend(&rest[..=end]);
         }
         Ok(answer)
+    }
+
+    /// The names of a node's children, each with a NUL behind it, from byte `offset` on and as many as there is room for, which
+    /// depends on the number that changes with them; that number, and whether these were the last. Bounded by the room and
+    /// by the children, of which no domain has more than its quota of nodes.
+    fn names(
+        &mut self,
+        connection: Connection,
+        id: Transaction,
+        path: &str,
+        offset: usize,
+        room: impl FnOnce(u64) -> usize,
+    ) -> Result<(Vec<u8>, u64, bool), Errno> {
+        self.look(connection, id, path, true, |sight| {
+            let (mut names, mut at, mut is_all) = (Vec::new(), 0, true);
+            let room = room(sight.list_stamp());
+            for name in sight.names() {
+                let end = at + name.len() + 1;
+                if end > offset {
+                    let piece = &name[offset.saturating_sub(at).min(name.len())..];
+                    if names.len() + piece.len() + 1 > room {
+                        is_all = false;
+                        break;
+                    }
+                    names.extend_from_slice(piece.as_bytes());
+                    names.push(0);
+                }
+                at = end;
+            }
+            if is_all && offset > at { Err(Errno::EINVAL) } else { Ok((names, sight.list_stamp(), is_all)) }
+        })
     }
 
     fn set_permissions(
@@ -211,7 +259,7 @@ impl Server {
         while !strings.0.is_empty() {
             rights.push(read_right(strings.next()?)?);
         }
-        self.set_rights(connection, id, path, Rights::new(&rights)?).map(|()| done())
+        self.change_rights(connection, id, path, Rights::new(&rights)?).map(|()| done())
     }
 
     fn watching(
@@ -235,6 +283,10 @@ impl Server {
     /// What only a privileged client may ask for.
     fn administer(&mut self, kind: u32, mut strings: Strings<'_>) -> Result<Vec<u8>, Errno> {
         match kind {
+            // Whoever runs the server takes them out.
+            abi::XS_INTRODUCE | abi::XS_RELEASE if self.actions.len() >= MAX_ACTIONS => {
+                return Err(Errno::EBUSY);
+            }
             abi::XS_INTRODUCE => {
                 let (domain, frame, port) = (strings.number()?, strings.number()?, strings.number()?);
                 self.actions.push_back(Action::Introduce { domain, frame, port });
@@ -254,6 +306,15 @@ impl Server {
         }
         Ok(done())
     }
+}
+
+/// An answer with this payload, or with an error.
+fn reply(message: &Message, result: Result<Vec<u8>, Errno>) -> Message {
+    let (kind, payload) = match result {
+        Ok(payload) => (message.kind, payload),
+        Err(error) => (abi::XS_ERROR, text(wire_name(error))),
+    };
+    Message { kind, request: message.request, transaction: message.transaction, payload }
 }
 
 /// The name of an error in an answer: one of those that the protocol knows.

@@ -1,0 +1,301 @@
+//! What takes many steps, and how it is done a few at a time.
+//!
+//! A transaction is committed so: each path that it saw is compared with the tree, then each change is made, in order; where
+//! one cannot be made any more, those before it are undone, the last one first. Meanwhile nobody else changes or sees the
+//! tree. Watchers are told afterwards (`watch`), when all of it is there.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::super::Errno;
+use super::path::Path;
+use super::rights::Actor;
+use super::transaction::{Change, Delta, Transaction};
+use super::tree::{Context, Done, Node, Undo};
+use super::watch::{Firing, Special};
+use super::{Connection, Kept, Server};
+
+/// Steps that one call works on jobs.
+pub(super) const BUDGET: u64 = 512;
+
+/// A piece of work.
+#[derive(Debug)]
+pub(super) enum Job {
+    Commit(Box<Commit>),
+    /// Telling watchers.
+    Fire(Box<Firing>),
+    /// Taking a domain that is gone out of the tree.
+    Forget(Box<Walk>),
+    /// Freeing removed nodes: the way down, with the length of each name.
+    Nodes(Vec<(usize, Box<Node>)>),
+    /// Freeing what a transaction changed: the way down.
+    Deltas(Vec<Delta>),
+    /// Freeing a transaction that its domain is charged for.
+    Transaction(u16, Box<Transaction>),
+    /// Freeing changes that are not made any more.
+    Changes(vec::IntoIter<Change>),
+    /// Taking out what a client of this domain kept.
+    Kept(Connection, u16, Box<Kept>),
+}
+
+/// A transaction that is being committed.
+#[derive(Debug)]
+pub(super) struct Commit {
+    actor: Actor,
+    transaction: Box<Transaction>,
+    changes: vec::IntoIter<Change>,
+    done: Vec<Done>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Behind the path that was compared last.
+    Check(Option<Path>),
+    Apply,
+    Undo(Errno),
+}
+
+impl Commit {
+    pub fn new(actor: Actor, transaction: Box<Transaction>) -> Self {
+        Self { actor, transaction, changes: vec![].into_iter(), done: Vec::new(), stage: Stage::Check(None) }
+    }
+}
+
+/// The way through the tree after a domain's end.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub domain: u16,
+    /// The last node that was looked at, and whether those below it are next.
+    at: Option<(Path, bool)>,
+    done: Vec<Done>,
+}
+
+impl Walk {
+    pub fn new(domain: u16) -> Self {
+        Self { domain, at: None, done: Vec::new() }
+    }
+}
+
+/// The client of these jobs is gone, or begins anew: nothing is committed for it any more.
+pub(super) fn cancel(jobs: &mut VecDeque<Job>) {
+    for job in jobs {
+        if let Job::Commit(commit) = job {
+            commit.stage = Stage::Undo(Errno::EAGAIN);
+        }
+    }
+}
+
+impl Server {
+    /// Steps of all work so far.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.tree.steps()
+    }
+
+    /// Does some of the work that belongs to no client; whether there was any.
+    pub fn poll(&mut self) -> bool {
+        self.run(None, self.steps() + BUDGET)
+    }
+
+    /// Does all work of a client, or of none.
+    pub(super) fn finish(&mut self, who: Option<Connection>) {
+        self.run(who, u64::MAX);
+    }
+
+    /// Ends the commit that is under way, if there is one.
+    pub(super) fn settle(&mut self) {
+        if let Some(connection) = self.committing {
+            self.finish(Some(connection).filter(|connection| self.clients.contains_key(connection)));
+        }
+    }
+
+    /// Whether a client must wait before it asks for more: its own work is not done, or another one's transaction is being
+    /// committed.
+    pub(super) fn must_wait(&self, connection: Connection) -> bool {
+        let has_work = self.clients.get(&connection).is_some_and(|client| !client.jobs.is_empty());
+        has_work || self.committing.is_some()
+    }
+
+    /// Works on the jobs of a client, or of none, until all are done or so many steps were taken; whether there was one.
+    pub(super) fn run(&mut self, who: Option<Connection>, until: u64) -> bool {
+        let mut worked = false;
+        while self.steps() < until
+            && let Some(job) = self.queue(who).and_then(VecDeque::pop_front)
+        {
+            worked = true;
+            self.tree.step();
+            if let (Some(rest), Some(queue)) = (self.step(job, who), self.queue(who)) {
+                queue.push_front(rest);
+            }
+        }
+        worked
+    }
+
+    fn queue(&mut self, who: Option<Connection>) -> Option<&mut VecDeque<Job>> {
+        match who {
+            None => Some(&mut self.jobs),
+            Some(connection) => self.clients.get_mut(&connection).map(|client| &mut client.jobs),
+        }
+    }
+
+    /// Adds a job behind the others.
+    pub(super) fn later(&mut self, who: Option<Connection>, job: Job) {
+        if let Some(queue) = self.queue(who) {
+            queue.push_back(job);
+        }
+    }
+
+    /// Does a piece of a job; what is left of it.
+    pub(super) fn step(&mut self, job: Job, who: Option<Connection>) -> Option<Job> {
+        match job {
+            Job::Commit(commit) => self.commit(commit, who),
+            Job::Fire(firing) => self.fire(firing, who),
+            Job::Forget(walk) => Some(self.forget(walk)),
+            Job::Nodes(mut way) => {
+                if let Some((name, node)) = way.last_mut().and_then(|(_, node)| node.children.pop()) {
+                    way.push((name.len(), node));
+                } else if let Some((name, node)) = way.pop() {
+                    self.accounts.credit(node.rights.owner(), node.cost(name));
+                }
+                (!way.is_empty()).then_some(Job::Nodes(way))
+            }
+            Job::Deltas(mut way) => {
+                match way.last_mut().and_then(|delta| delta.children.pop()) {
+                    Some((_, delta)) => way.push(delta),
+                    None => drop(way.pop()),
+                }
+                (!way.is_empty()).then_some(Job::Deltas(way))
+            }
+            Job::Transaction(domain, mut transaction) => {
+                if transaction.free_some() {
+                    return Some(Job::Transaction(domain, transaction));
+                }
+                self.accounts.credit_bytes(domain, transaction.charged);
+                Some(Job::Deltas(vec![transaction.root]))
+            }
+            Job::Changes(mut changes) => changes.next().map(|_| Job::Changes(changes)),
+            Job::Kept(connection, domain, kept) => self.discard(connection, domain, kept, who),
+        }
+    }
+
+    fn commit(&mut self, mut commit: Box<Commit>, who: Option<Connection>) -> Option<Job> {
+        let Commit { actor, transaction, changes, done, stage } = &mut *commit;
+        let next = match stage {
+            Stage::Check(last) => match transaction.check_next(&self.tree, last.as_ref()) {
+                Ok(Some(path)) => Stage::Check(Some(path.clone())),
+                Ok(None) => {
+                    let all = transaction.take_changes();
+                    let room = done.try_reserve_exact(all.len());
+                    *changes = all.into_iter();
+                    room.map_or(Stage::Undo(Errno::ENOSPC), |()| Stage::Apply)
+                }
+                Err(error) => Stage::Undo(error),
+            },
+            Stage::Apply => {
+                let Some(change) = changes.next() else { return self.committed(commit, who) };
+                self.last_stamp += 1;
+                let (stamp, quota, known) = (self.last_stamp, &self.quota, &self.known);
+                let context = Context { actor, stamp, quota, known };
+                match self.tree.apply(change, &mut self.accounts, context) {
+                    Ok(made) => {
+                        if let Some(Done { undo: Undo::Value(old, _), .. }) = &made {
+                            // The old value is kept until all changes are made.
+                            let _ = self.accounts.charge_bytes(actor.domain, old.len(), None);
+                            transaction.charged += old.len();
+                        }
+                        done.extend(made);
+                        return Some(Job::Commit(commit));
+                    }
+                    Err(Errno::ENOSPC) => Stage::Undo(Errno::ENOSPC),
+                    // It was possible when it was asked for, and is not any more.
+                    Err(_) => Stage::Undo(Errno::EAGAIN),
+                }
+            }
+            Stage::Undo(error) => {
+                let Some(change) = done.pop() else {
+                    let error = *error;
+                    return self.given_up(commit, who, error);
+                };
+                self.tree.undo(change, &mut self.accounts);
+                return Some(Job::Commit(commit));
+            }
+        };
+        *stage = next;
+        Some(Job::Commit(commit))
+    }
+
+    /// All changes were made.
+    fn committed(&mut self, commit: Box<Commit>, who: Option<Connection>) -> Option<Job> {
+        let Commit { actor, mut transaction, done, .. } = *commit;
+        self.ended(who, Ok(()));
+        let mut firing = Firing::new(done, None);
+        firing.charged = Some((actor.domain, core::mem::take(&mut transaction.charged)));
+        self.later(who, Job::Transaction(actor.domain, transaction));
+        Some(Job::Fire(Box::new(firing)))
+    }
+
+    /// None of the changes was made.
+    fn given_up(&mut self, commit: Box<Commit>, who: Option<Connection>, error: Errno) -> Option<Job> {
+        let Commit { actor, transaction, changes, .. } = *commit;
+        self.ended(who, Err(error));
+        self.later(who, Job::Changes(changes));
+        Some(Job::Transaction(actor.domain, transaction))
+    }
+
+    fn ended(&mut self, who: Option<Connection>, result: Result<(), Errno>) {
+        self.committing = None;
+        if let Some(client) = who.and_then(|connection| self.clients.get_mut(&connection)) {
+            // One that began anew does not wait for it.
+            client.ended = Some(result).filter(|_| !client.is_reset);
+        }
+    }
+
+    /// Looks at the next node on the way of a domain that is gone.
+    fn forget(&mut self, mut walk: Box<Walk>) -> Job {
+        let next = match &walk.at {
+            None => Path::parse("/", 0).ok(),
+            Some((path, into)) => self.tree.next_after(path, *into),
+        };
+        let Some(path) = next else {
+            return Job::Fire(Box::new(Firing::new(walk.done, Some(Special::Release))));
+        };
+        let stamp = self.next_stamp();
+        let rights = self.tree.get(&path).map(|node| node.rights.clone());
+        let is_owned = rights.as_ref().is_some_and(|rights| rights.owner() == walk.domain && !path.is_root());
+        if is_owned && let Some((node, list_stamp)) = self.tree.take_out(&path, stamp) {
+            let undo = Undo::Removed(node, list_stamp);
+            walk.done.push(Done { path: path.clone(), before: rights, undo });
+        } else {
+            self.tree.strip(&path, walk.domain, stamp, &mut self.accounts);
+        }
+        walk.at = Some((path, !is_owned));
+        Job::Forget(walk)
+    }
+
+    /// Takes out one thing that a client kept.
+    fn discard(
+        &mut self,
+        connection: Connection,
+        domain: u16,
+        mut kept: Box<Kept>,
+        who: Option<Connection>,
+    ) -> Option<Job> {
+        if let Some(watch) = kept.watches.pop_first() {
+            self.index.remove(connection, &watch);
+            self.accounts.credit_bytes(domain, watch.bytes());
+        } else if let Some((_, bytes)) = kept.events.pop() {
+            self.accounts.credit_bytes(domain, bytes);
+        } else if let Some((_, transaction)) = kept.transactions.pop_first() {
+            self.later(who, Job::Transaction(domain, transaction));
+        } else {
+            if let Some(client) = self.clients.get_mut(&connection) {
+                client.is_reset = false;
+            }
+            return None;
+        }
+        Some(Job::Kept(connection, domain, kept))
+    }
+}
