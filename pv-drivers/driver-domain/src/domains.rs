@@ -3,7 +3,10 @@
 //! A domain is *away* or *here*. One that is away is tried now and then: as soon as its ring can be mapped and its port
 //! bound it is here, and everything that it may look for is in xenstore before it gets its first answer. One whose end
 //! of the channel is gone is away again: everything of it is given back at once, because the hypervisor starts a
-//! domain anew only when nobody holds a page of the old one.
+//! domain anew only when nobody holds a page of the old one. What it had in xenstore goes in steps, round by round.
+//!
+//! Each round gives each domain a budget: of requests and work for them in xenstore, of bytes on its console, of requests to its
+//! devices.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -13,7 +16,7 @@ use core::fmt;
 use core::time::Duration;
 
 use pv_drivers::store::Error as StoreError;
-use pv_drivers::store::server::{Link, Local, Server};
+use pv_drivers::store::server::{Link, Local, Quota, Server};
 use pv_drivers::transport::{Access, Error, GrantRef, Port, Transport};
 use spin::Mutex;
 
@@ -24,6 +27,19 @@ use crate::nodes;
 
 /// How often a domain that is away is tried, and one that is here is looked after.
 pub const LOOK: Duration = Duration::from_millis(500);
+
+/// The part of the memory that xenstore may take for all domains together: a quarter.
+const STORE_SHARE: usize = 4;
+/// What a domain may make xenstore keep in any case.
+const STORE_LEAST: usize = 256 << 10;
+
+/// What each of so many domains may use of xenstore, where this domain has `free` bytes.
+#[must_use]
+pub fn quota(free: usize, domains: usize) -> Quota {
+    let usual = Quota::default();
+    let share = free / STORE_SHARE / domains.max(1);
+    Quota { bytes: share.clamp(STORE_LEAST, usual.bytes), ..usual }
+}
 
 /// What the loop needs of the machine around it.
 pub trait Machine<T: Transport> {
@@ -113,7 +129,7 @@ impl<T: Transport> Domains<T> {
     /// Does what there is to do for each of them; answers whether there was anything.
     pub fn serve(&mut self, machine: &mut impl Machine<T>) -> bool {
         let now = self.transport.now();
-        let mut moved = self.take_input(machine);
+        let mut moved = self.take_input(machine) | self.server.lock().poll();
         for index in 0..self.domains.len() {
             if now >= self.domains[index].next {
                 self.domains[index].next = now + LOOK;
@@ -166,7 +182,7 @@ impl<T: Transport> Domains<T> {
                 return false;
             }
             *here = None;
-            self.server.lock().release(served.id);
+            self.server.lock().begin_release(served.id);
             // What xenstore says of nodes that are not there any more does not matter.
             let _ = nodes::forget(&self.store, self.own, served);
             machine.gone(&served.name);
@@ -407,6 +423,14 @@ mod tests {
         domains.serve(&mut around);
         assert_eq!((domains.here(), around.said.last().unwrap().as_str()), (0, "g: is gone"));
         assert!(!there(&back) && !there("/local/domain/4"));
+    }
+
+    #[test]
+    fn many_domains_share_the_memory_that_xenstore_may_take() {
+        let usual = Quota::default().bytes;
+        assert_eq!(quota(64 << 20, 1).bytes, usual);
+        assert_eq!(quota(64 << 20, 32).bytes, 512 << 10);
+        assert_eq!(quota(1 << 20, 100).bytes, STORE_LEAST);
     }
 
     #[test]

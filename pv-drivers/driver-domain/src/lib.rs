@@ -7,6 +7,7 @@
 //! - [`nodes`]: what a toolstack would write into xenstore for a domain and its devices.
 //! - [`domains`]: the served domains, from the first look at their rings to their end, and starting anew.
 //! - [`console`], [`devices`]: their consoles, disks and network interfaces.
+//! - [`disk`]: the machine's disks, on which nobody waits.
 //! - [`hosted`]: the devices that a toolstack asks for, in its own xenstore.
 //!
 //! ```text
@@ -28,6 +29,7 @@ pub mod archive;
 pub mod config;
 pub mod console;
 pub mod devices;
+pub mod disk;
 pub mod domains;
 pub mod hosted;
 pub mod nodes;

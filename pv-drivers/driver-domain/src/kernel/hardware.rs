@@ -1,17 +1,16 @@
 //! The machine's own virtio devices: a network card as the bridge's uplink, and disks.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
-use alloc::vec;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
+use driver_domain::disk::{Disk, Queue, Refused};
 use guest_pv_lib::println;
 use guest_pv_lib::virtio::{Interrupt, PciPorts, PvHal};
-use pv_drivers::blk::{BlockDevice, Failed, Geometry, Job, Operation, Progress, SECTOR};
+use pv_drivers::blk::{Failed, Geometry, Operation};
 use pv_drivers::net::bridge::Wire;
-use pv_drivers::transport::{Transport, words};
-use spin::Mutex;
-use virtio_drivers::device::blk::VirtIOBlk;
+use virtio_drivers::Error;
+use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::device::net::VirtIONet;
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::bus::{Command, ConfigurationAccess, DeviceFunction, PciRoot};
@@ -27,7 +26,7 @@ const INTERRUPT_LINE: u8 = 0x3c;
 type NetworkCard = VirtIONet<PvHal, PciTransport, QUEUE>;
 
 /// A disk of the machine.
-pub type Disk = Arc<Mutex<VirtIOBlk<PvHal, PciTransport>>>;
+pub type MachineDisk = Disk<DiskQueue>;
 
 /// What was found.
 #[derive(Default)]
@@ -35,7 +34,7 @@ pub struct Hardware {
     /// Network cards.
     pub cards: Vec<Box<Uplink>>,
     /// Disks, in the order of the bus.
-    pub disks: Vec<Disk>,
+    pub disks: Vec<MachineDisk>,
 }
 
 /// Looks for virtio devices on the machine's first bus.
@@ -66,7 +65,7 @@ pub fn find(ports: Option<PciPorts>) -> Hardware {
             hardware.cards.extend(Uplink::new(transport, line).map(Box::new));
         } else {
             let disk = VirtIOBlk::new(transport).ok();
-            hardware.disks.extend(disk.map(|disk| Arc::new(Mutex::new(disk))));
+            hardware.disks.extend(disk.map(|disk| Disk::new(DiskQueue::new(disk))));
         }
     }
     let (cards, disks) = (hardware.cards.len(), hardware.disks.len());
@@ -117,46 +116,98 @@ impl Wire for Uplink {
     }
 }
 
-/// A disk of the machine, as the block back end takes it. It works on one request at a time.
-pub struct MachineDisk {
-    disk: Disk,
-    geometry: Geometry,
+/// A job that the device works on, and what it was told of. Each box stays where it is until the device is done.
+struct Begun {
+    operation: Operation,
+    request: Box<BlkReq>,
+    response: Box<BlkResp>,
+    bytes: Vec<u8>,
 }
 
-impl MachineDisk {
-    /// The disk as it is.
-    pub fn new(disk: Disk) -> Self {
-        let (sectors, read_only) = {
-            let disk = disk.lock();
-            (disk.capacity(), disk.readonly())
+/// The queue of a virtio disk.
+pub struct DiskQueue {
+    device: VirtIOBlk<PvHal, PciTransport>,
+    begun: BTreeMap<u16, Begun>,
+    /// Flushes, which the driver can only wait for, by numbers that no token has.
+    flushed: VecDeque<(u16, Result<(), Failed>)>,
+    last_flush: u16,
+}
+
+/// The first number of a flush: tokens are places in a queue of 16.
+const FLUSH: u16 = 1 << 15;
+
+impl DiskQueue {
+    fn new(device: VirtIOBlk<PvHal, PciTransport>) -> Self {
+        Self { device, begun: BTreeMap::new(), flushed: VecDeque::new(), last_flush: 0 }
+    }
+
+    /// Ends what the device is done with; none: nothing.
+    fn complete(&mut self) -> Option<(u16, Vec<u8>, Result<(), Failed>)> {
+        let token = self.device.peek_used()?;
+        let mut begun = self.begun.remove(&token)?;
+        let Begun { operation, request, response, bytes } = &mut begun;
+        let done = match operation {
+            // SAFETY: these are the buffers that `begin` gave the device under this token: they were kept in `begun`, where
+            // nothing touched them, and neither the boxes nor the vector's memory moved.
+            Operation::Read => unsafe { self.device.complete_read_blocks(token, request, bytes, response) },
+            // SAFETY: as above.
+            _ => unsafe { self.device.complete_write_blocks(token, request, bytes, response) },
         };
-        Self { disk, geometry: Geometry { read_only, flush: true, ..Geometry::new(sectors) } }
+        Some((token, begun.bytes, done.map_err(|_| Failed)))
     }
 }
 
-impl<T: Transport> BlockDevice<T> for MachineDisk {
+impl Queue for DiskQueue {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        let (sectors, read_only) = (self.device.capacity(), self.device.readonly());
+        Geometry { read_only, flush: true, ..Geometry::new(sectors) }
     }
 
-    fn submit(&mut self, job: Job, staging: &T::Memory) -> Result<Progress, Failed> {
-        let first = usize::try_from(job.sector).map_err(|_| Failed)?;
-        let length = usize::try_from(job.sectors).map_err(|_| Failed)? * SECTOR;
-        let mut disk = self.disk.lock();
-        let mut bytes = vec![0; length];
-        let done = match job.operation {
-            Operation::Read => disk.read_blocks(first, &mut bytes),
-            Operation::Write => {
-                words::load(staging, job.offset, &mut bytes);
-                disk.write_blocks(first, &bytes)
+    fn begin(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        mut bytes: Vec<u8>,
+    ) -> Result<u16, (Refused, Vec<u8>)> {
+        if operation == Operation::Flush {
+            // The driver waits for a flush, and must find nothing else at the end of the queue.
+            if !self.begun.is_empty() {
+                return Err((Refused::Full, bytes));
             }
-            Operation::Flush => disk.flush(),
-            Operation::Discard => return Err(Failed),
-        };
-        done.map_err(|_| Failed)?;
-        if job.operation == Operation::Read {
-            words::store(staging, job.offset, &bytes);
+            self.last_flush = (self.last_flush + 1) % FLUSH;
+            self.flushed.push_back((FLUSH + self.last_flush, self.device.flush().map_err(|_| Failed)));
+            return Ok(FLUSH + self.last_flush);
         }
-        Ok(Progress::Done)
+        let Ok(first) = usize::try_from(sector) else { return Err((Refused::Failed, bytes)) };
+        if bytes.is_empty() {
+            return Err((Refused::Failed, bytes));
+        }
+        let (mut request, mut response) = (Box::new(BlkReq::default()), Box::new(BlkResp::default()));
+        let begun = match operation {
+            // SAFETY: all three live on the heap and are kept in `begun`, untouched, until the device is done with this token.
+            Operation::Read => unsafe {
+                self.device.read_blocks_nb(first, &mut request, &mut bytes, &mut response)
+            },
+            // SAFETY: as above.
+            Operation::Write => unsafe {
+                self.device.write_blocks_nb(first, &mut request, &bytes, &mut response)
+            },
+            Operation::Flush | Operation::Discard => return Err((Refused::Failed, bytes)),
+        };
+        match begun {
+            Ok(token) => {
+                self.begun.insert(token, Begun { operation, request, response, bytes });
+                Ok(token)
+            }
+            Err(Error::QueueFull) => Err((Refused::Full, bytes)),
+            Err(_) => Err((Refused::Failed, bytes)),
+        }
+    }
+
+    fn ended(&mut self) -> Option<(u16, Vec<u8>, Result<(), Failed>)> {
+        match self.flushed.pop_front() {
+            Some((number, result)) => Some((number, Vec::new(), result)),
+            None => self.complete(),
+        }
     }
 }

@@ -11,9 +11,10 @@ use core::convert::Infallible;
 use core::fmt;
 
 use driver_domain::archive;
-use driver_domain::config::{Config, Disk, Net, Served};
+use driver_domain::config::{self, Config, Net, Served};
 use driver_domain::devices::{Device, Sources};
-use driver_domain::domains::{Domains, LOOK, Machine};
+use driver_domain::disk::Disk;
+use driver_domain::domains::{self, Domains, LOOK, Machine};
 use driver_domain::hosted::Hosted;
 use driver_domain::nodes;
 use guest_pv_lib::events::Channel;
@@ -25,7 +26,7 @@ use pv_drivers::net::back::SharedBridge;
 use pv_drivers::net::bridge::Bridge;
 use pv_drivers::store::server::{Local, Server};
 use pv_drivers::transport::guest::Guest;
-use pv_drivers::transport::{Port, Transport};
+use pv_drivers::transport::{PAGE_SIZE, Port, Transport};
 use pv_drivers::xenbus::Bus;
 use spin::Mutex;
 
@@ -51,7 +52,9 @@ fn serve(boot: &BootContext) -> Result<Infallible, String> {
     match Config::read(line, archive::find(archive, archive::DESCRIPTION)) {
         Ok(config) => {
             println!("driver-domain: domain {}, serving {} others", config.own, config.served.len());
-            let server = Arc::new(Mutex::new(Server::default()));
+            let free = memory::free_pages() * PAGE_SIZE;
+            let server = Server::new(domains::quota(free, config.served.len()));
+            let server = Arc::new(Mutex::new(server));
             let devices = Devices::new(boot, Guest::new(Local::new(&server, config.own, true, None)))?;
             let domains = Domains::new(devices.bus.transport().clone(), &server, config.clone());
             let around = Around {
@@ -76,7 +79,7 @@ fn serve(boot: &BootContext) -> Result<Infallible, String> {
 struct Devices<T: Transport> {
     bus: Bus<T>,
     bridge: SharedBridge<T>,
-    disks: Vec<hardware::Disk>,
+    disks: Vec<MachineDisk>,
     disk_options: BackOptions,
 }
 
@@ -108,13 +111,13 @@ impl<T: Transport> Devices<T> {
         let disks = self.disks.clone();
         Sources::new(&self.bus, archive, &self.bridge, move |number| {
             let disk = disks.get(number).cloned()?;
-            Some(Box::new(MachineDisk::new(disk)) as Box<dyn BlockDevice<T>>)
+            Some(Box::new(disk.open()) as Box<dyn BlockDevice<T>>)
         })
         .with_disk_options(self.disk_options)
     }
 
     fn run(self, mut round: impl Round) -> ! {
-        let Self { bus, bridge, .. } = self;
+        let Self { bus, bridge, disks, .. } = self;
         let transport = bus.transport();
         events::unmask_upcalls();
         loop {
@@ -126,7 +129,7 @@ impl<T: Transport> Devices<T> {
                 let _ = bridge.take_event();
                 bridge.poll()
             };
-            if fired | served | progress.moved || bridge.lock().sleep() {
+            if fired | served | progress.moved || bridge.lock().sleep() || disks.iter().any(Disk::is_busy) {
                 continue;
             }
             let until = progress.until.map_or(LOOK, |until| until.saturating_sub(transport.now()));
@@ -165,7 +168,7 @@ struct Around<T: Transport> {
 }
 
 impl<T: Transport> Machine<T> for Around<T> {
-    fn disk(&mut self, _: &T, served: &Served, disk: &Disk) -> Result<Box<dyn Device>, String> {
+    fn disk(&mut self, _: &T, served: &Served, disk: &config::Disk) -> Result<Box<dyn Device>, String> {
         let path = nodes::back_end("vbd", served.id, disk.number);
         let key = format!("{}/{}", served.name, disk.name);
         self.sources.disk(&path, &key, &disk.storage, disk.readonly)
