@@ -30,6 +30,7 @@ pub mod ids;
 pub mod mem;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
+pub mod nmi;
 pub mod options;
 pub mod page;
 pub mod permissions;

@@ -89,6 +89,8 @@ bitflags! {
         const QUIESCE = 1 << 4;
         /// An NMI waits for the vCPU that runs here.
         const NMI = 1 << 5;
+        /// NMIs of the platform arrived at this CPU: see [`crate::nmi`].
+        const PLATFORM_NMI = 1 << 6;
     }
 }
 

@@ -21,6 +21,7 @@ use crate::machine::{self, Hv, Machine};
 use crate::mm::heap;
 use crate::mm::layout::{DIRECT_MAP, IMAGE_BASE};
 use crate::mm::tables;
+use crate::trap::nmi;
 use crate::{error, info};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -165,6 +166,7 @@ fn read_options(boot: &BootInfo) -> Options {
         serial::init(serial);
     }
     serial::set_level(options.log_level.always);
+    nmi::set_policy(options.nmi);
     info!("Paravane {} (Xen 4.17 ABI)", env!("CARGO_PKG_VERSION"));
     info!("command line: {line}");
     for problem in problems {

@@ -30,6 +30,8 @@ const TIMER_INITIAL: u32 = 0x380;
 const TIMER_CURRENT: u32 = 0x390;
 const TIMER_DIVIDE: u32 = 0x3e0;
 const MASKED: u32 = 1 << 16;
+/// Delivery as an NMI, for entries of the local vector table and for interrupt commands.
+const NMI: u32 = 4 << 8;
 const DEADLINE_MODE: u32 = 2 << 17;
 
 /// Mapped page of the xAPIC, 0 when the x2APIC is used.
@@ -69,15 +71,16 @@ pub fn choose_mode(allow_x2apic: bool) -> Result<(), crate::mm::tables::NoTable>
     Ok(())
 }
 
-/// Enables this CPU's APIC, with everything but its own timer and interrupts from others masked.
-pub fn init() {
+/// Enables this CPU's APIC, with everything but its own timer and interrupts from others masked; `nmi` lets the platform's NMIs in,
+/// whose line leads to LINT1 of every CPU.
+pub fn init(nmi: bool) {
     let base = msr::read(msr::APIC_BASE) | 1 << 11;
     let mode = if X2APIC.load(Ordering::Relaxed) { 1 << 10 } else { 0 };
     // SAFETY: turns on the APIC that `choose_mode` chose.
     unsafe { msr::write(msr::APIC_BASE, base | mode) };
     write(TPR, 0);
     write(LVT_LINT0, MASKED);
-    write(LVT_LINT1, 4 << 8);
+    write(LVT_LINT1, if nmi { NMI } else { MASKED });
     write(LVT_ERROR, MASKED);
     write(LVT_PERF, MASKED);
     write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
@@ -158,6 +161,23 @@ fn command(apic_id: u32, low: u32) {
 /// Interrupts another CPU.
 pub fn send(apic_id: u32, vector: u8) {
     command(apic_id, 1 << 14 | u32::from(vector));
+}
+
+/// Interrupts this CPU at [`KICK_VECTOR`] as soon as interrupts are on. Also for NMI handlers: it leaves the destination that an
+/// interrupted [`command`] may have written.
+pub fn kick_self() {
+    const TO_SELF: u32 = 1 << 18 | 1 << 14 | KICK_VECTOR as u32;
+    if X2APIC.load(Ordering::Relaxed) {
+        // SAFETY: interrupts this CPU at a vector that it handles.
+        unsafe { msr::write(0x800 + (COMMAND >> 4), TO_SELF.into()) };
+    } else {
+        write(COMMAND, TO_SELF);
+    }
+}
+
+/// Sends another CPU an NMI.
+pub fn send_nmi(apic_id: u32) {
+    command(apic_id, 1 << 14 | NMI);
 }
 
 /// Resets another CPU.

@@ -18,6 +18,7 @@ use hypervisor_core::cpumask::MAX_CPUS;
 use hypervisor_core::domain::{PvState, VcpuRef};
 use hypervisor_core::flush::FlushRequests;
 use hypervisor_core::ids::CpuId;
+use hypervisor_core::nmi::NmiNotes;
 use hypervisor_core::regs::Regs;
 use hypervisor_core::work::RaisedWork;
 
@@ -56,6 +57,8 @@ pub struct PerCpu {
     pub flushes: FlushRequests,
     /// The last grace period during which this CPU was quiescent (`cpu::smp`).
     pub quiescent: AtomicU64,
+    /// NMIs of the platform that arrived here and wait to be judged (`trap::nmi`).
+    pub nmis: NmiNotes,
     /// 1 while the loaded vCPU is this CPU's to run, 0 while the CPU idles.
     pub running: AtomicU32,
     /// 1 once the CPU came up.

@@ -10,7 +10,7 @@ use super::percpu::{self, GUARD_PAGES, PerCpu, cpu, this_cpu};
 use super::{
     apic, descriptors, features, flush_caches, flush_tlb_global, fpu, init_control_registers, msr, stub,
 };
-use crate::dev::clock;
+use crate::dev::{clock, power};
 use crate::mm::layout::{CPU_AREA, CPU_AREAS, DIRECT_MAP};
 use crate::mm::tables::{self, DATA, NoTable};
 use crate::mm::{direct, early};
@@ -31,6 +31,15 @@ const START_TIMEOUT_US: u64 = 200_000;
 
 /// CPUs that are to flush their caches with the next TLB flush that they are asked for.
 static CACHES: AtomicCpuMask = AtomicCpuMask::new();
+/// Number of no CPU.
+const NO_ENDER: u32 = u32::MAX;
+/// The CPU that ends the machine, set before it stops the others: by it they tell its NMI from one of the platform.
+static ENDER: AtomicU32 = AtomicU32::new(NO_ENDER);
+/// CPUs that were stopped for that.
+static STOPPED: AtomicCpuMask = AtomicCpuMask::new();
+/// How long a CPU may take to stop.
+const STOP_TIMEOUT_US: u64 = 1_000_000;
+
 /// Number of the grace period that began last.
 static GRACE: AtomicU64 = AtomicU64::new(0);
 
@@ -85,7 +94,7 @@ pub unsafe fn init_this_cpu(id: CpuId, smep: bool, smap: bool) -> Result<(), NoT
         stub::install(id)?;
     }
     fpu::init();
-    apic::init();
+    apic::init(id == CpuId(0));
     this.apic_id.store(apic::id(), Ordering::Relaxed);
     Ok(())
 }
@@ -258,9 +267,31 @@ pub fn flush_other_caches(targets: &CpuMask) {
     flush_others(targets, Flush::All);
 }
 
-/// Stops all other CPUs: the machine is about to end or has failed.
+/// Stops all other CPUs: the machine is about to end or has failed. They stop where they are, with what locks they hold. Of several
+/// CPUs that call this one returns, as often as it calls; the others stop here.
+///
+/// The NMI reaches a CPU that runs with interrupts off; an INIT would reset the machine where it reaches the boot CPU.
 pub fn stop_others() {
-    for id in ONLINE.load().iter().filter(|id| *id != this_cpu().id()) {
-        apic::send_init(cpu(id).apic_id.load(Ordering::Relaxed));
+    let this = this_cpu().id();
+    match ENDER.compare_exchange(NO_ENDER, this.0, Ordering::SeqCst, Ordering::SeqCst) {
+        Ok(_) => {}
+        Err(ender) if ender == this.0 => return,
+        Err(_) => power::halt(),
+    }
+    let online = ONLINE.load();
+    let others = || online.iter().filter(|id| *id != this);
+    others().for_each(|id| apic::send_nmi(cpu(id).apic_id.load(Ordering::Relaxed)));
+    if others().next().is_some() {
+        // One that cannot be reached must not keep the message from being printed.
+        wait_us(STOP_TIMEOUT_US, || others().all(|id| STOPPED.contains(id)));
+    }
+}
+
+/// For the NMI handler: stops this CPU for good if another one ends the machine.
+pub fn stop_if_asked() {
+    let (ender, this) = (ENDER.load(Ordering::SeqCst), this_cpu().id());
+    if ender != NO_ENDER && ender != this.0 {
+        STOPPED.insert(this);
+        power::halt();
     }
 }

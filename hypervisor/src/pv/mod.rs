@@ -198,13 +198,13 @@ pub fn show(domain: &Domain<Machine>) {
     let running = this.running.load(Ordering::Relaxed) != 0;
     if running && this.current().is_some_and(|current| core::ptr::eq(&raw const *current.domain, domain)) {
         // SAFETY: the frame below PerCpu is this CPU's own, and holds the registers of the loaded vCPU.
-        crate::trap::dump::registers(&unsafe { guest_regs().read() });
+        crate::trap::dump::guest(&unsafe { guest_regs().read() });
     }
 }
 
 /// Ends a domain for a mistake of its own, with its registers in the log, and has this CPU choose what to run next.
 pub fn crash(domain: &Arc<Domain<Machine>>, regs: &Regs, why: &str) {
-    crate::trap::dump::registers(regs);
+    crate::trap::dump::guest(regs);
     hv().crash_domain(domain, why);
     this_cpu().work.raise(Work::RESCHEDULE);
 }

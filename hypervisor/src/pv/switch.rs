@@ -9,6 +9,7 @@ use crate::cpu::percpu::{PerCpu, guest_regs, this_cpu};
 use crate::cpu::{self, fpu, isolation, smp};
 use crate::machine::{Hv, Machine, Vcpu, hv};
 use crate::mm::{direct, tables};
+use crate::trap::nmi;
 use core::sync::atomic::Ordering;
 use hypervisor_core::domain::{Domain, PvState, VcpuFlags, VcpuRef};
 use hypervisor_core::ids::{MachineAddr, Mfn};
@@ -93,6 +94,9 @@ fn serve(hv: &Hv, work: Work) {
     }
     if work.contains(Work::TIMER) {
         hv.run_timers();
+    }
+    if work.contains(Work::PLATFORM_NMI) {
+        nmi::judge(hv);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Registers and stacks for people.
 
+use crate::cpu::msr;
 use crate::cpu::percpu::this_cpu;
 use crate::mm::layout::CPU_AREA;
 use crate::mm::uaccess::copy_from_guest;
@@ -13,9 +14,30 @@ pub fn registers(r: &Regs) {
     crate::error!("rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8);
     crate::error!("r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12);
     crate::error!("r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
-    if r.cs & 3 != 0 {
-        guest_stack(r.rsp);
-        guest_calls(r.rbp);
+}
+
+/// Prints the registers of a guest, and what its stack says. Not for exceptions with a stack of their own: the guest's memory may
+/// fault.
+pub fn guest(r: &Regs) {
+    registers(r);
+    guest_stack(r.rsp);
+    guest_calls(r.rbp);
+}
+
+/// Prints what the CPU's banks say of a machine check (SDM Vol. 3, 17.3).
+pub fn machine_check() {
+    const CAPABILITIES: u32 = 0x179;
+    const STATUS: u32 = 0x17a;
+    const BANK_STATUS: u32 = 0x401;
+    const VALID: u64 = 1 << 63;
+    let banks = msr::try_read(CAPABILITIES).unwrap_or(0) as u8;
+    crate::error!("machine check: status {:#x}", msr::try_read(STATUS).unwrap_or(0));
+    for bank in 0..u32::from(banks) {
+        let status = msr::try_read(BANK_STATUS + 4 * bank).unwrap_or(0);
+        if status & VALID != 0 {
+            let address = msr::try_read(BANK_STATUS + 1 + 4 * bank).unwrap_or(0);
+            crate::error!("bank {bank}: status {status:#018x} address {address:#x}");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod dump;
 pub mod entry;
 pub mod fixup;
+pub mod nmi;
 
 use crate::cpu::descriptors::INT80_VECTOR;
 use crate::cpu::percpu::{guest_regs, this_cpu};
@@ -17,6 +18,7 @@ const EXCEPTIONS: u64 = 32;
 const NMI: u64 = 2;
 const DEBUG: u64 = 1;
 const PAGE_FAULT: u64 = 14;
+const MACHINE_CHECK: u64 = 18;
 /// The software interrupt that has a gate of its own.
 const INT80: u64 = INT80_VECTOR as u64;
 
@@ -94,8 +96,7 @@ fn iret_failed(at: *const Regs) -> ! {
 #[unsafe(no_mangle)]
 extern "sysv64" fn trap_on_own_stack(regs: &mut Regs) {
     match regs.vector {
-        // An NMI has no source that the hypervisor uses: it is the platform's, and worth a line.
-        NMI => crate::error!("NMI on {} at {:#x}", this_cpu().id(), regs.rip),
+        NMI => nmi::arrived(regs),
         DEBUG => debug_in_hypervisor(regs),
         _ => die(regs),
     }
@@ -118,14 +119,21 @@ fn debug_in_hypervisor(regs: &mut Regs) {
     }
 }
 
-/// The hypervisor's own mistake, or the hardware's: tell what can be told, and stop.
+/// The hypervisor's own mistake, or the hardware's: tell what can be told, and stop. It may have hit anywhere, so the first
+/// message comes when no lock can be in its way.
 fn die(regs: &Regs) -> ! {
     let cr2: u64;
     // SAFETY: reads a register.
     unsafe { core::arch::asm!("mov {}, cr2", out(reg) cr2, options(nomem, nostack)) };
     let address = if regs.vector == PAGE_FAULT { cr2 } else { 0 };
-    crate::error!("exception {} error code {:#x} address {address:#x}", regs.vector, regs.error_code);
+    crate::panic::begin();
+    let place = if regs.cs & 3 == 0 { "the hypervisor" } else { "a guest" };
+    crate::error!("Panic on {}: exception {} in {place}", this_cpu().id(), regs.vector);
+    crate::error!("error code {:#x} address {address:#x}", regs.error_code);
+    if regs.vector == MACHINE_CHECK {
+        dump::machine_check();
+    }
     dump::registers(regs);
     dump::backtrace(regs.rbp);
-    panic!("exception {} in the hypervisor", regs.vector);
+    crate::panic::finish()
 }

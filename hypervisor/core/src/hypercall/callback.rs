@@ -4,13 +4,14 @@
 //! for the descriptor they name may change: a bad one faults when it is used.
 
 use super::{Cx, Outcome, low32};
-use crate::domain::{PvState, VcpuFlags};
+use crate::Hypervisor;
+use crate::domain::{Domain, PvState, VcpuFlags};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{GuestVirt, VcpuId};
 use crate::platform::{Platform, Work};
 use crate::regs::Regs;
 use core::mem::offset_of;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use xen_abi::arch_x86::{ArchSharedInfo, FLAT_KERNEL_CS, TrapInfo};
 use xen_abi::callback::{
     CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CALLBACKOP_UNREGISTER, CALLBACKTYPE_EVENT,
@@ -175,11 +176,15 @@ pub fn nmi_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) -> 
 fn register_nmi<P: Platform>(cx: Cx<'_, P>, address: u64) {
     cx.vcpu.pv.traps[NMI_VECTOR].set(address, FLAT_KERNEL_CS, 0, true);
     // A reason that came up while nobody listened would be lost: it was signalled as an edge.
-    let reasons = &cx.hv.platform.frame_words(cx.domain.shared_info)[NMI_REASON_WORD];
-    if cx.vcpu.id == VcpuId(0) && reasons.load(Ordering::Relaxed) != 0 {
+    if cx.vcpu.id == VcpuId(0) && nmi_reasons(cx.hv, cx.domain).load(Ordering::Relaxed) != 0 {
         cx.vcpu.pv.set_flags(VcpuFlags::NMI_PENDING, true);
         cx.hv.platform.raise_work(cx.hv.platform.this_cpu(), Work::NMI);
     }
+}
+
+/// The word of a domain's shared page with the reasons for its NMIs.
+pub(crate) fn nmi_reasons<'a, P: Platform>(hv: &'a Hypervisor<P>, domain: &Domain<P>) -> &'a AtomicU64 {
+    &hv.platform.frame_words(domain.shared_info)[NMI_REASON_WORD]
 }
 
 fn unregister_nmi<P: Platform>(cx: Cx<'_, P>) {

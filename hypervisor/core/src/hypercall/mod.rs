@@ -33,6 +33,8 @@ pub mod vcpu;
 mod vcpu_init;
 pub mod version;
 
+pub(crate) use callback::nmi_reasons;
+
 use crate::Hypervisor;
 use crate::domain::{Domain, Restart, Vcpu, VcpuRef};
 use crate::event::EventError;

@@ -4,9 +4,9 @@ use super::vcpu_init::initialise;
 use super::{Cx, Failure, Outcome, done_or_again, low32};
 use crate::domain::{VcpuFlags, VcpuRef};
 use crate::guest_ptr::GuestPtr;
-use crate::ids::{CpuId, DomId, GuestVirt, MachineAddr, Mfn, Nanos, PAGE_SIZE, VcpuId};
+use crate::ids::{DomId, GuestVirt, MachineAddr, Mfn, Nanos, PAGE_SIZE, VcpuId};
 use crate::page::{PageType, is_guests};
-use crate::platform::{Platform, Work};
+use crate::platform::Platform;
 use crate::regs::Regs;
 use crate::time::publish::Through;
 use core::mem::offset_of;
@@ -170,12 +170,7 @@ fn send_nmi<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, arg: u64) -> Result
     if arg != 0 {
         return Err(Errno::EINVAL);
     }
-    let pending = VcpuFlags::NMI_PENDING.bits();
-    if target.vcpu().pv.flags.fetch_or(pending, Ordering::SeqCst) & pending == 0 {
-        cx.hv.kick(target);
-        // A CPU that takes the vCPU later finds the flag by itself.
-        cx.hv.platform.raise_work(CpuId(target.vcpu().cpu.load(Ordering::SeqCst)), Work::NMI);
-    }
+    cx.hv.raise_nmi(target);
     Ok(0)
 }
 

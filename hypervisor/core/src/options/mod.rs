@@ -40,6 +40,17 @@ pub struct LogThreshold {
     pub limited: LogLevel,
 }
 
+/// What happens when an NMI of the platform arrives (`nmi=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NmiPolicy {
+    /// It is logged, and nothing else.
+    Ignore,
+    /// The first domain is told by its NMI callback.
+    Dom0,
+    /// The machine ends with a message.
+    Fatal,
+}
+
 /// Parity of a serial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parity {
@@ -136,6 +147,8 @@ pub struct Options {
     pub sched: Policy,
     /// `pv-linear-pt`: page tables may have entries that name tables of their own level.
     pub pv_linear_pt: bool,
+    /// `nmi=`: what an NMI of the platform leads to.
+    pub nmi: NmiPolicy,
     /// `noreboot`: halt instead when the first domain crashes or the machine panics.
     pub noreboot: bool,
     /// `smap`: use supervisor-mode access prevention where the CPU has it.
@@ -165,6 +178,7 @@ impl Default for Options {
             max_cpus: u32::MAX,
             sched: Policy::Share,
             pv_linear_pt: true,
+            nmi: NmiPolicy::Dom0,
             noreboot: false,
             smap: true,
             smep: true,
@@ -260,6 +274,7 @@ impl Options {
             "dom0_mem" => Dom0Memory::parse(value).map(|v| self.dom0_mem = v),
             "dom0_max_vcpus" => parse_range(value).map(|v| self.dom0_max_vcpus = v),
             "maxcpus" => parse_u32(value).map(|v| self.max_cpus = v.max(1)),
+            "nmi" => parse_nmi(value).map(|v| self.nmi = v),
             "sched" => parse_policy(value).map(|v| self.sched = v),
             "xpti" => self.side_channels.xpti(if value.is_empty() { "yes" } else { value }),
             "pv-l1tf" => self.side_channels.l1tf(if value.is_empty() { "yes" } else { value }),
@@ -292,6 +307,15 @@ fn parse_policy(value: &str) -> Option<Policy> {
     match value {
         "credit" | "credit2" => Some(Policy::Share),
         "null" => Some(Policy::Null),
+        _ => None,
+    }
+}
+
+fn parse_nmi(value: &str) -> Option<NmiPolicy> {
+    match value {
+        "ignore" => Some(NmiPolicy::Ignore),
+        "dom0" => Some(NmiPolicy::Dom0),
+        "fatal" => Some(NmiPolicy::Fatal),
         _ => None,
     }
 }

@@ -110,6 +110,19 @@ fn what_changes_nothing_is_named() {
 }
 
 #[test]
+fn nmis() {
+    assert_eq!(parse("").nmi, NmiPolicy::Dom0, "as Xen's release builds");
+    for (word, nmi) in
+        [("ignore", NmiPolicy::Ignore), ("dom0", NmiPolicy::Dom0), ("fatal", NmiPolicy::Fatal)]
+    {
+        assert_eq!(parse(&std::format!("nmi={word}")).nmi, nmi);
+    }
+    for bad in ["nmi", "nmi=", "nmi=panic"] {
+        refused(bad);
+    }
+}
+
+#[test]
 fn levels_ranges_and_the_rest() {
     let o = parse("guest_loglvl=error/all dom0_max_vcpus=-3 nosmp dom0_vcpus_pin console=com1H,vga");
     assert_eq!(o.guest_log_level, LogThreshold { always: LogLevel::Error, limited: LogLevel::Debug });

@@ -175,10 +175,7 @@ pub(super) fn send_trigger<P: Platform>(request: &Request<'_, P>, domain: &Arc<D
     let target = vcpu_of(domain, send.vcpu, Errno::ESRCH)?;
     match send.trigger {
         XEN_DOMCTL_SENDTRIGGER_NMI => {
-            let pending = VcpuFlags::NMI_PENDING.bits();
-            if target.vcpu().pv.flags.fetch_or(pending, Ordering::SeqCst) & pending == 0 {
-                request.cx.hv.kick(&target);
-            }
+            request.cx.hv.raise_nmi(&target);
             Ok(Reply::Done)
         }
         XEN_DOMCTL_SENDTRIGGER_POWER | XEN_DOMCTL_SENDTRIGGER_SLEEP => Err(Errno::EINVAL),
