@@ -12,6 +12,7 @@ mod bochs;
 mod code;
 mod conformance;
 mod corrupt;
+mod crash;
 mod domains;
 mod drivers;
 mod files;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     trials.extend(porting::trials());
     trials.extend(conformance::trials());
     trials.extend(corrupt::trials());
+    trials.extend(crash::trials());
     trials.extend(image::trials());
     trials.extend(limits::trials());
     trials.extend(linear::trials());

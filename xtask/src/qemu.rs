@@ -143,6 +143,8 @@ pub struct Machine {
     pub gdb: bool,
     /// An ISO image to boot from.
     pub cdrom: Option<PathBuf>,
+    /// A socket of QEMU's monitor.
+    pub monitor: Option<PathBuf>,
     /// QEMU's log: resets, triple faults and shutdown causes.
     pub log: Option<PathBuf>,
 }
@@ -172,6 +174,7 @@ impl Machine {
             icount: false,
             gdb: false,
             cdrom: None,
+            monitor: None,
             log: None,
         }
     }
@@ -205,6 +208,11 @@ impl Machine {
         }
         if self.gdb {
             qemu.args(["-gdb", "tcp::1234", "-S"]);
+        }
+        if let Some(socket) = &self.monitor {
+            let mut device = OsString::from("socket,id=monitor,server=on,wait=off,path=");
+            device.push(escaped(socket));
+            qemu.arg("-chardev").arg(device).args(["-mon", "chardev=monitor,mode=readline"]);
         }
         if let Some(log) = &self.log {
             qemu.args(["-d", "cpu_reset,trace:qemu_system_shutdown_request", "-D"]).arg(log);

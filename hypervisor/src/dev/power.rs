@@ -2,6 +2,7 @@
 
 use crate::mm::tables::map_device;
 use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::acpi::{PowerRegisters, Register};
 use hypervisor_core::platform::MachineEnd;
 use spin::Once;
@@ -10,8 +11,15 @@ use x86_64::instructions::{hlt, interrupts};
 
 static REGISTERS: Once<PowerRegisters> = Once::new();
 
+/// Where the reset register is mapped, if it is in memory; 0 for nowhere. The CPU that ends the machine maps nothing: one that it
+/// stopped may hold the page tables' lock.
+static RESET_AT: AtomicU64 = AtomicU64::new(0);
+
 /// Remembers the registers that ACPI told.
 pub fn init(registers: PowerRegisters) {
+    if let Some((Register::Memory(addr), _)) = registers.reset {
+        RESET_AT.store(map_device(addr, 1).unwrap_or(0), Ordering::Relaxed);
+    }
     REGISTERS.call_once(|| registers);
 }
 
@@ -54,9 +62,10 @@ fn reset(registers: &PowerRegisters) {
     match registers.reset {
         // SAFETY: the register that ACPI names for a reset.
         Some((Register::Port(port), value)) => unsafe { Port::new(port).write(value) },
-        Some((Register::Memory(addr), value)) => {
-            if let Ok(at) = map_device(addr, 1) {
-                // SAFETY: mapped just now.
+        Some((Register::Memory(_), value)) => {
+            let at = RESET_AT.load(Ordering::Relaxed);
+            if at != 0 {
+                // SAFETY: `init` mapped it.
                 unsafe { (at as *mut u8).write_volatile(value) };
             }
         }

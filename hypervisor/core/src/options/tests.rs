@@ -112,8 +112,7 @@ fn what_changes_nothing_is_named() {
 #[test]
 fn nmis() {
     assert_eq!(parse("").nmi, NmiPolicy::Dom0, "as Xen's release builds");
-    for (word, nmi) in
-        [("ignore", NmiPolicy::Ignore), ("dom0", NmiPolicy::Dom0), ("fatal", NmiPolicy::Fatal)]
+    for (word, nmi) in [("ignore", NmiPolicy::Ignore), ("dom0", NmiPolicy::Dom0), ("fatal", NmiPolicy::Fatal)]
     {
         assert_eq!(parse(&std::format!("nmi={word}")).nmi, nmi);
     }

@@ -366,3 +366,14 @@ case! {
         check("kept up to date", changed != 0)
     }
 }
+
+case! {
+    /// A first domain that says on its second vCPU that it crashed ends like any other.
+    #[ends(crash)] #[vcpus(2)] #[cpus(2)]
+    fn crash_of_the_second(env) {
+        fn crash(_: u64) -> u64 {
+            crate::call::op(nr::SCHED_OP, SCHEDOP_SHUTDOWN, &mut SchedShutdown { reason: SHUTDOWN_CRASH }).is_ok().into()
+        }
+        run(env, 1, crash, 0).map(drop)
+    }
+}
