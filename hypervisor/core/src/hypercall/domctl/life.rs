@@ -2,7 +2,7 @@
 
 use super::{Answer, Reply, Request, is_ordinary, vcpu_of};
 use crate::builder;
-use crate::domain::{Domain, DomainConfig, MAX_VCPUS, Restart, VcpuFlags};
+use crate::domain::{Domain, DomainConfig, MAX_VCPUS, Restart};
 use crate::grant::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_MAPTRACK_FRAMES};
 use crate::ids::{DomId, Mfn};
 use crate::page::{PageError, PageType};

@@ -78,7 +78,7 @@ fn run<P: Platform>(
             Ok(()) => {}
             Err(Failure::Errno(errno)) => return Err(errno),
             Err(Failure::Restart) => {
-                return Ok(Outcome::Again([u64::from(XENMEM_EXCHANGE), arg, 0, 0, 0, 0]));
+                return Ok(Some(Outcome::Again([u64::from(XENMEM_EXCHANGE), arg, 0, 0, 0, 0])));
             }
         }
     }
