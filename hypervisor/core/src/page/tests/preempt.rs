@@ -220,7 +220,7 @@ fn waiting_for_another_cpu_ends_for_work() {
     g.hv.platform.preempt_every.store(0, Relaxed);
     g.finish_doomed();
     assert_eq!(g.hv.frame(l2).unwrap().type_word().live(), Some(PageType::L2));
-    check(&g, &BTreeSet::from([g.domain.vcpus[0].pv.guest_table.load(Relaxed)]));
+    check(&g, &BTreeSet::from([g.domain.vcpus[0].pv.guest_table.get().unwrap().0]));
 }
 
 /// What a new entry names is checked before its table is locked: other CPUs may want that table meanwhile.

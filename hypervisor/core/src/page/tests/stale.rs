@@ -13,7 +13,7 @@ use crate::hypercall::{Cx, Outcome, descriptor, memory as memory_calls, mmu};
 use crate::ids::{CpuId, Mfn};
 use crate::mock::{FLAT_BASE, MockPlatform, Reach, domain, hypervisor};
 use crate::page::{DOMID_XEN, FrameInfo, PageType, pte};
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use crate::regs::Regs;
 use core::sync::atomic::Ordering::Relaxed;
 use proptest::prelude::*;
@@ -141,7 +141,7 @@ impl Tenant {
         domain.dirty_cpus.remove(CpuId(0));
         let page = || {
             let mfn = hv.alloc_domain_page(&domain, 0).expect("a page");
-            hv.platform.clear_frame(mfn);
+            hv.platform.clear_frame(GuestFrame::held(mfn));
             mfn
         };
         let tables: [Mfn; 5] = core::array::from_fn(|_| page());
