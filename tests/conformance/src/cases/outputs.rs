@@ -80,13 +80,8 @@ fn setup_at(at: u64, nr_frames: u32) -> (Ret, i16) {
 
 /// The same of status frames.
 fn status_frames_at(at: u64, nr_frames: u32) -> (Ret, i16) {
-    let mut arg = [GnttabGetStatusFrames {
-        dom: DOMID_SELF,
-        nr_frames,
-        status: 99,
-        frame_list: GuestHandle::from(at),
-        ..GnttabGetStatusFrames::default()
-    }];
+    let mut arg =
+        [GnttabGetStatusFrames { dom: DOMID_SELF, nr_frames, status: 99, frame_list: GuestHandle::from(at) }];
     (grant(GNTTABOP_GET_STATUS_FRAMES, &mut arg), arg[0].status)
 }
 
