@@ -79,6 +79,10 @@ impl<P: Platform> Hypervisor<P> {
         let mfn = Mfn(u64::from(*head));
         let info = self.known_frame(mfn);
         let word = info.type_word();
+        if !word.has(Type::BUSY | Type::DOOMED) {
+            // A reference to the table before it was dropped once more, and took one off the link.
+            super::refs::broken(mfn, info);
+        }
         *head = (word.0 & Type::COUNT) as u32;
         info.set_type(Type::busy(word.page_type(), word.entries(), Type::DOOMED));
         Some((mfn, word))

@@ -77,13 +77,13 @@ impl<W: Word> FrameInfo<W> {
         }
     }
 
-    /// Drops a type reference of a frame that is live, unless it is the last.
+    /// Drops a type reference of a frame that is live, unless it is the last. That it is live is judged for the last one only, which
+    /// goes the long way; what this would do to a table on a list, the list finds (`doomed.rs`).
     #[inline]
     pub(crate) fn try_put_live(&self) -> bool {
         let mut word = self.type_.read();
         loop {
-            // The lowest bits of a frame that is busy are no count.
-            if (word & (Type::BUSY | Type::COUNT)).wrapping_sub(2) > Type::COUNT - 2 {
+            if word & Type::COUNT <= 1 {
                 return false;
             }
             match self.type_.replace(word, word - 1) {

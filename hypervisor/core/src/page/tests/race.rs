@@ -217,10 +217,12 @@ fn a_reference_too_many_stops_the_machine() {
         |guest, mfn| guest.hv.put_page_and_type(mfn),
         |guest, mfn| guest.hv.put_table(&guest.domain, mfn),
         |guest, mfn| {
-            // What a table on the list keeps in the place of the count is no reference.
+            // What a table on the list keeps in the place of the count is no reference: the list leads to a frame that is not on it.
             let word = Type::busy(PageType::L2, 0, Type::DOOMED | 5);
             guest.hv.known_frame(mfn).set_type(word);
+            *guest.domain.pages.doomed.lock() = mfn.0 as u32;
             guest.hv.put_page_and_type(mfn);
+            guest.hv.finish_doomed(&guest.domain);
         },
     ];
     for drop in drops {
