@@ -144,6 +144,8 @@ impl Kernel {
         let Some(mut process) = self.processes.remove(&pid) else { return };
         process.space.activate();
         self.lend_fpu(&process);
+        // Masked, so that a tick that comes before the program runs ends its run, and is not over by then.
+        events::mask_upcalls();
         TICK.store(false, Relaxed);
         let end = time::now() + SLICE;
         // A timer that is refused would be a mistake of this kernel; the slice then ends at the next system call.
@@ -154,6 +156,7 @@ impl Kernel {
                 break;
             }
         }
+        events::unmask_upcalls();
         process.fpu.save();
         if process.state == State::Ready {
             self.ready.push_back(pid);
