@@ -1,12 +1,16 @@
 //! Ends that lie, beside domains that do their work: a front end that does its worst to the driver domain, and a driver domain
 //! that does its worst to the front ends of its own (`tests/hostile`). Nobody else may notice.
 //!
+//! And domains that attack the hypervisor itself, which is fuzzing from within ([`xtask::fuzz::guest`]).
+//!
 //! `PARAVANE_HOSTILE_SECONDS` says how long, a minute unless given, and `PARAVANE_HOSTILE_SEED` what they begin with.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use xtask::accounts::{Accounts, end_domain, input_to_hypervisor};
+use xtask::fuzz::guest::{Plan, attack};
 use xtask::qemu::{Hypervisor, Machine};
 use xtask::session::{Session, tail};
 use xtask::{domains as machines, project};
@@ -15,10 +19,6 @@ use crate::domains::described;
 use crate::pair::{WEB, free_port, web_server};
 use crate::support::{LONG, SHORT, trial};
 
-/// Three times the switch character: what is typed goes to the next.
-const SWITCH: &str = "\x01\x01\x01";
-/// What the hypervisor says then.
-const INPUT: &str = "*** Serial input to ";
 /// How often the web server is asked, and everything looked through.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -116,7 +116,20 @@ restart_delay = 0
 "#;
 
 pub fn trials() -> Vec<Trial> {
-    vec![trial("hostile::ends_that_lie_harm_nobody", ends_that_lie)]
+    vec![
+        trial("hostile::ends_that_lie_harm_nobody", ends_that_lie),
+        trial("hostile::hypercalls_at_random", hypercalls_at_random),
+    ]
+}
+
+/// What `cargo xtask fuzz guest` does, for ten seconds as two unprivileged domains and for ten as the first one.
+fn hypercalls_at_random() -> Result<()> {
+    let seed = variable("PARAVANE_HOSTILE_SEED", 1)?;
+    for first in [false, true] {
+        let plan = Plan { time: Duration::from_secs(10), seed, again: false, first };
+        println!("{}", attack(&plan)?);
+    }
+    Ok(())
 }
 
 fn variable(name: &str, unless: u64) -> Result<u64> {
@@ -234,58 +247,6 @@ fn memory(output: &str) -> Result<String> {
     Ok(format!("the driver domain has {last} free pages, and had {first}"))
 }
 
-/// Hands the input on until the hypervisor has it.
-fn input_to_hypervisor(session: &mut Session) -> Result<()> {
-    let switches = |output: &str| output.lines().filter(|line| line.contains(INPUT)).count();
-    for _ in 0..20 {
-        let before = switches(&session.output());
-        session.send(SWITCH)?;
-        let output = session.wait_until(SHORT, |output| switches(output) > before)?;
-        let last = output.lines().rfind(|line| line.contains(INPUT));
-        if last.is_some_and(|line| line.contains("to the hypervisor")) {
-            return Ok(());
-        }
-    }
-    bail!("the hypervisor does not take input\n{}", tail(&session.output()))
-}
-
-/// Ends a domain by key.
-fn end_domain(session: &mut Session, name: &str) -> Result<()> {
-    let number = name.split(' ').next().unwrap_or_default();
-    session.send(&format!("K{number}\r"))?;
-    let ended = format!("(HV) Domain {name} is ended: ");
-    session.wait_until(SHORT, |output| output.contains(&ended)).context(ended.clone())?;
-    let gone = format!("(HV) Domain {name} is gone: ");
-    session.wait_until(SHORT, |output| {
-        let at = output.find(&ended).unwrap_or(0);
-        output[at..].lines().any(|line| line.starts_with(&gone))
-    })?;
-    Ok(())
-}
-
-/// What the hypervisor has given out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Accounts {
-    /// Frames that are free, or in its heap, which does not shrink.
-    free: u64,
-    /// Frames of domains, domains, and dying ones.
-    owned: u64,
-    domains: u64,
-    dying: u64,
-    channels: u64,
-    mapped: u64,
-}
-
-impl Accounts {
-    /// Reads a line that says what became of a domain.
-    fn read(line: &str) -> Option<Self> {
-        let numbers = line.split_once(": ")?.1.split(|c: char| !c.is_ascii_digit());
-        let numbers: Vec<u64> = numbers.filter_map(|word| word.parse().ok()).collect();
-        let [free, heap, owned, domains, dying, channels, mapped] = numbers[..] else { return None };
-        Some(Self { free: free + heap, owned, domains, dying, channels, mapped })
-    }
-}
-
 /// What is free whenever all domains are there and no dead one is: the same from first to last, but for tables that grow
 /// once.
 fn no_frame_is_lost(output: &str) -> Result<String> {
@@ -304,10 +265,6 @@ fn no_frame_is_lost(output: &str) -> Result<String> {
 /// Ends the domain with the disk, and says what is given out then.
 fn end_check(session: &mut Session) -> Result<Accounts> {
     input_to_hypervisor(session)?;
-    end_domain(session, "1 (check)")?;
-    let mine = |output: &str| {
-        output.lines().find(|line| line.contains("Domain 1 (check) is gone")).and_then(Accounts::read)
-    };
-    let output = session.wait_until(SHORT, |output| mine(output).is_some())?;
-    mine(&output).context("it was there just now")
+    let line = end_domain(session, "1 (check)")?;
+    Accounts::read(&line).context("a line of accounts")
 }

@@ -4,8 +4,12 @@
 //! The coverage that libFuzzer steers by comes from a pass of LLVM that any rustc has; what is fuzzed has no unsafe code, so
 //! an address sanitizer, for which a nightly compiler would be needed, would find nothing more.
 //!
+//! `cargo xtask fuzz guest` is another thing: a domain that attacks the hypervisor from within, in QEMU ([`guest`]).
+//!
 //! New inputs collect under `target/fuzz/corpus`. `--keep` moves the few that reach new code to the kept ones, the package's
 //! `corpus`, which an ordinary test of it runs.
+
+pub mod guest;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +42,7 @@ const RUSTFLAGS: &[&str] = &[
 /// The choices of `cargo xtask fuzz`.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Options {
-    /// Only this target (all of them otherwise)
+    /// Only this target (all of them otherwise); `guest`: domains that attack the hypervisor in QEMU
     pub target: Option<String>,
     /// Seconds for each target
     #[arg(long, default_value_t = 30)]
@@ -46,6 +50,15 @@ pub struct Options {
     /// Afterwards, add the inputs that reach new code to the kept ones
     #[arg(long)]
     pub keep: bool,
+    /// What the attackers of `guest` begin with
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// `guest`: every life begins with exactly this seed, to run one again
+    #[arg(long)]
+    pub again: bool,
+    /// `guest`: the attacker is the first domain
+    #[arg(long)]
+    pub first: bool,
 }
 
 /// Fuzzes.
@@ -53,6 +66,9 @@ pub struct Options {
 /// # Errors
 /// A target found a mistake: the message names the input that shows it. Or there is no such target, or no compiler.
 pub fn run(options: &Options) -> Result<()> {
+    if options.target.as_deref() == Some(guest::NAME) {
+        return guest::run(options);
+    }
     let targets = chosen(options.target.as_deref())?;
     build()?;
     for target in &targets {

@@ -3,6 +3,7 @@
 //! Each module is one thing a developer asks for. Nothing here runs inside a guest, except the small programs that
 //! [`initramfs`] and [`probe`] put there.
 
+pub mod accounts;
 pub mod bench;
 pub mod bochs;
 pub mod build;

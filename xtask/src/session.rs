@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -74,8 +74,8 @@ pub struct Session {
     seen: usize,
     /// QEMU's log; a folder of files that only this machine needs, for another emulator.
     scratch: PathBuf,
-    /// QEMU has ended, and without an error of its own.
-    succeeded: bool,
+    /// How the emulator itself ended, once it has.
+    status: Option<ExitStatus>,
 }
 
 impl Session {
@@ -114,7 +114,7 @@ impl Session {
         let is_stdout = wire == Wire::Stdout;
         collect(child.stdout.take().expect("stdout is piped"), Arc::clone(&shared), is_stdout);
         collect(child.stderr.take().expect("stderr is piped"), Arc::clone(&shared), !is_stdout);
-        let mut session = Self { child, input, shared, seen: 0, scratch, succeeded: false };
+        let mut session = Self { child, input, shared, seen: 0, scratch, status: None };
         if wire == Wire::Stderr {
             session.send(bochs::START)?;
         }
@@ -232,11 +232,17 @@ impl Session {
             }
             thread::sleep(Duration::from_millis(20));
         };
-        self.succeeded = status.success();
+        self.status = Some(status);
         let (lock, changed) = &*self.shared;
         let line = lock.lock().expect("the reader does not panic");
         let _ = changed.wait_timeout_while(line, Duration::from_secs(5), |line| !line.closed);
         Ok(self.ending())
+    }
+
+    /// How the emulator's process ended, after [`Session::wait_end`]: it can crash by itself, whatever the machine does.
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.status
     }
 
     /// Whether the CPU has triple-faulted so far.
@@ -262,7 +268,7 @@ impl Session {
         match log.split_once("qemu_system_shutdown_request reason=") {
             Some((_, reason)) if reason.starts_with('6') => Ending::PowerOff,
             Some(_) => Ending::Other,
-            None if self.succeeded => Ending::Reset,
+            None if self.status.is_some_and(|status| status.success()) => Ending::Reset,
             None => Ending::Other,
         }
     }

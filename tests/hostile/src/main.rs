@@ -1,6 +1,7 @@
-//! A kernel that does its worst to the domains it is connected to: as a front end to its driver domain ([`front`]), or with
-//! `back` on the command line as a driver domain to those it serves ([`back`]). With `linear` it tries the hypervisor instead
-//! (`linear.rs`).
+//! A kernel that does its worst: to the domains it is connected to, as a front end to its driver domain ([`front`]) or with
+//! `back` on the command line as a driver domain to those it serves ([`back`]); with `calls` to the hypervisor ([`calls`]). With
+//! `victim` it is the domain beside such an attacker ([`victim`]).
+//! With `linear` it tries to read the hypervisor's memory through linear page-table entries (`linear.rs`).
 //!
 //! What it does follows from its seed. Words on the command line:
 //!
@@ -8,6 +9,7 @@
 //! - `back`: be a back end.
 //! - `peer=N`: the domain that serves this one, 0 unless given.
 //! - `life=N`: as a front end, so many seconds until an abrupt end: a crash or a reboot.
+//! - `calls`, `victim`: see there.
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
 // On a hosted target there is no entry, so nothing looks used.
@@ -16,10 +18,12 @@
 extern crate alloc;
 
 mod back;
+mod calls;
 mod front;
 #[cfg(target_os = "none")]
 mod linear;
 mod random;
+mod victim;
 
 use core::str::FromStr;
 use core::time::Duration;
@@ -36,12 +40,19 @@ fn kernel(boot: BootContext) -> ! {
         seed ^= time::now();
     }
     println!("hostile: seed={seed}");
-    events::unmask_upcalls();
     #[cfg(target_os = "none")]
     if boot.has_option("linear") {
+        events::unmask_upcalls();
         linear::run(&boot);
     }
     let random = Random(seed);
+    if boot.has_option("calls") {
+        calls::run(&boot, random);
+    }
+    events::unmask_upcalls();
+    if boot.has_option("victim") {
+        victim::run(&boot);
+    }
     if boot.has_option("back") { back::run(&boot, random) } else { front::run(&boot, random) }
 }
 
