@@ -255,15 +255,13 @@ impl Cx {
     /// An address at which any number of words may be changed: none of the program's.
     pub fn far(&mut self) -> u64 {
         let at = self.address();
-        if at >> 31 == 0x1_ffff_ffff { self.in_pool() } else { at }
+        if is_image(at) { self.in_pool() } else { at }
     }
 
     /// A pool page's address, to be mapped or flushed.
     pub fn virt(&mut self) -> u64 {
         let at = self.address();
-        let arena = &raw const self.arena as u64;
-        let is_own = (arena..arena + size_of_val(&self.arena) as u64).contains(&(at & !4095 | 4095));
-        if self.rarely(16) && (!is_own || self.rarely(DEADLY)) {
+        if self.rarely(16) && (!is_image(at) || self.rarely(DEADLY)) {
             return at;
         }
         let page = self.page();
@@ -407,6 +405,11 @@ impl Cx {
         }
         if count == there as u64 { self.put(&words[..there]) } else { self.put_some(&words, count) }
     }
+}
+
+/// Whether an address is the program's.
+const fn is_image(at: u64) -> bool {
+    at >> 31 == 0x1_ffff_ffff
 }
 
 /// Stores bytes by whole words.

@@ -186,15 +186,15 @@ fn write(cx: &mut Cx, user: bool) {
     for _ in 0..=cx.below(5) {
         let random = [cx.random.any().to_le_bytes(), cx.random.any().to_le_bytes()];
         let piece = match cx.below(12) {
-            0 if !cx.first => &random.as_flattened()[..1 + cx.below(15)],
+            0 if user && !cx.first => &random.as_flattened()[..1 + cx.below(15)],
             1 | 2 if !cx.first => cx.pick(PORTS),
             _ => cx.pick(GENTLE),
         };
         if used + piece.len() > 48 {
             break;
         }
-        // The kernel's would be any hypercall, those included that end this life.
-        if !user && piece.windows(2).any(|pair| pair == [0x0f, 0x05]) {
+        // The kernel's would be any hypercall, those included that end this life; and it needs its stack.
+        if !user && piece.windows(2).any(|pair| matches!(pair, [0x0f, 0x05] | [0xc8, 0xff])) {
             continue;
         }
         bytes[used..used + piece.len()].copy_from_slice(piece);
@@ -231,7 +231,8 @@ fn registers(cx: &mut Cx, user: bool) -> ([u64; 12], [u64; 3]) {
 
 /// Goes there. This turn ends here.
 pub fn enter(cx: &mut Cx) -> ! {
-    let user = cx.rarely(2);
+    // Mostly user mode: the kernel's own code is the end of this life when it loses its stack.
+    let user = !cx.rarely(6);
     write(cx, user);
     let (registers, [rax, r11, rcx]) = registers(cx, user);
     // The kernel's code needs a stack that the hypervisor can write, or its first fault ends this life.
@@ -268,7 +269,8 @@ pub fn enter(cx: &mut Cx) -> ! {
         words[at] = match at {
             // Another mode than that of the stack: the same end.
             5 if !cx.rarely(DEADLY / 128) => {
-                cx.pick(&[0xe023, 0xe033, 0xe010, 0x1_0000_e033, 0x10, 0x8]) | ring
+                cx.pick(&[if user { 0xe023 } else { 0xe033 }, 0xe033, 0xe010, 0x1_0000_e033, 0x10, 0x8])
+                    | ring
             }
             5 | 8 => {
                 cx.pick(&[0, 3, 0x10, 0xe008, 0xe010, 0xe019, 0xe023, 0xe02b, 0xe033, 0x1_0000_e033, 0xffff])

@@ -51,12 +51,10 @@ use edge::{MADE, SUCCEEDED, VCPUS, call, count, is_error, peek, poke};
 
 /// Nanoseconds between two looks of the supervisor.
 const LOOK: u64 = 2_000_000;
-/// Looks of one line on the console.
-const LINE: u64 = 500;
-/// Looks without a step before a vCPU is nudged, and before this life ends.
-const NUDGE: u64 = 2;
-/// See [`NUDGE`].
-const HOPELESS: u64 = 1500;
+/// Nanoseconds between two lines on the console.
+const LINE: u64 = 1_000_000_000;
+/// Nanoseconds without a step after which nothing helps.
+const HOPELESS: u64 = 1_500_000_000;
 /// Seconds that the watchdog waits for the supervisor.
 const WATCHDOG: u32 = 8;
 
@@ -195,25 +193,27 @@ fn sleep(nanoseconds: u64) {
 /// Watches the others, and ends this life.
 fn supervise(seed: u64, attackers: core::ops::Range<u64>, life: u64) -> ! {
     let mut watchdog = SchedWatchdog { id: 0, timeout: WATCHDOG };
-    let (mut last, mut stuck) = ([0; VCPUS], [0; VCPUS]);
+    let (mut last, mut moved) = ([0; VCPUS], [time::now(); VCPUS]);
     let end = time::now().saturating_add(life * 1_000_000_000);
-    let (mut looks, mut told) = (0, [0; 64]);
-    while time::now() < end && attackers.clone().any(|vcpu| stuck[vcpu as usize] < HOPELESS) {
-        if looks % LINE == 0 {
+    let (mut line, mut told) = (0, [0; 64]);
+    let is_hopeless = |moved: &[u64]| moved.iter().any(|at| time::now().saturating_sub(*at) > HOPELESS);
+    while time::now() < end && !is_hopeless(&moved[1..attackers.end as usize]) {
+        let is_line = time::now() >= line;
+        if is_line {
+            line = time::now() + LINE;
             let id =
                 call(nr::SCHED_OP, [u64::from(SCHEDOP_WATCHDOG), &raw const watchdog as u64, 0, 0, 0, 0]);
             if id > 0 {
                 watchdog.id = id as u32;
             }
         }
-        looks += 1;
         sleep(LOOK);
         for vcpu in attackers.clone().map(|vcpu| vcpu as usize) {
             let steps = STEPS[vcpu].load(Relaxed);
-            stuck[vcpu] = if steps == last[vcpu] { stuck[vcpu] + 1 } else { 0 };
-            last[vcpu] = steps;
-            if stuck[vcpu] % NUDGE == 1 {
+            if steps == last[vcpu] {
                 vcpus::nudge(vcpu);
+            } else {
+                (last[vcpu], moved[vcpu]) = (steps, time::now());
             }
         }
         if FOUND.load(Acquire) {
@@ -224,11 +224,11 @@ fn supervise(seed: u64, attackers: core::ops::Range<u64>, life: u64) -> ! {
             println!("calls: FOUND {kind}: {first:#x} {second:#x} (seed={seed})");
             FOUND.store(false, Release);
         }
-        if looks % LINE == 0 {
-            report(seed, &stuck, &mut told);
+        if is_line {
+            report(seed, &mut told);
         }
     }
-    report(seed, &stuck, &mut told);
+    report(seed, &mut told);
     LATE.store(true, Relaxed);
     sleep(500 * LOOK);
     shutdown(Shutdown::Reboot)
@@ -238,9 +238,9 @@ fn supervise(seed: u64, attackers: core::ops::Range<u64>, life: u64) -> ! {
 const NUMBERS: usize = 6;
 
 /// Everything since this life began: what changed since the last report, a few numbers in each line.
-fn report(seed: u64, stuck: &[u64; VCPUS], told: &mut [u64; 64]) {
+fn report(seed: u64, told: &mut [u64; 64]) {
     let made: u64 = MADE.iter().map(|made| made.load(Relaxed)).sum();
-    print!("calls: seed={seed} made={made} stuck={},{},{} traps=", stuck[1], stuck[2], stuck[3]);
+    print!("calls: seed={seed} made={made} traps=");
     for (number, count) in ARRIVALS.iter().enumerate() {
         let count = count.swap(0, AcqRel);
         if count != 0 {

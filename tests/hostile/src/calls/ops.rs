@@ -78,7 +78,7 @@ fn choose(cx: &mut Cx) -> Call {
 pub fn any(cx: &mut Cx) -> Call {
     let mut call = choose(cx);
     // Another register than it should be; a command of these may be one that is left out on purpose.
-    let is_open = !matches!(call.nr, nr::SCHED_OP | nr::CONSOLE_IO) && !cx.first;
+    let is_open = !matches!(call.nr, nr::SCHED_OP | nr::CONSOLE_IO | nr::EVENT_CHANNEL_OP) && !cx.first;
     if is_open && cx.rarely(64) {
         // With another number of structures, what is written into them must not be the program's.
         if call.nr == nr::GRANT_TABLE_OP {
@@ -99,6 +99,8 @@ fn is_for_purpose(call: &Call) -> bool {
         nr::SET_TRAP_TABLE | nr::SET_CALLBACKS | nr::CALLBACK_OP | nr::NMI_OP | nr::STACK_SWITCH => true,
         nr::DOMCTL | nr::SYSCTL | nr::PLATFORM_OP | nr::KEXEC_OP | nr::MCA | nr::CONSOLE_IO => true,
         nr::PHYSDEV_OP | nr::PHYSDEV_OP_COMPAT => true,
+        nr::EVENT_CHANNEL_OP_COMPAT => true,
+        nr::EVENT_CHANNEL_OP => matches!(command, EVTCHNOP_CLOSE | EVTCHNOP_RESET),
         _ => false,
     }
 }
@@ -163,13 +165,15 @@ pub fn events(cx: &mut Cx) -> Call {
         EVTCHNOP_SET_PRIORITY => cx.made(|cx| EvtchnSetPriority { port, priority: cx.below(20) as u32 }),
         // Everything that this domain has.
         EVTCHNOP_RESET => cx.made(|cx| EvtchnReset { dom: cx.domid() }),
-        _ => cx.put(&EvtchnClose { port }),
+        // By another's structure it could be the console's.
+        EVTCHNOP_CLOSE => cx.store(EvtchnClose { port }.as_bytes()),
+        _ => cx.put(&EvtchnSend { port }),
     };
     let command = if super::is_late() && cx.rarely(300) { EVTCHNOP_RESET } else { command };
     if cx.rarely(64) {
         // The old form: command and structure in one.
         let words = [u64::from(command), 0, 0, 0];
-        let at = cx.put(&words[..]);
+        let at = cx.store(words.as_bytes());
         return Call::new(nr::EVENT_CHANNEL_OP_COMPAT, &[at]);
     }
     Call::new(nr::EVENT_CHANNEL_OP, &[u64::from(command), arg])

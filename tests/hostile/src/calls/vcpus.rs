@@ -97,6 +97,8 @@ pub fn nudge(vcpu: usize) {
     if vcpu_op(VCPUOP_IS_UP, vcpu, 0) == 0 {
         vcpu_op(VCPUOP_UP, vcpu, 0);
     }
+    // An NMI reaches it in most cases. One that has not left the last one's entry by `iret` takes no other, but takes events.
+    vcpu_op(VCPUOP_SEND_NMI, vcpu, 0);
     let mut bind = EvtchnBindIpi { vcpu: vcpu as u32, port: 0 };
     let events = |command: u32, at: u64| call(nr::EVENT_CHANNEL_OP, [u64::from(command), at, 0, 0, 0, 0]);
     if is_error(events(EVTCHNOP_BIND_IPI, &raw mut bind as u64)) {

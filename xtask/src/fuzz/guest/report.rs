@@ -185,7 +185,7 @@ mod tests {
     fn the_last_line_of_a_life_counts() {
         let mut report = Report::default();
         for line in [
-            "(d2) calls: seed=7 made=3 stuck=0,0,0 traps=14:2,",
+            "(d2) calls: seed=7 made=3 traps=14:2,",
             "(d2) calls: seed=7 by=1:2/1,26:1/0,",
             "(d2) calls: seed=7 by=1:4/2,",
             "(d2) calls: seed=7 by=1:4/2,2",
