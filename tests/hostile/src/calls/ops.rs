@@ -359,10 +359,12 @@ fn misc(cx: &mut Cx) -> Call {
     match cx.below(12) {
         0..3 => Call::new(nr::XEN_VERSION, &[cx.below(14) as u64, cx.address()]),
         3 => {
-            // A length that is refused, or an address: what it writes is another's screen.
-            let count = if cx.rarely(2) { 0 } else { cx.pick(&[1 << 31, 0xffff_ffff, 1 << 32]) };
-            let read = u64::from(!cx.first && cx.rarely(2));
-            Call::new(nr::CONSOLE_IO, &[read, count, cx.address()])
+            // Nothing of it, or from where nothing is: what it writes is on everybody's screen.
+            let (count, at) = match cx.below(3) {
+                0 => (cx.number(), cx.pick(&[1 << 63, 0xffff_82d0_4020_0000, 0x1000])),
+                _ => (0, cx.address()),
+            };
+            Call::new(nr::CONSOLE_IO, &[u64::from(!cx.first && cx.rarely(2)), count, at])
         }
         4 | 5 => {
             let number = cx.pick(&[
