@@ -215,7 +215,7 @@ trampoline_end:
 .code64
 
 .section .bss.aligned, "aw", @nobits
-.balign 131072
+.balign 4096                        # the linker script puts it at a multiple of its size
 .global boot_cpu_area, boot_cpu_area_end
 boot_cpu_area:
     .skip 131072
