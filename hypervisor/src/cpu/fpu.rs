@@ -117,6 +117,9 @@ impl FpuImage {
     /// Loads the registers. XCR0 is [`supported_xcr0`].
     pub fn restore(&self) {
         let at = self.0.as_ptr().cast::<u8>();
+        if features().keeps_fpu_pointers {
+            forget_pointers();
+        }
         // SAFETY: the image was made by `new` or `save`, so it is one that loads without a fault.
         unsafe {
             if features().xsave {
@@ -125,6 +128,16 @@ impl FpuImage {
                 _fxrstor64(at);
             }
         }
+    }
+}
+
+/// Makes the FPU's pointers those of an instruction of the hypervisor's own, where loading state may leave them.
+fn forget_pointers() {
+    static OPERAND: u32 = 0;
+    // SAFETY: CR0.TS is clear, no exception is pending behind `fnclex`, and there is an empty register to load into: all of the state
+    // is replaced next.
+    unsafe {
+        asm!("fnclex", "ffree st(7)", "fild dword ptr [{}]", in(reg) &raw const OPERAND, options(nostack))
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Features {
     pub rdtscp: bool,
     /// `cpuid` in ring 3 can be made to fault.
     pub cpuid_faulting: bool,
+    /// FPU state that is loaded may leave the pointers of the one before: `keeps_fpu_pointers` of the core.
+    pub keeps_fpu_pointers: bool,
 }
 
 static FEATURES: Once<Features> = Once::new();
@@ -114,6 +116,7 @@ fn detect() -> Features {
         smep: seven.is_some_and(|f| f.has_smep()),
         smap: seven.is_some_and(|f| f.has_smap()) && !tcg,
         cpuid_faulting: msr::try_read(msr::PLATFORM_INFO).is_some_and(|info| info >> 31 & 1 != 0),
+        keeps_fpu_pointers: hypervisor_core::cpu_policy::cpuid::keeps_fpu_pointers(&native_cpuid),
         rdtscp: id.get_extended_processor_and_feature_identifiers().is_some_and(|f| f.has_rdtscp()),
     }
 }

@@ -82,6 +82,19 @@ pub fn supported_xcr0(native: &impl Fn(u32, u32) -> Leaf) -> u64 {
     (u64::from(high) << 32 | u64::from(low)) & XCR0_USABLE
 }
 
+/// Whether loading FPU state without a pending exception leaves the last instruction's and its operand's addresses in place, so that the
+/// next user of the FPU sees them: AMD's processors (and Hygon's) until they say otherwise (APM volume 2, 11.4.4; volume 3, CPUID
+/// 8000_0008 EBX, RstrFpErrPtrs).
+pub fn keeps_fpu_pointers(native: &impl Fn(u32, u32) -> Leaf) -> bool {
+    const RESTORES_POINTERS: u32 = 1 << 2;
+    let [_, b, c, d] = native(0, 0);
+    let name = [b, d, c].map(u32::to_le_bytes);
+    let is_concerned =
+        ["AuthenticAMD", "HygonGenuine"].iter().any(|maker| maker.as_bytes() == name.as_flattened());
+    let says = native(0x8000_0000, 0)[0] >= 0x8000_0008 && native(0x8000_0008, 0)[1] & RESTORES_POINTERS != 0;
+    is_concerned && !says
+}
+
 /// What every answer needs of the processor: asked for once, because where a hypervisor runs in a virtual machine each
 /// `cpuid` is an exit.
 #[derive(Clone, Copy, Debug)]

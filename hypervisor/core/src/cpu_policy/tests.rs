@@ -1,6 +1,6 @@
 //! The policy beside what Debian's Xen 4.17 shows on the same processors.
 
-use super::cpuid::{Host, Leaf, Viewer, leaf};
+use super::cpuid::{Host, Leaf, Viewer, keeps_fpu_pointers, leaf};
 use super::msr::{self, MsrGuest, MsrState};
 use super::*;
 use core::cell::Cell;
@@ -43,6 +43,23 @@ fn cpuid_of_the_control_domain() {
     assert_eq!(cpuid(0x8000_0001, 0)[3], 0xe9d1_dbf5);
     assert_eq!(cpuid(0x8000_0008, 0)[0], 0x3028);
     assert_eq!([cpuid(0x8000_000a, 0), cpuid(0x8000_001f, 0), cpuid(0x1234_5678, 0)], [[0; 4]; 3]);
+}
+
+/// AMD's processors that do not say that they load all of it, and no others.
+#[test]
+fn fpu_pointers_may_stay() {
+    assert!(keeps_fpu_pointers(&qemu));
+    let changed =
+        |leaf: u32, value: Leaf| move |n: u32, sub: u32| if n == leaf { value } else { qemu(n, sub) };
+    assert!(!keeps_fpu_pointers(&changed(0x8000_0008, [0x3928, 1 << 2, 0, 0])));
+    assert!(!keeps_fpu_pointers(&changed(0, [0xd, 0x756e_6547, 0x6c65_746e, 0x4965_6e69])), "Intel's");
+    assert!(keeps_fpu_pointers(&changed(0, [0xd, 0x6f67_7948, 0x656e_6975, 0x6e65_476e])), "Hygon's");
+    let old = |n: u32, sub: u32| match n {
+        0x8000_0000 => [0x8000_0007, 0, 0, 0],
+        0x8000_0008 => [u32::MAX; 4],
+        _ => qemu(n, sub),
+    };
+    assert!(keeps_fpu_pointers(&old), "without the leaf that would say so");
 }
 
 #[test]
