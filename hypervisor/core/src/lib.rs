@@ -28,6 +28,7 @@ pub mod guest_ptr;
 pub mod hypercall;
 pub mod ids;
 pub mod mem;
+pub mod memory_map;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
 pub mod nmi;

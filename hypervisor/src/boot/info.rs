@@ -1,10 +1,11 @@
 //! What the boot loader says, in one form for both protocols.
 
 use hypervisor_core::MemoryRange;
+use hypervisor_core::memory_map::{self, MapError};
 
-/// Most ranges of the memory map and most modules that are looked at.
+/// Most ranges of the memory map.
 pub const MAX_RANGES: usize = 256;
-/// See [`MAX_RANGES`].
+/// Most modules.
 pub const MAX_MODULES: usize = 64;
 
 /// A boot module: bytes in memory, and a string.
@@ -28,10 +29,12 @@ pub struct BootInfo {
     pub modules: [Module; MAX_MODULES],
     /// How many there are.
     pub module_count: usize,
-    /// The firmware's memory map.
-    pub ranges: [MemoryRange; MAX_RANGES],
+    /// The firmware's memory map, as it is until [`BootInfo::settle`].
+    ranges: [MemoryRange; MAX_RANGES],
     /// How many ranges there are.
-    pub range_count: usize,
+    range_count: usize,
+    /// What did not fit.
+    overflow: Option<MapError>,
     /// Machine address of the RSDP, 0 when the loader does not say.
     pub rsdp: u64,
 }
@@ -46,24 +49,50 @@ impl BootInfo {
             module_count: 0,
             ranges: [MemoryRange { start: 0, size: 0, kind: 0 }; MAX_RANGES],
             range_count: 0,
+            overflow: None,
             rsdp: 0,
         }
     }
 
-    /// Adds a range of the memory map.
-    pub fn add_range(&mut self, start: u64, size: u64, kind: u32) {
-        if size != 0 && self.range_count < MAX_RANGES {
+    /// Adds a range of the memory map; answers whether there was room.
+    pub fn add_range(&mut self, start: u64, size: u64, kind: u32) -> bool {
+        let fits = size == 0 || self.range_count < MAX_RANGES;
+        if !fits {
+            self.overflow = Some(MapError::TooManyRanges);
+        } else if size != 0 {
             self.ranges[self.range_count] = MemoryRange { start, size, kind };
             self.range_count += 1;
         }
+        fits
     }
 
-    /// Adds a module.
-    pub fn add_module(&mut self, module: Module) {
-        if self.module_count < MAX_MODULES {
+    /// Adds a module; answers whether there was room.
+    pub fn add_module(&mut self, module: Module) -> bool {
+        let fits = self.module_count < MAX_MODULES;
+        if fits {
             self.modules[self.module_count] = module;
             self.module_count += 1;
+        } else {
+            self.overflow = Some(MapError::TooManyModules);
         }
+        fits
+    }
+
+    /// Puts the memory map in order, and looks at the modules with the hypervisor's own image at `image`. Fails for what cannot be.
+    #[inline(never)]
+    pub fn settle(&mut self, image: (u64, u64)) -> Result<(), MapError> {
+        if let Some(error) = self.overflow {
+            return Err(error);
+        }
+        let raw = self.ranges;
+        let mut bounds = [0; 2 * MAX_RANGES];
+        self.range_count = memory_map::settle(&raw[..self.range_count], &mut self.ranges, &mut bounds)?;
+        if self.range_count == 0 {
+            // There is a sentence for that.
+            return Ok(());
+        }
+        let modules = self.modules().iter().map(|module| (module.start, module.end));
+        memory_map::check_modules(self.ranges(), image, modules)
     }
 
     /// The modules.

@@ -9,9 +9,9 @@ use crate::mm::{clear_frame, direct};
 use core::sync::atomic::AtomicU64;
 use hypervisor_core::MemoryRange;
 use hypervisor_core::ids::Mfn;
+use hypervisor_core::memory_map::RAM;
 use hypervisor_core::page::FrameInfo;
 
-const RAM: u32 = 1;
 const LARGE: u64 = 2 << 20;
 const FRAMES_PER_LARGE: u64 = 512;
 /// Below this the PC's firmware, the other CPUs' trampoline, and nothing for the frame allocator.
@@ -82,19 +82,23 @@ pub fn init(boot: &BootInfo) -> Result<Tables, MemoryError> {
     Ok(tables)
 }
 
-/// Gives free RAM to the early allocator: all but low memory, the image, and the modules.
-fn find_free(boot: &BootInfo) {
+/// Machine addresses of the hypervisor's image, from the first byte to behind the last.
+pub fn image() -> (u64, u64) {
     unsafe extern "C" {
         static image_start: u8;
         static image_end: u8;
     }
-    let image = (&raw const image_start as u64 - IMAGE_BASE, &raw const image_end as u64 - IMAGE_BASE);
+    (&raw const image_start as u64 - IMAGE_BASE, &raw const image_end as u64 - IMAGE_BASE)
+}
+
+/// Gives free RAM to the early allocator: all but low memory, the image, and the modules.
+fn find_free(boot: &BootInfo) {
     let mut early = EARLY.lock();
     for (start, end) in ram(boot) {
         early.add(start.max(LOW_MEMORY_FRAMES), end);
     }
     let modules = boot.modules().iter().map(|m| (m.start, m.end));
-    for (start, end) in modules.chain([image]) {
+    for (start, end) in modules.chain([image()]) {
         early.reserve(start / 4096, end.div_ceil(4096));
     }
     // Loaders put their own records and strings below 1 MiB or beside the modules; strings are read before any of that

@@ -71,7 +71,10 @@ extern "sysv64" fn boot_start(magic: u32, loader_info: u32) -> ! {
         0 => pvh::read(at),
         _ => None,
     };
-    let Some(boot) = boot else { fail(format_args!("the boot loader speaks neither multiboot nor PVH")) };
+    let Some(mut boot) = boot else { fail(format_args!("the boot loader speaks neither multiboot nor PVH")) };
+    if let Err(why) = boot.settle(memory::image()) {
+        fail(format_args!("{why}"));
+    }
     early_start(boot)
 }
 

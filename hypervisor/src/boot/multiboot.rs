@@ -22,14 +22,19 @@ pub fn read(at: u64) -> BootInfo {
         let table = u64::from(word(24));
         for n in 0..u64::from(word(20)) {
             let [start, end, string, _] = phys::<[u32; 4]>(table + n * 16);
-            info.add_module(Module { start: start.into(), end: end.into(), string: string.into() });
+            let module = Module { start: start.into(), end: end.into(), string: string.into() };
+            if !info.add_module(module) {
+                break;
+            }
         }
     }
     if flags & MEMORY_MAP != 0 {
         let (mut entry, end) = (u64::from(word(48)), u64::from(word(48)) + u64::from(word(44)));
         while entry < end {
             let (start, size) = phys::<[u64; 2]>(entry + 4).into();
-            info.add_range(start, size, phys::<u32>(entry + 20));
+            if !info.add_range(start, size, phys::<u32>(entry + 20)) {
+                break;
+            }
             entry += u64::from(phys::<u32>(entry)) + 4;
         }
     }

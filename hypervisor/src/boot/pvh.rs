@@ -16,13 +16,18 @@ pub fn read(at: u64) -> Option<BootInfo> {
     info.rsdp = rsdp;
     for n in 0..u64::from(module_count) {
         let [start, size, string, _] = phys::<[u64; 4]>(modules + n * 32);
-        info.add_module(Module { start, end: start + size, string });
+        let end = start.checked_add(size).unwrap_or(0);
+        if !info.add_module(Module { start, end, string }) {
+            break;
+        }
     }
     if version >= 1 {
         let map = phys::<u64>(at + 40);
         for n in 0..u64::from(phys::<u32>(at + 48)) {
             let [start, size] = phys::<[u64; 2]>(map + n * 24);
-            info.add_range(start, size, phys::<u32>(map + n * 24 + 16));
+            if !info.add_range(start, size, phys::<u32>(map + n * 24 + 16)) {
+                break;
+            }
         }
     }
     Some(info)
