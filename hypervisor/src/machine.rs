@@ -265,6 +265,14 @@ impl Platform for Machine {
         serial::write(bytes);
     }
 
+    fn console_wait(&self, bytes: usize) {
+        serial::wait_for_room(bytes);
+    }
+
+    fn console_has_room(&self, bytes: usize) -> bool {
+        serial::has_room(bytes)
+    }
+
     fn console_read(&self, buffer: &mut [u8]) -> usize {
         serial::read(buffer)
     }
@@ -275,6 +283,8 @@ impl Platform for Machine {
 
     fn end_machine(&self, end: MachineEnd) -> ! {
         smp::stop_others();
+        // SAFETY: the other CPUs were just stopped.
+        unsafe { serial::break_lock() };
         power::end(end)
     }
 

@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         trial("hello::passes_with_four_cpus", four_cpus),
         trial("hello::passes_when_booted_by_pvh", by_pvh),
         trial("hello::passes_on_plain_cpus", plain_cpus),
+        trial("hello::same_lines_with_a_console_that_waits", synchronous),
     ]
 }
 
@@ -57,6 +58,18 @@ fn four_cpus() -> Result<()> {
 fn by_pvh() -> Result<()> {
     let elf = files::without_multiboot(&project::hypervisor_elf(), "paravane-pvh")?;
     lines_on(Hypervisor::File(elf)).map(drop)
+}
+
+/// `sync_console`, and a port that has no interrupt line, are the other way to write the same.
+fn synchronous() -> Result<()> {
+    let usual = lines_on(Hypervisor::Paravane)?;
+    for args in [" sync_console", " com1=115200,8n1,0x3f8,0"] {
+        let mut machine = machine(Hypervisor::Paravane);
+        machine.hypervisor_args.push_str(args);
+        let lines = lines(&machine).with_context(|| format!("with{args}"))?;
+        ensure!(lines == usual, "with{args}:\n{}", lines.join("\n"));
+    }
+    Ok(())
 }
 
 /// Nothing of what newer CPUs have is needed, and nothing that a CPU lacks is used.

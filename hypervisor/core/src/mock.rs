@@ -27,7 +27,7 @@ use crate::regs::Regs;
 use crate::sched::Scheduler;
 use crate::time::TimerQueues;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::boxed::Box;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -58,6 +58,8 @@ pub struct Record {
     pub raised: Vec<(CpuId, Work)>,
     /// Everything written to the console.
     pub console: Vec<u8>,
+    /// How often the core waited for the console's line.
+    pub console_waits: u32,
     /// How often page tables and descriptor tables were loaded.
     pub table_loads: (u32, u32),
     /// FPU images that vCPUs were given.
@@ -119,6 +121,8 @@ pub struct MockPlatform {
     pub record: Mutex<Record>,
     /// Bytes that wait to be read from the console.
     pub console_input: Mutex<VecDeque<u8>>,
+    /// Bytes that the console's line still takes; `usize::MAX` for one that takes everything at once.
+    pub console_room: AtomicUsize,
     /// Interrupts that arrived.
     pub irqs: Mutex<VecDeque<Pirq>>,
     /// Frames that [`Platform::mmio_reserved`] refuses.
@@ -169,6 +173,7 @@ impl MockPlatform {
             grace_rounds: AtomicU32::new(0),
             record: Mutex::new(Record::default()),
             console_input: Mutex::new(VecDeque::new()),
+            console_room: AtomicUsize::new(usize::MAX),
             irqs: Mutex::new(VecDeque::new()),
             reserved_mmio: Mutex::new(Vec::new()),
         }
@@ -409,7 +414,19 @@ impl Platform for MockPlatform {
     }
 
     fn console_write(&self, bytes: &[u8]) {
+        if self.console_room.load(Ordering::Relaxed) != usize::MAX {
+            let less = |room: usize| Some(room.saturating_sub(bytes.len()));
+            let _ = self.console_room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
         self.record.lock().unwrap().console.extend_from_slice(bytes);
+    }
+
+    fn console_wait(&self, _bytes: usize) {
+        self.record.lock().unwrap().console_waits += 1;
+    }
+
+    fn console_has_room(&self, bytes: usize) -> bool {
+        bytes <= self.console_room.load(Ordering::Relaxed)
     }
 
     fn console_read(&self, buffer: &mut [u8]) -> usize {

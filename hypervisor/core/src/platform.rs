@@ -83,7 +83,7 @@ bitflags! {
         const TIMER = 1 << 1;
         /// Device interrupts arrived and wait to be delivered as events.
         const IRQ = 1 << 2;
-        /// Bytes arrived on the console.
+        /// Bytes arrived on the console, its line has room for text that waited for it, or its log grew.
         const CONSOLE = 1 << 3;
         /// Another CPU waits for this one to have nothing in progress: see [`Platform::begin_grace`].
         const QUIESCE = 1 << 4;
@@ -277,8 +277,13 @@ pub trait Platform: Send + Sync + Sized + 'static {
 
     // ---- console and power --------------------------------------------------------------------------------------
 
-    /// Writes raw bytes to the machine's console.
+    /// Writes raw bytes to the machine's console, without waiting for its line: what finds no room is lost.
     fn console_write(&self, bytes: &[u8]);
+    /// Waits until so many bytes find room, unless the line is broken.
+    fn console_wait(&self, bytes: usize);
+    /// Whether so many bytes of guests' text find room now. Where not, [`Work::CONSOLE`] is raised on some CPU when the line has
+    /// taken some of what waits.
+    fn console_has_room(&self, bytes: usize) -> bool;
     /// Takes bytes that arrived on the console; returns how many.
     fn console_read(&self, buffer: &mut [u8]) -> usize;
     /// Prints registers, stack and chain of calls of the vCPU of `domain` that runs on this CPU, if one does.

@@ -111,7 +111,7 @@ extern "sysv64" fn main() -> ! {
     let apic_ids = cpus_to_start(&acpi, &options);
     let hv = make_hypervisor(boot, tables, options, &acpi, &apic_ids);
     report(hv, &acpi);
-    route_console(hv, &acpi);
+    let console_interrupts = route_console(hv, &acpi);
     this_cpu().online.store(1, Ordering::SeqCst);
     smp::ONLINE.insert(CpuId(0));
     let ids: Vec<u32> = apic_ids.iter().map(|(apic, _)| *apic).collect();
@@ -124,7 +124,11 @@ extern "sysv64" fn main() -> ! {
     if isolation::prepare(&smp::ONLINE.load()).is_err() {
         fail(format_args!("no memory for page tables"));
     }
-    start_domains(hv, &acpi, boot)
+    start_domains(hv, &acpi, boot);
+    if console_interrupts && !hv.options.sync_console {
+        serial::stop_waiting();
+    }
+    smp::run()
 }
 
 /// Decides about side channels of the processor.
@@ -229,17 +233,20 @@ fn report(hv: &Hv, acpi: &AcpiInfo) {
     info!("TSC: {} kHz; IOAPICs: {}; GSIs: {}", clock::tsc_khz(), acpi.ioapics.len(), ioapic::gsi_count());
 }
 
-fn route_console(hv: &Hv, acpi: &AcpiInfo) {
+/// Answers whether the console can interrupt.
+fn route_console(hv: &Hv, acpi: &AcpiInfo) -> bool {
     let port = if hv.options.consoles.com2 && !hv.options.consoles.com1 { 1 } else { 0 };
     let irq = hv.options.com[port].map_or(Serial::pc(port).irq, |serial| serial.irq);
-    if irq != 0 {
-        let (gsi, line) = irq::isa_route(&acpi.overrides, irq);
-        irq::route_console(gsi, line);
-        serial::enable_interrupt();
+    if irq == 0 {
+        return false;
     }
+    let (gsi, line) = irq::isa_route(&acpi.overrides, irq);
+    let routed = irq::route_console(gsi, line);
+    serial::enable_interrupt();
+    routed
 }
 
-fn start_domains(hv: &'static Hv, acpi: &AcpiInfo, boot: &BootInfo) -> ! {
+fn start_domains(hv: &'static Hv, acpi: &AcpiInfo, boot: &BootInfo) {
     let modules = Modules::new(boot);
     let domains = match modules.domains() {
         Ok(domains) => domains,
@@ -251,7 +258,6 @@ fn start_domains(hv: &'static Hv, acpi: &AcpiInfo, boot: &BootInfo) -> ! {
         fail(format_args!("the first domain cannot be built: {why}"));
     }
     memory::release_modules(hv, boot, |module| needed.iter().any(|bytes| modules.is(module, bytes)));
-    smp::run()
 }
 
 /// Bits of a machine address.

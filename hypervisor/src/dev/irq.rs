@@ -4,7 +4,7 @@
 //! by one ([`take`]) on the way back to a guest, where it may hold locks. A level-triggered line is masked by the handler and
 //! stays so until the guest says that it served the device. An interrupt arrives at the boot CPU until the core names another one.
 
-use super::{ioapic, pci};
+use super::{ioapic, pci, serial};
 use crate::cpu::apic;
 use crate::cpu::descriptors::INT80_VECTOR;
 use crate::cpu::percpu::{cpu, this_cpu};
@@ -84,20 +84,24 @@ fn boot_apic_id() -> u32 {
     apic_id(CpuId(0))
 }
 
-/// Routes the console's interrupt to the hypervisor itself.
-pub fn route_console(gsi: u32, line: Line) {
-    let Ok(vector) = claim_vector(CONSOLE) else { return };
-    if ioapic::route(gsi, line, vector, boot_apic_id()) {
+/// Routes the console's interrupt to the hypervisor itself; answers whether there is such a line.
+pub fn route_console(gsi: u32, line: Line) -> bool {
+    let Ok(vector) = claim_vector(CONSOLE) else { return false };
+    let routed = ioapic::route(gsi, line, vector, boot_apic_id());
+    if routed {
         CONSOLE_GSI.store(gsi, Ordering::Relaxed);
         ioapic::set_masked(gsi, false);
     }
+    routed
 }
 
 /// A device interrupt arrived at this vector on this CPU; interrupts are off.
 pub fn arrived(vector: u8) {
     let owner = OWNERS[usize::from(vector)].load(Ordering::Relaxed);
     if owner == CONSOLE {
-        this_cpu().work.raise(Work::CONSOLE);
+        if serial::interrupt() {
+            this_cpu().work.raise(Work::CONSOLE);
+        }
     } else if owner != 0 {
         if owner & LEVEL != 0 {
             ioapic::set_masked((owner & !LEVEL) - 1, true);

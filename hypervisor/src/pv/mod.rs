@@ -24,6 +24,7 @@ use bounce::{Entry, UPCALL_MASK, UPCALL_PENDING};
 use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::domain::{Domain, VcpuFlags};
 use hypervisor_core::hypercall::{Cx, Outcome, dispatch};
+use hypervisor_core::ids::DomId;
 use hypervisor_core::platform::Work;
 use hypervisor_core::regs::Regs;
 use x86_64::instructions::interrupts;
@@ -198,13 +199,15 @@ pub fn show(domain: &Domain<Machine>) {
     let running = this.running.load(Ordering::Relaxed) != 0;
     if running && this.current().is_some_and(|current| core::ptr::eq(&raw const *current.domain, domain)) {
         // SAFETY: the frame below PerCpu is this CPU's own, and holds the registers of the loaded vCPU.
-        crate::trap::dump::guest(&unsafe { guest_regs().read() });
+        crate::trap::dump::guest(&unsafe { guest_regs().read() }, domain.id == DomId(0));
     }
 }
 
 /// Ends a domain for a mistake of its own, with its registers in the log, and has this CPU choose what to run next.
 pub fn crash(domain: &Arc<Domain<Machine>>, regs: &Regs, why: &str) {
-    crate::trap::dump::guest(regs);
+    // Much is printed, and what led here may have come with interrupts off.
+    interrupts::enable();
+    crate::trap::dump::guest(regs, domain.id == DomId(0));
     hv().crash_domain(domain, why);
     this_cpu().work.raise(Work::RESCHEDULE);
 }

@@ -10,6 +10,7 @@ use crate::cpu::percpu::this_cpu;
 use crate::machine::hv_of_guest;
 use core::sync::atomic::Ordering;
 use hypervisor_core::domain::PvState;
+use hypervisor_core::hypercall::event::Sent;
 use hypervisor_core::hypercall::{self, HYPERCALLS};
 use xen_abi::errno::Errno;
 use xen_abi::event_channel::EVTCHNOP_SEND;
@@ -105,5 +106,10 @@ extern "sysv64" fn event_channel_op(cmd: u64, arg: u64, _: u64) -> Answer {
     let Some(current) = this_cpu().current() else { return ELSEWHERE };
     // SAFETY: this is a guest's entry.
     let hv = unsafe { hv_of_guest() };
-    answer(hypercall::event::send(hv, &current.domain, arg))
+    match hypercall::event::send(hv, &current.domain, arg) {
+        Ok(Sent::Whole) => done(0),
+        // A second time from the other way writes what is left.
+        Ok(Sent::InPart) => ELSEWHERE,
+        Err(error) => done(error.to_ret()),
+    }
 }

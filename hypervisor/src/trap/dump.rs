@@ -16,12 +16,13 @@ pub fn registers(r: &Regs) {
     crate::error!("r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
 }
 
-/// Prints the registers of a guest, and what its stack says. Not for exceptions with a stack of their own: the guest's memory may
-/// fault.
-pub fn guest(r: &Regs) {
+/// Prints the registers of a guest, and what its stack says: more of it with `all`, for the domain whose end is the machine's. What
+/// another domain's end makes the hypervisor say is bounded. Not for exceptions with a stack of their own: the guest's memory may fault.
+pub fn guest(r: &Regs, all: bool) {
+    let (lines, calls) = if all { (4, 32) } else { (1, 6) };
     registers(r);
-    guest_stack(r.rsp);
-    guest_calls(r.rbp);
+    guest_stack(r.rsp, lines);
+    guest_calls(r.rbp, calls);
 }
 
 /// Prints what the CPU's banks say of a machine check (SDM Vol. 3, 17.3).
@@ -41,30 +42,25 @@ pub fn machine_check() {
     }
 }
 
-/// Calls that are followed at most.
-const MOST_CALLS: usize = 32;
+/// The return address of a guest's stack frame and the next frame's address, as far as they can be read and go upwards.
+fn guest_call(frame: u64) -> Option<(u64, Option<u64>)> {
+    let mut words = [0u64; 2];
+    let to = zerocopy::IntoBytes::as_mut_bytes(&mut words[..]);
+    let readable = frame != 0 && frame & 7 == 0 && copy_from_guest(to, GuestVirt(frame)).is_ok();
+    let [next, rip] = words;
+    (readable && rip != 0).then_some((rip, (next > frame).then_some(next)))
+}
 
-/// Prints the return addresses of a guest's stack, following frame pointers as far as they can be read and go upwards.
-fn guest_calls(mut frame: u64) {
-    for _ in 0..MOST_CALLS {
-        let mut words = [0u64; 2];
-        let readable =
-            copy_from_guest(zerocopy::IntoBytes::as_mut_bytes(&mut words[..]), GuestVirt(frame)).is_ok();
-        let [next, rip] = words;
-        if frame == 0 || frame & 7 != 0 || !readable || rip == 0 {
-            return;
-        }
+/// Prints up to `most` return addresses of a guest's stack, following frame pointers.
+fn guest_calls(frame: u64, most: usize) {
+    for (rip, _) in core::iter::successors(guest_call(frame), |(_, next)| guest_call((*next)?)).take(most) {
         crate::error!("  called from {rip:#018x}");
-        if next <= frame {
-            return;
-        }
-        frame = next;
     }
 }
 
 /// Prints the words at a guest's stack pointer, as far as they can be read.
-fn guest_stack(rsp: u64) {
-    for line in 0..4u64 {
+fn guest_stack(rsp: u64, lines: u64) {
+    for line in 0..lines {
         let mut words = [0u64; 4];
         let at = GuestVirt(rsp.wrapping_add(line * 32));
         if copy_from_guest(zerocopy::IntoBytes::as_mut_bytes(&mut words[..]), at).is_err() {

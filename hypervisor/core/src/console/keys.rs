@@ -6,6 +6,7 @@ use crate::ids::DomId;
 use crate::platform::{MachineEnd, Platform};
 use alloc::sync::Arc;
 use core::fmt;
+use core::sync::atomic::Ordering;
 
 /// A key that wants more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,12 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Does what a key stands for (also `XEN_SYSCTL_debug_keys`); what no key stands for is ignored.
     pub fn console_key(&self, key: u8) {
+        self.console.patient.store(true, Ordering::Relaxed);
+        self.do_key(key);
+        self.console.patient.store(false, Ordering::Relaxed);
+    }
+
+    fn do_key(&self, key: u8) {
         let pending = core::mem::replace(&mut self.console.input.lock().key, Pending::None);
         match pending {
             Pending::Kill(number) => self.killing(number, key),

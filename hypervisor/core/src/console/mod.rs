@@ -2,7 +2,8 @@
 //!
 //! What each file owns: [`screen`](self) who may write what to the line, and the log; `input` whom typed bytes go to,
 //! and switching that; [`ring`](self) the console rings of domains without a back end of their own; `keys` what the
-//! hypervisor itself understands.
+//! hypervisor itself understands; `uart` the machine's serial port, and
+//! `transmit` the queue of what waits for it.
 //!
 //! A domain writes by `console_io` (the control domain) or through its ring. At any time one domain has the input, or the
 //! hypervisor has; three times the switch character (`conswitch=`, Ctrl-A) gives it to the next. Input for a domain without
@@ -12,7 +13,11 @@
 //! - Locks: a ring's end, then `input`, then `screen`. Nothing is sent to a domain while `input` or `screen` is held. The
 //!   screen's lock is held while the platform writes, so that lines of several CPUs do not mix.
 //! - A ring in `rings` holds a type reference to its page, which [`Hypervisor::detach_console`] gives back.
-//! - What one notification of a guest makes the hypervisor do is bounded: [`BURST`] bytes, then other work comes first.
+//! - The line is slow, and writing never waits for it, but for the answers to keys. Text of guests is taken only while the line has
+//!   room; the rest stays in their rings, or their hypercall is made again.
+//! - A guest's text is written in its own time, a burst ([`BURST`] bytes, [`LINES`] lines) for each entry: a notification with more
+//!   behind it is a hypercall to be made again. What waited for the line goes on when the line has room, a burst of one domain each
+//!   time, the domains in turn: no more than the line takes.
 
 mod input;
 mod keys;
@@ -20,35 +25,50 @@ mod ring;
 mod screen;
 #[cfg(test)]
 mod tests;
+mod transmit;
+mod uart;
 
 pub use screen::LogPart;
+pub use uart::{PATIENCE, Registers, Uart};
 
 use crate::Hypervisor;
-use crate::domain::Domain;
+use crate::domain::{Domain, Restart};
 use crate::ids::{DomId, Mfn, Port};
 use crate::page::PageType;
 use crate::platform::{GuestFrame, Platform, Work};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use input::Input;
 use ring::{Ring, RingEnd};
 use screen::{Screen, Writer};
 use spin::{Mutex, MutexGuard};
 use xen_abi::errno::Errno;
+use xen_abi::io::console::XENCONS_OUT_SIZE;
 use xen_abi::xen::VIRQ_CON_RING;
 
-/// Bytes of a ring that are written out before other work is looked at: 22 ms of a line at 115,200 baud.
-const BURST: usize = 256;
+/// Bytes of a guest's text that are written before other work is looked at.
+pub(crate) const BURST: usize = 256;
+/// Ends of lines among them: each costs as much as many bytes.
+pub(crate) const LINES: usize = 8;
+/// Room for a message of the hypervisor.
+const MESSAGE: usize = 256;
+/// What a burst can become on the line: a name in front of each line and of the first part, and ends of lines of two bytes.
+const BURST_ROOM: usize = BURST + (LINES + 1) * 16;
 
 /// The console's state.
 pub struct Console {
     screen: Mutex<Screen>,
     input: Mutex<Input>,
     rings: Mutex<BTreeMap<DomId, Arc<Ring>>>,
-    /// There is more in a ring than one burst.
+    /// There is text in a ring for which the line had no room.
     more_output: AtomicBool,
+    /// The domain whose ring was served last of those.
+    served_last: AtomicU32,
+    /// The hypervisor answers a key: nothing of that may be lost, so writing waits for the line.
+    patient: AtomicBool,
     /// The log grew since the control domain was told.
     log_grew: AtomicBool,
 }
@@ -61,6 +81,8 @@ impl Console {
             input: Mutex::new(Input::new()),
             rings: Mutex::new(BTreeMap::new()),
             more_output: AtomicBool::new(false),
+            served_last: AtomicU32::new(0),
+            patient: AtomicBool::new(false),
             log_grew: AtomicBool::new(false),
         }
     }
@@ -105,13 +127,21 @@ impl<P: Platform> Write for Output<'_, P> {
 impl<P: Platform> Hypervisor<P> {
     /// Writes a message of the hypervisor to the console; lines end in `\n`. Guests must not be able to make it say much.
     pub fn log(&self, message: fmt::Arguments<'_>) {
+        if self.console.patient.load(Ordering::Relaxed) {
+            self.platform.console_wait(MESSAGE);
+        }
         // Writing to the screen cannot fail.
         let _ = Output { platform: &self.platform, screen: self.console.screen.lock() }.write_fmt(message);
         self.console.log_grew.store(true, Ordering::Relaxed);
         self.platform.raise_work(self.platform.this_cpu(), Work::CONSOLE);
     }
 
-    /// Writes text of a domain.
+    /// Whether the line has room for a burst of a guest's text.
+    pub(crate) fn console_has_room(&self) -> bool {
+        self.platform.console_has_room(BURST_ROOM)
+    }
+
+    /// Writes text of a domain: a burst at most.
     pub fn console_output(&self, domain: DomId, text: &[u8]) {
         self.write_screen(Writer::Domain(domain), text);
     }
@@ -144,11 +174,27 @@ impl<P: Platform> Hypervisor<P> {
         Ok(port)
     }
 
-    /// Ends a domain's use of the console: its last text is written, and the page of its ring given back.
-    pub fn detach_console(&self, domain: &Arc<Domain<P>>) {
+    /// Ends a domain's use of the console: its last text is written as far as the line has room, and the page of its ring given back.
+    ///
+    /// # Errors
+    /// [`Restart`] when the CPU has other work first.
+    pub fn detach_console(&self, domain: &Arc<Domain<P>>) -> Result<(), Restart> {
+        if let Some(ring) = self.console.ring(domain.id) {
+            let page = self.platform.frame_words(ring.mfn);
+            let mut left = XENCONS_OUT_SIZE as usize;
+            while left != 0 && self.console_has_room() {
+                let text = ring.end.lock().take_output(page, left.min(BURST), LINES);
+                if text.is_empty() {
+                    break;
+                }
+                left -= text.len();
+                self.console_output(domain.id, &text);
+                if self.platform.work_pending() {
+                    return Err(Restart);
+                }
+            }
+        }
         if let Some(ring) = self.console.rings.lock().remove(&domain.id) {
-            let rest = ring.end.lock().take_output(self.platform.frame_words(ring.mfn), usize::MAX);
-            self.console_output(domain.id, &rest);
             self.put_page_and_type(ring.mfn);
         }
         self.console
@@ -156,34 +202,76 @@ impl<P: Platform> Hypervisor<P> {
             .lock()
             .finish(Writer::Domain(domain.id), &mut |bytes| self.platform.console_write(bytes));
         self.console_vanished(domain.id);
+        Ok(())
     }
 
-    /// The domain sent an event by its console's port: writes its text, and gives it the input for which there was no room.
-    pub(crate) fn serve_console(&self, domain: &Arc<Domain<P>>) {
-        let Some(ring) = self.console.ring(domain.id) else { return };
+    /// The domain sent an event by its console's port: writes a burst of its text, and gives it the input for which there was no room.
+    /// Answers whether it is to send the event again, because there is more to write.
+    pub(crate) fn serve_console(&self, domain: &Arc<Domain<P>>) -> bool {
+        let Some(ring) = self.console.ring(domain.id) else { return false };
         let page = self.platform.frame_words(ring.mfn);
         let mut end = ring.end.lock();
-        let text = end.take_output(page, BURST);
+        let has_room = !end.has_output(page) || self.console_has_room();
+        let text = if has_room { end.take_output(page, BURST, LINES) } else { Vec::new() };
         let more = end.has_output(page);
-        let moved = end.give_input(page);
-        self.console_output(domain.id, &text);
-        drop(end);
-        if more {
-            self.console.more_output.store(true, Ordering::Relaxed);
-            self.platform.raise_work(self.platform.this_cpu(), Work::CONSOLE);
+        if more && !has_room {
+            end.owe_output(page);
+            self.console.more_output.store(true, Ordering::SeqCst);
+            // The line may have got room before that was to be seen.
+            if self.console_has_room() {
+                self.platform.raise_work(self.platform.this_cpu(), Work::CONSOLE);
+            }
         }
+        self.finish_burst(domain, &ring, end, &text);
+        more && has_room
+    }
+
+    /// Writes text that was taken from a ring, and tells its domain.
+    fn finish_burst(
+        &self,
+        domain: &Arc<Domain<P>>,
+        ring: &Ring,
+        mut end: MutexGuard<'_, RingEnd>,
+        text: &[u8],
+    ) {
+        let moved = end.give_input(self.platform.frame_words(ring.mfn));
+        if !text.is_empty() {
+            self.console_output(domain.id, text);
+        }
+        drop(end);
         if moved || !text.is_empty() {
             self.notify_console(domain, ring.port);
         }
     }
 
-    /// Does what [`Work::CONSOLE`] stands for: takes typed bytes, goes on with long output, tells of a longer log.
+    /// Goes on with the text for which the line had no room: a burst of the next domain that has any.
+    fn serve_next_console(&self) {
+        let last = DomId(self.console.served_last.load(Ordering::Relaxed) as u16);
+        let rings: Vec<(DomId, Arc<Ring>)> =
+            self.console.rings.lock().iter().map(|(id, ring)| (*id, ring.clone())).collect();
+        let (up_to_last, behind) = rings.split_at(rings.partition_point(|(id, _)| *id <= last));
+        let mut in_turn = behind.iter().chain(up_to_last);
+        let Some((id, ring)) = in_turn.find(|(_, ring)| ring.end.lock().owes_output()) else { return };
+        self.console.more_output.store(true, Ordering::SeqCst);
+        if !self.console_has_room() {
+            return;
+        }
+        self.console.served_last.store(id.0.into(), Ordering::Relaxed);
+        let mut end = ring.end.lock();
+        let text = end.take_owed(self.platform.frame_words(ring.mfn), BURST, LINES);
+        match self.domains.get(*id) {
+            Some(domain) => self.finish_burst(&domain, ring, end, &text),
+            // It is being torn down, which writes the rest.
+            None => self.console_output(*id, &text),
+        }
+        self.platform.raise_work(self.platform.this_cpu(), Work::CONSOLE);
+    }
+
+    /// Does what [`Work::CONSOLE`] stands for: takes typed bytes, goes on with output that waited for the line, tells of a longer log.
     pub fn console_work(&self) {
         self.console_input();
-        if self.console.more_output.swap(false, Ordering::Relaxed) {
-            for domain in self.domains.all() {
-                self.serve_console(&domain);
-            }
+        if self.console.more_output.swap(false, Ordering::SeqCst) {
+            self.serve_next_console();
         }
         if self.console.log_grew.swap(false, Ordering::Relaxed) {
             self.send_global_virq(VIRQ_CON_RING);

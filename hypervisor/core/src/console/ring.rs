@@ -38,12 +38,14 @@ pub(super) struct Ring {
 pub(super) struct RingEnd {
     out_cons: u32,
     in_prod: u32,
+    /// Bytes of output that had been announced when the line had no room, and are not taken yet.
+    owed: u32,
     backlog: VecDeque<u8>,
 }
 
 impl RingEnd {
-    /// Takes at most `most` bytes of output.
-    pub(super) fn take_output(&mut self, page: &FrameWords, most: usize) -> Vec<u8> {
+    /// Takes at most `most` bytes of output, and of lines no more than `lines`.
+    pub(super) fn take_output(&mut self, page: &FrameWords, most: usize, lines: usize) -> Vec<u8> {
         let indexes = page[OUT_INDEXES].load(Ordering::Acquire);
         let produced = (indexes >> 32) as u32;
         let waiting = produced.wrapping_sub(self.out_cons);
@@ -51,15 +53,42 @@ impl RingEnd {
             self.advance_out(page, waiting);
             return Vec::new();
         }
-        let count = waiting.min(u32::try_from(most).unwrap_or(u32::MAX));
-        let bytes = (0..count)
-            .map(|n| {
-                let at = OUT_BYTES + mask_xencons_idx(self.out_cons.wrapping_add(n), XENCONS_OUT_SIZE);
-                page[at / 8].load(Ordering::Relaxed).to_le_bytes()[at % 8]
-            })
-            .collect();
-        self.advance_out(page, count);
+        let byte = |n: u32| {
+            let at = OUT_BYTES + mask_xencons_idx(self.out_cons.wrapping_add(n), XENCONS_OUT_SIZE);
+            page[at / 8].load(Ordering::Relaxed).to_le_bytes()[at % 8]
+        };
+        let mut bytes = Vec::with_capacity((waiting as usize).min(most));
+        let mut ends = 0;
+        for n in 0..waiting {
+            if bytes.len() == most || ends == lines {
+                break;
+            }
+            bytes.push(byte(n));
+            ends += usize::from(bytes.ends_with(b"\n"));
+        }
+        self.advance_out(page, bytes.len() as u32);
         bytes
+    }
+
+    /// Remembers how much waits: that much is written when the line has room, and what comes later needs an event of its own.
+    pub(super) fn owe_output(&mut self, page: &FrameWords) {
+        let produced = (page[OUT_INDEXES].load(Ordering::Acquire) >> 32) as u32;
+        self.owed = produced.wrapping_sub(self.out_cons).min(XENCONS_OUT_SIZE);
+    }
+
+    /// Takes a part of the output that is owed, at most `most` bytes and `lines` lines.
+    pub(super) fn take_owed(&mut self, page: &FrameWords, most: usize, lines: usize) -> Vec<u8> {
+        let bytes = self.take_output(page, most.min(self.owed as usize), lines);
+        if bytes.is_empty() {
+            // The guest took it back.
+            self.owed = 0;
+        }
+        bytes
+    }
+
+    /// Whether output is owed.
+    pub(super) fn owes_output(&self) -> bool {
+        self.owed != 0
     }
 
     /// Whether the guest wrote more than was taken.
@@ -69,6 +98,7 @@ impl RingEnd {
 
     /// Moves our index on. One addition to the word that also has the guest's index, which a plain store would undo.
     fn advance_out(&mut self, page: &FrameWords, count: u32) {
+        self.owed = self.owed.saturating_sub(count);
         let next = self.out_cons.wrapping_add(count);
         let carry = u64::from(next < self.out_cons) << 32;
         page[OUT_INDEXES].fetch_add(u64::from(count).wrapping_sub(carry), Ordering::AcqRel);

@@ -65,18 +65,18 @@ impl Screen {
             self.raw(writer, bytes, out);
             return;
         }
+        let mut line = self.unfinished.remove(&writer).unwrap_or_default();
         for &byte in bytes {
-            if byte == b'\n' {
-                let line = self.unfinished.remove(&writer).unwrap_or_default();
-                self.line(writer, &line, out);
-            } else if is_text(byte) {
-                let line = self.unfinished.entry(writer).or_default();
-                line.push(byte);
-                if line.len() == LINE {
-                    let line = core::mem::take(line);
-                    self.line(writer, &line, out);
-                }
+            if let Some(shown) = as_text(byte) {
+                line.push(shown);
             }
+            if byte == b'\n' || line.len() == LINE {
+                self.line(writer, &line, out);
+                line.clear();
+            }
+        }
+        if !line.is_empty() {
+            self.unfinished.insert(writer, line);
         }
     }
 
@@ -136,7 +136,13 @@ impl Screen {
     }
 }
 
-/// Whether a byte may stand in a line of somebody who does not have the screen: nothing that moves the cursor.
-fn is_text(byte: u8) -> bool {
-    byte == b'\t' || (b' '..0x7f).contains(&byte) || byte >= 0x80
+/// What a byte is in a line of a writer that does not have the screen, if anything: nothing that moves the cursor. Beyond ASCII that
+/// depends on the terminal (0x85 and 0x9b are control characters for one of 8 bits, and are behind 0xc2 for one of UTF-8), so that a
+/// character is shown by a question mark in place of its first byte.
+fn as_text(byte: u8) -> Option<u8> {
+    match byte {
+        b'\t' | b' '..0x7f => Some(byte),
+        0xc0.. => Some(b'?'),
+        _ => None,
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::Hypervisor;
 use crate::domain::Domain;
+use crate::event::EventError;
 use crate::ids::{Mfn, Port};
 use crate::mock::{self, MockPlatform};
 use crate::platform::{FrameWords, Work};
@@ -46,6 +47,13 @@ impl Guest {
 
     /// Puts text into the ring, as far as there is room, and sends the event.
     fn print(&self, hv: &Hypervisor<MockPlatform>, text: &str) {
+        self.put(hv, text);
+        self.send(hv);
+        hv.console_work();
+    }
+
+    /// Puts text into the ring, as far as there is room.
+    fn put(&self, hv: &Hypervisor<MockPlatform>, text: &str) {
         let page = hv.ring_words(self.page);
         let mut at = word32(page, offset_of!(XenconsInterface, out_prod));
         for byte in text.bytes() {
@@ -56,8 +64,21 @@ impl Guest {
             at = at.wrapping_add(1);
         }
         set_word32(page, offset_of!(XenconsInterface, out_prod), at);
-        hv.send_event(&self.domain, self.port).expect("an event");
-        hv.console_work();
+    }
+
+    /// Sends the event as often as it is to be sent; answers how often.
+    fn send(&self, hv: &Hypervisor<MockPlatform>) -> usize {
+        let mut times = 1;
+        while let Err(error) = hv.send_event(&self.domain, self.port) {
+            assert_eq!(error, EventError::Unfinished);
+            times += 1;
+        }
+        times
+    }
+
+    /// How much of its text was taken.
+    fn taken(&self, hv: &Hypervisor<MockPlatform>) -> u32 {
+        word32(hv.ring_words(self.page), offset_of!(XenconsInterface, out_cons))
     }
 
     /// Takes what is in the ring.
@@ -164,7 +185,7 @@ fn input_for_a_served_console_goes_to_its_server() {
     // When the one who has the input is gone, the next gets it.
     hv.type_keys(&[1, 1, 1, 1, 1, 1, 1, 1, 1]);
     assert_eq!(read(), [0xff, 1, 2]);
-    hv.detach_console(&served);
+    hv.detach_console(&served).unwrap();
     hv.type_keys(b"d");
     assert_eq!(read(), [0xff, 0, 0, b'd']);
     hv.type_keys(&[1, 1, 1, b'e']);
@@ -208,22 +229,110 @@ fn a_full_ring_delays_input() {
     assert_eq!(rest, 1024 + 4096);
 }
 
-/// Long output is written in bursts, between which other work is done, and completely.
+/// Long output is written in bursts, each in the time of the domain, and completely; no CPU is given work for it.
 #[test]
 fn long_output_comes_in_bursts() {
     let hv = mock::hypervisor(64);
     let guest = Guest::new(&hv, 1);
     let text: String = (0..2000u32).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
     hv.platform.record.lock().unwrap().raised.clear();
-    guest.print(&hv, &text);
-    assert!(hv.platform.record.lock().unwrap().raised.iter().any(|(_, work)| work.contains(Work::CONSOLE)));
-    for _ in 0..8 {
-        hv.console_work();
-    }
+    guest.print(&hv, "");
+    guest.put(&hv, &text);
+    assert_eq!(hv.send_event(&guest.domain, guest.port), Err(EventError::Unfinished));
+    assert_eq!(guest.taken(&hv), 256);
+    hv.console_work();
+    assert_eq!(guest.taken(&hv), 256, "the rest is written when the domain asks again");
+    assert_eq!(guest.send(&hv), 7);
+    assert!(!hv.platform.record.lock().unwrap().raised.iter().any(|(_, work)| work.contains(Work::CONSOLE)));
     assert_eq!(hv.screen(), text);
     let page = hv.ring_words(guest.page);
     assert_eq!(word32(page, offset_of!(XenconsInterface, out_cons)), 2000);
     assert_eq!(word32(page, offset_of!(XenconsInterface, out_prod)), 2000);
+}
+
+/// An end of a line costs as much as many bytes: a burst has few of them.
+#[test]
+fn a_burst_has_few_lines() {
+    let (hv, dom0) = mock::machine_with_domain(64);
+    let guest = Guest::new(&hv, 1);
+    guest.put(&hv, &"\n".repeat(100));
+    assert_eq!(guest.send(&hv), 13);
+    assert_eq!(hv.screen().matches("(d1) \n").count(), 100);
+    assert_eq!(hv.console_owner(), super::input::Owner::Domain(dom0.id));
+}
+
+/// Where the line has no room, text stays in the rings; it goes on when there is room, the domains in turn, and no further than what
+/// was announced.
+#[test]
+fn text_waits_for_the_line() {
+    let hv = mock::hypervisor(64);
+    let guests = [Guest::new(&hv, 1), Guest::new(&hv, 2)];
+    hv.platform.console_room.store(10, SeqCst);
+    for guest in &guests {
+        guest.put(&hv, &"x".repeat(600));
+        assert_eq!(guest.send(&hv), 1, "no vCPU waits for the line");
+        assert_eq!(guest.taken(&hv), 0);
+        // What is not announced is nobody's to write.
+        guest.put(&hv, &"y".repeat(100));
+    }
+    let work =
+        || hv.platform.record.lock().unwrap().raised.drain(..).any(|(_, work)| work.contains(Work::CONSOLE));
+    work();
+    hv.console_work();
+    assert!(!work() && hv.screen().is_empty(), "there is still no room");
+    let mut served = Vec::new();
+    for _ in 0..6 {
+        // As the platform does when there is room again: for one burst each time.
+        hv.platform.console_room.store(500, SeqCst);
+        let before = guests.each_ref().map(|guest| guest.taken(&hv));
+        hv.console_work();
+        work();
+        let after = guests.each_ref().map(|guest| guest.taken(&hv));
+        served.push((after[0] - before[0], after[1] - before[1]));
+    }
+    assert_eq!(served, [(256, 0), (0, 256), (256, 0), (0, 256), (88, 0), (0, 88)]);
+    hv.platform.console_room.store(usize::MAX, SeqCst);
+    hv.console_work();
+    assert!(!work());
+    assert_eq!(guests.each_ref().map(|guest| guest.taken(&hv)), [600, 600]);
+    assert_eq!(guests.each_ref().map(|guest| guest.send(&hv)), [1, 1]);
+    assert_eq!(guests.each_ref().map(|guest| guest.taken(&hv)), [700, 700]);
+}
+
+/// Nothing that a terminal of 8 bits or of UTF-8 takes for a control character reaches the line from a domain without the screen.
+#[test]
+fn no_control_characters_without_the_screen() {
+    let (hv, dom0) = mock::machine_with_domain(64);
+    for text in [
+        &b"a\x85(HV) faked"[..],
+        b"a\xc2\x85(HV) faked",
+        b"\x9b2Jb",
+        b"\xc2\x9b2Jb",
+        b"\x1b[2J\r\x08\x7fc",
+        b"\xc3\xa4\n",
+    ] {
+        hv.console_output(crate::ids::DomId(7), text);
+    }
+    let screen = hv.platform.record.lock().unwrap().console.clone();
+    assert_eq!(String::from_utf8_lossy(&screen), "(d7) a(HV) fakeda?(HV) faked2Jb?2Jb[2Jc?\r\n");
+    hv.screen();
+    // The one who has it writes what it wants.
+    hv.console_output(dom0.id, b"\xc3\xa4\x9b");
+    assert_eq!(hv.platform.record.lock().unwrap().console, b"\xc3\xa4\x9b");
+}
+
+/// What a key asks for is not lost on a slow line.
+#[test]
+fn answers_to_keys_wait_for_the_line() {
+    let (hv, _) = mock::machine_with_domain(64);
+    let waits = || hv.platform.record.lock().unwrap().console_waits;
+    hv.log(format_args!("not an answer\n"));
+    assert_eq!(waits(), 0);
+    hv.console_key(b'h');
+    let answers = waits();
+    assert!(answers > 3);
+    hv.log(format_args!("not an answer\n"));
+    assert_eq!(waits(), answers);
 }
 
 /// The ring's page can become neither a page table nor somebody else's; detaching gives it back and shows the last text.
@@ -235,7 +344,7 @@ fn the_page_is_held() {
     assert!(hv.get_page_and_type(&guest.domain, guest.page, crate::page::PageType::L1).is_err());
     guest.print(&hv, "last words");
     hv.screen();
-    hv.detach_console(&guest.domain);
+    hv.detach_console(&guest.domain).unwrap();
     assert_eq!(hv.screen(), "(d1) last words\n");
     assert!(hv.get_page_and_type(&guest.domain, guest.page, crate::page::PageType::L1).is_ok());
     hv.put_page_and_type(guest.page);
@@ -251,11 +360,11 @@ fn input_survives_its_owner() {
     let hv = mock::hypervisor(64);
     let guests = [Guest::new(&hv, 3), Guest::new(&hv, 4)];
     hv.domains.begin_dying(&guests[0].domain);
-    hv.detach_console(&guests[0].domain);
+    hv.detach_console(&guests[0].domain).unwrap();
     hv.type_keys(b"next");
     assert_eq!(guests[1].read(&hv), b"next");
     hv.domains.begin_dying(&guests[1].domain);
-    hv.detach_console(&guests[1].domain);
+    hv.detach_console(&guests[1].domain).unwrap();
     hv.type_keys(b"nobody");
     assert!(hv.screen().contains("No domain takes serial input"));
 }
@@ -318,7 +427,7 @@ proptest! {
             hv.type_keys(b"typed");
             if event {
                 hv.screen();
-                hv.send_event(&guest.domain, guest.port).unwrap();
+                prop_assert!(guest.send(&hv) <= 2048 / 8 + 1);
                 (0..9).for_each(|_| hv.console_work());
                 prop_assert!(hv.platform.record.lock().unwrap().console.len() <= 2048);
             }

@@ -255,7 +255,7 @@ impl<P: Platform> Hypervisor<P> {
                 Stage::Alive => self.begin_end(domain),
                 Stage::Leaving => self.leave_cpus(domain)?,
                 Stage::Grace(grace) if !self.platform.grace_is_over(grace) => return Err(Restart),
-                Stage::Grace(_) => self.stop_everything(domain),
+                Stage::Grace(_) => self.stop_everything(domain)?,
                 Stage::Events => finished(self.destroy_events(domain), Stage::Mappings)?,
                 Stage::Mappings => finished(self.release_grant_mappings(domain), Stage::Pages)?,
                 Stage::Pages => self.release_memory(domain)?,
@@ -285,15 +285,15 @@ impl<P: Platform> Hypervisor<P> {
         if told == 0 { Ok(Stage::Grace(self.platform.begin_grace())) } else { Err(Restart) }
     }
 
-    fn stop_everything(&self, domain: &Arc<Domain<P>>) -> Stage {
+    fn stop_everything(&self, domain: &Arc<Domain<P>>) -> Result<Stage, Restart> {
         for vcpu in &domain.vcpus {
             self.stop_timers(vcpu);
             self.stop_polling(vcpu);
         }
         self.forget_watchdogs(domain.id);
         self.forget_virq_handler(domain.id);
-        self.detach_console(domain);
-        Stage::Events
+        self.detach_console(domain)?;
+        Ok(Stage::Events)
     }
 
     fn release_memory(&self, domain: &Arc<Domain<P>>) -> Result<Stage, Restart> {

@@ -26,7 +26,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Sends an event from a port of `domain` (`EVTCHNOP_send`).
     ///
     /// # Errors
-    /// [`EventError::Invalid`] for a port that is neither interdomain, IPI, nor unbound (whose events are dropped).
+    /// [`EventError::Invalid`] for a port that is neither interdomain, IPI, nor unbound (whose events are dropped);
+    /// [`EventError::Unfinished`] for that of a console with more text than is written at a time.
     #[inline(always)]
     pub fn send_event(&self, domain: &Arc<Domain<P>>, port: Port) -> Result<(), EventError> {
         let source = domain.events.slot(port)?.lock();
@@ -44,7 +45,9 @@ impl<P: Platform> Hypervisor<P> {
             Binding::Unbound(_) => {}
             Binding::Console => {
                 drop(source);
-                self.serve_console(domain);
+                if self.serve_console(domain) {
+                    return Err(EventError::Unfinished);
+                }
             }
             _ => return Err(EventError::Invalid),
         }

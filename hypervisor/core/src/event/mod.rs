@@ -94,6 +94,8 @@ pub enum EventError {
     Platform(Errno),
     /// Not an error: this CPU has other work first, and nothing was changed. The hypercall is made again.
     Restart,
+    /// The domain's console has more to write: the event is to be sent again.
+    Unfinished,
 }
 
 impl From<EventError> for Errno {
@@ -107,7 +109,7 @@ impl From<EventError> for Errno {
             EventError::Busy | EventError::PortTaken | EventError::ResetInProgress => Errno::EBUSY,
             EventError::NoPort => Errno::ENOSPC,
             EventError::NoMemory => Errno::ENOMEM,
-            EventError::ResetIncomplete | EventError::Restart => Errno::EAGAIN,
+            EventError::ResetIncomplete | EventError::Restart | EventError::Unfinished => Errno::EAGAIN,
             EventError::NotFifo => Errno::EOPNOTSUPP,
             EventError::NoPriorities => Errno::ENOSYS,
             EventError::NotBound => Errno::EACCES,

@@ -1,6 +1,7 @@
 //! `console_io(cmd, count, buffer)`: the machine's console, for domains that may use it themselves.
 
 use super::{Cx, Outcome, low32};
+use crate::console::{BURST, LINES};
 use crate::guest_ptr::GuestPtr;
 use crate::platform::Platform;
 use crate::regs::Regs;
@@ -8,7 +9,7 @@ use xen_abi::errno::Errno;
 use xen_abi::xen::{CONSOLEIO_READ, CONSOLEIO_WRITE};
 
 /// Bytes that are copied at once.
-const CHUNK: usize = 256;
+const CHUNK: usize = BURST;
 /// Most bytes that one read may ask for: the count comes back as a signed number.
 const MAX_READ: u32 = i32::MAX as u32;
 
@@ -31,21 +32,30 @@ fn write<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6]) -> Outcome {
     let mut bytes = [0; CHUNK];
     let mut first = true;
     while left != 0 {
-        if !first && cx.hv.platform.work_pending() {
+        // Where the line has no room, the domain waits for it in its own time.
+        if !first && cx.hv.platform.work_pending() || !cx.hv.console_has_room() {
             return Outcome::Again([args[0], left.into(), buffer.address().0, args[3], args[4], args[5]]);
         }
         first = false;
-        let count = left.min(CHUNK as u32);
-        let chunk = &mut bytes[..count as usize];
-        let copied = buffer.read_slice(cx.hv, chunk).and_then(|()| buffer.at(count.into()));
+        let chunk = &mut bytes[..left.min(CHUNK as u32) as usize];
+        let copied = buffer.read_slice(cx.hv, chunk).and_then(|()| {
+            let chunk = burst(chunk);
+            cx.hv.console_output(cx.domain.id, chunk);
+            left -= chunk.len() as u32;
+            buffer.at(chunk.len() as u64)
+        });
         match copied {
             Ok(next) => buffer = next,
             Err(fault) => return Errno::from(fault).into(),
         }
-        cx.hv.console_output(cx.domain.id, chunk);
-        left -= count;
     }
     Outcome::Done(0)
+}
+
+/// As much of a text as is written at a time: it ends behind the last line that may be in it.
+fn burst(text: &[u8]) -> &[u8] {
+    let mut ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    ends.nth(LINES - 1).map_or(text, |(last, _)| &text[..=last])
 }
 
 /// Copies out what was typed, and forgets only what arrived.

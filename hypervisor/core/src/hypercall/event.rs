@@ -29,7 +29,7 @@ pub fn event_channel_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut
     let cmd = command(args[0]);
     // The one that matters for speed comes first.
     if cmd == EVTCHNOP_SEND {
-        return send(cx.hv, cx.domain, args[1]).into();
+        return sent(send(cx.hv, cx.domain, args[1]), args);
     }
     match cmd {
         EVTCHNOP_RESET | EVTCHNOP_RESET_CONT => {
@@ -53,7 +53,7 @@ pub fn event_channel_op_compat<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _reg
         Ok((op_in.cmd, op.field::<u8>(offset_of!(EvtchnOp, u))?.address().0))
     };
     match command() {
-        Ok((EVTCHNOP_SEND, arg)) => send(cx.hv, cx.domain, arg).into(),
+        Ok((EVTCHNOP_SEND, arg)) => sent(send(cx.hv, cx.domain, arg), args),
         Ok((cmd @ EVTCHNOP_BIND_INTERDOMAIN..=EVTCHNOP_UNMASK, arg)) => {
             done_or_again(run(cx, cmd, arg).map(|()| 0), args)
         }
@@ -62,14 +62,36 @@ pub fn event_channel_op_compat<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _reg
     }
 }
 
+/// What became of an event that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Sent {
+    /// All is done.
+    Whole,
+    /// The domain's console has more to write: the event is to be sent again.
+    InPart,
+}
+
 /// `EVTCHNOP_send` with its argument at `arg`.
 ///
 /// # Errors
 /// `EFAULT`, `EINVAL` for a port that cannot send.
 #[inline(always)]
-pub fn send<P: Platform>(hv: &Hypervisor<P>, domain: &Arc<Domain<P>>, arg: u64) -> Result<(), Errno> {
+pub fn send<P: Platform>(hv: &Hypervisor<P>, domain: &Arc<Domain<P>>, arg: u64) -> Result<Sent, Errno> {
     let send = GuestPtr::<EvtchnSend>::new(arg).read(hv)?;
-    Ok(hv.send_event(domain, Port(send.port))?)
+    match hv.send_event(domain, Port(send.port)) {
+        Ok(()) => Ok(Sent::Whole),
+        Err(EventError::Unfinished) => Ok(Sent::InPart),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn sent(result: Result<Sent, Errno>, args: &[u64; 6]) -> Outcome {
+    match result {
+        Ok(Sent::Whole) => Outcome::Done(0),
+        Ok(Sent::InPart) => Outcome::Again(*args),
+        Err(error) => error.into(),
+    }
 }
 
 fn reset<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<EvtchnReset>, resuming: bool) -> Result<Progress, Errno> {

@@ -155,6 +155,8 @@ pub struct Options {
     pub smap: bool,
     /// `smep`: use supervisor-mode execution prevention where the CPU has it.
     pub smep: bool,
+    /// `sync_console`: a CPU that writes to the console waits until the line has taken it all.
+    pub sync_console: bool,
     /// `x2apic`: use the x2APIC where the CPU has it.
     pub x2apic: bool,
     /// `xpti=`, `pv-l1tf=`, `spec-ctrl=`: what is done against side channels of the processor.
@@ -182,6 +184,7 @@ impl Default for Options {
             noreboot: false,
             smap: true,
             smep: true,
+            sync_console: false,
             x2apic: true,
             side_channels: Wishes::default(),
         }
@@ -201,9 +204,6 @@ pub enum OptionError {
 
 /// Options of Xen that are met with just one way of doing it.
 const NO_EFFECT: [&str; 4] = ["mem", "reboot", "sched_credit_tslice_ms", "watchdog"];
-/// Options of Xen that ask for what is done anyway: console output always waits for the UART.
-const ALWAYS: [&str; 1] = ["sync_console"];
-
 impl fmt::Display for OptionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -227,7 +227,6 @@ impl Options {
             match options.apply(word) {
                 Some(true) => {}
                 Some(false) => errors.push(OptionError::BadValue(word.into())),
-                None if ALWAYS.contains(&name) => {}
                 None if NO_EFFECT.contains(&name) => errors.push(OptionError::NoEffect(word.into())),
                 None => errors.push(OptionError::Unknown(word.into())),
             }
@@ -257,6 +256,7 @@ impl Options {
             "pv-linear-pt" => &mut self.pv_linear_pt,
             "smap" => &mut self.smap,
             "smep" => &mut self.smep,
+            "sync_console" => &mut self.sync_console,
             "x2apic" => &mut self.x2apic,
             _ => return None,
         })

@@ -40,6 +40,8 @@ fn flags_take_words_for_yes_and_no() {
         assert!(!parse(line).pv_linear_pt, "{line}");
     }
     assert!(parse("").pv_linear_pt && parse("pv-linear-pt").pv_linear_pt, "as Xen's default");
+    assert!(!parse("").sync_console && parse("sync_console").sync_console);
+    assert!(!parse("sync_console no-sync_console").sync_console);
     refused("smap=maybe");
     refused("pv-linear-pt=perhaps");
 }
@@ -103,7 +105,7 @@ fn the_first_domains_part() {
 
 #[test]
 fn what_changes_nothing_is_named() {
-    let (options, errors) = Options::parse("watchdog=1 no-watchdog sync_console");
+    let (options, errors) = Options::parse("watchdog=1 no-watchdog");
     let expected = ["watchdog=1", "no-watchdog"].map(|w| OptionError::NoEffect(w.into()));
     assert_eq!(errors, expected);
     assert_eq!(options.log_level, Options::default().log_level);
