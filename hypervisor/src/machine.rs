@@ -148,6 +148,10 @@ impl Platform for Machine {
         uaccess::copy_to_guest(dst, src)
     }
 
+    fn isolates(&self, domain: &Domain<Self>) -> bool {
+        cpu::isolation::mitigations().isolates(domain.privileged)
+    }
+
     fn check_guest_reads(&self) {
         uaccess::check_reads();
     }

@@ -10,6 +10,8 @@ use crate::support::trial;
 
 /// `clac`.
 const CLAC: &[u8] = &[0x0f, 0x01, 0xca];
+/// The opcode of `call rel32`.
+const CALL: u8 = 0xe8;
 /// `sbb ecx, ecx; and eax, ecx`.
 const MASK: &[u8] = &[0x19, 0xc9, 0x21, 0xc8];
 /// `call [rcx + rax * 8]`.
@@ -22,12 +24,9 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Runs `check` on the bytes of a function of the hypervisor.
-fn function(name: &str, check: impl FnOnce(&[u8]) -> bool) -> Result<()> {
-    let file = fs::read(project::dist().join("paravane.debug.elf")).context("the hypervisor is not built")?;
-    let code = elf::function(&file, name)?;
-    ensure!(check(code), "{name}: {code:02x?}");
-    Ok(())
+/// The hypervisor with its symbols.
+fn hypervisor() -> Result<Vec<u8>> {
+    fs::read(project::dist().join("paravane.debug.elf")).context("the hypervisor is not built")
 }
 
 /// Where these bytes are first.
@@ -36,17 +35,42 @@ fn place(code: &[u8], bytes: &[u8]) -> Option<usize> {
 }
 
 /// Exceptions, NMIs and interrupts keep the AC flag of the code that they interrupt, which opens guest memory to the hypervisor
-/// where the CPU has SMAP: each entry clears it right behind the registers that it saves.
+/// where the CPU has SMAP: each entry clears it on its way to each function that it calls.
 fn gate() -> Result<()> {
-    const SAVING: usize = 48;
-    ["trap_common", "trap_own_stack"]
-        .iter()
-        .try_for_each(|entry| function(entry, |code| place(code, CLAC).is_some_and(|at| at < SAVING)))
+    let entries = [
+        ("trap_common", ["trap_from_guest", "trap_from_hypervisor"].as_slice()),
+        ("trap_own_stack", &["trap_on_own_stack"]),
+    ];
+    let file = hypervisor()?;
+    for (entry, handlers) in entries {
+        let (start, mut code) = elf::function(&file, entry)?;
+        let mut at = start;
+        for handler in handlers {
+            let (target, _) = elf::function(&file, handler)?;
+            let call =
+                call_of(at, code, target).with_context(|| format!("{entry} does not call {handler}"))?;
+            ensure!(place(&code[..call], CLAC).is_some(), "{entry}: {handler} is called with the gate open");
+            (at, code) = (at + call as u64, &code[call..]);
+        }
+    }
+    Ok(())
+}
+
+/// Where `code`, which lies at `start`, first calls `target`.
+fn call_of(start: u64, code: &[u8], target: u64) -> Option<usize> {
+    code.windows(5).enumerate().position(|(at, bytes)| {
+        let [opcode, distance @ ..] = bytes else { return false };
+        let distance = <[u8; 4]>::try_from(distance).map_or(0, i32::from_le_bytes);
+        let behind = start + at as u64 + bytes.len() as u64;
+        *opcode == CALL && behind.wrapping_add_signed(distance.into()) == target
+    })
 }
 
 /// A CPU that speculates beyond the comparison of a hypercall's number (Spectre variant 1) stays within the table.
 fn mask() -> Result<()> {
-    function("syscall_entry", |code| {
-        place(code, MASK).zip(place(code, TABLE_CALL)).is_some_and(|(mask, call)| mask < call)
-    })
+    let file = hypervisor()?;
+    let (_, code) = elf::function(&file, "syscall_entry")?;
+    let masked = place(code, MASK).zip(place(code, TABLE_CALL)).is_some_and(|(mask, call)| mask < call);
+    ensure!(masked, "{code:02x?}");
+    Ok(())
 }

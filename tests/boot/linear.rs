@@ -12,7 +12,8 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("linear::no_read_reaches_the_hypervisor", || no_read(machine(""))),
         trial("linear::no_read_reaches_the_hypervisor_with_smap", with_smap),
-        trial("linear::refused_by_the_option", refused),
+        trial("linear::refused_by_the_option", || refused("pv-linear-pt=no")),
+        trial("linear::refused_with_isolated_tables", || refused("xpti=yes")),
     ]
 }
 
@@ -52,9 +53,9 @@ fn with_smap() -> Result<()> {
     no_read(machine)
 }
 
-/// With `pv-linear-pt=no` there are none.
-fn refused() -> Result<()> {
-    let mut session = Session::start(&machine("pv-linear-pt=no"))?;
+/// With `pv-linear-pt=no` there are none, nor where they would lead out of isolated page tables.
+fn refused(option: &str) -> Result<()> {
+    let mut session = Session::start(&machine(option))?;
     session.wait_for("hostile: linear entries are refused: 22", SHORT)?;
     Ok(())
 }

@@ -32,11 +32,11 @@ pub fn strip(file: &[u8]) -> Result<Vec<u8>> {
     Ok(kept)
 }
 
-/// The bytes of the function `name` of a file with symbols.
+/// The address of the function `name` of a file with symbols, and its bytes.
 ///
 /// # Errors
 /// Not a 64-bit ELF file, or one without this function.
-pub fn function<'a>(file: &'a [u8], name: &str) -> Result<&'a [u8]> {
+pub fn function<'a>(file: &'a [u8], name: &str) -> Result<(u64, &'a [u8])> {
     let header = Header::parse(file).context("not a 64-bit ELF file")?;
     let endian = header.endian()?;
     let symbols = header.sections(endian, file)?.symbols(endian, file, SHT_SYMTAB)?;
@@ -52,5 +52,6 @@ pub fn function<'a>(file: &'a [u8], name: &str) -> Result<&'a [u8]> {
     let segment = header.program_headers(endian, file)?.iter().find(within);
     let segment = segment.with_context(|| format!("{name} is in no segment"))?;
     let at = usize::try_from(segment.p_offset(endian) + start - segment.p_vaddr(endian))?;
-    file.get(at..at + usize::try_from(size)?).with_context(|| format!("{name} lies outside the file"))
+    let code = file.get(at..at + usize::try_from(size)?);
+    Ok((start, code.with_context(|| format!("{name} lies outside the file"))?))
 }

@@ -117,6 +117,8 @@ pub struct MockPlatform {
     pub at_question: Mutex<Option<Hook>>,
     /// How often a grace period is not over yet when asked for.
     pub grace_rounds: AtomicU32,
+    /// Whether domains run on isolated page tables.
+    pub isolated: AtomicBool,
     /// What the core asked for.
     pub record: Mutex<Record>,
     /// Bytes that wait to be read from the console.
@@ -171,6 +173,7 @@ impl MockPlatform {
             longest: AtomicU64::new(0),
             at_question: Mutex::new(None),
             grace_rounds: AtomicU32::new(0),
+            isolated: AtomicBool::new(false),
             record: Mutex::new(Record::default()),
             console_input: Mutex::new(VecDeque::new()),
             console_room: AtomicUsize::new(usize::MAX),
@@ -301,6 +304,10 @@ impl Platform for MockPlatform {
     }
 
     fn check_guest_reads(&self) {}
+
+    fn isolates(&self, _domain: &Domain<Self>) -> bool {
+        self.isolated.load(Ordering::Relaxed)
+    }
 
     fn this_cpu(&self) -> CpuId {
         CpuId(self.cpu.load(Ordering::Relaxed))

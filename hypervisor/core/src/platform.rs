@@ -211,6 +211,10 @@ pub trait Platform: Send + Sync + Sized + 'static {
     /// Copies to the running guest. Refuses the hypervisor's own range and what is not mapped writable.
     fn copy_to_guest(&self, dst: GuestVirt, src: &[u8]) -> Result<(), GuestFault>;
 
+    /// Whether a domain's ring 3 runs on copies of its L4 tables that lack most of the hypervisor.
+    fn isolates(&self, _domain: &Domain<Self>) -> bool {
+        false
+    }
     /// From now on every read for a vCPU with [`crate::domain::VcpuFlags::CHECKS_READS`] asks [`crate::page::LinearRoots::may_read`]
     /// of its domain first. A read on another CPU that has begun may go on without.
     fn check_guest_reads(&self);

@@ -249,6 +249,10 @@ impl<P: Platform> Hypervisor<P> {
             return Err(PageError::WrongType);
         }
         if level == 4 {
+            // It would lead ring 3 from the copy to the table itself, and so to all of the hypervisor's.
+            if self.platform.isolates(domain) {
+                return Err(PageError::WrongType);
+            }
             self.allow_linear_root(domain, index)?;
         }
         if named == table {

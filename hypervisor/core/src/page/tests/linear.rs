@@ -148,3 +148,18 @@ fn the_option_refuses_them_at_every_level() {
     assert_eq!(g.update(l4, 301, entry(l3, RW)), 0, "ordinary entries are none");
     assert!(g.domain.linear_roots.may_read(address([300, 256, 0, 0]), 1));
 }
+
+#[test]
+fn an_isolated_domain_has_none_in_its_roots() {
+    let g = Guest::new(64);
+    g.hv.platform.isolated.store(true, Relaxed);
+    let [l4, l3, l2, _] = g.running(g.page());
+    assert_eq!(g.update(l4, 300, entry(l4, pte::PRESENT)), errno(Errno::EINVAL));
+    let second = g.chain(g.page())[0];
+    g.poke(second, 300, entry(l4, pte::PRESENT));
+    assert_eq!(g.pin(4, second), errno(Errno::EINVAL), "nor when a table is checked");
+    for table in [l3, l2] {
+        assert_eq!(g.update(table, 300, entry(table, pte::PRESENT)), 0, "further down they are harmless");
+    }
+    assert!(g.domain.linear_roots.may_read(address([300, 256, 0, 0]), 1));
+}
