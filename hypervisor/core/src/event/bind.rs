@@ -13,7 +13,7 @@ use xen_abi::event_channel::EVTCHN_FIFO_PRIORITY_DEFAULT;
 use xen_abi::xen::DOMID_SELF;
 
 /// Ports that are looked at with a domain's ports locked.
-const SEARCH_STEP: u32 = 512;
+pub(super) const SEARCH_STEP: u32 = 128;
 
 impl<P: Platform> Hypervisor<P> {
     /// Allocates a port of `dom` that `remote` may bind to (`EVTCHNOP_alloc_unbound`). Either may be `DOMID_SELF`.

@@ -31,10 +31,12 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard, Once};
 use xen_abi::event_channel::{
     EVTCHN_FIFO_BUSY, EVTCHN_FIFO_LINK_MASK, EVTCHN_FIFO_LINKED, EVTCHN_FIFO_MASKED, EVTCHN_FIFO_MAX_QUEUES,
-    EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PENDING, EVTCHN_FIFO_PRIORITY_DEFAULT, EvtchnFifoControlBlock,
+    EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PENDING, EvtchnFifoControlBlock,
 };
 
 const WORDS_PER_PAGE: u32 = PAGE_SIZE as u32 / 4;
+/// Ports whose saved events are raised between two looks for other work.
+const RAISED: u32 = 32;
 const MAX_PAGES: usize = (EVTCHN_FIFO_NR_CHANNELS / WORDS_PER_PAGE) as usize;
 const PENDING: u32 = 1 << EVTCHN_FIFO_PENDING;
 const MASKED: u32 = 1 << EVTCHN_FIFO_MASKED;
@@ -53,6 +55,13 @@ struct FifoVcpu {
     /// Machine address of its control block, 0 while there is none. Changes under the lock of `tails`.
     control: AtomicU64,
     tails: Mutex<Tails>,
+}
+
+/// A page of words that was added, and the ports whose saved events are not raised yet.
+pub(super) struct Raising {
+    frame: Mfn,
+    next: u32,
+    end: u32,
 }
 
 /// The FIFO state of a domain.
@@ -362,26 +371,53 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Remembers the events that are pending with the two-level ABI, until their words are there.
+    /// Remembers the events that are pending with the two-level ABI, until their words are there. Every bound port has the default
+    /// priority: that ABI has no other.
     fn carry_over_pending(&self, domain: &Domain<P>) {
-        for port in (1..domain.events.slots.valid()).map(Port) {
-            let Some(slot) = domain.events.slots.get(port) else { break };
-            if self.two_level_is_pending(domain, port) {
-                slot.save_event();
+        for (n, mut pending) in (0..).zip(self.two_level_pending(domain)) {
+            while pending != 0 {
+                let port = Port(n * u64::BITS + pending.trailing_zeros());
+                pending &= pending - 1;
+                if let Some(slot) = domain.events.slots.get(port) {
+                    slot.save_event();
+                }
             }
-            slot.set_priority(EVTCHN_FIFO_PRIORITY_DEFAULT);
         }
     }
 
-    /// Adds a page of event words (`EVTCHNOP_expand_array`).
+    /// Adds a page of event words (`EVTCHNOP_expand_array`), and raises the events that were saved for want of these words.
     ///
     /// # Errors
     /// [`EventError::NotFifo`] before the first control block, [`EventError::NoPort`] when there are words for all ports,
-    /// [`EventError::Invalid`] for a frame that the domain cannot write, [`EventError::NoMemory`].
+    /// [`EventError::Invalid`] for a frame that the domain cannot write, [`EventError::NoMemory`]; [`EventError::Restart`].
     pub fn fifo_expand_array(&self, domain: &Arc<Domain<P>>, frame: Mfn) -> Result<(), EventError> {
         let events = &domain.events;
-        let _changes = events.changes.lock();
-        let fifo = events.fifo().ok_or(EventError::NotFifo)?;
+        let mut added = false;
+        loop {
+            let mut changes = events.changes.lock();
+            let fifo = events.fifo().ok_or(EventError::NotFifo)?;
+            match &changes.raising {
+                // The page that this hypercall added before it was to be made again; or another one, of which the rest comes first.
+                Some(raising) => added |= raising.frame == frame,
+                None => {
+                    let first = self.add_page(domain, fifo, frame)?;
+                    changes.raising = Some(Raising { frame, next: first, end: first + WORDS_PER_PAGE });
+                    added = true;
+                }
+            }
+            self.raise_some(domain, &mut changes);
+            if added && changes.raising.is_none() {
+                return Ok(());
+            }
+            drop(changes);
+            if self.platform.work_pending() {
+                return Err(EventError::Restart);
+            }
+        }
+    }
+
+    /// Adds a page; answers the first port that has a word there.
+    fn add_page(&self, domain: &Arc<Domain<P>>, fifo: &Fifo, frame: Mfn) -> Result<u32, EventError> {
         let first = fifo.ports.load(Ordering::SeqCst);
         let index = (first / WORDS_PER_PAGE) as usize;
         let page = fifo.pages.get(index).ok_or(EventError::NoPort)?;
@@ -393,20 +429,32 @@ impl<P: Platform> Hypervisor<P> {
         page.store(frame.0, Ordering::SeqCst);
         // Senders take this for the sign that the words are there: it comes last.
         fifo.ports.store(first + WORDS_PER_PAGE, Ordering::SeqCst);
-        for port in (first..first + WORDS_PER_PAGE).map(Port) {
-            let Some(slot) = events.slots.get(port) else { break };
+        Ok(first)
+    }
+
+    /// Raises some of the events that were saved for the words of the page that was added last.
+    fn raise_some(&self, domain: &Arc<Domain<P>>, changes: &mut Changes) {
+        let Some(raising) = &mut changes.raising else { return };
+        let end = raising.end.min(domain.events.slots.valid());
+        let part = raising.next..(raising.next + RAISED).min(end);
+        raising.next = part.end.max(part.start);
+        if part.end >= end {
+            changes.raising = None;
+        }
+        for port in part.map(Port) {
+            let Some(slot) = domain.events.slots.get(port) else { return };
             let guard = slot.lock();
             if slot.take_saved_event() {
                 self.set_pending(domain, port, guard.slot());
             }
         }
-        Ok(())
     }
 
     /// Goes back to the two-level ABI and gives the guest's pages back. The caller holds the domain's mutex, and no port
     /// is bound.
-    pub(super) fn fifo_destroy(&self, events: &DomainEvents, _changes: &mut Changes) {
+    pub(super) fn fifo_destroy(&self, events: &DomainEvents, changes: &mut Changes) {
         let Some(fifo) = events.fifo.get() else { return };
+        changes.raising = None;
         events.uses_fifo.store(false, Ordering::SeqCst);
         fifo.ports.store(0, Ordering::SeqCst);
         for vcpu in &fifo.vcpus {
@@ -418,12 +466,12 @@ impl<P: Platform> Hypervisor<P> {
                 self.put_page_and_type(control.mfn());
             }
         }
-        for (page, last) in fifo.pages.iter().zip(&fifo.last) {
+        // What `last` says means nothing where all queues are empty.
+        for page in &fifo.pages {
             let mfn = page.swap(0, Ordering::SeqCst);
             if mfn != 0 {
                 self.put_page_and_type(Mfn(mfn));
             }
-            last.get().into_iter().flatten().for_each(|last| last.store(0, Ordering::SeqCst));
         }
     }
 

@@ -157,6 +157,8 @@ struct Changes {
     next_reset: u32,
     /// Where the teardown goes on.
     next_destroyed: u32,
+    /// Saved events that are being raised.
+    raising: Option<fifo::Raising>,
     /// Teardown began: no port is bound any more.
     dying: bool,
 }
@@ -179,6 +181,7 @@ impl DomainEvents {
                 active: 0,
                 next_reset: 0,
                 next_destroyed: 1,
+                raising: None,
                 dying: false,
             }),
         }

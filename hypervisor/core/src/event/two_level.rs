@@ -104,6 +104,12 @@ impl<P: Platform> Hypervisor<P> {
         bit(self, domain, PENDING, port).is_some_and(|(word, mask)| word.load(Ordering::SeqCst) & mask != 0)
     }
 
+    /// The words with a bit for each port, set where an event waits.
+    pub(super) fn two_level_pending(&self, domain: &Domain<P>) -> impl Iterator<Item = u64> {
+        let words = self.platform.frame_words(domain.shared_info).iter().skip(PENDING).take(WORDS);
+        words.map(|word| word.load(Ordering::SeqCst))
+    }
+
     /// Whether the guest masked the port. A port beyond the ABI counts as masked.
     pub(super) fn two_level_is_masked(&self, domain: &Domain<P>, port: Port) -> bool {
         bit(self, domain, MASK, port).is_none_or(|(word, mask)| word.load(Ordering::SeqCst) & mask != 0)

@@ -4,6 +4,7 @@
 //! copied, and released. A transitive grant is claimed together with the one it passes on; there is one level of that.
 
 use super::entry::{PinKinds, Target};
+use super::map::Held;
 use super::{GrantError, User};
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -318,9 +319,10 @@ impl<P: Platform> Hypervisor<P> {
             (false, Some(target)) => target,
             (false, None) => shared.target(),
         };
-        active.pins = pins;
+        let before = core::mem::replace(&mut active.pins, pins);
         active.user = user.domain;
         active.target = target;
+        table.pins_changed(reference, &before, &pins);
         Ok(target)
     }
 
@@ -335,7 +337,7 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<Claim<P>, GrantError> {
         if self.get_page(owner.id, target.mfn).is_err() {
             let kinds = PinKinds { host: true, device: false, readonly: user.readonly };
-            self.unpin(granter, reference, user.domain, target.mfn, kinds, || {});
+            self.unpin(granter, reference, user.domain, target.mfn, kinds, Held::NOTHING);
             return Err(GrantError::BadPage);
         }
         let claim = Claim {
@@ -353,17 +355,14 @@ impl<P: Platform> Hypervisor<P> {
     fn release_claim(&self, claim: Claim<P>) {
         let kinds = PinKinds { host: true, device: false, readonly: claim.readonly };
         if let Some((granter, reference, user)) = &claim.pins[1] {
-            self.unpin(granter, *reference, *user, claim.mfn, kinds, || {});
+            self.unpin(granter, *reference, *user, claim.mfn, kinds, Held::NOTHING);
         }
-        let drop_frame = || match claim.writable {
-            true => self.put_page_and_type(claim.mfn),
-            false => self.put_page(claim.mfn),
-        };
+        let held = Held { references: 1, writable: claim.writable };
         match &claim.pins[0] {
             Some((granter, reference, user)) => {
-                self.unpin(granter, *reference, *user, claim.mfn, kinds, drop_frame)
+                self.unpin(granter, *reference, *user, claim.mfn, kinds, held)
             }
-            None => drop_frame(),
+            None => self.put_held(claim.mfn, held),
         }
     }
 

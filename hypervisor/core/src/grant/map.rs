@@ -76,6 +76,21 @@ impl UnmapBatch {
     }
 }
 
+/// What a mapping or a copy holds of a granted frame.
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    pub references: u32,
+    /// They are of type `Writable`.
+    pub writable: bool,
+}
+
+impl Held {
+    /// Nothing.
+    pub const NOTHING: Self = Self { references: 0, writable: false };
+    /// An ordinary reference.
+    pub const READ: Self = Self { references: 1, writable: false };
+}
+
 /// Handles between two looks for other work.
 const PREEMPTION_STEP: u32 = 64;
 
@@ -156,7 +171,7 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<Mfn, GrantError> {
         let mfn = self.pin_for_map(caller.id, granter, request.reference, kinds)?;
         if let Err(error) = self.make_mapping(caller, vcpu, granter, mfn, request, kinds) {
-            self.unpin(granter, request.reference, caller.id, mfn, kinds, || self.put_page(mfn));
+            self.unpin(granter, request.reference, caller.id, mfn, kinds, Held::READ);
             return Err(error);
         }
         self.put_page(mfn);
@@ -188,9 +203,10 @@ impl<P: Platform> Hypervisor<P> {
             shared.clear_unused(&active.pins, kinds.readonly);
             return Err(GrantError::BadPage);
         }
-        active.pins = pins;
+        let before = core::mem::replace(&mut active.pins, pins);
         active.user = user.domain;
         active.target = target;
+        table.pins_changed(reference, &before, &pins);
         Ok(target.mfn)
     }
 
@@ -238,9 +254,9 @@ impl<P: Platform> Hypervisor<P> {
         if readonly { self.put_page(mfn) } else { self.put_page_and_type(mfn) }
     }
 
-    /// Takes pins away and tells the granter what is no longer in use. `drop_frame` gives back what the user held of the frame. It
-    /// is called with the table locked: as long as there are pins, others may be added without a look at the entry, so there must
-    /// be a reference to the frame; and when the granter sees that the grant is not in use, the frame must be its own again.
+    /// Takes pins away and tells the granter what is no longer in use. What the user `held` of the frame is given back with the
+    /// table locked: as long as there are pins, others may be added without a look at the entry, so there must be a reference to
+    /// the frame; and when the granter sees that the grant is not in use, the frame must be its own again.
     pub(super) fn unpin(
         &self,
         granter: &Domain<P>,
@@ -248,16 +264,18 @@ impl<P: Platform> Hypervisor<P> {
         user: DomId,
         mfn: Mfn,
         kinds: PinKinds,
-        drop_frame: impl FnOnce(),
+        held: Held,
     ) {
         let mut table = granter.grants.lock(self, granter);
-        drop_frame();
+        self.put_held(mfn, held);
         let Some(shared) = table.shared(&self.platform, reference) else { return };
         let Some(active) = table.active(reference) else { return };
         // Another domain may have got a dead granter's identifier: its pins are none of ours.
         if active.user == user && active.target.mfn == mfn {
-            active.pins = active.pins.minus(kinds);
-            shared.clear_unused(&active.pins, kinds.readonly);
+            let pins = active.pins.minus(kinds);
+            let before = core::mem::replace(&mut active.pins, pins);
+            shared.clear_unused(&pins, kinds.readonly);
+            table.pins_changed(reference, &before, &pins);
         }
     }
 
@@ -382,26 +400,27 @@ impl<P: Platform> Hypervisor<P> {
         self.flush_tlb_all(&cpus);
     }
 
+    pub(super) fn put_held(&self, mfn: Mfn, held: Held) {
+        for _ in 0..held.references {
+            self.put_granted(mfn, !held.writable);
+        }
+    }
+
     fn give_back(&self, caller: &Domain<P>, Undone { mapping, kinds }: &Undone) {
-        self.unpin_mapping(caller, mapping, *kinds, || {
-            for held in [kinds.host, kinds.device] {
-                if held {
-                    self.put_granted(mapping.mfn, kinds.readonly);
-                }
-            }
-        });
+        let references = u32::from(kinds.host) + u32::from(kinds.device);
+        self.unpin_mapping(caller, mapping, *kinds, Held { references, writable: !kinds.readonly });
     }
 
     /// Takes the pins of a mapping away together with what it holds of the frame.
-    fn unpin_mapping(&self, user: &Domain<P>, mapping: &Mapping, kinds: PinKinds, drop_frame: impl FnOnce()) {
+    fn unpin_mapping(&self, user: &Domain<P>, mapping: &Mapping, kinds: PinKinds, held: Held) {
         let Mapping { granter, reference, mfn, .. } = *mapping;
         if granter == user.id {
-            return self.unpin(user, reference, user.id, mfn, kinds, drop_frame);
+            return self.unpin(user, reference, user.id, mfn, kinds, held);
         }
         match self.domains.get(granter) {
-            Some(granter) => self.unpin(&granter, reference, user.id, mfn, kinds, drop_frame),
+            Some(granter) => self.unpin(&granter, reference, user.id, mfn, kinds, held),
             // A granter that is not found is being torn down, and does not look at its pins any more.
-            None => drop_frame(),
+            None => self.put_held(mfn, held),
         }
     }
 
@@ -412,11 +431,8 @@ impl<P: Platform> Hypervisor<P> {
             let Some((handle, mapping)) = last else { return Progress::Finished };
             if let Some(mapping) = mapping {
                 let kinds = PinKinds::of_flags(mapping.flags);
-                self.unpin_mapping(domain, &mapping, kinds, || {
-                    if kinds.device {
-                        self.put_granted(mapping.mfn, kinds.readonly);
-                    }
-                });
+                let held = Held { references: kinds.device.into(), writable: !kinds.readonly };
+                self.unpin_mapping(domain, &mapping, kinds, held);
             }
             if handle % PREEMPTION_STEP == 0 && self.platform.work_pending() {
                 return Progress::Preempted;

@@ -130,6 +130,8 @@ pub enum VersionError {
     NotRepresentable,
     /// No memory for the status frames.
     NoMemory,
+    /// Not an error: this CPU has other work first. The operation is made again.
+    Restart,
 }
 
 impl From<VersionError> for Errno {
@@ -139,6 +141,7 @@ impl From<VersionError> for Errno {
             VersionError::InUse => Errno::EBUSY,
             VersionError::NotRepresentable => Errno::ERANGE,
             VersionError::NoMemory => Errno::ENOMEM,
+            VersionError::Restart => Errno::EAGAIN,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Frames are the hypervisor's, shared with the domain for as long as it lives. A domain has one frame from its first use
 //! of grants on; it asks for more up to its limit. Version 2 adds frames of status words.
 
-use super::entry::{Active, Shared, StatusWord};
+use super::entry::{Active, Pins, Shared, StatusWord};
 use super::{DomainGrants, GrantError, VersionError};
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -27,8 +27,11 @@ pub(super) struct Table {
     version: u32,
     frames: Vec<Mfn>,
     status: Vec<Mfn>,
-    /// As many as version 1 has entries: the larger number.
-    active: Vec<Active>,
+    /// As many as version 1 has entries, the larger number, in a piece for each frame: a list in one piece would be copied, however
+    /// long, when it grows.
+    active: Vec<Vec<Active>>,
+    /// References beyond the reserved ones that have pins.
+    used: u32,
     max_frames: u32,
     /// The domain is gone: the table has no frames and gets none.
     closed: bool,
@@ -50,6 +53,7 @@ impl Table {
             frames: Vec::new(),
             status: Vec::new(),
             active: Vec::new(),
+            used: 0,
             max_frames,
             closed: false,
         }
@@ -79,7 +83,17 @@ impl Table {
         if reference.0 >= self.entries() {
             return None;
         }
-        self.active.get_mut(reference.0 as usize)
+        let piece = self.active.get_mut((reference.0 / V1_PER_FRAME) as usize)?;
+        piece.get_mut((reference.0 % V1_PER_FRAME) as usize)
+    }
+
+    /// A grant whose pins were these has other ones.
+    #[inline(always)]
+    pub fn pins_changed(&mut self, reference: GrantRef, before: &Pins, after: &Pins) {
+        if before.any() != after.any() && reference.0 >= RESERVED {
+            // There are as many as references at most.
+            self.used = if after.any() { self.used + 1 } else { self.used.saturating_sub(1) };
+        }
     }
 
     /// A grant's shared words.
@@ -117,21 +131,41 @@ impl Table {
         frames: u32,
         version: u32,
     ) -> Result<(), OutOfFrames> {
-        let frames = frames.max(1);
-        let entries = (frames * V1_PER_FRAME) as usize;
-        if entries > self.active.len() {
-            if !hv.frames.has_room() {
-                return Err(OutOfFrames);
-            }
-            self.active.try_reserve(entries - self.active.len()).map_err(|_| OutOfFrames)?;
-            self.active.resize(entries, Active::UNUSED);
-        }
-        add_frames(hv, domain, &mut self.frames, frames)?;
-        if version == 2 {
-            add_frames(hv, domain, &mut self.status, status_frames(count(&self.frames)))?;
-        }
+        while self.grow_once(hv, domain, frames, version)? {}
         Ok(())
     }
+
+    /// Grows by one frame at most; answers whether one is still missing.
+    fn grow_once<P: Platform>(
+        &mut self,
+        hv: &Hypervisor<P>,
+        domain: &Domain<P>,
+        frames: u32,
+        version: u32,
+    ) -> Result<bool, OutOfFrames> {
+        let frames = frames.max(1);
+        if self.active.len() < frames as usize {
+            self.active.try_reserve(1).map_err(|_| OutOfFrames)?;
+            self.active.push(new_piece(hv)?);
+        }
+        let status = if version == 2 { status_frames(count(&self.frames).max(frames)) } else { 0 };
+        if count(&self.frames) < frames {
+            add_frame(hv, domain, &mut self.frames)?;
+        } else if count(&self.status) < status {
+            add_frame(hv, domain, &mut self.status)?;
+        }
+        Ok(count(&self.frames) < frames || count(&self.status) < status)
+    }
+}
+
+fn new_piece<P: Platform>(hv: &Hypervisor<P>) -> Result<Vec<Active>, OutOfFrames> {
+    let mut piece = Vec::new();
+    if !hv.frames.has_room() {
+        return Err(OutOfFrames);
+    }
+    piece.try_reserve_exact(V1_PER_FRAME as usize).map_err(|_| OutOfFrames)?;
+    piece.resize(V1_PER_FRAME as usize, Active::UNUSED);
+    Ok(piece)
 }
 
 /// No frame is left for the table.
@@ -145,20 +179,16 @@ pub(super) const fn status_frames(frames: u32) -> u32 {
     (frames * V2_PER_FRAME).div_ceil(STATUS_PER_FRAME)
 }
 
-fn add_frames<P: Platform>(
+fn add_frame<P: Platform>(
     hv: &Hypervisor<P>,
     domain: &Domain<P>,
     list: &mut Vec<Mfn>,
-    wanted: u32,
 ) -> Result<(), OutOfFrames> {
-    let missing = (wanted as usize).saturating_sub(list.len());
-    list.try_reserve(missing).map_err(|_| OutOfFrames)?;
-    for _ in 0..missing {
-        let mfn = hv.take_frames(None, 0, 0).ok_or(OutOfFrames)?;
-        hv.platform.words(GuestFrame::held(mfn)).iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        hv.share_xen_page(domain, mfn);
-        list.push(mfn);
-    }
+    list.try_reserve(1).map_err(|_| OutOfFrames)?;
+    let mfn = hv.take_frames(None, 0, 0).ok_or(OutOfFrames)?;
+    hv.platform.clear_frame(GuestFrame::held(mfn));
+    hv.share_xen_page(domain, mfn);
+    list.push(mfn);
     Ok(())
 }
 
@@ -232,7 +262,7 @@ impl Table {
         domain: &Domain<P>,
         version: u32,
     ) -> Result<(), VersionError> {
-        if self.active.iter().skip(RESERVED as usize).any(|active| active.pins.any()) {
+        if self.used != 0 {
             return Err(VersionError::InUse);
         }
         let saved = self.save_reserved(&hv.platform)?;
@@ -242,10 +272,7 @@ impl Table {
             give_back(hv, domain, &mut self.status).map_err(|InUse| VersionError::InUse)?;
         }
         for frame in &self.frames {
-            hv.platform
-                .words(GuestFrame::held(*frame))
-                .iter()
-                .for_each(|word| word.store(0, Ordering::SeqCst));
+            hv.platform.clear_frame(GuestFrame::held(*frame));
         }
         self.version = version;
         self.restore_reserved(&hv.platform, &saved);
@@ -304,7 +331,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// [`GrantError::BadDomain`], [`GrantError::PermissionDenied`]; [`GrantError::General`] beyond the table's limit, or
-    /// without memory.
+    /// without memory; [`GrantError::Restart`].
     pub fn setup_grant_table(
         &self,
         caller: &Arc<Domain<P>>,
@@ -312,13 +339,21 @@ impl<P: Platform> Hypervisor<P> {
         frames: u32,
     ) -> Result<Vec<Mfn>, GrantError> {
         let domain = self.table_owner(caller, dom)?;
-        let mut table = domain.grants.lock(self, &domain);
-        if frames > table.max_frames {
-            return Err(GrantError::General);
+        loop {
+            let mut table = domain.grants.lock(self, &domain);
+            if frames > table.max_frames {
+                return Err(GrantError::General);
+            }
+            let version = table.version;
+            let more = table.grow_once(self, &domain, frames, version).map_err(|_| GrantError::General)?;
+            if !more {
+                return copy_of(&table.frames, frames);
+            }
+            drop(table);
+            if self.platform.work_pending() {
+                return Err(GrantError::Restart);
+            }
         }
-        let version = table.version;
-        table.grow(self, &domain, frames, version).map_err(|_| GrantError::General)?;
-        copy_of(&table.frames, frames)
     }
 
     /// The numbers of the first `frames` status frames of a table (`GNTTABOP_get_status_frames`).
@@ -379,11 +414,24 @@ impl<P: Platform> Hypervisor<P> {
         if version != 1 && version != 2 {
             return Err(VersionError::Unknown);
         }
-        let mut table = domain.grants.lock(self, domain);
-        if table.version == version {
-            return Ok(());
+        loop {
+            let mut table = domain.grants.lock(self, domain);
+            if table.version == version {
+                return Ok(());
+            }
+            let frames = count(&table.frames);
+            // Status frames come one after the other. Those of a change that is given up are there for the next.
+            let refused = table.used != 0 || version == 1;
+            if refused
+                || !table.grow_once(self, domain, frames, version).map_err(|_| VersionError::NoMemory)?
+            {
+                return table.set_version(self, domain, version);
+            }
+            drop(table);
+            if self.platform.work_pending() {
+                return Err(VersionError::Restart);
+            }
         }
-        table.set_version(self, domain, version)
     }
 
     /// Exchanges two unused grants of a domain (`GNTTABOP_swap_grant_ref`).

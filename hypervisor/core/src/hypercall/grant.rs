@@ -3,7 +3,7 @@
 //! Most commands take an array: each element is copied in, served, and its status copied out. Between elements the CPU's
 //! other work is looked at; the hypercall then starts again behind the last element served.
 
-use super::{Cx, Failure, Outcome};
+use super::{Cx, Failure, Outcome, done_or_again};
 use crate::domain::Domain;
 use crate::grant::{
     CopyEnd, CopyRequest, GrantError, MapRequest, UnmapBatch, UnmapRequest, VersionError, status_of,
@@ -52,7 +52,7 @@ pub fn grant_table_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut R
         GNTTABOP_SETUP_TABLE => batch.one(setup_table),
         GNTTABOP_QUERY_SIZE => batch.one(query_size),
         GNTTABOP_GET_STATUS_FRAMES => batch.one(get_status_frames),
-        GNTTABOP_SET_VERSION => set_version(cx, GuestPtr::new(args[1])).into(),
+        GNTTABOP_SET_VERSION => done_or_again(set_version(cx, GuestPtr::new(args[1])).map(|()| 0), args),
         GNTTABOP_GET_VERSION => get_version(cx, GuestPtr::new(args[1])).into(),
         _ => Errno::ENOSYS.into(),
     }
@@ -102,11 +102,15 @@ struct Batch<'a, P: Platform> {
 
 impl<P: Platform> Batch<'_, P> {
     /// A command that takes exactly one operation.
-    fn one<T>(&self, op: fn(Cx<'_, P>, GuestPtr<T>) -> Result<(), Errno>) -> Outcome {
+    fn one<T>(&self, op: fn(Cx<'_, P>, GuestPtr<T>) -> Result<(), Failure>) -> Outcome {
         if self.count != 1 {
             return Errno::EINVAL.into();
         }
-        op(self.cx, GuestPtr::new(self.first)).into()
+        match op(self.cx, GuestPtr::new(self.first)) {
+            Ok(()) => Outcome::Done(0),
+            Err(Failure::Errno(errno)) => errno.into(),
+            Err(Failure::Restart) => self.again::<T>(0),
+        }
     }
 
     /// As [`Batch::each`], for operations that keep the progress of the element where they stopped in the command.
@@ -296,15 +300,21 @@ fn cache_flush<P: Platform>(
     Ok(())
 }
 
-fn setup_table<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabSetupTable>) -> Result<(), Errno> {
+fn setup_table<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabSetupTable>) -> Result<(), Failure> {
     let op = ptr.read(cx.hv)?;
     let list = plausible(op.frame_list.into())?;
     let frames = cx.hv.setup_grant_table(cx.domain, DomId(op.dom), op.nr_frames);
+    if let Err(GrantError::Restart) = frames {
+        return Err(Failure::Restart);
+    }
     let status = report_frames(cx, frames, list);
     Ok(ptr.field::<i16>(offset_of!(GnttabSetupTable, status))?.write(cx.hv, &status)?)
 }
 
-fn get_status_frames<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabGetStatusFrames>) -> Result<(), Errno> {
+fn get_status_frames<P: Platform>(
+    cx: Cx<'_, P>,
+    ptr: GuestPtr<GnttabGetStatusFrames>,
+) -> Result<(), Failure> {
     let op = ptr.read(cx.hv)?;
     let list = plausible(op.frame_list.into())?;
     let frames = cx.hv.grant_status_frames(cx.domain, DomId(op.dom), op.nr_frames);
@@ -331,7 +341,7 @@ pub(super) fn report_frames<P: Platform>(
     status_of(&told)
 }
 
-fn query_size<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabQuerySize>) -> Result<(), Errno> {
+fn query_size<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabQuerySize>) -> Result<(), Failure> {
     let mut op = ptr.read(cx.hv)?;
     let size = cx.hv.grant_table_size(cx.domain, DomId(op.dom));
     op.status = status_of(&size);
@@ -342,12 +352,15 @@ fn query_size<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabQuerySize>) -> Res
     Ok(ptr.write(cx.hv, &op)?)
 }
 
-fn set_version<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabSetVersion>) -> Result<(), Errno> {
+fn set_version<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabSetVersion>) -> Result<(), Failure> {
     let mut op = ptr.read(cx.hv)?;
     let set: Result<(), VersionError> = cx.hv.set_grant_table_version(cx.domain, op.version);
+    if let Err(VersionError::Restart) = set {
+        return Err(Failure::Restart);
+    }
     op.version = cx.hv.grant_table_version(cx.domain);
     ptr.write(cx.hv, &op)?;
-    Ok(set?)
+    Ok(set.map_err(Errno::from)?)
 }
 
 fn get_version<P: Platform>(cx: Cx<'_, P>, ptr: GuestPtr<GnttabGetVersion>) -> Result<(), Errno> {

@@ -176,17 +176,9 @@ impl Batch {
         self.foreign
     }
 
-    /// The answer after `done` requests of `size` bytes each, and why there were no more. `others` are the domains besides the
-    /// caller whose tables (first) and pages they were about.
-    fn end<P: Platform>(
-        &self,
-        cx: Cx<'_, P>,
-        others: [Option<&Domain<P>>; 2],
-        done: u32,
-        size: u64,
-        stop: Option<Stop>,
-    ) -> Outcome {
-        let others = others.map(|other| other.filter(|other| other.id != cx.domain.id));
+    /// The answer after `done` requests of `size` bytes each, and why there were no more.
+    #[inline]
+    fn end<P: Platform>(&self, cx: Cx<'_, P>, done: u32, size: u64, stop: Option<Stop>) -> Outcome {
         if !self.pdone.is_null() {
             // A guest that names no writable memory here does without the number.
             let _ = self.pdone.write(cx.hv, &self.done_before.wrapping_add(done));
@@ -195,24 +187,50 @@ impl Batch {
             None => 0,
             Some(Stop::Refused(errno)) => errno.to_ret(),
             Some(Stop::Preempted) => {
-                // What is in the way may be theirs, and they may be paused.
-                for other in others.into_iter().flatten() {
-                    let _ = cx.hv.work_off_doomed(other);
-                }
                 let next = self.requests.wrapping_add(u64::from(done) * size);
                 let left = u64::from((self.count - done) | PREEMPTED);
                 return Outcome::Again([next, left, self.pdone.address().0, u64::from(self.foreign), 0, 0]);
             }
         };
-        let tables = others[0];
-        let foreign_left = tables.is_some_and(|tables| cx.hv.work_off_doomed(tables).is_err());
-        if foreign_left || cx.hv.work_off_doomed(cx.domain).is_err() {
-            let result = u64::from((result as i32).cast_unsigned());
-            let tables = tables.map_or(0, |tables| u64::from(tables.id.0) + 1);
-            return Outcome::Again([0, u64::from(PREEMPTED), tables, result, 0, 0]);
+        if cx.hv.work_off_doomed(cx.domain).is_err() {
+            return leftovers(None, result);
         }
         Outcome::Done(result)
     }
+
+    /// As [`Batch::end`], where `others` are the domains besides the caller whose tables (first) and pages the requests were about.
+    #[cold]
+    fn end_foreign<P: Platform>(
+        &self,
+        cx: Cx<'_, P>,
+        others: [Option<&Domain<P>>; 2],
+        done: u32,
+        size: u64,
+        stop: Option<Stop>,
+    ) -> Outcome {
+        let others = others.map(|other| other.filter(|other| other.id != cx.domain.id));
+        match self.end(cx, done, size, stop) {
+            Outcome::Done(result) => match others[0] {
+                Some(tables) if cx.hv.work_off_doomed(tables).is_err() => leftovers(Some(tables.id), result),
+                _ => Outcome::Done(result),
+            },
+            again => {
+                // What is in the way may be theirs, and they may be paused.
+                for other in others.into_iter().flatten() {
+                    let _ = cx.hv.work_off_doomed(other);
+                }
+                again
+            }
+        }
+    }
+}
+
+/// The requests are done, and this is the answer; but tables of the caller's, or of another domain that it changed, are not given up
+/// yet.
+fn leftovers(tables: Option<DomId>, result: i64) -> Outcome {
+    let result = u64::from((result as i32).cast_unsigned());
+    let tables = tables.map_or(0, |id| u64::from(id.0) + 1);
+    Outcome::Again([0, u64::from(PREEMPTED), tables, result, 0, 0])
 }
 
 /// The domain that a continued hypercall names by its number plus 1, if it is one that the caller controls.
@@ -237,7 +255,7 @@ pub fn mmu_update<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs)
     };
     let pages = match Target::find(cx, pages) {
         Ok(pages) => pages,
-        Err(errno) => return batch.end(cx, [None, None], 0, REQUEST, Some(Stop::Refused(errno))),
+        Err(errno) => return batch.end(cx, 0, REQUEST, Some(Stop::Refused(errno))),
     };
     // Device memory is asked for by everybody: its permissions decide.
     let pages_ok = match pages {
@@ -265,7 +283,7 @@ fn refuse<P: Platform>(cx: Cx<'_, P>, batch: &Batch) -> Outcome {
         Ok(request) if request.ptr & 7 > MMU_PT_UPDATE_NO_TRANSLATE => Errno::ENOSYS,
         Ok(_) => Errno::EPERM,
     };
-    batch.end(cx, [None, None], 0, REQUEST, (batch.count != 0).then_some(Stop::Refused(errno)))
+    batch.end(cx, 0, REQUEST, (batch.count != 0).then_some(Stop::Refused(errno)))
 }
 
 /// One `mmu_update`.
@@ -303,11 +321,14 @@ impl<'a, P: Platform> Updates<'a, P> {
         if self.stale {
             self.cx.hv.flush_tlb_all(&self.tables.dirty_cpus.load());
         }
+        if batch.foreign == u32::from(DOMID_SELF) {
+            return batch.end(self.cx, done, REQUEST, stop);
+        }
         let pages = match self.pages {
             Pages::Of(owner) => Some(owner),
             Pages::Io => None,
         };
-        batch.end(self.cx, [Some(self.tables), pages], done, REQUEST, stop)
+        batch.end_foreign(self.cx, [Some(self.tables), pages], done, REQUEST, stop)
     }
 
     /// Serves requests until one stops it; answers how many were done.

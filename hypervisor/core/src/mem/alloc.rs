@@ -21,38 +21,11 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `ENOMEM` when there are none, or the domain may not have more.
     pub fn alloc_domain_pages(&self, domain: &Domain<P>, order: u32, flags: u32) -> Result<Mfn, Errno> {
-        self.alloc_prepared(domain, order, flags, |_| {})
-    }
-
-    /// As [`Hypervisor::alloc_domain_pages`], with `pfn` and the following as the frames' numbers in the machine-to-physical table.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn alloc_domain_pages_at(
-        &self,
-        domain: &Domain<P>,
-        order: u32,
-        flags: u32,
-        pfn: u64,
-    ) -> Result<Mfn, Errno> {
-        self.alloc_prepared(domain, order, flags, |first| self.name_frames(first, order, pfn))
-    }
-
-    /// As [`Hypervisor::alloc_domain_pages`]; `prepare` does what has to be done while the frames are nobody's: once they are the
-    /// domain's, it may have given them up, and they may be another domain's.
-    fn alloc_prepared(
-        &self,
-        domain: &Domain<P>,
-        order: u32,
-        flags: u32,
-        prepare: impl FnOnce(Mfn),
-    ) -> Result<Mfn, Errno> {
         if order > MAX_ORDER || !domain.pages.try_grow(1 << order) {
             return Err(Errno::ENOMEM);
         }
         match self.take_frames(Some(domain), order, flags) {
             Some(first) => {
-                prepare(first);
                 self.assign_frames(domain, first, order);
                 Ok(first)
             }

@@ -74,6 +74,16 @@ pub(crate) enum Phase {
 }
 
 impl<P: Platform> Hypervisor<P> {
+    /// As [`Hypervisor::alloc_in_pieces`]; a small block is one piece.
+    pub(crate) fn alloc_wanted(&self, domain: &Domain<P>, wanted: Wanted) -> Result<Option<Mfn>, Restart> {
+        if wanted.order > PIECE {
+            return self.alloc_in_pieces(domain, wanted);
+        }
+        let Some(Growing { first, .. }) = self.begin_growing(domain, wanted) else { return Ok(None) };
+        self.grow_piece(domain, wanted, first, 0);
+        Ok(Some(first))
+    }
+
     /// As [`Hypervisor::alloc_domain_pages`], for blocks of any size. `None`: there are none, or the domain may not have more.
     ///
     /// # Errors
@@ -84,16 +94,9 @@ impl<P: Platform> Hypervisor<P> {
             all.iter().position(|growing| growing.wanted == wanted).map(|n| all.swap_remove(n))
         };
         let Some(mut growing) = known.or_else(|| self.begin_growing(domain, wanted)) else { return Ok(None) };
-        let (order, end) = (wanted.order.min(PIECE), 1 << wanted.order);
+        let end = 1 << wanted.order;
         loop {
-            let piece = growing.first.add(growing.done);
-            self.clear_piece(piece, order);
-            // Before they are the domain's, which may give them up at once.
-            if let Some(pfn) = wanted.pfn {
-                self.name_frames(piece, order, pfn.wrapping_add(growing.done));
-            }
-            self.assign_frames(domain, piece, order);
-            growing.done += 1 << order;
+            growing.done += self.grow_piece(domain, wanted, growing.first, growing.done);
             if growing.done >= end {
                 return Ok(Some(growing.first));
             }
@@ -102,6 +105,18 @@ impl<P: Platform> Hypervisor<P> {
                 return Err(Restart);
             }
         }
+    }
+
+    /// Makes frames of a block the domain's, from the `done`-th on; answers how many.
+    fn grow_piece(&self, domain: &Domain<P>, wanted: Wanted, first: Mfn, done: u64) -> u64 {
+        let (piece, order) = (first.add(done), wanted.order.min(PIECE));
+        self.clear_piece(piece, order);
+        // Before they are the domain's, which may give them up at once.
+        if let Some(pfn) = wanted.pfn {
+            self.name_frames(piece, order, pfn.wrapping_add(done));
+        }
+        self.assign_frames(domain, piece, order);
+        1 << order
     }
 
     fn begin_growing(&self, domain: &Domain<P>, wanted: Wanted) -> Option<Growing> {

@@ -23,6 +23,7 @@ use crate::domain::Domain;
 use crate::ids::{DomId, Mfn};
 use crate::platform::{FrameWords, Platform};
 use core::hint::spin_loop;
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Release};
 
 impl<P: Platform> Hypervisor<P> {
@@ -137,24 +138,25 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Gives up entries below `left` of an L1 table of `owner` until other work waits; answers how many are left. A group of
     /// eight at least is done each time.
-    pub(crate) fn give_up_l1(&self, owner: DomId, words: &FrameWords, mut left: usize) -> usize {
-        while left > 0 {
-            let group = (left - 1) / 8;
-            if !pte::is_empty_group(words, group) {
-                for word in words[group * 8..left].iter().rev() {
-                    let entry = word.load(Acquire);
-                    if entry & pte::PRESENT != 0 {
-                        self.put_l1_entry(owner, entry);
-                    }
-                }
-                left = group * 8;
-                if self.platform.work_pending() {
-                    break;
-                }
-            } else {
-                left = group * 8;
+    pub(crate) fn give_up_l1(&self, owner: DomId, words: &FrameWords, left: usize) -> usize {
+        let put = |word: &AtomicU64| {
+            let entry = word.load(Acquire);
+            if entry & pte::PRESENT != 0 {
+                self.put_l1_entry(owner, entry);
+            }
+        };
+        // A table that was left while it was checked may end within a group.
+        let whole = left / 8;
+        words[whole * 8..left].iter().rev().for_each(put);
+        for (n, group) in words.as_chunks::<8>().0[..whole].iter().enumerate().rev() {
+            if pte::is_empty(group) {
+                continue;
+            }
+            group.iter().rev().for_each(put);
+            if self.platform.work_pending() {
+                return n * 8;
             }
         }
-        left
+        0
     }
 }

@@ -47,7 +47,8 @@
 //!    |<---- given up ------ doomed <---- L2, L3, L4 ---------------'
 //! ```
 //!
-//! - *Idle* frames keep the type that they had last and the TLB clock's time when they lost it.
+//! - *Idle* frames keep the type that they had last and the TLB clock's time when they lost it. An idle descriptor page is still
+//!   good: nothing can have changed it but as another type.
 //! - *Busy* frames are being checked or given up by one CPU; nobody else can use them. Checking an L4 table can mean
 //!   checking a million entries below it, so tables can be left *partial* when the CPU has other work: a request for the same type
 //!   carries on, a request for another type has the table given up first.

@@ -80,13 +80,25 @@ pub const fn index(va: u64, level: u8) -> usize {
 #[inline(always)]
 pub(crate) fn for_present<E>(
     words: &FrameWords,
+    visit: impl FnMut(usize, &AtomicU64) -> Result<(), E>,
+) -> Result<(), E> {
+    for_present_from(words, 0, visit)
+}
+
+/// As [`for_present`], from entry `first` on.
+#[inline(always)]
+pub(crate) fn for_present_from<E>(
+    words: &FrameWords,
+    first: usize,
     mut visit: impl FnMut(usize, &AtomicU64) -> Result<(), E>,
 ) -> Result<(), E> {
-    for (n, group) in words.as_chunks::<8>().0.iter().enumerate() {
+    let mut skip = first % 8;
+    for (n, group) in words.as_chunks::<8>().0.iter().enumerate().skip(first / 8) {
+        let from = core::mem::take(&mut skip);
         if is_empty(group) {
             continue;
         }
-        for (i, word) in group.iter().enumerate() {
+        for (i, word) in group.iter().enumerate().skip(from) {
             if word.load(Relaxed) & PRESENT != 0 {
                 visit(n * 8 + i, word)?;
             }
@@ -95,8 +107,9 @@ pub(crate) fn for_present<E>(
     Ok(())
 }
 
+/// Whether none of the eight entries of a group is present.
 #[inline(always)]
-fn is_empty(group: &[AtomicU64; 8]) -> bool {
+pub(crate) fn is_empty(group: &[AtomicU64; 8]) -> bool {
     group.iter().fold(0, |any, word| any | word.load(Relaxed)) & PRESENT == 0
 }
 

@@ -88,7 +88,7 @@ impl<P: Platform> Hypervisor<P> {
     /// calling one or down; loading it is the caller's business.
     ///
     /// # Errors
-    /// [`PageError::BadEntry`] for too many, or what a frame is refused for.
+    /// [`PageError::BadEntry`] for too many, or what a frame is refused for; [`PageError::Restart`].
     pub fn set_gdt(
         &self,
         domain: &Domain<P>,
@@ -99,8 +99,9 @@ impl<P: Platform> Hypervisor<P> {
         if entries > GDT_ENTRIES || frames.len() != entries.div_ceil(PER_FRAME) as usize {
             return Err(PageError::BadEntry);
         }
+        let mut checked = false;
         for (i, mfn) in frames.iter().enumerate() {
-            if let Err(error) = self.get_page_and_type(domain, *mfn, PageType::SegDesc) {
+            if let Err(error) = self.get_descriptors(domain, *mfn, &mut checked) {
                 frames[..i].iter().for_each(|mfn| self.put_page_and_type(*mfn));
                 return Err(error);
             }
@@ -111,6 +112,17 @@ impl<P: Platform> Hypervisor<P> {
         }
         vcpu.pv.gdt_entries.store(entries, Relaxed);
         Ok(())
+    }
+
+    /// Takes a reference to a frame as a descriptor page, one of several. `checked`: whether one of them was checked already; the
+    /// next one that has to be waits for this CPU's other work. What was checked stays so, and is not checked again when the
+    /// operation is made again.
+    fn get_descriptors(&self, domain: &Domain<P>, mfn: Mfn, checked: &mut bool) -> Result<(), PageError> {
+        let known = self.frame(mfn).is_some_and(|info| info.type_word().page_type() == PageType::SegDesc);
+        if !known && core::mem::replace(checked, true) && self.platform.work_pending() {
+            return Err(PageError::Restart);
+        }
+        self.get_page_and_type(domain, mfn, PageType::SegDesc)
     }
 
     /// Takes the guest's part of a vCPU's GDT away.
@@ -129,7 +141,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// [`PageError::BadEntry`] for too many entries or an address that is unaligned or no guest's; [`PageError::Restart`] when a page
-    /// is still being given up as something else: the old LDT stays then.
+    /// is still being given up as something else, or this CPU has other work before all are checked: the old LDT stays then.
     pub fn set_ldt(
         &self,
         domain: &Domain<P>,
@@ -153,15 +165,16 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Looks up the pages of a vCPU's LDT anew: its base is a virtual address, so they are others in another address space. A page
-    /// that is still being given up is left out: the fault that its use takes looks it up again.
+    /// Looks up the pages of a vCPU's LDT anew: its base is a virtual address, so they are others in another address space. What
+    /// would have to wait is left out: the fault that its use takes looks it up again.
     pub(crate) fn find_ldt_pages(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) {
         let base = GuestVirt(vcpu.pv.ldt_base.load(Relaxed));
         let (frames, _) = self.get_ldt_pages(domain, vcpu, base, vcpu.pv.ldt_entries.load(Relaxed));
         self.replace_ldt_pages(domain, vcpu, frames);
     }
 
-    /// References to the pages of an LDT, and whether all of them were judged: `false` when one waits to be given up.
+    /// References to the pages of an LDT, and whether all of them were judged: `false` when one waits to be given up, or this CPU
+    /// has other work first.
     fn get_ldt_pages(
         &self,
         domain: &Domain<P>,
@@ -169,11 +182,11 @@ impl<P: Platform> Hypervisor<P> {
         base: GuestVirt,
         entries: u32,
     ) -> ([Mfn; LDT_FRAMES], bool) {
-        let (mut frames, mut found) = ([Mfn(0); LDT_FRAMES], true);
+        let (mut frames, mut found, mut checked) = ([Mfn(0); LDT_FRAMES], true, false);
         // Without a root there is nothing to find either.
         let Some(cr3) = vcpu.pv.guest_table.get() else { return (frames, found) };
         for (page, frame) in frames.iter_mut().enumerate().take(entries.div_ceil(PER_FRAME) as usize) {
-            match self.ldt_page(domain, cr3, base.add(page as u64 * 4096)) {
+            match self.ldt_page(domain, cr3, base.add(page as u64 * 4096), &mut checked) {
                 Ok(mfn) => *frame = mfn,
                 Err(error) => found &= error != PageError::Restart,
             }
@@ -181,13 +194,19 @@ impl<P: Platform> Hypervisor<P> {
         (frames, found)
     }
 
-    fn ldt_page(&self, domain: &Domain<P>, cr3: Mfn, va: GuestVirt) -> Result<Mfn, PageError> {
+    fn ldt_page(
+        &self,
+        domain: &Domain<P>,
+        cr3: Mfn,
+        va: GuestVirt,
+        checked: &mut bool,
+    ) -> Result<Mfn, PageError> {
         let entry = self.walk(cr3, va).ok_or(PageError::BadEntry)?.entry;
         let mfn = pte::frame_of(entry);
         if entry & pte::PRESENT == 0 {
             return Err(PageError::BadEntry);
         }
-        self.get_page_and_type(domain, mfn, PageType::SegDesc).map(|()| mfn)
+        self.get_descriptors(domain, mfn, checked).map(|()| mfn)
     }
 
     fn replace_ldt_pages(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, frames: [Mfn; LDT_FRAMES]) {

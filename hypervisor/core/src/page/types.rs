@@ -55,7 +55,9 @@ impl<W: Word> FrameInfo<W> {
                     if word.page_type() != t && word.page_type() != PageType::None {
                         flush(word.stamp());
                     }
-                    let has_contents = t.is_table() || t == PageType::SegDesc;
+                    // What was checked as descriptors can change only by way of another type.
+                    let has_contents =
+                        t.is_table() || t == PageType::SegDesc && word.page_type() != PageType::SegDesc;
                     let next = if has_contents { Type::busy(t, 0, 0) } else { Type::first(t) };
                     if self.swap_type(word, next) {
                         return if has_contents { Claim::Ours(0) } else { Claim::First };
@@ -168,7 +170,9 @@ impl<P: Platform> Hypervisor<P> {
                 info.set_type(Type(Type::first(t).0 | linear));
             }
             Err(_) => {
-                info.set_type(Type::idle(t, self.frames.tlb().stamp()));
+                // An idle descriptor page is one that was checked.
+                let left_as = if t == PageType::SegDesc { PageType::Writable } else { t };
+                info.set_type(Type::idle(left_as, self.frames.tlb().stamp()));
                 self.put_page(mfn);
             }
         }

@@ -126,11 +126,8 @@ impl<P: Platform> Hypervisor<P> {
         from: usize,
     ) -> Result<(), (PageError, usize)> {
         let table = self.platform.frame_table();
-        let mut odd = 0u32;
-        pte::for_present(self.platform.frame_words(mfn), |i, word| {
-            if i < from {
-                return Ok(());
-            }
+        let mut any_odd = false;
+        pte::for_present_from(self.platform.frame_words(mfn), from, |i, word| {
             let entry = word.load(Relaxed);
             let mut stored = pte::adjust_l1(entry);
             let taken = match table.get(pte::frame_of(entry).0 as usize) {
@@ -138,19 +135,24 @@ impl<P: Platform> Hypervisor<P> {
                 _ => false,
             };
             if !taken {
-                // A whole table of ordinary entries is short. The others may take permissions, flushes, or both.
-                if odd != 0 && self.platform.work_pending() {
-                    return Err((PageError::Restart, i));
-                }
-                odd += 1;
-                stored =
-                    self.take_odd_entry(domain, &Pages::Of(domain), stored).map_err(|error| (error, i))?;
+                stored = self.check_odd(domain, stored, &mut any_odd).map_err(|error| (error, i))?;
             }
             if stored != entry {
                 word.store(stored, Relaxed);
             }
             Ok(())
         })
+    }
+
+    /// The case of an entry of a table that is checked which takes more than a reference: permissions, a flush. A whole table of the
+    /// others is short; these look for other work, once `any` was done.
+    #[cold]
+    #[inline(never)]
+    fn check_odd(&self, domain: &Domain<P>, entry: u64, any: &mut bool) -> Result<u64, PageError> {
+        if core::mem::replace(any, true) && self.platform.work_pending() {
+            return Err(PageError::Restart);
+        }
+        self.take_odd_entry(domain, &Pages::Of(domain), entry)
     }
 
     /// Checks a table of `level` 2..=4 from entry `from` on.

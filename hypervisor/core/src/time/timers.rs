@@ -190,13 +190,8 @@ impl<P: Platform> Hypervisor<P> {
     pub fn run_timers(&self) {
         let cpu = self.platform.this_cpu();
         let now = self.platform.now();
-        let mut served = 0;
-        while let Some(due) = self.timers.pop_due(cpu, now) {
-            served += 1;
-            if served == MOST_AT_ONCE {
-                // Many vCPUs may have chosen the same moment. This CPU looks at its other work before it goes on.
-                self.platform.raise_work(cpu, Work::TIMER);
-            }
+        for served in 1.. {
+            let Some(due) = self.timers.pop_due(cpu, now) else { break };
             match due.kind {
                 TimerKind::Singleshot => self.tick(&due.vcpu),
                 // The timer is armed below.
@@ -204,6 +199,8 @@ impl<P: Platform> Hypervisor<P> {
                 TimerKind::Poll => self.end_poll(&due.vcpu),
             }
             if served == MOST_AT_ONCE {
+                // Many vCPUs may have chosen the same moment. This CPU looks at its other work before it goes on.
+                self.platform.raise_work(cpu, Work::TIMER);
                 break;
             }
         }

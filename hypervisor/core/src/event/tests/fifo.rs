@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::event::Progress;
+use crate::event::bind::SEARCH_STEP;
 use crate::event::slot::Binding;
 use crate::ids::{DomId, Mfn};
 use crate::page::PageType;
@@ -381,7 +382,7 @@ fn senders_and_guest_race() {
 }
 
 /// Ports that are looked at in one go, and a few steps besides.
-const STRETCH: u64 = 600;
+const STRETCH: u64 = SEARCH_STEP as u64 + 80;
 
 /// 131,072 words that stay linked made each `bind_interdomain` with any nonsense remote port 9.3 million instructions, with the ports
 /// of both domains locked.
@@ -413,11 +414,13 @@ fn a_search_for_a_port_stops_for_other_work_and_keeps_no_peer_waiting() {
     hv.platform.preempt_every.store(1, Ordering::Relaxed);
     guest.clear(100_000, LINKED);
     let rounds = (0..).take_while(|_| hv.bind_ipi(&d1, VcpuId(0)) == Err(EventError::Restart)).count();
-    assert_eq!(rounds, 100_000 / 512);
+    assert_eq!(rounds, 100_000 / SEARCH_STEP as usize);
     assert_eq!(d1.events.binding(Port(100_000)), Some(Binding::Ipi));
     // What is closed behind the search's back is found.
     guest.clear(700, LINKED);
-    assert_eq!(hv.bind_ipi(&d1, VcpuId(0)), Err(EventError::Restart));
+    for _ in 0..700 / SEARCH_STEP {
+        assert_eq!(hv.bind_ipi(&d1, VcpuId(0)), Err(EventError::Restart));
+    }
     assert_eq!(hv.bind_ipi(&d1, VcpuId(0)), Ok(Port(700)));
     for _ in 0..10 {
         assert_eq!(hv.bind_ipi(&d1, VcpuId(0)), Err(EventError::Restart));
@@ -440,7 +443,34 @@ fn ports_of_a_dying_domain_are_closed_in_steps() {
     (1..4000).for_each(|port| hv.close_event(&domain, Port(port)).unwrap());
     hv.platform.longest_stretch();
     hv.platform.preempt_every.store(1, Ordering::Relaxed);
-    let rounds = (0..).take_while(|_| hv.destroy_events(&domain) == Progress::Preempted).count();
+    let rounds = (0..10_000).take_while(|_| hv.destroy_events(&domain) == Progress::Preempted).count();
     assert_eq!(rounds, 4000 / 64);
     assert_eq!(domain.events.active_ports(), 0);
+}
+
+/// Events that were saved for want of words are raised a few at a time, and each once, when a page with their words comes.
+#[test]
+fn saved_events_are_raised_in_steps() {
+    let hv = mock::hypervisor(600);
+    let domain = mock::domain(&hv, 1, 1, 200);
+    while hv.bind_ipi(&domain, VcpuId(0)).unwrap() < Port(1500) {}
+    for port in (1..=1500).map(Port) {
+        hv.send_event(&domain, port).unwrap();
+    }
+    let mut guest = FifoGuest::without_words(&hv, &domain);
+    let page = hv.alloc_domain_page(&domain, 0).unwrap();
+    hv.platform.frame_words(page).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    hv.platform.preempt_every.store(1, Ordering::Relaxed);
+    let locks = domain.clone();
+    *hv.platform.at_question.lock().unwrap() =
+        Some(Box::new(move || assert!(locks.events.changes.try_lock().is_some())));
+    let rounds =
+        (0..100).take_while(|_| hv.fifo_expand_array(&domain, page) == Err(EventError::Restart)).count();
+    assert_eq!(rounds, 1024 / 32 - 1);
+    guest.pages.push(page);
+    *hv.platform.at_question.lock().unwrap() = None;
+    hv.platform.preempt_every.store(0, Ordering::Relaxed);
+    assert_eq!(guest.drain(0), (1..1024).collect::<Vec<_>>());
+    guest.expand();
+    assert_eq!(guest.drain(0), (1024..=1500).collect::<Vec<_>>());
 }

@@ -98,7 +98,7 @@ impl<P: Platform> Extents<'_, P> {
             return Ok(None);
         }
         let wanted = Wanted { order: self.request.extent_order, flags: self.place.flags, pfn };
-        self.cx.hv.alloc_in_pieces(&self.who, wanted)
+        self.cx.hv.alloc_wanted(&self.who, wanted)
     }
 
     fn increase(&self, i: u64) -> Served {

@@ -41,7 +41,11 @@ pub fn mmuext_op<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], _regs: &mut Regs) 
         }
         done += 1;
     }
-    batch.end(cx, [target.domain(cx), None], done, size_of::<MmuextOp>() as u64, stop)
+    let size = size_of::<MmuextOp>() as u64;
+    match &target {
+        Target::Other(other) => batch.end_foreign(cx, [Some(other), None], done, size, stop),
+        _ => batch.end(cx, done, size, stop),
+    }
 }
 
 /// Serves one request.

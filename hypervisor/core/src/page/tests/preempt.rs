@@ -190,6 +190,72 @@ fn an_l1_table_is_given_up_in_steps() {
     assert_eq!(g.hv.frame(l1).unwrap().type_word().live(), None);
 }
 
+/// The frames of a GDT and the pages of an LDT are checked one after the other, and each once, however often the hypercall is made.
+#[test]
+fn descriptor_pages_are_checked_in_steps() {
+    /// A code segment of ring 0: to be made one of ring 3.
+    const CODE: u64 = 0x00af_9a00_0000_ffff;
+    const FIXED: u64 = 0x00af_fa00_0000_ffff;
+    let g = Guest::new(128);
+    let [_, _, _, l1] = g.running(g.page());
+    let frames: [Mfn; 14] = g.pages();
+    frames.iter().for_each(|mfn| (0..512).for_each(|n| g.poke(*mfn, n, CODE)));
+    let list = g.put_at(0x900, &frames.map(|mfn| mfn.0));
+    let set_gdt = |args: &[u64; 6]| descriptor::set_gdt(g.cx(), args, &mut Regs::default());
+    // With work at every look each time gets one further.
+    g.hv.platform.preempt_every.store(1, Relaxed);
+    assert_eq!(patiently(set_gdt, [list, 14 * 512, 0, 0, 0, 0]), (0, 14));
+    assert!(frames.iter().all(|mfn| g.peek(*mfn, 511) == FIXED));
+    assert_eq!(g.set_gdt(&[], 0), 0);
+    let other: [Mfn; 16] = g.pages();
+    for (n, mfn) in other.iter().enumerate() {
+        (0..512).for_each(|n| g.poke(*mfn, n, CODE));
+        g.poke(l1, 100 + n, 0);
+        assert_eq!(g.update(l1, 100 + n, entry(*mfn, pte::PRESENT)), 0);
+    }
+    let at = g.put(&[MmuextOp { cmd: MMUEXT_SET_LDT, _pad0: 0, arg1: 100 << 12, arg2: 8192 }]);
+    let set_ldt = |args: &[u64; 6]| mmu::mmuext_op(g.cx(), args, &mut Regs::default());
+    assert_eq!(patiently(set_ldt, [at, 1, 0, SELF, 0, 0]), (0, 16));
+    assert_eq!(g.hv.ldt_frames(&g.domain, &g.domain.vcpus[0]), other);
+    assert!(other.iter().all(|mfn| g.peek(*mfn, 0) == FIXED));
+    g.hv.platform.preempt_every.store(0, Relaxed);
+    check(&g, &BTreeSet::from([g.domain.vcpus[0].pv.guest_table.load(Relaxed)]));
+}
+
+/// An idle descriptor page is taken as good only while it is one, and was found good.
+#[test]
+fn an_idle_descriptor_page_is_checked_again_when_it_was_something_else() {
+    /// A task state segment, which no guest may have.
+    const TSS: u64 = 0x0000_8900_0000_0067;
+    let g = Guest::new(64);
+    let page = g.page();
+    g.poke(page, 3, TSS);
+    for _ in 0..2 {
+        assert_eq!(g.set_gdt(&[page], 512), errno(Errno::EINVAL), "and refused again");
+    }
+    g.poke(page, 3, 0);
+    assert_eq!((g.set_gdt(&[page], 512), g.set_gdt(&[], 0)), (0, 0));
+    assert_eq!(g.hv.get_page_and_type(&g.domain, page, PageType::Writable), Ok(()));
+    g.poke(page, 3, TSS);
+    assert_eq!(g.set_gdt(&[page], 512), errno(Errno::EINVAL), "writable");
+    g.hv.put_page_and_type(page);
+    assert_eq!(g.set_gdt(&[page], 512), errno(Errno::EINVAL), "it was writable meanwhile");
+    // A frame that went to the allocator and came back was something else, too.
+    g.poke(page, 3, 0);
+    assert_eq!((g.set_gdt(&[page], 512), g.set_gdt(&[], 0)), (0, 0));
+    g.poke(page, 3, TSS);
+    g.hv.remove_domain_page(&g.domain, page).expect("its own");
+    let again = core::iter::from_fn(|| g.hv.alloc_domain_page(&g.domain, 0).ok()).find(|mfn| *mfn == page);
+    assert_eq!(again, Some(page));
+    assert_eq!(g.set_gdt(&[page], 512), errno(Errno::EINVAL));
+    // A store by hypercall into an idle one is judged.
+    g.hv.remove_domain_page(&g.domain, page).expect("its own");
+    let good = g.page();
+    assert_eq!((g.set_gdt(&[good], 512), g.set_gdt(&[], 0)), (0, 0));
+    let bad = descriptor::update_descriptor(g.cx(), &[good.addr().0, TSS, 0, 0, 0, 0], &mut Regs::default());
+    assert_eq!(bad, Outcome::Done(errno(Errno::EINVAL)));
+}
+
 /// Another CPU that has a table locked looks at its own work only.
 #[test]
 fn waiting_for_another_cpu_ends_for_work() {
