@@ -8,6 +8,7 @@ use crate::pv::state::VcpuArch;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::Hypervisor;
+use hypervisor_core::cpu_policy::side_channels::SafeEntries;
 use hypervisor_core::cpumask::CpuMask;
 use hypervisor_core::domain::Domain;
 use hypervisor_core::ids::{CpuId, GuestVirt, Mfn, Nanos, PAGE_SIZE, Pirq};
@@ -146,6 +147,10 @@ impl Platform for Machine {
     #[inline]
     fn copy_to_guest(&self, dst: GuestVirt, src: &[u8]) -> Result<(), GuestFault> {
         uaccess::copy_to_guest(dst, src)
+    }
+
+    fn safe_entries(&self, privileged: bool) -> Option<SafeEntries> {
+        cpu::isolation::mitigations().safe_entries(privileged)
     }
 
     fn isolates(&self, domain: &Domain<Self>) -> bool {

@@ -12,6 +12,7 @@ pub use tlb::Reach;
 use crate::Hypervisor;
 use crate::Machine;
 use crate::console::Console;
+use crate::cpu_policy::side_channels::SafeEntries;
 use crate::cpumask::{AtomicCpuMask, CpuMask};
 use crate::domain::{Domain, DomainConfig, DomainTable, Vcpu};
 use crate::event::PirqTable;
@@ -117,6 +118,8 @@ pub struct MockPlatform {
     pub at_question: Mutex<Option<Hook>>,
     /// How often a grace period is not over yet when asked for.
     pub grace_rounds: AtomicU32,
+    /// What not-present entries of domains that are made from now on may be.
+    pub safe_entries: Mutex<Option<SafeEntries>>,
     /// Whether domains run on isolated page tables.
     pub isolated: AtomicBool,
     /// What the core asked for.
@@ -173,6 +176,7 @@ impl MockPlatform {
             longest: AtomicU64::new(0),
             at_question: Mutex::new(None),
             grace_rounds: AtomicU32::new(0),
+            safe_entries: Mutex::new(None),
             isolated: AtomicBool::new(false),
             record: Mutex::new(Record::default()),
             console_input: Mutex::new(VecDeque::new()),
@@ -304,6 +308,10 @@ impl Platform for MockPlatform {
     }
 
     fn check_guest_reads(&self) {}
+
+    fn safe_entries(&self, _privileged: bool) -> Option<SafeEntries> {
+        *self.safe_entries.lock().unwrap()
+    }
 
     fn isolates(&self, _domain: &Domain<Self>) -> bool {
         self.isolated.load(Ordering::Relaxed)

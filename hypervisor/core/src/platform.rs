@@ -4,6 +4,7 @@
 //! and devices, and answers only what is asked here. Static dispatch: the binary has one implementation, host tests
 //! another (`mock`). None of these methods may call back into the core, except where its text says so.
 
+use crate::cpu_policy::side_channels::SafeEntries;
 use crate::cpumask::CpuMask;
 use crate::domain::{Domain, Vcpu};
 use crate::ids::{CpuId, GuestVirt, Mfn, Nanos, PAGE_SIZE, Pirq};
@@ -91,6 +92,8 @@ bitflags! {
         const NMI = 1 << 5;
         /// NMIs of the platform arrived at this CPU: see [`crate::nmi`].
         const PLATFORM_NMI = 1 << 6;
+        /// A domain is to be ended whose page tables showed why: see `Hypervisor::end_convicted`.
+        const CONVICTED = 1 << 7;
     }
 }
 
@@ -198,6 +201,8 @@ pub trait Platform: Send + Sync + Sized + 'static {
 
     // ---- speculation ----------------------------------------------------------------------------------------
 
+    /// What not-present page-table entries of a domain of this kind may be (L1TF); `None`: anything.
+    fn safe_entries(&self, privileged: bool) -> Option<SafeEntries>;
     /// The same number, of which the compiler knows nothing. Behind a comparison with a bound that is a power of two, `% bound` is then
     /// an instruction of its own: a CPU that speculates beyond the comparison (Spectre variant 1) does not get beyond the bound.
     fn unknown(&self, index: usize) -> usize {

@@ -98,6 +98,9 @@ fn serve(hv: &Hv, work: Work) {
     if work.contains(Work::PLATFORM_NMI) {
         nmi::judge(hv);
     }
+    if work.contains(Work::CONVICTED) {
+        hv.end_convicted();
+    }
 }
 
 /// Chooses the vCPU to run, and waits for one while there is none.

@@ -12,6 +12,7 @@
 //! | VERW | MDS, TAA, RFDS (XSA-297, XSA-305, XSA-452) | buffers are overwritten on each way to a guest |
 
 use super::Vendor;
+use crate::page::pte;
 
 /// What the processor says of itself, as far as the decision needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,24 +104,41 @@ impl Facts {
         (self.leaf7_edx & MD_CLEAR != 0 && self.has_mds()) || self.arch_capabilities & RFDS_CLEAR != 0
     }
 
-    /// The lowest machine address that a not-present entry may name without L1TF: nothing cacheable lies from there on. `end` is
-    /// the end of what the memory map names.
+    /// Which not-present entries are safe from L1TF: those that name nothing cacheable. `end` is the end of what the memory map
+    /// names.
     ///
     /// Caches of newer cores compare more address bits than the processor says it has: the first address beyond those is
     /// safe. Elsewhere the top quarter of the address space counts as empty, unless the memory map says otherwise.
-    pub const fn l1tf_safe_address(&self, end: u64) -> u64 {
+    pub const fn safe_entries(&self, end: u64) -> SafeEntries {
         let cache_bits = match self.model {
             0x1a | 0x1e | 0x1f | 0x25 | 0x2c | 0x2e | 0x2f => 44,
             0x2a | 0x2d | 0x3a | 0x3c | 0x3d | 0x3e | 0x3f | 0x45 | 0x46 | 0x47 | 0x4e | 0x4f | 0x55
             | 0x56 | 0x5e | 0x66 | 0x67 | 0x8e | 0x9e => 46,
             _ => 0,
         };
-        let guess = if self.is_intel_family_6() && cache_bits > self.address_bits {
-            1 << self.address_bits
-        } else {
-            3 << (self.address_bits - 2)
-        };
-        if end > guess { end } else { guess }
+        let wider = self.is_intel_family_6() && cache_bits > self.address_bits;
+        let compared = if wider { cache_bits } else { self.address_bits };
+        let guess = if wider { 1 << self.address_bits } else { 3 << (self.address_bits - 2) };
+        SafeEntries { from: if end > guess { end } else { guess }, compared: (1 << compared) - 1 }
+    }
+}
+
+/// Which not-present page-table entries a processor with L1TF cannot be made to read memory by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SafeEntries {
+    /// The lowest machine address at which nothing cacheable lies.
+    from: u64,
+    /// The address bits that the cache compares.
+    compared: u64,
+}
+
+impl SafeEntries {
+    /// Whether a not-present entry of a table of `level` is one of them: it names machine address 0 or one that is high enough, and is no
+    /// superpage, of which the processor would use the low bits as an address.
+    pub const fn has(&self, level: u8, entry: u64) -> bool {
+        let address = entry & pte::FRAME_MASK & self.compared;
+        let superpage = level > 1 && entry & pte::PSE != 0;
+        entry == 0 || !superpage && (address == 0 || address >= self.from)
     }
 }
 
@@ -227,8 +245,8 @@ pub struct Mitigations {
     pub l1tf_dom0: bool,
     /// The others' are.
     pub l1tf_domu: bool,
-    /// The lowest machine address that a judged entry may name, beside 0.
-    pub l1tf_safe_address: u64,
+    /// What their not-present entries may be.
+    pub safe_entries: SafeEntries,
     /// A CPU executes IBPB when it changes from one domain to another.
     pub ibpb: bool,
     /// The processor has no IBPB, which it would execute otherwise: counted, not executed.
@@ -244,7 +262,7 @@ impl Mitigations {
         isolate_domu: false,
         l1tf_dom0: false,
         l1tf_domu: false,
-        l1tf_safe_address: 0,
+        safe_entries: SafeEntries { from: 0, compared: 0 },
         ibpb: false,
         ibpb_missing: false,
         verw: false,
@@ -258,7 +276,7 @@ impl Mitigations {
             isolate_domu: wishes.xpti_domu.unwrap_or(facts.has_meltdown()),
             l1tf_dom0: wishes.l1tf_dom0.unwrap_or(false),
             l1tf_domu: wishes.l1tf_domu.unwrap_or(facts.has_l1tf()),
-            l1tf_safe_address: facts.l1tf_safe_address(memory_end),
+            safe_entries: facts.safe_entries(memory_end),
             ibpb: ibpb && facts.has_ibpb(),
             ibpb_missing: ibpb && !facts.has_ibpb(),
             verw: wishes.verw.unwrap_or(facts.has_useful_verw()),
@@ -275,10 +293,10 @@ impl Mitigations {
         self.isolate_dom0 || self.isolate_domu
     }
 
-    /// The address from which on a domain's not-present entries are safe; 0 where they are not judged.
-    pub const fn l1tf_limit(&self, first_domain: bool) -> u64 {
+    /// What a domain's not-present entries may be; `None` where they are not judged.
+    pub fn safe_entries(&self, first_domain: bool) -> Option<SafeEntries> {
         let judged = if first_domain { self.l1tf_dom0 } else { self.l1tf_domu };
-        if judged { self.l1tf_safe_address } else { 0 }
+        judged.then_some(self.safe_entries)
     }
 }
 
@@ -355,17 +373,22 @@ mod tests {
     }
 
     #[test]
-    fn safe_addresses() {
-        assert_eq!(
-            HASWELL.l1tf_safe_address(1 << 30),
-            1 << 39,
-            "the cache compares more bits than the processor has"
-        );
-        assert_eq!(ICE_LAKE.l1tf_safe_address(1 << 30), 3 << 44);
+    fn safe_not_present_entries() {
+        let wide = HASWELL.safe_entries(1 << 30);
+        assert!(wide.has(1, 0) && wide.has(1, 0xffe), "no address");
+        assert!(!wide.has(1, 0x1000) && !wide.has(1, (1 << 39) - 4096));
+        assert!(wide.has(1, 1 << 39), "the cache compares more bits than the processor has");
+        assert!(!wide.has(1, 1 << 47 | 0x1000), "but not all of them");
+        assert!(wide.has(2, 1 << 40) && !wide.has(2, 1 << 40 | pte::PSE));
+        assert!(wide.has(1, 1 << 40 | pte::PAT), "no superpage there");
+        // Linux inverts the address bits of its swap entries.
+        assert!(wide.has(1, !0x1234_5000 & pte::FRAME_MASK));
+        let same = ICE_LAKE.safe_entries(1 << 30);
+        assert!(!same.has(1, (3 << 44) - 4096) && same.has(1, 3 << 44));
         let end = (1 << 46) - 4096;
-        assert_eq!(ICE_LAKE.l1tf_safe_address(end), end, "memory in the top quarter");
+        assert!(!ICE_LAKE.safe_entries(end).has(1, end - 4096), "memory in the top quarter");
         let m = default(&HASWELL);
-        assert_eq!((m.l1tf_limit(true), m.l1tf_limit(false)), (0, 1 << 39));
+        assert_eq!((m.safe_entries(true), m.safe_entries(false)), (None, Some(wide)));
     }
 
     #[test]
@@ -388,7 +411,7 @@ mod tests {
     #[test]
     fn spec_ctrl_off_leaves_what_was_asked_for() {
         let m = decide(&HASWELL, |w| w.spec_ctrl("no"));
-        assert_eq!(m, Mitigations { l1tf_safe_address: 1 << 39, ..Mitigations::NONE });
+        assert_eq!(m, Mitigations { safe_entries: HASWELL.safe_entries(0), ..Mitigations::NONE });
         let m = decide(&HASWELL, |w| w.xpti("dom0").and_then(|()| w.spec_ctrl("off")));
         assert!(m.isolate_dom0 && !m.isolate_domu && !m.ibpb && !m.verw);
         assert!(Wishes::default().spec_ctrl("yes").is_none());

@@ -33,6 +33,7 @@ pub use lifecycle::{Accounts, MAX_VCPUS, Restart};
 pub use pv::{PvState, TrapSlot, VcpuFlags};
 pub use table::DomainTable;
 
+use crate::cpu_policy::side_channels::SafeEntries;
 use crate::cpumask::AtomicCpuMask;
 use crate::event::DomainEvents;
 use crate::grant::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_MAPTRACK_FRAMES, DomainGrants};
@@ -126,6 +127,10 @@ pub struct Domain<P: Platform> {
     pub permissions: RwLock<Permissions>,
     /// At which indices its L4 tables have or had linear entries.
     pub linear_roots: LinearRoots,
+    /// What its not-present page-table entries may be, where the processor has L1TF; `None`: anything.
+    pub safe_entries: Option<SafeEntries>,
+    /// One of them was something else: the domain is to be ended.
+    pub(crate) convicted: AtomicBool,
     /// CPUs whose TLB may hold entries of this domain's address spaces.
     pub dirty_cpus: AtomicCpuMask,
     /// Bit `n`: `VMASST_TYPE_n` is enabled.
@@ -252,6 +257,8 @@ impl<P: Platform> Domain<P> {
             grants: DomainGrants::with_limits(config.max_grant_frames, config.max_maptrack_frames),
             permissions: RwLock::new(Permissions::none()),
             linear_roots: LinearRoots::new(),
+            safe_entries: platform.safe_entries(config.privileged),
+            convicted: AtomicBool::new(false),
             dirty_cpus: AtomicCpuMask::new(),
             vm_assist: AtomicU64::new(0),
             time_offset: AtomicI64::new(0),

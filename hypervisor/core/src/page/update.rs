@@ -95,6 +95,7 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<(), UpdateError> {
         let old = slot.load(Acquire);
         if new & pte::PRESENT == 0 {
+            self.judge_absent(tables, 1, new)?;
             let old = write(slot, old, new, how)?;
             if old & pte::PRESENT != 0 {
                 self.put_l1_entry(tables.id, old);
@@ -138,6 +139,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let slot = &self.platform.words(GuestFrame::held(table))[index & 511];
         let old = slot.load(Acquire);
+        self.judge_absent(domain, level, new)?;
         let mut stored = new;
         if new & pte::PRESENT != 0 {
             if new & pte::UPPER_DISALLOWED != 0 {

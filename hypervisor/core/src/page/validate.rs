@@ -14,8 +14,8 @@ use super::{PageError, pte};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::Mfn;
-use crate::platform::{FrameWords, Platform};
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::platform::{FrameWords, Platform, Work};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 /// The type of a table of `level`.
 const fn type_of(level: u8) -> PageType {
@@ -125,6 +125,7 @@ impl<P: Platform> Hypervisor<P> {
         mfn: Mfn,
         from: usize,
     ) -> Result<(), (PageError, usize)> {
+        self.judge_all_absent(domain, mfn, 1).map_err(|error| (error, from))?;
         let table = self.platform.frame_table();
         let mut any_odd = false;
         pte::for_present_from(self.platform.frame_words(mfn), from, |i, word| {
@@ -166,6 +167,7 @@ impl<P: Platform> Hypervisor<P> {
         level: u8,
         from: usize,
     ) -> Result<(), (PageError, usize)> {
+        self.judge_all_absent(domain, mfn, level).map_err(|error| (error, from))?;
         let words = self.platform.frame_words(mfn);
         let mut fresh = true;
         pte::for_present(words, |i, word| {
@@ -234,6 +236,50 @@ impl<P: Platform> Hypervisor<P> {
             return Ok(self.take_linear_entry(domain, place, entry)?);
         }
         Err(UpdateError::Unchecked(named, wanted))
+    }
+
+    /// L1TF: judges an entry that may not be present. One that a processor with that flaw can read memory by ends its domain, as on a Xen
+    /// without shadow page tables: the entry would have to be changed behind the guest's back.
+    ///
+    /// # Errors
+    /// [`PageError::BadEntry`]; the domain is at its end.
+    #[inline(always)]
+    pub(crate) fn judge_absent(&self, tables: &Domain<P>, level: u8, entry: u64) -> Result<(), PageError> {
+        match &tables.safe_entries {
+            Some(safe) if entry & pte::PRESENT == 0 && !safe.has(level, entry) => {
+                Err(self.end_for_entry(tables, level, entry))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_for_entry(&self, tables: &Domain<P>, level: u8, entry: u64) -> PageError {
+        // A table may be locked, and a domain's end takes locks that come before it.
+        self.log(format_args!("Domain {}: level-{level} entry {entry:#x} is open to L1TF\n", tables.id.0));
+        tables.convicted.store(true, Release);
+        self.platform.raise_work(self.platform.this_cpu(), Work::CONVICTED);
+        PageError::BadEntry
+    }
+
+    /// Ends the domains that [`Hypervisor::judge_absent`] found guilty; with no lock held.
+    pub fn end_convicted(&self) {
+        for domain in self.domains.all() {
+            if domain.convicted.swap(false, AcqRel) {
+                self.crash_domain(&domain, "a page-table entry is open to L1TF");
+            }
+        }
+    }
+
+    /// [`Hypervisor::judge_absent`] for all entries of a table.
+    fn judge_all_absent(&self, domain: &Domain<P>, mfn: Mfn, level: u8) -> Result<(), PageError> {
+        if domain.safe_entries.is_none() {
+            return Ok(());
+        }
+        let entries = self.platform.frame_words(mfn).iter().enumerate();
+        let mut entries = entries.filter(|(index, _)| !pte::is_hypervisor_slot(level, *index));
+        entries.try_for_each(|(_, word)| self.judge_absent(domain, level, word.load(Relaxed)))
     }
 
     /// The case of an entry that names a table of its own level.

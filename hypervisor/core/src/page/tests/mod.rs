@@ -1,5 +1,6 @@
 //! Tests of the accounting: single behaviours, and random sequences of hypercalls against counts recomputed from scratch.
 
+mod absent;
 mod behaviour;
 mod linear;
 mod memory;
