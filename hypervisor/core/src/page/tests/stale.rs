@@ -260,7 +260,7 @@ impl World {
             }
             Op::Access { va, write } => {
                 let value = write.map(|frame| entry(Mfn(frame), RW | pte::USER));
-                self.hv.platform.access(va | 8 * write.unwrap_or(0), value);
+                self.hv.platform.access(va + 8 * write.unwrap_or(0), value);
             }
             Op::Pin(level, page) => {
                 self.ext(level - 1, self.page(page).0, 0);
