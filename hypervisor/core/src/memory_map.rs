@@ -22,6 +22,8 @@ pub enum MapError {
     ModuleEnds(usize),
     /// This module is not in RAM.
     ModuleNotInRam(usize),
+    /// What the loader says lies where the boot code cannot read.
+    RecordsOutOfReach,
     /// These two modules, or a module and the hypervisor (0), share bytes.
     ModulesOverlap(usize, usize),
 }
@@ -36,6 +38,7 @@ impl fmt::Display for MapError {
             Self::TooManyModules => f.write_str("there are too many boot modules"),
             Self::ModuleEnds(n) => write!(f, "boot module {n} ends before it begins"),
             Self::ModuleNotInRam(n) => write!(f, "boot module {n} is not in RAM as the memory map has it"),
+            Self::RecordsOutOfReach => f.write_str("the boot loader's records are not below 4 GiB"),
             Self::ModulesOverlap(0, n) => write!(f, "boot module {n} overlaps the hypervisor"),
             Self::ModulesOverlap(a, b) => write!(f, "boot modules {a} and {b} overlap"),
         }

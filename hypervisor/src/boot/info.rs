@@ -5,6 +5,8 @@ use hypervisor_core::memory_map::{self, MapError};
 
 /// Most ranges of the memory map.
 pub const MAX_RANGES: usize = 256;
+/// Most bytes of a string of the loader's that are read.
+pub const MAX_TEXT: u64 = 8192;
 /// Most modules.
 pub const MAX_MODULES: usize = 64;
 
@@ -33,7 +35,7 @@ pub struct BootInfo {
     ranges: [MemoryRange; MAX_RANGES],
     /// How many ranges there are.
     range_count: usize,
-    /// What did not fit.
+    /// What did not fit, or could not be read.
     overflow: Option<MapError>,
     /// Machine address of the RSDP, 0 when the loader does not say.
     pub rsdp: u64,
@@ -52,6 +54,11 @@ impl BootInfo {
             overflow: None,
             rsdp: 0,
         }
+    }
+
+    /// Remembers that what the loader says cannot be read.
+    pub fn set_out_of_reach(&mut self) {
+        self.overflow = Some(MapError::RecordsOutOfReach);
     }
 
     /// Adds a range of the memory map; answers whether there was room.

@@ -1,6 +1,6 @@
 //! Memory at boot: which RAM there is, the two tables with an entry for each frame, and who gets the rest.
 
-use super::info::{BootInfo, Module};
+use super::info::{BootInfo, MAX_TEXT, Module};
 use crate::machine::{Hv, MAX_FRAMES};
 use crate::mm::early::{EARLY, MAX_RANGES};
 use crate::mm::layout::{FRAME_TABLE, IMAGE_BASE, M2P};
@@ -103,10 +103,10 @@ fn find_free(boot: &BootInfo) {
     }
     // Loaders put their own records and strings below 1 MiB or beside the modules; strings are read before any of that
     // memory is used again.
-    for module in boot.modules().iter().filter(|m| m.string != 0) {
-        early.reserve(module.string / 4096, module.string / 4096 + 1);
+    for text in boot.modules().iter().map(|module| module.string).chain([boot.cmdline]).filter(|at| *at != 0)
+    {
+        early.reserve(text / 4096, text.saturating_add(MAX_TEXT).div_ceil(4096));
     }
-    early.reserve(boot.cmdline / 4096, boot.cmdline / 4096 + 1);
 }
 
 /// Maps a table of `bytes` bytes over fresh frames, by large pages. Answers the first frame.

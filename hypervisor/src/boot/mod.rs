@@ -35,7 +35,7 @@ use hypervisor_core::ids::CpuId;
 use hypervisor_core::options::{Options, Serial};
 use hypervisor_core::permissions::Permissions;
 use hypervisor_core::{Hypervisor, Machine as MachineFacts};
-use info::BootInfo;
+use info::{BootInfo, MAX_TEXT};
 use spin::Once;
 
 global_asm!(include_str!("entry.S"), percpu_size = const PERCPU_SIZE, options(att_syntax));
@@ -148,12 +148,11 @@ fn start_boot_cpu(options: &Options) {
     }
 }
 
-/// A string of the boot loader, as it is.
+/// A string of the boot loader, as it is; none where no memory is mapped.
 fn loader_text(at: u64) -> String {
-    if at == 0 {
-        return String::new();
-    }
-    let bytes: Vec<u8> = (at..).map(phys::<u8>).take_while(|b| *b != 0).collect();
+    let end = at.saturating_add(MAX_TEXT).min(tables::direct_map_limit() << 12);
+    let there = if at == 0 { 0..0 } else { at..end };
+    let bytes: Vec<u8> = there.map(phys::<u8>).take_while(|b| *b != 0).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
