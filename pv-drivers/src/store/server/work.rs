@@ -195,7 +195,7 @@ impl Server {
                 Err(error) => Stage::Undo(error),
             },
             Stage::Apply => {
-                let Some(change) = changes.next() else { return self.committed(commit, who) };
+                let Some(change) = changes.next() else { return self.committed(*commit, who) };
                 self.last_stamp += 1;
                 let (stamp, quota, known) = (self.last_stamp, &self.quota, &self.known);
                 let context = Context { actor, stamp, quota, known };
@@ -217,7 +217,7 @@ impl Server {
             Stage::Undo(error) => {
                 let Some(change) = done.pop() else {
                     let error = *error;
-                    return self.given_up(commit, who, error);
+                    return self.given_up(*commit, who, error);
                 };
                 self.tree.undo(change, &mut self.accounts);
                 return Some(Job::Commit(commit));
@@ -228,8 +228,8 @@ impl Server {
     }
 
     /// All changes were made.
-    fn committed(&mut self, commit: Box<Commit>, who: Option<Connection>) -> Option<Job> {
-        let Commit { actor, mut transaction, done, .. } = *commit;
+    fn committed(&mut self, commit: Commit, who: Option<Connection>) -> Option<Job> {
+        let Commit { actor, mut transaction, done, .. } = commit;
         self.ended(who, Ok(()));
         let mut firing = Firing::new(done, None);
         firing.charged = Some((actor.domain, core::mem::take(&mut transaction.charged)));
@@ -238,8 +238,8 @@ impl Server {
     }
 
     /// None of the changes was made.
-    fn given_up(&mut self, commit: Box<Commit>, who: Option<Connection>, error: Errno) -> Option<Job> {
-        let Commit { actor, transaction, changes, .. } = *commit;
+    fn given_up(&mut self, commit: Commit, who: Option<Connection>, error: Errno) -> Option<Job> {
+        let Commit { actor, transaction, changes, .. } = commit;
         self.ended(who, Err(error));
         self.later(who, Job::Changes(changes));
         Some(Job::Transaction(actor.domain, transaction))

@@ -253,8 +253,11 @@ fn perform(server: &mut Server, client: Connection, id: Id, op: &Op) -> Answer {
     }
 }
 
+/// A node's path, value and rights.
+type Listed = (String, Vec<u8>, Vec<(u16, Permission)>);
+
 /// The whole tree as the model has it, without the moments at which rights were written.
-fn all(server: &Server) -> Vec<(String, Vec<u8>, Vec<(u16, Permission)>)> {
+fn all(server: &Server) -> Vec<Listed> {
     let mut path = Path::parse("/", 0).ok();
     let mut nodes = vec![];
     while let Some(at) = path {
