@@ -118,7 +118,7 @@ impl<P: Platform> Extents<'_, P> {
                 return Err(n);
             }
             let removed = first.checked_add(n).map(|mfn| hv.remove_domain_page(&self.who, Mfn(mfn)));
-            if !removed.is_some_and(|removed| removed.is_ok()) {
+            if removed.is_none_or(|removed| removed.is_err()) {
                 return Ok(None);
             }
         }

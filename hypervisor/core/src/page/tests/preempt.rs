@@ -219,7 +219,7 @@ fn descriptor_pages_are_checked_in_steps() {
     assert_eq!(g.hv.ldt_frames(&g.domain, &g.domain.vcpus[0]), other);
     assert!(other.iter().all(|mfn| g.peek(*mfn, 0) == FIXED));
     g.hv.platform.preempt_every.store(0, Relaxed);
-    check(&g, &BTreeSet::from([g.domain.vcpus[0].pv.guest_table.load(Relaxed)]));
+    check(&g, &BTreeSet::from([g.domain.vcpus[0].pv.guest_table.get().unwrap().0]));
 }
 
 /// An idle descriptor page is taken as good only while it is one, and was found good.

@@ -222,7 +222,7 @@ fn a_reference_too_many_stops_the_machine() {
             guest.hv.known_frame(mfn).set_type(word);
             *guest.domain.pages.doomed.lock() = mfn.0 as u32;
             guest.hv.put_page_and_type(mfn);
-            guest.hv.finish_doomed(&guest.domain);
+            guest.finish_doomed();
         },
     ];
     for drop in drops {
