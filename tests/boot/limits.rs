@@ -19,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("limits::the_image_is_at_most_1_mib", image_size),
         trial("limits::a_frame_costs_at_most_16_bytes", frame_size),
+        trial("limits::no_guest_keeps_work_waiting", work_waits),
     ]
 }
 
@@ -37,5 +38,13 @@ fn frame_size() -> Result<()> {
     let bytes = bench::frame_table_bytes(&session.output())
         .context("the boot log does not tell the frame table's size")?;
     ensure!(bytes <= MAX_FRAME_BYTES, "a frame costs {bytes} bytes");
+    Ok(())
+}
+
+/// Whatever a guest asks for, the hypervisor looks at the work that waits for its CPU often enough.
+fn work_waits() -> Result<()> {
+    for wait in bench::longest_waits()? {
+        ensure!(wait.ticks <= bench::LONGEST, "{}: {} ticks without a look", wait.key, wait.ticks);
+    }
     Ok(())
 }

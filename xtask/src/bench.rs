@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what a boot costs, on ours and on real Xen, counted the same way in one run; `bench micro` counts
 //! what each primitive costs a guest, `bench locks` what a lock costs where virtual CPUs share a processor, `bench wakeups`
-//! how long a vCPU that wakes up waits there, `bench io` what a block request and a packet cost.
+//! how long a vCPU that wakes up waits there, `bench latency` how long the hypervisor does not look at its CPU's work while a
+//! guest keeps it busy, `bench io` what a block request and a packet cost.
 //!
 //! QEMU runs with `-icount shift=0,sleep=off`: the time-stamp counter advances by one for each instruction, and by one
 //! for each virtual nanosecond while the CPU is halted. Two runs give the same figures on any host. Firmware and loader
@@ -22,9 +23,12 @@ use crate::{build, debian, initramfs, project, setup};
 
 mod chart;
 mod io;
+mod latency;
 mod locks;
 mod micro;
 mod wakeups;
+
+pub use latency::{LONGEST, longest_waits};
 
 /// Counting instructions is slow: Linux takes some minutes.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -53,6 +57,8 @@ enum What {
     Io(Choices),
     /// Count how long a vCPU that wakes up waits where another one computes
     Wakeups(Choices),
+    /// Count how long work that is raised for a CPU waits while a guest keeps the hypervisor busy
+    Latency(Choices),
 }
 
 /// Which rows, and how they are shown.
@@ -124,6 +130,7 @@ pub fn run(options: &Options) -> Result<()> {
         Some(What::Locks(choices)) => locks::run(choices),
         Some(What::Io(choices)) => io::run(choices),
         Some(What::Wakeups(choices)) => wakeups::run(choices),
+        Some(What::Latency(choices)) => latency::run(choices),
     }
 }
 

@@ -6,7 +6,8 @@
 //! count is the least of many rounds after some that warm up: interrupts and first uses drop out.
 //!
 //! Words on the kernel's command line: `only=PART` counts the rows whose key contains `PART`; `peer` counts only what
-//! needs a second CPU.
+//! needs a second CPU; `latency` counts something else, how long the hypervisor does not look at the work that waits for its
+//! CPU, in lines `latency KEY: TICKS` (see [`rows::busy`]).
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
 // On a hosted target there is no entry, so nothing looks used.
@@ -36,8 +37,14 @@ fn kernel(boot: BootContext) -> ! {
     if let Err(error) = time::stop_periodic() {
         println!("stop_periodic_timer: {error:?}");
     }
-    let with_peer = boot.has_option("peer");
+    let (with_peer, busy) = (boot.has_option("peer"), boot.has_option("latency"));
     let env = Env { boot };
+    if busy {
+        // With the library's own entries: events come while hypercalls are under way.
+        rows::busy(&env);
+        println!("micro done");
+        shutdown(Shutdown::PowerOff)
+    }
     stubs::install(&env);
     if with_peer {
         rows::two_cpus(&env)

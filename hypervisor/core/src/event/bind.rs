@@ -52,9 +52,11 @@ impl<P: Platform> Hypervisor<P> {
         let far = remote.events.slot(remote_port)?;
         let waits = || far.load().binding() == Binding::Unbound(caller.id);
         loop {
-            // Judged before a port is looked for, which takes long for a domain that wants it so, and again when both are locked.
+            // Judged before a port is looked for, which takes long for a domain that wants it so, and again when both are locked. Xen
+            // says first that no port is left, as far as that is known soon.
             if !waits() {
-                return Err(EventError::Invalid);
+                let mut changes = caller.events.changes.lock();
+                return self.search_step(caller, &mut changes).and(Err(EventError::Invalid));
             }
             // The peer is not kept waiting meanwhile.
             let (changes, port) = self.free_port(caller)?;

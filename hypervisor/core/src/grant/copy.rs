@@ -319,10 +319,12 @@ impl<P: Platform> Hypervisor<P> {
             (false, Some(target)) => target,
             (false, None) => shared.target(),
         };
-        let before = core::mem::replace(&mut active.pins, pins);
+        active.pins = pins;
         active.user = user.domain;
         active.target = target;
-        table.pins_changed(reference, &before, &pins);
+        if !pinned {
+            table.is_used(reference);
+        }
         Ok(target)
     }
 

@@ -203,10 +203,12 @@ impl<P: Platform> Hypervisor<P> {
             shared.clear_unused(&active.pins, kinds.readonly);
             return Err(GrantError::BadPage);
         }
-        let before = core::mem::replace(&mut active.pins, pins);
+        active.pins = pins;
         active.user = user.domain;
         active.target = target;
-        table.pins_changed(reference, &before, &pins);
+        if !pinned {
+            table.is_used(reference);
+        }
         Ok(target.mfn)
     }
 
@@ -275,7 +277,9 @@ impl<P: Platform> Hypervisor<P> {
             let pins = active.pins.minus(kinds);
             let before = core::mem::replace(&mut active.pins, pins);
             shared.clear_unused(&pins, kinds.readonly);
-            table.pins_changed(reference, &before, &pins);
+            if !pins.any() && before.any() {
+                table.is_unused(reference);
+            }
         }
     }
 
@@ -400,6 +404,7 @@ impl<P: Platform> Hypervisor<P> {
         self.flush_tlb_all(&cpus);
     }
 
+    #[inline(always)]
     pub(super) fn put_held(&self, mfn: Mfn, held: Held) {
         for _ in 0..held.references {
             self.put_granted(mfn, !held.writable);
@@ -412,6 +417,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Takes the pins of a mapping away together with what it holds of the frame.
+    #[inline(always)]
     fn unpin_mapping(&self, user: &Domain<P>, mapping: &Mapping, kinds: PinKinds, held: Held) {
         let Mapping { granter, reference, mfn, .. } = *mapping;
         if granter == user.id {

@@ -56,6 +56,7 @@ impl Maptrack {
         u32::try_from(self.pieces.len() * PER_FRAME as usize - last).unwrap_or(u32::MAX)
     }
 
+    #[inline(always)]
     fn slot(&mut self, handle: u32) -> Option<&mut Slot> {
         self.pieces.get_mut((handle / PER_FRAME) as usize)?.get_mut((handle % PER_FRAME) as usize)
     }
@@ -98,6 +99,7 @@ impl Maptrack {
     }
 
     /// Enters a mapping under a busy handle.
+    #[inline(always)]
     pub fn set(&mut self, handle: u32, mapping: Mapping) {
         if let Some(slot) = self.slot(handle) {
             *slot = Slot::Used(mapping);
@@ -105,6 +107,7 @@ impl Maptrack {
     }
 
     /// Takes a mapping to undo it: nothing else can until the handle is set again or freed.
+    #[inline(always)]
     pub fn take(&mut self, handle: u32) -> Result<Mapping, GrantError> {
         match self.slot(handle) {
             Some(slot) => match *slot {
@@ -119,6 +122,7 @@ impl Maptrack {
     }
 
     /// Gives a busy handle back.
+    #[inline(always)]
     pub fn free(&mut self, handle: u32) {
         let first_free = self.first_free;
         if let Some(slot) = self.slot(handle) {

@@ -3,7 +3,7 @@
 //! Frames are the hypervisor's, shared with the domain for as long as it lives. A domain has one frame from its first use
 //! of grants on; it asks for more up to its limit. Version 2 adds frames of status words.
 
-use super::entry::{Active, Pins, Shared, StatusWord};
+use super::entry::{Active, Shared, StatusWord};
 use super::{DomainGrants, GrantError, VersionError};
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -87,13 +87,17 @@ impl Table {
         piece.get_mut((reference.0 % V1_PER_FRAME) as usize)
     }
 
-    /// A grant whose pins were these has other ones.
+    /// A grant that had no pins has some.
     #[inline(always)]
-    pub fn pins_changed(&mut self, reference: GrantRef, before: &Pins, after: &Pins) {
-        if before.any() != after.any() && reference.0 >= RESERVED {
-            // There are as many as references at most.
-            self.used = if after.any() { self.used + 1 } else { self.used.saturating_sub(1) };
-        }
+    pub fn is_used(&mut self, reference: GrantRef) {
+        // There are as many as references at most.
+        self.used += u32::from(reference.0 >= RESERVED);
+    }
+
+    /// A grant that had pins has none.
+    #[inline(always)]
+    pub fn is_unused(&mut self, reference: GrantRef) {
+        self.used = self.used.saturating_sub(u32::from(reference.0 >= RESERVED));
     }
 
     /// A grant's shared words.

@@ -155,14 +155,7 @@ impl Batch {
             });
         }
         if count == PREEMPTED && args[0] == 0 {
-            // All requests were done before; only the answer is left, and it travelled in this argument. The one before names the
-            // domain whose tables were changed and may not all be given up yet.
-            if let Some(tables) = owner_of_leftovers(cx, args[2])
-                && cx.hv.work_off_doomed(&tables).is_err()
-            {
-                return Err(Outcome::Again(*args));
-            }
-            return Err(Outcome::Done(i64::from(foreign.cast_signed())));
+            return Err(only_the_answer(cx, args));
         }
         if !GuestPtr::<u64>::new(args[0]).is_plausible() {
             return Err(Errno::EFAULT.into());
@@ -177,7 +170,7 @@ impl Batch {
     }
 
     /// The answer after `done` requests of `size` bytes each, and why there were no more.
-    #[inline]
+    #[inline(always)]
     fn end<P: Platform>(&self, cx: Cx<'_, P>, done: u32, size: u64, stop: Option<Stop>) -> Outcome {
         if !self.pdone.is_null() {
             // A guest that names no writable memory here does without the number.
@@ -200,6 +193,7 @@ impl Batch {
 
     /// As [`Batch::end`], where `others` are the domains besides the caller whose tables (first) and pages the requests were about.
     #[cold]
+    #[inline(never)]
     fn end_foreign<P: Platform>(
         &self,
         cx: Cx<'_, P>,
@@ -231,6 +225,17 @@ fn leftovers(tables: Option<DomId>, result: i64) -> Outcome {
     let result = u64::from((result as i32).cast_unsigned());
     let tables = tables.map_or(0, |id| u64::from(id.0) + 1);
     Outcome::Again([0, u64::from(PREEMPTED), tables, result, 0, 0])
+}
+
+/// All requests were done before; only the answer is left, and it travelled in the fourth argument. The third names the domain whose
+/// tables were changed and may not all be given up yet.
+#[cold]
+#[inline(never)]
+fn only_the_answer<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6]) -> Outcome {
+    match owner_of_leftovers(cx, args[2]) {
+        Some(tables) if cx.hv.work_off_doomed(&tables).is_err() => Outcome::Again(*args),
+        _ => Outcome::Done(i64::from(low32(args[3]).cast_signed())),
+    }
 }
 
 /// The domain that a continued hypercall names by its number plus 1, if it is one that the caller controls.

@@ -80,25 +80,13 @@ pub const fn index(va: u64, level: u8) -> usize {
 #[inline(always)]
 pub(crate) fn for_present<E>(
     words: &FrameWords,
-    visit: impl FnMut(usize, &AtomicU64) -> Result<(), E>,
-) -> Result<(), E> {
-    for_present_from(words, 0, visit)
-}
-
-/// As [`for_present`], from entry `first` on.
-#[inline(always)]
-pub(crate) fn for_present_from<E>(
-    words: &FrameWords,
-    first: usize,
     mut visit: impl FnMut(usize, &AtomicU64) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut skip = first % 8;
-    for (n, group) in words.as_chunks::<8>().0.iter().enumerate().skip(first / 8) {
-        let from = core::mem::take(&mut skip);
+    for (n, group) in words.as_chunks::<8>().0.iter().enumerate() {
         if is_empty(group) {
             continue;
         }
-        for (i, word) in group.iter().enumerate().skip(from) {
+        for (i, word) in group.iter().enumerate() {
             if word.load(Relaxed) & PRESENT != 0 {
                 visit(n * 8 + i, word)?;
             }

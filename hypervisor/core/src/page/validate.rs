@@ -15,6 +15,7 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::Mfn;
 use crate::platform::{FrameWords, Platform, Work};
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 /// The type of a table of `level`.
@@ -126,23 +127,54 @@ impl<P: Platform> Hypervisor<P> {
         from: usize,
     ) -> Result<(), (PageError, usize)> {
         self.judge_all_absent(domain, mfn, 1).map_err(|error| (error, from))?;
-        let table = self.platform.frame_table();
-        let mut any_odd = false;
-        pte::for_present_from(self.platform.frame_words(mfn), from, |i, word| {
-            let entry = word.load(Relaxed);
-            let mut stored = pte::adjust_l1(entry);
-            let taken = match table.get(pte::frame_of(entry).0 as usize) {
-                Some(info) if entry & pte::CACHE_BITS == 0 => self.try_get_mapped(domain.id, info, entry),
-                _ => false,
-            };
-            if !taken {
-                stored = self.check_odd(domain, stored, &mut any_odd).map_err(|error| (error, i))?;
-            }
-            if stored != entry {
-                word.store(stored, Relaxed);
-            }
-            Ok(())
+        let words = self.platform.frame_words(mfn);
+        if from != 0 {
+            return self.check_rest_of_l1(domain, words, from);
+        }
+        let (table, mut any_odd) = (self.platform.frame_table(), false);
+        pte::for_present(words, |i, word| {
+            self.check_l1_entry(domain, table, word, &mut any_odd).map_err(|error| (error, i))
         })
+    }
+
+    /// As [`Hypervisor::check_l1`], for a table that was left partly checked.
+    #[cold]
+    #[inline(never)]
+    fn check_rest_of_l1(
+        &self,
+        domain: &Domain<P>,
+        words: &FrameWords,
+        from: usize,
+    ) -> Result<(), (PageError, usize)> {
+        let (table, mut any_odd) = (self.platform.frame_table(), false);
+        let rest = words.iter().enumerate().skip(from);
+        for (i, word) in rest.filter(|(_, word)| word.load(Relaxed) & pte::PRESENT != 0) {
+            self.check_l1_entry(domain, table, word, &mut any_odd).map_err(|error| (error, i))?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn check_l1_entry(
+        &self,
+        domain: &Domain<P>,
+        table: &[FrameInfo],
+        word: &AtomicU64,
+        any_odd: &mut bool,
+    ) -> Result<(), PageError> {
+        let entry = word.load(Relaxed);
+        let mut stored = pte::adjust_l1(entry);
+        let taken = match table.get(pte::frame_of(entry).0 as usize) {
+            Some(info) if entry & pte::CACHE_BITS == 0 => self.try_get_mapped(domain.id, info, entry),
+            _ => false,
+        };
+        if !taken {
+            stored = self.check_odd(domain, stored, any_odd)?;
+        }
+        if stored != entry {
+            word.store(stored, Relaxed);
+        }
+        Ok(())
     }
 
     /// The case of an entry of a table that is checked which takes more than a reference: permissions, a flush. A whole table of the

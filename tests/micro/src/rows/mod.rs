@@ -4,6 +4,7 @@ mod calls;
 mod domains;
 mod emulation;
 mod grants;
+mod latency;
 mod page_tables;
 mod user_mode;
 mod vcpus;
@@ -29,6 +30,11 @@ pub fn one_cpu(env: &Env) {
     ] {
         run(env, rows);
     }
+}
+
+/// Counts how long the hypervisor does not look at the work that waits for its CPU.
+pub fn busy(env: &Env) {
+    latency::all(env);
 }
 
 /// Counts what needs two CPUs.

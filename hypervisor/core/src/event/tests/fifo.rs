@@ -402,7 +402,7 @@ fn a_search_for_a_port_stops_for_other_work_and_keeps_no_peer_waiting() {
     for nonsense in [Port(far.0 + 1), Port(5000)] {
         assert_eq!(hv.bind_interdomain(&d1, DomId(0), nonsense), Err(EventError::Invalid));
     }
-    assert!(hv.platform.longest_stretch() < 10);
+    assert!(hv.platform.longest_stretch() < STRETCH);
     // The search for a good one has nothing locked when it looks for other work.
     let locks = [d0.clone(), d1.clone()];
     *hv.platform.at_question.lock().unwrap() = Some(Box::new(move || {
