@@ -182,9 +182,9 @@ fn cache_flushes_look_through_the_callers_own_handles() {
     let w = world();
     let (mapped, other) = (w.granted(9, 0), w.granted(10, 0));
     // A grant is mapped 128 times at most.
-    for n in 0..5000 {
+    for n in 0..5000u32 {
         let reference = 10 + n / 120;
-        if n % 120 == 0 {
+        if n.is_multiple_of(120) {
             w.grant(reference, TO_D0, 0, other);
         }
         w.map(reference, GNTMAP_DEVICE_MAP | GNTMAP_READONLY, 0).unwrap();
@@ -213,7 +213,7 @@ fn handles_of_a_dying_domain_go_in_steps() {
     let mfn = w.granted(9, 0);
     let map = |n: u32| {
         let reference = 9 + n / 120;
-        if n % 120 == 0 {
+        if n.is_multiple_of(120) {
             w.grant(reference, TO_D0, 0, mfn);
         }
         w.map(reference, GNTMAP_DEVICE_MAP, 0).unwrap().handle
