@@ -6,6 +6,7 @@ use crate::mm::{self, layout, tables, uaccess};
 use crate::pv;
 use crate::pv::state::VcpuArch;
 use core::arch::asm;
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::Hypervisor;
 use hypervisor_core::cpu_policy::side_channels::SafeEntries;
@@ -50,7 +51,9 @@ pub fn try_hv() -> Option<&'static Hv> {
 
 /// Makes the hypervisor.
 pub fn install(hv: Hv) -> &'static Hv {
-    HV.call_once(|| hv)
+    // Without the wrapper the closure would carry code that takes a hypervisor apart.
+    let hv = ManuallyDrop::new(hv);
+    HV.call_once(|| ManuallyDrop::into_inner(hv))
 }
 
 /// The two tables with an entry for each frame.

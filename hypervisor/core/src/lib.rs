@@ -33,6 +33,7 @@ pub mod memory_map;
 pub mod mock;
 pub mod nmi;
 pub mod options;
+pub mod order;
 pub mod page;
 pub mod permissions;
 pub mod platform;

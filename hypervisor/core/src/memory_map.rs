@@ -4,6 +4,7 @@
 //! There is no heap when this is needed, so everything is done within slices of the caller's.
 
 use crate::MemoryRange;
+use crate::order::sort_few;
 use core::fmt;
 
 /// RAM, in the numbers of E820.
@@ -72,7 +73,7 @@ pub fn settle(map: &[MemoryRange], to: &mut [MemoryRange], bounds: &mut [u64]) -
     for (range, pair) in map.iter().zip(bounds.as_chunks_mut::<2>().0) {
         *pair = [range.start, end_of(range)?];
     }
-    bounds.sort_unstable();
+    sort_few(bounds, |bound| *bound);
     let mut count = 0;
     for pair in bounds.windows(2) {
         let &[start, end] = pair else { continue };

@@ -10,6 +10,7 @@ use core::sync::atomic::AtomicU64;
 use hypervisor_core::MemoryRange;
 use hypervisor_core::ids::Mfn;
 use hypervisor_core::memory_map::RAM;
+use hypervisor_core::order::sort_few;
 use hypervisor_core::page::FrameInfo;
 
 const LARGE: u64 = 2 << 20;
@@ -169,7 +170,7 @@ pub fn hand_over(hv: &Hv, boot: &BootInfo) {
     });
     drop(early);
     let regions = &mut regions[..count];
-    regions.sort_unstable();
+    sort_few(regions, |region| *region);
     for &(start, end) in regions.iter() {
         mark_xen(frames, boot, free_up_to, start);
         hv.frames.add_region(Mfn(start), Mfn(end));

@@ -143,8 +143,8 @@ fn remap(env: &Env, page: usize, entry: fn(Mfn) -> Pte) -> Result<(), Missing> {
 /// A table of level 2 that names as many of level 1 as there are, all of whose entries map one page.
 fn pin_tables(env: &Env) -> Result<(), Missing> {
     let data = Pte::data(frame(env, TABLES + 1)).0;
-    for table in 1..=TABLES {
-        PAGES[table].0.iter().for_each(|word| word.store(data, Relaxed));
+    for (table, page) in PAGES.iter().enumerate().skip(1).take(TABLES) {
+        page.0.iter().for_each(|word| word.store(data, Relaxed));
         PAGES[0].0[table].store(Pte::data(frame(env, table)).0, Relaxed);
     }
     (0..=TABLES).try_for_each(|page| remap(env, page, Pte::read_only))?;
@@ -169,8 +169,8 @@ fn unpin_tables(env: &Env) -> Result<(), Missing> {
 /// Descriptor pages that were none before, full of segments.
 fn set_gdt(env: &Env) -> Result<(), Missing> {
     let frames: [u64; GDT_FRAMES] = core::array::from_fn(|page| frame(env, page).0);
-    for page in 0..LDT_FRAMES {
-        PAGES[page].0.iter().for_each(|word| word.store(CODE, Relaxed));
+    for (page, words) in PAGES.iter().enumerate().take(LDT_FRAMES) {
+        words.0.iter().for_each(|word| word.store(CODE, Relaxed));
         remap(env, page, Pte::read_only)?;
     }
     need("set_gdt", hc2(nr::SET_GDT, frames.as_ptr() as u64, 512 * GDT_FRAMES as u64))?;
@@ -257,8 +257,8 @@ fn change_grant_version(_: &Env) -> Result<(), Missing> {
 /// Words for as many ports as there can be, all of them linked: none can be bound.
 fn expand_fifo(env: &Env) -> Result<(), Missing> {
     const LINKED: u64 = 1 << 29 | 1 << 61;
-    for page in 0..PAGES.len() - 1 {
-        PAGES[page].0.iter().for_each(|word| word.store(LINKED, Relaxed));
+    for (page, words) in PAGES.iter().enumerate().take(PAGES.len() - 1) {
+        words.0.iter().for_each(|word| word.store(LINKED, Relaxed));
         let mut expand = EvtchnExpandArray { array_gfn: frame(env, page).0 };
         need("expand_array", op(nr::EVENT_CHANNEL_OP, EVTCHNOP_EXPAND_ARRAY, &mut expand))?;
     }

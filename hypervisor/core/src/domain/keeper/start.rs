@@ -7,6 +7,7 @@ use crate::description::{Channel, Description, When};
 use crate::domain::{Domain, DomainConfig};
 use crate::event::slot::Binding;
 use crate::ids::{DomId, Nanos};
+use crate::order::sort_few;
 use crate::permissions::Permissions;
 use crate::platform::{Platform, Work};
 use crate::sched::DEFAULT_WEIGHT;
@@ -98,7 +99,7 @@ impl<P: Platform> Hypervisor<P> {
     fn fill_all(&self, keeping: &mut Keeping<P>) {
         let mut order: Vec<usize> =
             (0..keeping.kept.len()).filter(|n| keeping.kept[*n].id != DomId(0)).collect();
-        order.sort_by_key(|n| keeping.kept[*n].plan.image.as_ptr() as usize);
+        sort_few(&mut order, |n| keeping.kept[*n].plan.image.as_ptr() as usize);
         let mut unpacked: Option<(&'static [u8], Unpacked)> = None;
         for index in order {
             let State::Runs(domain) = &keeping.kept[index].state else { continue };

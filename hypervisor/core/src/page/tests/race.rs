@@ -221,6 +221,7 @@ fn a_reference_too_many_stops_the_machine() {
             let word = Type::busy(PageType::L2, 0, Type::DOOMED | 5);
             guest.hv.known_frame(mfn).set_type(word);
             *guest.domain.pages.doomed.lock() = mfn.0 as u32;
+            guest.domain.pages.any_doomed.store(true, Relaxed);
             guest.hv.put_page_and_type(mfn);
             guest.finish_doomed();
         },
