@@ -90,7 +90,7 @@ static WORK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 const SPINS: u32 = 1000;
 
 /// Runs `work` on every CPU of `set` that is online, in the upcall, with upcalls masked, and returns when all have
-/// done it. On the calling CPU, where it is in the set, it runs right here. A CPU that [stops](super::stop) meanwhile may
+/// done it. On the calling CPU, where it is in the set, it runs right here. A CPU that stops meanwhile may
 /// have done it or not.
 ///
 /// CPUs that keep upcalls masked keep the caller waiting. Not from within `work`.

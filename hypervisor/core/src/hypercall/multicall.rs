@@ -16,7 +16,8 @@ use xen_abi::xen::MulticallEntry;
 use zerocopy::FromZeros;
 
 /// # Errors
-/// `EFAULT` for a list that is no guest's, even without entries, and for an entry that cannot be read, or whose result cannot be written; the ones before it are done.
+/// `EFAULT` for a list that is no guest's, even without entries, and for an entry that cannot be read, or whose result cannot be
+/// written; the ones before it are done.
 pub fn multicall<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], regs: &mut Regs) -> Outcome {
     let mut at = GuestPtr::<MulticallEntry>::new(args[0]);
     if !at.is_plausible() {
