@@ -143,8 +143,9 @@ extern "sysv64" fn isolated_root() -> u64 {
 fn copy_entries(from: Mfn, to: Mfn) {
     // SAFETY: the loaded vCPU's root, whose type the vCPU holds, and a table of this CPU's own.
     let [from, to] = [from, to].map(|frame| unsafe { frame_words(frame) });
-    for n in (0..=256).chain(272..512) {
-        to[n].store(from[n].load(Relaxed), Relaxed);
+    for part in [0..257, 272..512] {
+        let entries = to[part.clone()].iter().zip(&from[part]);
+        entries.for_each(|(to, from)| to.store(from.load(Relaxed), Relaxed));
     }
 }
 
