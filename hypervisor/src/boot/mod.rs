@@ -37,6 +37,7 @@ use hypervisor_core::permissions::Permissions;
 use hypervisor_core::{Hypervisor, Machine as MachineFacts};
 use info::{BootInfo, MAX_TEXT};
 use spin::Once;
+use x86_64::instructions::interrupts;
 
 global_asm!(include_str!("entry.S"), percpu_size = const PERCPU_SIZE, options(att_syntax));
 
@@ -124,6 +125,8 @@ extern "sysv64" fn main() -> ! {
     if isolation::prepare(&smp::ONLINE.load()).is_err() {
         fail(format_args!("no memory for page tables"));
     }
+    // From here on other CPUs run guests, and may wait for this one to flush.
+    interrupts::enable();
     start_domains(hv, &acpi, boot);
     if console_interrupts && !hv.options.sync_console {
         serial::stop_waiting();

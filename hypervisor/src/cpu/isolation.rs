@@ -9,11 +9,12 @@
 //! # Invariants
 //!
 //! 1. A copy is a cache of level-4 entries, like those that a processor has: it may lag behind the guest's table only as long as a
-//!    TLB may. Every flush of a CPU's whole TLB forgets its copies ([`forget`]), and the next way to the guest copies anew. The core
-//!    already flushes a CPU before a table that it may remember changes its use.
-//! 2. A processor caches no entry that is not present, so a guest need not flush when it adds one. A page fault whose level-4 entry
-//!    is in the guest's table and not in the copy is therefore no fault of the guest's: [`is_stale`] forgets the copies and the
-//!    instruction runs again.
+//!    TLB may. Every flush of a CPU's whole TLB forgets its copies ([`forget`]), that of a page those that lag behind for it
+//!    ([`forget_changed`]), and the next way to the guest copies anew. The core already flushes a CPU before a table that it may
+//!    remember changes its use.
+//! 2. A processor caches no entry that is not present, and a fault makes it look at the tables again, so a guest need not flush when
+//!    it adds an entry or a right. A page fault whose level-4 entry is another one in the guest's table than in the copy is
+//!    therefore no fault of the guest's: [`is_stale`] forgets the copies and the instruction runs again.
 //! 3. `PerCpu::guest_cr3` is the copy that was loaded last, or that is about to be loaded with interrupts off. An entry from ring 0
 //!    whose CR3 is that one comes from the few instructions between the load and `iretq`, or from the first of an entry.
 //!
@@ -115,6 +116,28 @@ pub fn forget(this: &PerCpu) {
     this.copies.iter().for_each(|copy| copy.of.store(0, Relaxed));
 }
 
+/// A page is flushed: copies are forgotten whose level-4 entry for it is not the table's any more.
+pub fn forget_changed(this: &PerCpu, va: u64) {
+    for copy in &this.copies {
+        let of = copy.of.load(Relaxed);
+        if of != 0 && differs(of, copy.root.load(Relaxed), va) {
+            copy.of.store(0, Relaxed);
+        }
+    }
+}
+
+/// Whether two level-4 tables have different entries for an address that is not in the slots of the hypervisor alone.
+fn differs(table: u64, copy: u64, va: u64) -> bool {
+    const ACCESSED: u64 = 1 << 5;
+    let index = (va >> 39 & 511) as usize;
+    if (257..272).contains(&index) {
+        return false;
+    }
+    // SAFETY: RAM that was a root when it was copied, and a table of a CPU's own: words of any content, which are compared only.
+    let [table, copy] = [table, copy].map(|root| unsafe { frame_words(MachineAddr(root).mfn()) });
+    (table[index].load(Relaxed) ^ copy[index].load(Relaxed)) & !ACCESSED != 0
+}
+
 fn read_cr3() -> u64 {
     let cr3: u64;
     // SAFETY: reads a register.
@@ -152,18 +175,8 @@ fn copy_entries(from: Mfn, to: Mfn) {
 /// Whether a page fault at `address` is the copy's fault and not the guest's: then the copies are forgotten, and the instruction is to run
 /// again.
 pub fn is_stale(this: &PerCpu, address: u64) -> bool {
-    const PRESENT: u64 = 1;
-    if this.isolated.load(Relaxed) & ISOLATED == 0 {
-        return false;
-    }
-    let entry = |root: u64| {
-        // SAFETY: the loaded vCPU's root or this CPU's copy of it.
-        let words = unsafe { frame_words(MachineAddr(root).mfn()) };
-        words[(address >> 39 & 511) as usize].load(Relaxed)
-    };
-    let in_hypervisor = (256..272).contains(&(address >> 39 & 511));
-    let loaded = this.guest_cr3.load(Relaxed);
-    let stale = !in_hypervisor && entry(read_cr3()) & PRESENT != 0 && entry(loaded) & PRESENT == 0;
+    let isolated = this.isolated.load(Relaxed) & ISOLATED != 0;
+    let stale = isolated && differs(read_cr3(), this.guest_cr3.load(Relaxed), address);
     if stale {
         forget(this);
     }

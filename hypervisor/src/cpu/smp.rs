@@ -8,7 +8,8 @@
 
 use super::percpu::{self, GUARD_PAGES, PerCpu, cpu, this_cpu};
 use super::{
-    apic, descriptors, features, flush_caches, flush_tlb_global, fpu, init_control_registers, msr, stub,
+    apic, descriptors, features, flush_caches, flush_tlb_global, fpu, init_control_registers, isolation, msr,
+    stub,
 };
 use crate::dev::{clock, power};
 use crate::mm::layout::{CPU_AREA, CPU_AREAS, DIRECT_MAP};
@@ -118,6 +119,8 @@ pub fn start_others(apic_ids: &[u32]) -> usize {
             }
             up += 1;
         } else {
+            // It must not arrive later, on the stack of another one.
+            apic::send_init(*apic_id);
             info!("CPU {n} (APIC {apic_id:#x}) did not start, left off");
         }
     }
@@ -237,7 +240,10 @@ pub fn serve_flushes(this: &PerCpu) {
 pub fn flush_tlb_local(what: Flush) {
     match what {
         Flush::All => flush_tlb_global(),
-        Flush::Page(va) => tables::flush_page_local(va.0),
+        Flush::Page(va) => {
+            isolation::forget_changed(this_cpu(), va.0);
+            tables::flush_page_local(va.0);
+        }
     }
 }
 

@@ -67,7 +67,9 @@ impl EarlyFrames {
 /// One cleared frame for a page table: from the early ranges while there are any, else from the frame allocator.
 pub fn table_frame() -> Option<Mfn> {
     let limit = tables::direct_map_limit();
-    let mfn = match EARLY.lock().alloc(1, 1, limit) {
+    // Without the lock: the frame allocator may wait for other CPUs.
+    let early = EARLY.lock().alloc(1, 1, limit);
+    let mfn = match early {
         Some(mfn) => mfn,
         None => crate::machine::try_hv()?.alloc_frames(0)?,
     };

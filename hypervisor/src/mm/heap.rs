@@ -1,9 +1,10 @@
 //! The hypervisor's heap: `talc` over frames of the frame allocator, growing for as long as there are frames.
 //!
 //! Taking frames may mean to wait until other CPUs have flushed their TLBs, so the heap never grows under its own lock: an allocation
-//! that finds no room lets go of the lock, takes frames, gives them to `talc` and tries again. Whoever allocates with interrupts
-//! off, or under a lock that is ever taken with interrupts off, could wait for a CPU that waits for it; nothing in the
-//! hypervisor does.
+//! that finds no room lets go of the lock, takes frames, gives them to `talc` and tries again. A CPU that allocates with interrupts off,
+//! or waits with interrupts off for a lock under which another one allocates, could be waited for while it waits: so interrupts
+//! are on in all such code. The log's lock is one of those locks: code that logs turns interrupts on first, unless it stops the
+//! machine.
 //!
 //! A guest may take all frames, and what the hypervisor keeps for it then must still find room: a block is kept for that, which no
 //! guest ever had. What grows only because a guest wants it to is refused before

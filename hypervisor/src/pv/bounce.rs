@@ -15,6 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::domain::{Domain, PvState, VcpuFlags};
 use hypervisor_core::ids::GuestVirt;
 use hypervisor_core::regs::{Regs, VECTOR_SYSCALL};
+use x86_64::instructions::interrupts;
 use xen_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL;
 
 const RFLAGS_IF: u64 = 1 << 9;
@@ -84,6 +85,8 @@ pub fn enter(domain: &Arc<Domain<Machine>>, vcpu: &Vcpu, info: &AtomicU64, regs:
     let frame = [head[0], head[1], head[2], regs.rip, cs, rflags, regs.rsp, ss];
     let rsp = (stack & !15).wrapping_sub((8 - first as u64) * 8);
     if copy_to_guest(GuestVirt(rsp), zerocopy::IntoBytes::as_bytes(&frame[first..])).is_err() {
+        // The heap may grow under the log's lock, and then waits for all CPUs to flush: this one must be able to.
+        interrupts::enable();
         crate::error!("{}{}: no stack at {stack:#x} for an entry at {:#x}", domain.id, vcpu.id, entry.rip);
         super::crash(domain, regs, "its kernel stack cannot be written");
         return;
@@ -118,6 +121,8 @@ pub fn exception(
     let slot = &vcpu.pv.traps[usize::from(vector)];
     let rip = slot.address.load(Ordering::Relaxed);
     if rip == 0 {
+        // As in `enter`.
+        interrupts::enable();
         crate::error!("{}{}: exception {vector}, error code {error_code:x?}", domain.id, vcpu.id);
     }
     let mask_events = slot.meta.load(Ordering::Relaxed) & hypervisor_core::domain::TrapSlot::MASK_EVENTS != 0;

@@ -87,7 +87,7 @@ fn page_fault(regs: &mut Regs) {
     let mut address: u64;
     // SAFETY: reads a register, before anything else can fault.
     unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
-    if code & PF_PRESENT == 0 && isolation::is_stale(this_cpu(), address) {
+    if isolation::is_stale(this_cpu(), address) {
         return;
     }
     interrupts::enable();

@@ -32,6 +32,8 @@ fn load_root(pv: &PvState) {
 /// other root stays loaded until this CPU chooses anew.
 #[cold]
 fn end_without_root() {
+    // The log's lock is none to wait for with interrupts off (`mm::heap`).
+    interrupts::enable();
     if let Some(current) = this_cpu().current() {
         hv().end_rootless(current);
     }
@@ -182,6 +184,7 @@ fn let_go_of_dying() {
     descriptors::unload();
     // SAFETY: this CPU's own, and the reference above is not used any more.
     drop(unsafe { this.set_current(None) });
+    isolation::domain_changed();
 }
 
 /// Puts what the CPU has of this vCPU where another CPU can load it from.

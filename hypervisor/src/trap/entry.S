@@ -96,10 +96,10 @@ trap_stubs:
     pushq $0
     .endif
     pushq $vector
-    .if (vector == 2) || (vector == 8) || (vector == 18)
+    .if (vector == 8) || (vector == 18)
     jmp trap_own_stack
-    .elseif vector == 1
-    jmp trap_debug
+    .elseif (vector == 1) || (vector == 2)
+    jmp trap_by_origin
     .else
     jmp trap_common
     .endif
@@ -148,11 +148,11 @@ trap_own_stack:
     iretq
 .size trap_own_stack, . - trap_own_stack
 
-# #DB. A guest can make it hit the first instruction of the syscall stub, where rsp is still the guest's (`mov ss` with a
+# #DB and NMI. A guest can make the first one hit the first instruction of the syscall stub, where rsp is still the guest's (`mov ss` with a
 # watchpoint, then `syscall`): hence a stack of its own. One from a guest moves to the main stack, because it ends
 # in the exit path.
-.type trap_debug, @function
-trap_debug:
+.type trap_by_origin, @function
+trap_by_origin:
     testb $3, 24(%rsp)
     jz trap_own_stack
     pushq %rax
@@ -168,7 +168,7 @@ trap_debug:
     xchgq (%rsp), %rax
     movq (%rsp), %rsp
     jmp trap_common
-.size trap_debug, . - trap_debug
+.size trap_by_origin, . - trap_by_origin
 
 # Fills what the quick ways leave open of the frame at rsp: rip, rflags and the other caller-saved registers are there,
 # the callee-saved ones still in place. Uses rcx.

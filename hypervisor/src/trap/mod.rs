@@ -29,6 +29,7 @@ extern "sysv64" fn trap_from_guest(regs: &mut Regs) {
     // The frame goes back by `iretq` unless the entry that is made says otherwise.
     regs.vector = 0;
     match u64::from(vector) {
+        NMI => nmi::arrived(regs),
         0..EXCEPTIONS => pv::fault::exception(vector, regs),
         INT80 => pv::fault::int80(regs),
         _ => interrupt(vector),
@@ -134,6 +135,9 @@ fn die(regs: &Regs) -> ! {
         dump::machine_check();
     }
     dump::registers(regs);
-    dump::backtrace(regs.rbp);
+    if regs.cs & 3 == 0 {
+        // A guest's is a guest's to choose.
+        dump::backtrace(regs.rbp);
+    }
     crate::panic::finish()
 }

@@ -68,7 +68,9 @@ fn fatal(regs: &Regs, reasons: NmiReasons) -> ! {
     panic::begin();
     error!("Panic on {}: NMI: {reasons}", this_cpu().id());
     dump::registers(regs);
-    dump::backtrace(regs.rbp);
+    if regs.cs & 3 == 0 {
+        dump::backtrace(regs.rbp);
+    }
     panic::finish()
 }
 

@@ -32,6 +32,8 @@ bitflags! {
         const NMI_ACTIVE = 1 << 7;
         /// What is read for it is checked first: its domain has linear L4 entries ([`crate::page::LinearRoots`]).
         const CHECKS_READS = 1 << 8;
+        /// The guest chose a place for its `vcpu_info`, which it may do once.
+        const INFO_REGISTERED = 1 << 9;
     }
 }
 

@@ -202,7 +202,7 @@ fn move_info<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, mfn: Mfn, offset: 
     }
     let pv = &target.vcpu().pv;
     let old = MachineAddr(pv.vcpu_info.load(Ordering::Acquire));
-    let registered = old.0 != 0 && old.mfn() != cx.domain.shared_info;
+    let registered = pv.has_flags(VcpuFlags::INFO_REGISTERED);
     let running_elsewhere = target.id != cx.vcpu.id && target.vcpu().sched.is_up();
     if registered || running_elsewhere {
         return Err(Errno::EINVAL.into());
@@ -214,6 +214,11 @@ fn move_info<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, mfn: Mfn, offset: 
         // Another vCPU did the same for it at this very moment.
         cx.hv.put_page_and_type(mfn);
         return Err(Errno::EINVAL.into());
+    }
+    pv.set_flags(VcpuFlags::INFO_REGISTERED, true);
+    if mfn == cx.domain.shared_info {
+        // The hypervisor holds this frame for as long as the domain has it: its teardown gives back nothing for a place in there.
+        cx.hv.put_page_and_type(mfn);
     }
     cx.hv.platform.vcpu_info_moved(target.vcpu());
     // An event may have gone to the old place after it was copied: let the guest look at every port.

@@ -45,6 +45,9 @@ pub(crate) struct Wanted {
 pub(crate) struct Trade {
     /// What tells it from others: where the request is, and which part of it this is.
     pub key: (u64, u64),
+    /// log2 of the frames of an old extent. With `order` it says how many frames are exchanged: a request that the guest changed meanwhile
+    /// is another one.
+    pub old_order: u32,
     /// Frames that were taken from the domain.
     pub old: Vec<Mfn>,
     /// Blocks of `order` that the domain gets for them.
@@ -178,7 +181,9 @@ impl<P: Platform> Hypervisor<P> {
                     self.clear_piece(last.add(trade.cleared), piece);
                     trade.cleared += 1 << piece;
                 }
-                _ if trade.new.len() == blocks => return Ok(Ok(())),
+                _ if trade.new.len() >= blocks => return Ok(Ok(())),
+                // These frames count for no domain until they are given.
+                _ if !self.frames.has_room() => return Ok(Err(Errno::ENOMEM)),
                 _ => match self.take_uncleared(None, trade.order, flags) {
                     Some(first) if trade.new.try_reserve(1).is_ok() => {
                         trade.new.push(first);
@@ -266,7 +271,7 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// The exchange with this key that the domain has, or a new one.
+    /// The exchange with this key, and of this shape, that the domain has, or a new one.
     ///
     /// # Errors
     /// [`Restart`] while exchanges that nobody goes on with are brought to an end.
@@ -274,11 +279,13 @@ impl<P: Platform> Hypervisor<P> {
         &self,
         domain: &Domain<P>,
         key: (u64, u64),
-        order: u32,
+        (old_order, order): (u32, u32),
     ) -> Result<Trade, Restart> {
         let (known, oldest) = {
             let mut all = domain.pages.trades.lock();
-            let known = all.iter().position(|trade| trade.key == key && trade.order == order);
+            let known = all
+                .iter()
+                .position(|trade| trade.key == key && (trade.old_order, trade.order) == (old_order, order));
             let known = known.map(|n| all.swap_remove(n));
             // Each vCPU can make one at a time; more are of guests that do not go on. What they hold of free memory is bounded.
             let full = known.is_none() && all.len() >= domain.vcpus.len().min(MOST_TRADES);
@@ -292,7 +299,7 @@ impl<P: Platform> Hypervisor<P> {
             domain.pages.trades.lock().insert(0, oldest);
             return Err(Restart);
         }
-        Ok(known.unwrap_or_else(|| Trade { key, order, ..Trade::default() }))
+        Ok(known.unwrap_or_else(|| Trade { key, old_order, order, ..Trade::default() }))
     }
 
     /// In teardown: ends everything that was begun here for a domain.

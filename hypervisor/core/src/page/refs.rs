@@ -260,7 +260,8 @@ impl<P: Platform> Hypervisor<P> {
     #[inline]
     pub(crate) fn get_typed(&self, domain: &Domain<P>, mfn: Mfn, t: PageType) -> Result<(), PageError> {
         let info = self.frame(mfn).ok_or(PageError::BadFrame)?;
-        if info.try_get_live(t) {
+        // Another domain's frame is not touched: its owner may be waiting for its last reference.
+        if info.count().owner() == domain.id && info.try_get_live(t) {
             return self.check_owner(info, mfn, domain.id);
         }
         self.get_type_slowly(domain, mfn, info, t)

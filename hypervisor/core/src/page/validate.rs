@@ -261,7 +261,7 @@ impl<P: Platform> Hypervisor<P> {
         let (table, level, _) = place;
         let (named, wanted) = (pte::frame_of(entry), type_of(level - 1));
         let info = self.frame(named).ok_or(PageError::BadFrame)?;
-        if info.try_get_live(wanted) {
+        if info.count().owner() == domain.id && info.try_get_live(wanted) {
             return Ok(self.check_owner(info, named, domain.id)?);
         }
         if named == table || info.type_word().live() == Some(type_of(level)) {

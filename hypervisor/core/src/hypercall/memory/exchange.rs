@@ -105,7 +105,8 @@ impl<P: Platform> Chunks<'_, P> {
     /// Exchanges chunk `i` of the request at `arg`. After an error before the point of no return everything is as it was.
     fn exchange(&self, i: u64, arg: u64) -> Result<(), Failure> {
         let pages = &self.who.pages;
-        let mut trade = self.cx.hv.find_trade(&self.who, (arg, i), self.to.extent_order)?;
+        let mut trade =
+            self.cx.hv.find_trade(&self.who, (arg, i), (self.from.extent_order, self.to.extent_order))?;
         let answer = self.go_on(i, &mut trade);
         if answer == Err(Failure::Restart) {
             pages.trades.lock().push(trade);
@@ -165,8 +166,8 @@ impl<P: Platform> Chunks<'_, P> {
     fn take_old(&self, i: u64, old: &mut Vec<Mfn>) -> Result<Result<(), Errno>, Failure> {
         let hv = self.cx.hv;
         let list: GuestPtr<u64> = self.from.extent_start.into();
-        let (order, all) = (self.from.extent_order, 1 << (self.in_order + self.from.extent_order));
-        if old.try_reserve_exact(all - old.len()).is_err() {
+        let (order, all) = (self.from.extent_order, 1usize << (self.in_order + self.from.extent_order));
+        if old.try_reserve_exact(all.saturating_sub(old.len())).is_err() {
             return Ok(Err(Errno::ENOMEM));
         }
         while old.len() < all {

@@ -335,3 +335,20 @@ fn sched_op() {
     assert_eq!(*guest.domain.lifecycle.lock(), crate::domain::Lifecycle::Shutdown(3));
     assert_eq!(guest.call(nr::SCHED_OP_COMPAT, &[3, 0]), Err(Errno::ENOSYS));
 }
+
+/// A place in the page that the domain shares with the hypervisor anyway: the domain's end leaves nothing behind.
+#[test]
+fn a_vcpu_info_in_the_shared_page_keeps_nothing() {
+    let caller = Caller::with_id(3);
+    let shared = caller.domain.shared_info;
+    let register = |vcpu, offset| {
+        let at = caller.put(&VcpuRegisterVcpuInfo { mfn: shared.0, offset, rsvd: 0 });
+        caller.op(VCPUOP_REGISTER_VCPU_INFO, vcpu, at)
+    };
+    for vcpu in [0, 1] {
+        assert_eq!(register(vcpu, 1024), Ok(0));
+        assert_eq!(register(vcpu, 1088), Err(Errno::EINVAL), "only once");
+    }
+    // The teardown gives back nothing for such a place.
+    assert_eq!(caller.hv.frame(shared).unwrap().type_word().count(), 1, "the hypervisor's own");
+}

@@ -402,3 +402,46 @@ fn large_exchanges_are_made_in_pieces() {
         check(&g, &BTreeSet::new());
     }
 }
+
+/// The guest changes the request between two rounds of an exchange: what was begun is not gone on with in another shape, which took more
+/// frames than were given, and all free memory at worst.
+#[test]
+fn an_exchange_whose_request_changes_is_another_one() {
+    const SHAPES: [(u32, u32); 6] = [(3, 0), (0, 3), (0, 0), (2, 0), (3, 3), (1, 2)];
+    let mut resumed = 0;
+    for (from, to) in SHAPES.iter().flat_map(|from| SHAPES.iter().map(move |to| (from, to))) {
+        for rounds in [1, 3, 6, 9, 14] {
+            let g = Guest::new(512);
+            let first = g.hv.alloc_domain_pages(&g.domain, 3, 0).expect("8 frames").0;
+            dirty_all(&g);
+            let free = g.hv.frames.free_count();
+            let request = |(in_order, out_order): (u32, u32)| {
+                let old: Vec<u64> = (0..8 >> in_order).map(|n| first + (n << in_order)).collect();
+                let new: Vec<u64> = (0..8 >> out_order).map(|n| 0x7000 + (n << out_order)).collect();
+                let extents = |at: u64, order: u32| XenMemoryReservation {
+                    extent_start: at.into(),
+                    nr_extents: 8 >> order,
+                    extent_order: order,
+                    domid: DOMID_SELF,
+                    ..Default::default()
+                };
+                let (old, new) = (g.put_at(0x3000, &old), g.put_at(0x4000, &new));
+                let (in_, out) = (extents(old, in_order), extents(new, out_order));
+                g.put_at(0x1000, XenMemoryExchange { in_, out, nr_exchanged: 0 }.as_bytes())
+            };
+            g.hv.platform.preempt_every.store(1, Relaxed);
+            let call =
+                |at| memory_op(g.cx(), &[u64::from(XENMEM_EXCHANGE), at, 0, 0, 0, 0], &mut Regs::default());
+            let at = request(*from);
+            let begun = (0..rounds).take_while(|_| matches!(call(at), Outcome::Again(_))).count();
+            resumed += usize::from(begun == rounds);
+            let at = request(*to);
+            let ended = (0..super::PATIENCE).any(|_| !matches!(call(at), Outcome::Again(_)));
+            assert!(ended, "{from:?} then {to:?} after {rounds} rounds goes on for ever");
+            while g.hv.release_domain_pages(&g.domain).is_err() {}
+            let left = (g.domain.pages.current(), g.hv.frames.free_count());
+            assert_eq!(left, (0, free + 8), "{from:?} then {to:?} after {rounds} rounds");
+        }
+    }
+    assert!(resumed > 30, "{resumed}");
+}
