@@ -136,9 +136,11 @@ fn hammer_guest(name: &str, kernel_args: &str, last: &str) -> Result<()> {
     Ok(())
 }
 
-/// The verdicts are those without NMIs. Cases about NMIs count them, so the platform's are nothing for this domain.
+/// The verdicts are those without NMIs. Cases about NMIs count them, so the platform's are nothing for this domain; one case reads the
+/// hypervisor's log, in which each NMI is a line.
 fn hammer_conformance() -> Result<()> {
     const LAST: &str = "Test result: ";
+    const READS_THE_LOG: &str = "outputs::end_of_the_log";
     let start = || Watched::start("conformance", "", 1, " noreboot dom0_mem=256M nmi=ignore");
     let mut quiet = start()?;
     quiet.session.wait_for(LAST, SHORT)?;
@@ -149,7 +151,7 @@ fn hammer_conformance() -> Result<()> {
     only_noted(&output)?;
     let with = verdicts(&output);
     ensure!(with.len() > 100, "{} cases\n{}", with.len(), tail(&output));
-    let wrong = |case: &str| with.get(case) != without.get(case);
+    let wrong = |case: &str| case != READS_THE_LOG && with.get(case) != without.get(case);
     let changed: Vec<_> = with.keys().filter(|case| wrong(case)).map(|case| (case, &with[case])).collect();
     ensure!(changed.is_empty() && with.len() == without.len(), "{changed:?}\n{}", tail(&output));
     Ok(())

@@ -170,6 +170,8 @@ impl Monitor {
     }
 }
 
+/// From a line of the kernel's to the program that it then enters.
+const SETTLED: Duration = Duration::from_millis(500);
 /// An uncorrected error in bank 0 of CPU 0, with a valid restart address.
 const MACHINE_CHECK: &str = "mce 0 0 0xb200000000000000 0x5 0 0";
 
@@ -180,6 +182,8 @@ fn interrupted() -> Result<()> {
     let deadline = Instant::now() + SHORT;
     monitor.nmis(|| session.output().contains("send a machine check") || Instant::now() > deadline)?;
     session.wait_for("send a machine check to the program", SHORT)?;
+    // The kernel has printed this; the program is to run when it comes.
+    std::thread::sleep(SETTLED);
     monitor.say(MACHINE_CHECK)?;
     session.wait_for("interrupted: all steps passed", SHORT)?;
     session.wait_for("send a machine check to the kernel", SHORT)?;

@@ -10,7 +10,7 @@ use super::tap::{self, Event};
 use super::target::Target;
 use super::verdict::{Judged, Verdict};
 use crate::project;
-use crate::qemu::{CONSOLE_ARGS, Emulator, Machine};
+use crate::qemu::{CONSOLE_ARGS, Emulator, Hypervisor, Machine};
 use crate::session::{Ending, Heard, Session, tail};
 
 /// What a dying machine still prints comes within this time.
@@ -62,6 +62,10 @@ fn machine(target: &Target, boot: &Boot, hv_args: &str, after: Option<&str>) -> 
     machine.kernel = Some(project::guest_elf("conformance"));
     // Some memory must be left for other domains, and `noreboot` keeps a crash on the screen.
     machine.hypervisor_args = format!("{CONSOLE_ARGS} noreboot dom0_mem=256M {hv_args}").trim().to_owned();
+    if target.emulator == Emulator::Bochs && target.hypervisor == Hypervisor::Paravane {
+        // The emulated CPU needs isolated page tables, which are incompatible with linear entries: the cases on those are to run.
+        machine.hypervisor_args.push_str(" xpti=no");
+    }
     if vcpus != cpus {
         machine.hypervisor_args.push_str(&format!(" dom0_max_vcpus={vcpus}"));
     }
