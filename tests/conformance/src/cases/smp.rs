@@ -313,6 +313,7 @@ fn spin_for(nanos: u64) -> u64 {
 case! {
     /// While two vCPUs compute, each is running or (stolen time) runnable all the time; one that is down is offline.
     #[vcpus(2)]
+    #[emulator(qemu, "Xen calibrates the clock of each CPU by itself, and an emulated CPU stands still while its thread waits")]
     fn accounts(env) {
         run(env, 1, add_one, 0)?;
         // On another CPU it may still be on its way.
