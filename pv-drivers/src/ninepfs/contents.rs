@@ -1,6 +1,6 @@
 //! The bytes of a file.
 //!
-//! They lie in blocks of [`BLOCK`] bytes, each as long as what was written to it: what is cut off is given back, what
+//! They lie in blocks of `BLOCK` bytes, each as long as what was written to it: what is cut off is given back, what
 //! was never written holds nothing and reads as zeros, and no step allocates or moves more than a block. So a file never
 //! holds more than its length, by which it is charged, and what its node costs.
 
