@@ -1,7 +1,7 @@
 //! What interrupts a program, or the way to it, and is not of its making: NMIs, a machine check, a breakpoint. And what the
 //! kernel has in spite of that: its stack, its FS base, and the way back.
 //!
-//! Natively somebody must send NMIs and machine checks, as a boot test does by the emulator's monitor: each line that
+//! Natively NMIs and machine checks must be sent from outside, as a boot test does by the emulator's monitor: each line that
 //! begins with `send` says what is waited for. The last machine check interrupts the kernel, which is the end.
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]

@@ -148,7 +148,7 @@ impl Table {
         // From the last one, so that the lowest references are handed out first.
         for reference in (first..first + self.entries_per_frame() as u32).rev() {
             if reference >= GNTTAB_NR_RESERVED_ENTRIES {
-                // SAFETY: a new reference, which nobody has.
+                // SAFETY: a new reference, which no other code has.
                 unsafe { self.give_back(reference) };
             }
         }

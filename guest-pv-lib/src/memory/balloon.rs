@@ -100,7 +100,7 @@ fn shrink_some(most: usize) -> Result<usize, OutOfMemory> {
     let memory = super::there();
     let (first, _) = run.into_raw();
     // Where this fails the frames stay out of use: they may be mapped or not.
-    // SAFETY: the frames are owned here, and nobody refers to them.
+    // SAFETY: the frames are owned here, and nothing refers to them.
     unsafe { memory.remap(first, count, |_| Pte::EMPTY) }.map_err(|_| OutOfMemory)?;
     let gone = reservation(xen_abi::memory::XENMEM_DECREASE_RESERVATION, &mut list, count);
     for index in 0..gone {

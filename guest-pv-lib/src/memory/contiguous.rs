@@ -106,7 +106,7 @@ fn exchange(run: Pages, max_address_bits: u32) -> Result<Pages, OutOfMemory> {
     let mut got = first.0;
     let (run, _) = run.into_raw();
     // Where this fails the frames stay out of use: they may be mapped or not.
-    // SAFETY: the frames are owned here, and nobody refers to them.
+    // SAFETY: the frames are owned here, and nothing refers to them.
     unsafe { memory.remap(run, count, |_| Pte::EMPTY) }.map_err(|_| OutOfMemory)?;
     let reservation = XenMemoryReservation { domid: DOMID_SELF, ..XenMemoryReservation::default() };
     let mut arg = XenMemoryExchange {

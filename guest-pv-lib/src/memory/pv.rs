@@ -127,7 +127,7 @@ impl Machine for Hypervisor<'_> {
     }
 
     fn update(&mut self, requests: &[MmuUpdate]) -> Result<(), Errno> {
-        // SAFETY: the builder changes the initial mapping of free frames, to which nobody refers, and tables that it makes of
+        // SAFETY: the builder changes the initial mapping of free frames, to which nothing refers, and tables that it makes of
         // such frames itself.
         unsafe { edge::apply(requests) }
     }

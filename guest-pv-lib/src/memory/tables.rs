@@ -41,7 +41,7 @@ impl Memory {
     ///
     /// # Safety
     ///
-    /// `table` must be a page table, or have been one and be nobody else's yet: while the result is used, its memory is only
+    /// `table` must be a page table, or have been one and be no other code's yet: while the result is used, its memory is only
     /// accessed as atomics of this size.
     pub(crate) unsafe fn table_entry(&self, table: Mfn, index: usize) -> Option<&AtomicU64> {
         let frame = self.pfn(table).filter(|frame| (frame.0 as usize) < self.owners.len())?;
@@ -112,7 +112,7 @@ impl Memory {
     ///
     /// # Safety
     ///
-    /// The direct map must show the frame for writing, and nobody use it.
+    /// The direct map must show the frame for writing, and nothing use it.
     #[cfg(feature = "x86_64")]
     pub(crate) unsafe fn clear(&self, frame: Pfn) {
         let first = ptr::with_exposed_provenance::<AtomicU64>(self.address(frame) as usize);
@@ -150,7 +150,7 @@ impl Memory {
             let read_only = self.as_table(frame).ok_or(OutOfMemory)?;
             // It belongs to the page tables from now on, or is leaked where it is refused: it may be read-only then.
             let _ = table.into_raw();
-            // SAFETY: the page was owned here, and nobody refers to it; it is zeroed, so it maps nothing. The entry that is
+            // SAFETY: the page was owned here, and nothing refers to it; it is zeroed, so it maps nothing. The entry that is
             // to point to it is empty.
             unsafe { edge::apply(&[read_only, request(found.at, Pte::table(mfn))]) }
                 .map_err(|_| OutOfMemory)?;
