@@ -95,12 +95,22 @@ impl Need {
     }
 }
 
+/// rustfmt and clippy of the toolchain that runs xtask: rustup's components, or Debian's packages where there is no rustup.
 fn ensure_lint_tools() -> Result<()> {
-    for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
-        if !process::exists(program) {
+    for (program, component, package) in
+        [("cargo-fmt", "rustfmt", "rustfmt-web"), ("cargo-clippy", "clippy", "rust-web-clippy")]
+    {
+        if process::exists(program) {
+            continue;
+        }
+        if process::exists("rustup") {
             let mut add = std::process::Command::new("rustup");
             process::output(add.args(["component", "add", component]))
                 .with_context(|| format!("{component} is missing: run `rustup component add {component}`"))?;
+        } else {
+            debian::install_at_least(&[package], toolchain::OLDEST).with_context(|| {
+                format!("{component} is missing: run `apt-get install {package}` as root")
+            })?;
         }
     }
     Ok(())

@@ -16,7 +16,7 @@ use crate::project;
 /// The target of the hypervisor and of all guests.
 pub const TARGET: &str = "x86_64-unknown-none";
 /// The oldest compiler that builds the workspace, as its `rust-version` says.
-const OLDEST: &str = "1.93";
+pub const OLDEST: &str = "1.93";
 /// Flags of hypervisor and guests alike: one set, so that `core` is built once.
 ///
 /// None of them may change a flag that LLVM compares between modules, such as the code model: rustup's prebuilt `core` and
