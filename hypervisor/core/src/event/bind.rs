@@ -163,7 +163,8 @@ impl<P: Platform> Hypervisor<P> {
     /// [`Self::take_port`] or [`Self::count_port`].
     ///
     /// A guest of the FIFO ABI decides which of its free ports are still linked, and so how long the search is. So it looks at
-    /// [`SEARCH_STEP`] ports at a time, and goes on later where it stopped.
+    /// [`SEARCH_STEP`] ports at a time, and goes on later where it stopped. A search that does not get through in one step looks at all
+    /// ports twice before it says that none is left.
     fn free_port<'a>(&self, domain: &'a Domain<P>) -> Result<(MutexGuard<'a, Changes>, Port), EventError> {
         loop {
             let mut changes = domain.events.changes.lock();
@@ -185,6 +186,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let events = &domain.events;
         let limit = events.abi_ports().min(events.max_port.load(Ordering::Relaxed).saturating_add(1));
+        let from_lowest = changes.search_from <= changes.lowest_free;
         let start = changes.search_from.max(changes.lowest_free);
         let end = start.saturating_add(SEARCH_STEP).min(limit);
         for port in (start..end).map(Port) {
@@ -199,16 +201,18 @@ impl<P: Platform> Hypervisor<P> {
                 continue;
             }
             if self.is_free(domain, port) {
-                changes.search_from = 0;
+                (changes.search_from, changes.searches_again) = (0, false);
                 return Ok(Some(port));
             }
         }
-        if end >= limit {
-            changes.search_from = 0;
-            return Err(EventError::NoPort);
+        if end < limit {
+            changes.search_from = end;
+            return Ok(None);
         }
-        changes.search_from = end;
-        Ok(None)
+        // The guest may have unlinked lower ports after they were looked at, and before it made this very hypercall.
+        let again = !from_lowest && !changes.searches_again;
+        (changes.search_from, changes.searches_again) = (0, again);
+        if again { Ok(None) } else { Err(EventError::NoPort) }
     }
 
     /// Whether a port can be bound: it is free, and the guest has unlinked its last event. The domain's ports are locked.

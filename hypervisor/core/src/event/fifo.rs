@@ -350,37 +350,71 @@ impl<P: Platform> Hypervisor<P> {
         if offset as usize > PAGE_SIZE - size_of::<EvtchnFifoControlBlock>() || !offset.is_multiple_of(8) {
             return Err(EventError::Invalid);
         }
-        let events = &domain.events;
-        let _changes = events.changes.lock();
-        let fifo = events.fifo.try_call_once(|| {
-            self.room_for_ports()?;
-            Fifo::new(domain.vcpus.len())
-        })?;
-        let queues = fifo.vcpu(vcpu.0).ok_or(EventError::NoSuchVcpu)?;
-        if queues.control.load(Ordering::SeqCst) != 0 {
-            return Err(EventError::Invalid);
-        }
+        let place = |_: &Changes| -> Result<&FifoVcpu, EventError> {
+            let fifo = domain.events.fifo.try_call_once(|| {
+                self.room_for_ports()?;
+                Fifo::new(domain.vcpus.len())
+            })?;
+            let queues = fifo.vcpu(vcpu.0).ok_or(EventError::NoSuchVcpu)?;
+            if queues.control.load(Ordering::SeqCst) != 0 {
+                return Err(EventError::Invalid);
+            }
+            Ok(queues)
+        };
+        self.use_event_page(domain, frame, place, |_, queues| {
+            {
+                let _tails = queues.tails.lock();
+                queues.control.store(frame.addr().0 + u64::from(offset), Ordering::SeqCst);
+            }
+            if !domain.events.uses_fifo.swap(true, Ordering::SeqCst) {
+                self.carry_over_pending(domain);
+            }
+        })
+    }
+
+    /// Takes a page of the domain's that the hypervisor writes to, and has `add` put it at the place that `place` finds. Both are
+    /// called with the ports locked.
+    ///
+    /// Taking the page may mean to give up page tables, or to wait until another CPU has given them up, so the ports are not locked
+    /// meanwhile. The place is looked for twice: before, because Xen answers what is wrong with the place first, and after,
+    /// because only that counts.
+    fn use_event_page<T>(
+        &self,
+        domain: &Domain<P>,
+        frame: Mfn,
+        place: impl Fn(&Changes) -> Result<T, EventError>,
+        add: impl FnOnce(&mut Changes, T),
+    ) -> Result<(), EventError> {
+        place(&domain.events.changes.lock())?;
         self.get_event_page(domain, frame)?;
-        {
-            let _tails = queues.tails.lock();
-            queues.control.store(frame.addr().0 + u64::from(offset), Ordering::SeqCst);
+        let mut changes = domain.events.changes.lock();
+        match place(&changes) {
+            Ok(found) => {
+                add(&mut changes, found);
+                Ok(())
+            }
+            Err(error) => {
+                drop(changes);
+                self.put_page_and_type(frame);
+                Err(error)
+            }
         }
-        if !events.uses_fifo.swap(true, Ordering::SeqCst) {
-            self.carry_over_pending(domain);
-        }
-        Ok(())
     }
 
     /// Remembers the events that are pending with the two-level ABI, until their words are there. Every bound port has the default
-    /// priority: that ABI has no other.
+    /// priority: that ABI has no other. A guest may set the bits of all 4096 ports, so what is done for each is little.
     fn carry_over_pending(&self, domain: &Domain<P>) {
         for (n, mut pending) in (0..).zip(self.two_level_pending(domain)) {
+            let Some(slots) = domain.events.slots.step(n) else { return };
+            if n == 0 {
+                // There is no port 0.
+                pending &= !1;
+            }
             while pending != 0 {
-                let port = Port(n * u64::BITS + pending.trailing_zeros());
-                pending &= pending - 1;
-                if let Some(slot) = domain.events.slots.get(port) {
+                if let Some(slot) = slots.get(pending.trailing_zeros() as usize) {
                     slot.save_event();
                 }
+                pending &= pending - 1;
             }
         }
     }
@@ -391,21 +425,20 @@ impl<P: Platform> Hypervisor<P> {
     /// [`EventError::NotFifo`] before the first control block, [`EventError::NoPort`] when there are words for all ports,
     /// [`EventError::Invalid`] for a frame that the domain cannot write, [`EventError::NoMemory`]; [`EventError::Restart`].
     pub fn fifo_expand_array(&self, domain: &Arc<Domain<P>>, frame: Mfn) -> Result<(), EventError> {
-        let events = &domain.events;
         let mut added = false;
         loop {
-            let mut changes = events.changes.lock();
-            let fifo = events.fifo().ok_or(EventError::NotFifo)?;
-            match &changes.raising {
+            let mut changes = domain.events.changes.lock();
+            domain.events.fifo().ok_or(EventError::NotFifo)?;
+            if let Some(raising) = &changes.raising {
                 // The page that this hypercall added before it was to be made again; or another one, of which the rest comes first.
-                Some(raising) => added |= raising.frame == frame,
-                None => {
-                    let first = self.add_page(domain, fifo, frame)?;
-                    changes.raising = Some(Raising { frame, next: first, end: first + WORDS_PER_PAGE });
-                    added = true;
-                }
+                added |= raising.frame == frame;
+                self.raise_some(domain, &mut changes);
+            } else if !added {
+                drop(changes);
+                self.add_page(domain, frame)?;
+                added = true;
+                continue;
             }
-            self.raise_some(domain, &mut changes);
             if added && changes.raising.is_none() {
                 return Ok(());
             }
@@ -416,20 +449,31 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Adds a page; answers the first port that has a word there.
-    fn add_page(&self, domain: &Arc<Domain<P>>, fifo: &Fifo, frame: Mfn) -> Result<u32, EventError> {
-        let first = fifo.ports.load(Ordering::SeqCst);
-        let index = (first / WORDS_PER_PAGE) as usize;
-        let page = fifo.pages.get(index).ok_or(EventError::NoPort)?;
-        fifo.last[index].try_call_once(|| {
-            self.room_for_ports()?;
-            new_last()
-        })?;
-        self.get_event_page(domain, frame)?;
-        page.store(frame.0, Ordering::SeqCst);
-        // Senders take this for the sign that the words are there: it comes last.
-        fifo.ports.store(first + WORDS_PER_PAGE, Ordering::SeqCst);
-        Ok(first)
+    /// Adds a page, the events of which are to be raised then.
+    ///
+    /// # Errors
+    /// As [`Self::fifo_expand_array`]; [`EventError::Restart`] also when another vCPU was first and its page's events are being raised.
+    fn add_page(&self, domain: &Arc<Domain<P>>, frame: Mfn) -> Result<(), EventError> {
+        let place = |changes: &Changes| {
+            let fifo = domain.events.fifo().ok_or(EventError::NotFifo)?;
+            if changes.raising.is_some() {
+                return Err(EventError::Restart);
+            }
+            let first = fifo.ports.load(Ordering::SeqCst);
+            let index = (first / WORDS_PER_PAGE) as usize;
+            let page = fifo.pages.get(index).ok_or(EventError::NoPort)?;
+            fifo.last[index].try_call_once(|| {
+                self.room_for_ports()?;
+                new_last()
+            })?;
+            Ok((fifo, first, page))
+        };
+        self.use_event_page(domain, frame, place, |changes, (fifo, first, page)| {
+            page.store(frame.0, Ordering::SeqCst);
+            // Senders take this for the sign that the words are there: it comes last.
+            fifo.ports.store(first + WORDS_PER_PAGE, Ordering::SeqCst);
+            changes.raising = Some(Raising { frame, next: first, end: first + WORDS_PER_PAGE });
+        })
     }
 
     /// Raises some of the events that were saved for the words of the page that was added last.

@@ -149,8 +149,10 @@ pub struct DomainEvents {
 struct Changes {
     /// No port below this one is free.
     lowest_free: u32,
-    /// Where a search for a free port goes on that stopped for other work; no port below can be bound. 0: there is none.
+    /// Where a search for a free port goes on that stopped for other work; no port below could be bound when it was looked at. 0: there is none.
     search_from: u32,
+    /// The search for a free port came to the last one, and looks at all ports once more.
+    searches_again: bool,
     /// Ports that are bound.
     active: u32,
     /// Where `EVTCHNOP_reset` goes on; 0: none is under way.
@@ -178,6 +180,7 @@ impl DomainEvents {
             changes: Mutex::new(Changes {
                 lowest_free: 1,
                 search_from: 0,
+                searches_again: false,
                 active: 0,
                 next_reset: 0,
                 next_destroyed: 1,

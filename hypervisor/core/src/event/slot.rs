@@ -225,6 +225,12 @@ impl SlotTable {
         self.chunks.get(index / CHUNK)?.get()?.get(index % CHUNK)
     }
 
+    /// The slots of ports `n * STEP` to `n * STEP + STEP - 1`, which become valid together; `None` while they are not.
+    pub fn step(&self, n: u32) -> Option<&[Slot]> {
+        let first = n.checked_mul(STEP).filter(|first| *first < self.valid())? as usize;
+        self.chunks.get(first / CHUNK)?.get()?.get(first % CHUNK..)?.get(..STEP as usize)
+    }
+
     /// One more than the highest valid port.
     pub fn valid(&self) -> u32 {
         self.valid.load(Ordering::Acquire)

@@ -474,3 +474,99 @@ fn saved_events_are_raised_in_steps() {
     guest.expand();
     assert_eq!(guest.drain(0), (1024..=1500).collect::<Vec<_>>());
 }
+
+/// Ports that the guest unlinked behind a search that stopped for other work: a hypercall that it made afterwards went on with that
+/// search and said that none was left.
+#[test]
+fn a_search_that_stopped_looks_at_lower_ports_again() {
+    let hv = mock::hypervisor(1200);
+    let domain = mock::domain(&hv, 1, 1, 400);
+    let mut guest = FifoGuest::without_words(&hv, &domain);
+    (0..128).for_each(|_| guest.expand());
+    for page in &guest.pages {
+        let words = hv.platform.frame_words(*page);
+        words.iter().for_each(|word| word.store(LINKED | LINKED << 32, Ordering::SeqCst));
+    }
+    let steps = |n: u64| (1 << 17) / u64::from(SEARCH_STEP) * n;
+    hv.platform.preempt_every.store(1, Ordering::Relaxed);
+    for port in [5, 300, 700] {
+        for _ in 0..1000 / SEARCH_STEP {
+            assert_eq!(hv.bind_ipi(&domain, VcpuId(0)), Err(EventError::Restart));
+        }
+        guest.clear(port, LINKED);
+        let found =
+            (0..steps(2)).map(|_| hv.bind_ipi(&domain, VcpuId(0))).find(|a| *a != Err(EventError::Restart));
+        assert_eq!(found, Some(Ok(Port(port as u32))));
+    }
+    // Twice, and then there is an end.
+    let answers = core::iter::repeat_with(|| hv.bind_ipi(&domain, VcpuId(0)));
+    let waits = answers.take_while(|answer| *answer == Err(EventError::Restart)).count() as u64;
+    assert!((steps(2) - 2..=steps(2)).contains(&waits), "{waits} steps");
+}
+
+/// An L2 table with 32 full L1 tables below it, of which the last reference is gone.
+fn doomed(hv: &Mock, domain: &MockDomain) -> Mfn {
+    let page = || hv.alloc_domain_page(domain, 0).unwrap();
+    let (l2, data) = (page(), page());
+    for slot in 0..32 {
+        let l1 = page();
+        hv.platform.frame_words(l2)[slot].store(l1.addr().0 | 7, Ordering::Relaxed);
+        let entries = hv.platform.frame_words(l1);
+        entries.iter().for_each(|entry| entry.store(data.addr().0 | 7, Ordering::Relaxed));
+    }
+    hv.get_page_and_type(domain, l2, PageType::L2).unwrap();
+    hv.put_page_and_type(l2);
+    assert!(domain.pages.has_doomed());
+    l2
+}
+
+/// A page that the guest names may be a table that is to be given up first: that is waited for with no ports locked. What is wrong
+/// with the request otherwise is said before.
+#[test]
+fn pages_that_were_tables_are_taken_with_nothing_locked() {
+    let (hv, [d0, _]) = machine(2);
+    let control = doomed(&hv, &d0);
+    let locks = d0.clone();
+    *hv.platform.at_question.lock().unwrap() =
+        Some(Box::new(move || assert!(locks.events.changes.try_lock().is_some(), "peers wait")));
+    hv.platform.preempt_every.store(1, Ordering::Relaxed);
+    let waits = |op: &dyn Fn() -> Result<(), EventError>| {
+        (0..10_000).take_while(|_| op() == Err(EventError::Restart)).count()
+    };
+    let init = |frame| hv.fifo_init_control(&d0, VcpuId(0), frame, 0);
+    assert_eq!(hv.fifo_expand_array(&d0, control), Err(EventError::NotFifo));
+    let waited = waits(&|| init(control));
+    assert!(waited >= 31, "{waited}");
+    hv.platform.preempt_every.store(0, Ordering::Relaxed);
+    let words = doomed(&hv, &d0);
+    hv.platform.preempt_every.store(1, Ordering::Relaxed);
+    assert_eq!(init(words), Err(EventError::Invalid), "it has one");
+    let waited = waits(&|| hv.fifo_expand_array(&d0, words));
+    assert!(waited >= 31, "{waited}");
+    for used in [control, words] {
+        assert_eq!(hv.frame(used).unwrap().type_word().count(), 1);
+    }
+    assert_eq!(hv.fifo_expand_array(&d0, Mfn(u64::MAX)), Err(EventError::Invalid));
+    *hv.platform.at_question.lock().unwrap() = None;
+}
+
+/// Two vCPUs give the same vCPU a control block, and the page of one of them has to be waited for: it is the other one's, and the
+/// page is given back.
+#[test]
+fn a_page_that_comes_too_late_is_given_back() {
+    let hv = Arc::new(mock::hypervisor(600));
+    let domain = mock::domain(&hv, 1, 1, 200);
+    let (first, late) = (hv.alloc_domain_page(&domain, 0).unwrap(), doomed(&hv, &domain));
+    let other = (hv.clone(), domain.clone(), AtomicBool::new(false));
+    *hv.platform.at_question.lock().unwrap() = Some(Box::new(move || {
+        let (hv, domain, done) = &other;
+        if !done.swap(true, Ordering::Relaxed) {
+            hv.fifo_init_control(domain, VcpuId(0), first, 64).unwrap();
+        }
+    }));
+    assert_eq!(hv.fifo_init_control(&domain, VcpuId(0), late, 0), Err(EventError::Invalid));
+    *hv.platform.at_question.lock().unwrap() = None;
+    let uses = |mfn| hv.frame(mfn).unwrap().type_word().count();
+    assert_eq!((uses(first), uses(late)), (1, 0));
+    assert_eq!(hv.frame(late).unwrap().count().refs(), 1);
+}
