@@ -13,14 +13,16 @@
 //! 2. `Domain::lifecycle`,
 //! 3. `Domain::grants`,
 //! 4. `Domain::events`,
-//! 5. `Vcpu::saved` of a vCPU that gets its first context,
+//! 5. `Vcpu::saved`,
 //! 6. the turn to give tables up, then a page-table frame's lock bit, then `LinearRoots`' own,
 //! 7. `Domain::pages` (reservation),
 //! 8. scheduler and timer queues,
 //! 9. frame allocator,
 //! 10. console.
 //!
-//! Two domains' locks of the same kind: the lower [`DomId`] first.
+//! Two domains' locks of the same kind: the lower [`DomId`] first. Of 2 to 5 none is held while a page is taken as something that may
+//! mean to check or give up tables ([`Hypervisor::get_page_and_type`](crate::Hypervisor::get_page_and_type) and what calls it),
+//! or to wait for another CPU that does. `Vcpu::context_turn` may be held then, but no CPU waits for it.
 
 pub mod keeper;
 mod lifecycle;
@@ -176,6 +178,9 @@ pub struct Vcpu<P: Platform> {
     pub pv: PvState,
     /// Its registers while it does not run.
     pub saved: Mutex<Regs>,
+    /// Held by the CPU that gives it a context, which may mean to validate its page tables. No CPU waits for it: it is taken by
+    /// `try_lock` only.
+    pub(crate) context_turn: Mutex<()>,
     /// What the scheduler keeps for it.
     pub sched: VcpuSched,
     /// Its timers, runstate and time areas.
@@ -234,6 +239,7 @@ impl<P: Platform> Domain<P> {
                     id: VcpuId(n),
                     pv,
                     saved: Mutex::new(Regs::default()),
+                    context_turn: Mutex::new(()),
                     sched: VcpuSched::new(sched.clone()),
                     time: VcpuTime::new(),
                     cpu: AtomicU32::new(0),

@@ -4,10 +4,11 @@
 //! refused stays uninitialised and gives up what it had got. Validating its page tables may be preempted; the hypercall
 //! is then made again and finds what it already has.
 //!
-//! Two CPUs may do this to the same vCPU, and a vCPU that is initialised may be brought up by a third at any moment. So the
-//! lock of its registers is held from the question whether it is initialised until the answer has changed and all of the
-//! context is in place: the tables of a vCPU that may run are never touched here, and a CPU that is to run it loads its
-//! registers under the same lock.
+//! Two CPUs may do this to the same vCPU, and a vCPU that is initialised may be brought up by a third at any moment. So a CPU takes
+//! the vCPU's *turn* ([`Vcpu::context_turn`]) from the question whether it is initialised until the answer has changed:
+//! the tables of a vCPU that may run are never touched here. Validation may take long, so no CPU ever waits for a turn. One that
+//! finds it taken has its hypercall made again. The context itself and the flag that says that the vCPU has one change
+//! together under the lock of its registers, under which a CPU that is to run it loads them.
 //!
 //! Debug registers that the guest could not set are left as after reset. The data segment registers start as null, whatever the context says: a 64-bit kernel does not depend on them.
 
@@ -23,6 +24,7 @@ use crate::platform::Platform;
 use crate::regs::Regs;
 use alloc::vec;
 use core::sync::atomic::Ordering;
+use spin::MutexGuard;
 use xen_abi::arch_x86::{
     CpuUserRegs, VGCF_FAILSAFE_DISABLES_EVENTS, VGCF_I387_VALID, VGCF_IN_KERNEL, VGCF_ONLINE,
     VGCF_SYSCALL_DISABLES_EVENTS, VcpuGuestContext,
@@ -77,19 +79,16 @@ pub(super) fn replace<P: Platform>(
     context: &VcpuGuestContext,
 ) -> Result<(), Failure> {
     let vcpu = target.vcpu();
-    let mut saved = vcpu.saved.lock();
+    let turn = vcpu.context_turn.try_lock().ok_or(Failure::Restart)?;
     if !vcpu.pv.has_flags(VcpuFlags::INITIALISED) {
-        drop(saved);
-        return apply(cx, target, context);
+        return first(cx, target, context, turn);
     }
     check(target.id, context)?;
     if !has_tables(&vcpu.pv, context) {
         return Err(Errno::EOPNOTSUPP.into());
     }
-    *saved = registers(&context.user_regs);
-    fill(cx, &vcpu.pv, context);
-    load_rest(cx, vcpu, context);
-    drop(saved);
+    put(cx, vcpu, context, |_| {});
+    drop(turn);
     if context.flags & VGCF_ONLINE != 0 {
         cx.hv.bring_up(target);
     } else {
@@ -118,11 +117,22 @@ fn has_tables(pv: &PvState, context: &VcpuGuestContext) -> bool {
 }
 
 fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestContext) -> Result<(), Failure> {
-    let (domain, vcpu) = (&target.domain, target.vcpu());
-    let mut saved = vcpu.saved.lock();
+    let vcpu = target.vcpu();
+    let turn = vcpu.context_turn.try_lock().ok_or(Failure::Restart)?;
     if vcpu.pv.has_flags(VcpuFlags::INITIALISED) {
         return Err(Errno::EEXIST.into());
     }
+    first(cx, target, context, turn)
+}
+
+/// Gives a vCPU its first context. The caller took its turn and found that it has none.
+fn first<P: Platform>(
+    cx: Cx<'_, P>,
+    target: &VcpuRef<P>,
+    context: &VcpuGuestContext,
+    turn: MutexGuard<'_, ()>,
+) -> Result<(), Failure> {
+    let (domain, vcpu) = (&target.domain, target.vcpu());
     check(target.id, context)?;
     if context.flags & VGCF_IN_KERNEL == 0 && context.ctrlreg[1] == 0 {
         return Err(Errno::EINVAL.into());
@@ -133,19 +143,27 @@ fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestCon
         }
         return Err(error.into());
     }
-    *saved = registers(&context.user_regs);
-    fill(cx, &vcpu.pv, context);
-    load_rest(cx, vcpu, context);
-    if target.id == VcpuId(0) {
-        domain.vm_assist.store(context.vm_assist, Ordering::Relaxed);
-        cx.hv.publish_wallclock(domain);
-    }
-    vcpu.pv.set_flags(VcpuFlags::INITIALISED, true);
-    drop(saved);
+    put(cx, vcpu, context, |pv| {
+        if target.id == VcpuId(0) {
+            domain.vm_assist.store(context.vm_assist, Ordering::Relaxed);
+            cx.hv.publish_wallclock(domain);
+        }
+        pv.set_flags(VcpuFlags::INITIALISED, true);
+    });
+    drop(turn);
     if context.flags & VGCF_ONLINE != 0 {
         cx.hv.bring_up(target);
     }
     Ok(())
+}
+
+/// Puts a context into a vCPU that is on no CPU, but for its tables, and does `last` before any CPU can load it.
+fn put<P: Platform>(cx: Cx<'_, P>, vcpu: &Vcpu<P>, context: &VcpuGuestContext, last: impl FnOnce(&PvState)) {
+    let mut saved = vcpu.saved.lock();
+    *saved = registers(&context.user_regs);
+    fill(cx, &vcpu.pv, context);
+    load_rest(cx, vcpu, context);
+    last(&vcpu.pv);
 }
 
 /// FPU state and debug registers.

@@ -102,6 +102,8 @@ fn while_off<P: Platform, R>(
 
 fn describe<P: Platform>(domain: &Domain<P>, vcpu: &Vcpu<P>, context: &mut VcpuGuestContext) {
     let pv = &vcpu.pv;
+    // First: the lock is the one under which a context changes.
+    let saved = *vcpu.saved.lock();
     let flags = [
         (vcpu.sched.is_up(), VGCF_ONLINE),
         (pv.kernel_mode.load(Relaxed) != 0, VGCF_IN_KERNEL),
@@ -109,7 +111,7 @@ fn describe<P: Platform>(domain: &Domain<P>, vcpu: &Vcpu<P>, context: &mut VcpuG
         (pv.has_flags(VcpuFlags::SYSCALL_MASKS_EVENTS), VGCF_SYSCALL_DISABLES_EVENTS),
     ];
     context.flags = flags.iter().filter(|(holds, _)| *holds).fold(0, |all, (_, flag)| all | flag);
-    context.user_regs = registers(&vcpu.saved.lock(), pv);
+    context.user_regs = registers(&saved, pv);
     for (vector, (trap, slot)) in (0..).zip(context.trap_ctxt.iter_mut().zip(&pv.traps)) {
         let masks = if slot.masks_events() { TRAP_MASKS_EVENTS } else { 0 };
         *trap = TrapInfo {

@@ -250,7 +250,15 @@ fn initialise_by_two_at_once() {
             }
             let cx = Cx { hv: &hv, domain: &domain, vcpu: &domain.vcpus[n] };
             let target = VcpuRef { domain: domain.clone(), id: VcpuId(target) };
-            crate::hypercall::vcpu_init::replace(cx, &target, &contexts[n]).is_ok()
+            loop {
+                match crate::hypercall::vcpu_init::replace(cx, &target, &contexts[n]) {
+                    Ok(()) => break true,
+                    // Not on the tables that it has by now.
+                    Err(Failure::Errno(Errno::EOPNOTSUPP)) => break false,
+                    Err(Failure::Restart) => core::hint::spin_loop(),
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
         };
         (2..200).map(one).collect()
     };
@@ -268,6 +276,47 @@ fn initialise_by_two_at_once() {
         assert_eq!(pv.guest_table.get(), Some(roots[winner]));
         assert_eq!(pv.gdt_frames[0].load(SeqCst), frames[winner].0);
     }
+}
+
+/// The tables of a first context are validated with no lock held that a CPU waits for: those who want the vCPU's registers have
+/// them, and another CPU that wants to give it a context does so later.
+#[test]
+fn initialise_locks_nothing_while_it_validates() {
+    let hv = Arc::new(mock::hypervisor(600));
+    let domain = mock::domain(&hv, 3, 2, 200);
+    let page = || hv.alloc_domain_page(&domain, 0).unwrap();
+    // A table that is to be given up before it can be a page of descriptors.
+    let (root, gdt, data) = (page(), page(), page());
+    for slot in 0..32 {
+        let l1 = page();
+        hv.platform.frame_words(gdt)[slot].store(l1.addr().0 | 7, SeqCst);
+        hv.platform.frame_words(l1).iter().for_each(|entry| entry.store(data.addr().0 | 7, SeqCst));
+    }
+    hv.get_page_and_type(&domain, gdt, crate::page::PageType::L2).unwrap();
+    hv.put_page_and_type(gdt);
+    let mut context = context();
+    context.ctrlreg[3] = root.addr().0;
+    (context.gdt_frames[0], context.gdt_ents) = (gdt.0, 1);
+    let target = VcpuRef { domain: domain.clone(), id: VcpuId(1) };
+    let other = (hv.clone(), target.clone(), context.clone(), Arc::new(AtomicU32::new(0)));
+    let asked = other.3.clone();
+    *hv.platform.at_question.lock().unwrap() = Some(alloc::boxed::Box::new(move || {
+        let (hv, target, context, asked) = &other;
+        asked.fetch_add(1, SeqCst);
+        assert!(target.vcpu().saved.try_lock().is_some(), "its registers are locked");
+        let cx = Cx { hv, domain: &target.domain, vcpu: &target.domain.vcpus[0] };
+        let second = crate::hypercall::vcpu_init::replace(cx, target, context);
+        assert_eq!(second, Err(Failure::Restart));
+    }));
+    hv.platform.preempt_every.store(1, SeqCst);
+    let cx = Cx { hv: &hv, domain: &domain, vcpu: &domain.vcpus[0] };
+    let initialise = || crate::hypercall::vcpu_init::replace(cx, &target, &context);
+    let end = (0..10_000).map(|_| initialise()).find(|answer| *answer != Err(Failure::Restart));
+    assert_eq!((end, asked.load(SeqCst) >= 32), (Some(Ok(())), true));
+    *hv.platform.at_question.lock().unwrap() = None;
+    assert!(target.vcpu().pv.has_flags(VcpuFlags::INITIALISED));
+    assert_eq!(target.vcpu().pv.guest_table.get(), Some(root));
+    assert_eq!(target.vcpu().saved.lock().rip, context.user_regs.rip);
 }
 
 /// Validation of the page tables is preempted and goes on.
