@@ -94,7 +94,7 @@ consts! {
 wire! {
     /// Payload of `XEN_SYSCTL_readconsole`.
     pub struct XenSysctlReadconsole("struct xen_sysctl_readconsole", 24) {
-        /// 1 empties the log.
+        /// 1 forgets what was read, and what was logged before it.
         @0 clear: u8,
         /// 1 starts at `index`.
         @1 incremental: u8,

@@ -93,9 +93,9 @@ impl Console {
         self.screen.lock().log_part(from, most)
     }
 
-    /// Forgets the log.
-    pub fn clear_log(&self) {
-        self.screen.lock().clear_log();
+    /// Forgets the log up to byte `to`, the end of a [`LogPart`] that was read.
+    pub fn clear_log(&self, to: u32) {
+        self.screen.lock().clear_log(to);
     }
 
     fn ring(&self, domain: DomId) -> Option<Arc<Ring>> {

@@ -130,9 +130,14 @@ impl Screen {
         LogPart { start: oldest.wrapping_add(skip), text }
     }
 
-    /// Forgets the log.
-    pub(super) fn clear_log(&mut self) {
-        self.log.clear();
+    /// Forgets the log up to this byte. What was not read yet stays.
+    pub(super) fn clear_log(&mut self, to: u32) {
+        let kept = self.log.len() as u32;
+        let read = to.wrapping_sub(self.logged.wrapping_sub(kept));
+        // Otherwise it is older than the oldest byte that there still is.
+        if read <= kept {
+            self.log.drain(..read as usize);
+        }
     }
 }
 

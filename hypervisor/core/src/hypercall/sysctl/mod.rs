@@ -88,7 +88,8 @@ fn serve<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Errno> {
     }
 }
 
-/// `XEN_SYSCTL_readconsole`: the log from its beginning, or from a byte on. Where it ends is told even to a caller without room.
+/// `XEN_SYSCTL_readconsole`: the log from its beginning, or from a byte on. Where what was read ends is told even
+/// to a caller without room. `clear` forgets what was read, and what comes before it; the rest of the log stays for the next call.
 fn read_console<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Errno> {
     let mut payload = request.payload::<XenSysctlReadconsole>()?;
     let hv = request.cx.hv;
@@ -106,7 +107,7 @@ fn read_console<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Errno> 
         (copied, from) = (copied + length, Some(payload.index));
     }
     if payload.clear != 0 {
-        hv.console.clear_log();
+        hv.console.clear_log(payload.index);
     }
     payload.count = u32::try_from(copied).unwrap_or(u32::MAX);
     request.answer(&payload)
