@@ -25,7 +25,7 @@ pub use start::hypercall_page;
 
 use crate::Hypervisor;
 use crate::cpumask::CpuMask;
-use crate::domain::{Domain, DomainConfig, VcpuRef};
+use crate::domain::{Domain, DomainConfig, MAX_VCPUS, VcpuRef};
 use crate::ids::{DomId, GrantRef, Mfn, Port};
 use crate::page::{PageError, PageType};
 use crate::permissions::Permissions;
@@ -171,7 +171,7 @@ impl<P: Platform> Hypervisor<P> {
         let config = DomainConfig {
             id: DomId(0),
             privileged: true,
-            max_vcpus: u32::try_from(cpus).unwrap_or(u32::MAX).clamp(least, most).min(MAX_DOM0_VCPUS),
+            max_vcpus: u32::try_from(cpus).unwrap_or(u32::MAX).clamp(least, most).min(MAX_VCPUS),
             max_pages: u64::from(u32::MAX),
             ..DomainConfig::new(DomId(0))
         };
@@ -218,9 +218,6 @@ fn until_done(operation: impl Fn() -> Result<(), PageError>) -> Result<(), Build
         }
     }
 }
-
-/// Most vCPUs of the first domain.
-const MAX_DOM0_VCPUS: u32 = 8192;
 
 /// Copies the kernel and its initial RAM disk into the domain.
 fn load<P: Platform>(

@@ -42,8 +42,13 @@ use xen_abi::xen::{DOMID_FIRST_RESERVED, VIRQ_DOM_EXC, VcpuInfo};
 const MAX_PAUSES: u32 = 255;
 /// How often to look whether a vCPU has left its CPU: some microseconds, in which an interrupt is taken.
 const PATIENCE: u32 = 10_000;
-/// Most vCPUs of a domain, as in Xen (`MAX_VIRT_CPUS`).
-pub const MAX_VCPUS: u32 = 8192;
+/// vCPUs that the teardown takes out of queues, each of which is looked through, between two looks for other work.
+const LEAVING_STEP: usize = 8;
+/// vCPUs whose timers or `vcpu_info` pages it takes away between two looks.
+const TEARDOWN_STEP: usize = 64;
+/// Most vCPUs of a domain. Xen knows none of PV domains but 8192; operations on all vCPUs of a domain (pause, shutdown) look for no
+/// other work, so that the limit bounds them. It is twice the number of CPUs.
+pub const MAX_VCPUS: u32 = 512;
 
 /// The CPU has other work first, or waits for other CPUs: call again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +59,16 @@ pub struct Restart;
 pub(super) enum Stage {
     #[default]
     Alive,
-    Leaving,
+    /// vCPUs from this one on leave their CPUs.
+    Leaving(usize),
     Grace(u64),
+    /// The timers of vCPUs from this one on.
+    Timers(usize),
+    Services,
     Events,
     Mappings,
+    /// The `vcpu_info` pages of vCPUs from this one on.
+    Infos(usize),
     Pages,
     Done,
 }
@@ -253,14 +264,28 @@ impl<P: Platform> Hypervisor<P> {
         loop {
             *stage = match *stage {
                 Stage::Alive => self.begin_end(domain),
-                Stage::Leaving => self.leave_cpus(domain)?,
+                Stage::Leaving(from) => self.leave_cpus(domain, from)?,
                 Stage::Grace(grace) if !self.platform.grace_is_over(grace) => return Err(Restart),
-                Stage::Grace(_) => self.stop_everything(domain)?,
+                Stage::Grace(_) => Stage::Timers(0),
+                Stage::Timers(from) => {
+                    let vcpus = vcpus_from(domain, from, TEARDOWN_STEP);
+                    vcpus.iter().for_each(|vcpu| self.stop_vcpu(vcpu));
+                    after_vcpus(domain, from + vcpus.len(), Stage::Timers, Stage::Services)
+                }
+                Stage::Services => self.end_services(domain)?,
                 Stage::Events => finished(self.destroy_events(domain), Stage::Mappings)?,
-                Stage::Mappings => finished(self.release_grant_mappings(domain), Stage::Pages)?,
+                Stage::Mappings => finished(self.release_grant_mappings(domain), Stage::Infos(0))?,
+                Stage::Infos(from) => {
+                    let vcpus = vcpus_from(domain, from, TEARDOWN_STEP);
+                    vcpus.iter().for_each(|vcpu| self.release_info(domain, vcpu));
+                    after_vcpus(domain, from + vcpus.len(), Stage::Infos, Stage::Pages)
+                }
                 Stage::Pages => self.release_memory(domain)?,
                 Stage::Done => return Ok(()),
             };
+            if *stage != Stage::Done && self.platform.work_pending() {
+                return Err(Restart);
+            }
         }
     }
 
@@ -274,35 +299,46 @@ impl<P: Platform> Hypervisor<P> {
         }
         self.domains.begin_dying(domain);
         self.domain_is_destroyed(domain);
-        Stage::Leaving
+        Stage::Leaving(0)
     }
 
-    fn leave_cpus(&self, domain: &Domain<P>) -> Result<Stage, Restart> {
+    fn leave_cpus(&self, domain: &Domain<P>, from: usize) -> Result<Stage, Restart> {
         let now = self.platform.now();
-        let running = domain.vcpus.iter().filter(|vcpu| !self.sched.retire(vcpu, now));
+        let vcpus = vcpus_from(domain, from, LEAVING_STEP);
+        let running = vcpus.iter().filter(|vcpu| !self.sched.retire(vcpu, now));
         // One that was being chosen while it was told to stop has not noticed.
         let told = running.map(|vcpu| self.suspend(vcpu, Reasons::STOPPED)).count();
-        if told == 0 { Ok(Stage::Grace(self.platform.begin_grace())) } else { Err(Restart) }
+        if told != 0 {
+            return Err(Restart);
+        }
+        let end = from + vcpus.len();
+        Ok(if end < domain.vcpus.len() {
+            Stage::Leaving(end)
+        } else {
+            Stage::Grace(self.platform.begin_grace())
+        })
     }
 
-    fn stop_everything(&self, domain: &Arc<Domain<P>>) -> Result<Stage, Restart> {
-        for vcpu in &domain.vcpus {
-            self.stop_timers(vcpu);
-            self.stop_polling(vcpu);
-        }
+    fn stop_vcpu(&self, vcpu: &Vcpu<P>) {
+        self.stop_timers(vcpu);
+        self.stop_polling(vcpu);
+    }
+
+    fn end_services(&self, domain: &Arc<Domain<P>>) -> Result<Stage, Restart> {
         self.forget_watchdogs(domain.id);
         self.forget_virq_handler(domain.id);
         self.detach_console(domain)?;
         Ok(Stage::Events)
     }
 
-    fn release_memory(&self, domain: &Arc<Domain<P>>) -> Result<Stage, Restart> {
-        for vcpu in &domain.vcpus {
-            let info = MachineAddr(vcpu.pv.vcpu_info.swap(0, Ordering::AcqRel));
-            if info.0 != 0 && info.mfn() != domain.shared_info {
-                self.put_page_and_type(info.mfn());
-            }
+    fn release_info(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) {
+        let info = MachineAddr(vcpu.pv.vcpu_info.swap(0, Ordering::AcqRel));
+        if info.0 != 0 && info.mfn() != domain.shared_info {
+            self.put_page_and_type(info.mfn());
         }
+    }
+
+    fn release_memory(&self, domain: &Arc<Domain<P>>) -> Result<Stage, Restart> {
         self.release_domain_pages(domain).map_err(|_: PageError| Restart)?;
         self.release_grant_frames(domain);
         self.surrender_xen_page(domain, domain.shared_info);
@@ -335,6 +371,17 @@ impl<P: Platform> Hypervisor<P> {
             grant_maps: each().map(|domain| domain.grants.mappings() as u64).sum(),
         }
     }
+}
+
+/// At most `count` vCPUs from number `from` on.
+fn vcpus_from<P: Platform>(domain: &Domain<P>, from: usize, count: usize) -> &[Vcpu<P>] {
+    let rest = domain.vcpus.get(from..).unwrap_or_default();
+    rest.get(..count).unwrap_or(rest)
+}
+
+/// What comes after vCPUs below `end`.
+fn after_vcpus<P: Platform>(domain: &Domain<P>, end: usize, more: fn(usize) -> Stage, next: Stage) -> Stage {
+    if end < domain.vcpus.len() { more(end) } else { next }
 }
 
 fn finished(progress: Progress, next: Stage) -> Result<Stage, Restart> {

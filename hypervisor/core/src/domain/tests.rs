@@ -344,3 +344,22 @@ fn what_no_domain_can_be_is_refused() {
     assert_eq!(hv.accounts(), free);
     assert_eq!(hv.free_domid(), Some(DomId(1)));
 }
+
+/// The descriptor tables and `vcpu_info` pages of all vCPUs were given up in one go.
+#[test]
+fn a_domain_of_many_vcpus_ends_in_steps() {
+    let hv = mock::hypervisor(600);
+    let domain = mock::domain(&hv, 3, MAX_VCPUS, 64);
+    let (gdt, info) = (page(&hv, &domain), page(&hv, &domain));
+    for vcpu in &domain.vcpus {
+        hv.set_gdt(&domain, vcpu, &[gdt; 14], 14 * 512).expect("an empty frame");
+        hv.get_page_and_type(&domain, info, PageType::Writable).expect("a page");
+        vcpu.pv.vcpu_info.store(info.addr().0, SeqCst);
+    }
+    hv.platform.longest_stretch();
+    hv.platform.preempt_every.store(1, SeqCst);
+    let rounds = destroy(&hv, &domain);
+    let longest = hv.platform.longest_stretch();
+    assert!(rounds > MAX_VCPUS && longest < 400, "{rounds} rounds, {longest} in one of them");
+    assert_eq!(domain.pages.current(), 0);
+}

@@ -105,7 +105,7 @@ fn up<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>) -> Result<i64, Errno> {
 
 /// The last vCPU that goes down takes the domain with it.
 fn down<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>) -> Result<i64, Errno> {
-    let others_up = cx.domain.vcpus.iter().any(|vcpu| vcpu.id != target.id && vcpu.sched.is_up());
+    let others_up = cx.domain.vcpus.iter().any(|vcpu| vcpu.sched.is_up() && vcpu.id != target.id);
     if others_up {
         cx.hv.take_down(target.vcpu());
     } else {

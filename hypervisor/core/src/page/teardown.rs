@@ -22,7 +22,7 @@ const BURST: u64 = 256;
 pub(crate) struct Teardown {
     /// 0: not begun; 1 to 3 as above.
     stage: u8,
-    /// The next frame to look at.
+    /// The next frame to look at; before the first stage the next vCPU, which gives up its tables.
     next: u64,
 }
 
@@ -46,7 +46,14 @@ impl<P: Platform> Hypervisor<P> {
         let all = domain.pages.frames();
         if stage == 0 {
             self.frames.drop_claim(&domain.pages.claim);
-            domain.vcpus.iter().for_each(|vcpu| self.drop_vcpu_tables(domain, vcpu));
+            while let Some(vcpu) = usize::try_from(next).ok().and_then(|next| domain.vcpus.get(next)) {
+                self.drop_vcpu_tables(domain, vcpu);
+                next += 1;
+                *progress = Teardown { stage, next };
+                if self.platform.work_pending() {
+                    return Err(PageError::Restart);
+                }
+            }
             (stage, next) = (1, all.start);
         }
         while stage <= 3 {

@@ -222,7 +222,10 @@ impl<P: Platform> Scheduler<P> {
             if home(vcpu) != cpu {
                 continue;
             }
-            let index = waiting.iter().position(|other| core::ptr::eq(other.vcpu(), vcpu));
+            // Under this lock it is in this queue, or waits in none.
+            let waits = vcpu.sched.place() == Place::Waiting;
+            let index =
+                if waits { waiting.iter().position(|other| core::ptr::eq(other.vcpu(), vcpu)) } else { None };
             if let Some(index) = index {
                 waiting.remove(index);
                 self.waiting.fetch_sub(1, Ordering::SeqCst);

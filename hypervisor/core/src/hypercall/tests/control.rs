@@ -146,7 +146,8 @@ fn creation() {
     assert_eq!(bad(|config| config.max_grant_frames = 65), Err(Errno::EINVAL));
     assert_eq!(bad(|config| config.max_maptrack_frames = 1 << 20), Err(Errno::EINVAL));
     assert_eq!(bad(|config| config.arch.misc_flags = 2), Err(Errno::EINVAL));
-    assert_eq!(bad(|config| config.max_vcpus = 8192), Err(Errno::ENOMEM));
+    assert_eq!(bad(|config| config.max_vcpus = 512), Err(Errno::ENOMEM));
+    assert_eq!(bad(|config| config.max_vcpus = 513), Err(Errno::EINVAL));
     assert_eq!(caller.hv.domains.all().len(), 4);
 }
 
@@ -300,6 +301,32 @@ fn machine() {
     let (result, read) = sysctl(&caller, XEN_SYSCTL_READCONSOLE, &read);
     assert_eq!(result, Ok(0));
     assert!(read.count >= 12 && read.count <= 64);
+    // The log is read and forgotten in parts, as `xl dmesg -c` with a small buffer does.
+    let text = |count: u32| -> Vec<u8> {
+        (0..count.into()).map(|at| GuestPtr::<u8>::new(BUFFER + at).read(&caller.hv).unwrap()).collect()
+    };
+    let read = |count, clear, from: Option<u32>| {
+        let (incremental, index) = (from.is_some().into(), from.unwrap_or(0));
+        let ask = XenSysctlReadconsole {
+            buffer: BUFFER.into(),
+            count,
+            clear,
+            incremental,
+            index,
+            ..Default::default()
+        };
+        let (result, read) = sysctl(&caller, XEN_SYSCTL_READCONSOLE, &ask);
+        assert_eq!(result, Ok(0));
+        (text(read.count), read.index)
+    };
+    let (all, end) = read(4096, 0, None);
+    let (part, middle) = read(5, 1, None);
+    assert_eq!((&part[..], middle), (&all[..5], end - all.len() as u32 + 5));
+    assert_eq!(read(4096, 0, None), (all[5..].to_vec(), end), "only what was read is forgotten");
+    assert_eq!(read(4096, 0, Some(end - 3)), (all[all.len() - 3..].to_vec(), end));
+    assert_eq!(read(0, 1, Some(end - 2)), (vec![], end - 2), "what comes before is forgotten as well");
+    assert_eq!(read(4096, 1, None), (all[all.len() - 2..].to_vec(), end));
+    assert_eq!(read(4096, 0, None), (vec![], end));
     let topology = XenSysctlCputopoinfo { num_cpus: 1, cputopo: BUFFER.into(), ..Default::default() };
     assert_eq!(sysctl(&caller, XEN_SYSCTL_CPUTOPOINFO, &topology).1.num_cpus, 1);
     assert_eq!(sysctl(&caller, XEN_SYSCTL_CPUTOPOINFO, &XenSysctlCputopoinfo::default()).1.num_cpus, 2);
