@@ -20,6 +20,8 @@ use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
 const QUEUE: usize = 64;
 /// Bytes of one: a frame with its headers.
 const BUFFER: usize = 2048;
+/// Bytes of a packet's header at most (`struct virtio_net_hdr_mrg_rxbuf`).
+const HEADER: usize = 12;
 /// Where firmware notes a device's interrupt line.
 const INTERRUPT_LINE: u8 = 0x3c;
 
@@ -81,6 +83,7 @@ pub struct Uplink {
 
 impl Uplink {
     fn new(transport: PciTransport, line: u8) -> Option<Self> {
+        PvHal::prepare(&[BUFFER; QUEUE]).ok()?;
         let card = NetworkCard::new(transport, BUFFER).ok()?;
         match Interrupt::new(line) {
             Ok(interrupt) => Some(Self { card, interrupt }),
@@ -94,6 +97,9 @@ impl Uplink {
 
 impl Wire for Uplink {
     fn transmit(&mut self, frame: &[u8]) -> bool {
+        if PvHal::prepare(&[HEADER, frame.len().max(1), PvHal::LIST]).is_err() {
+            return false;
+        }
         let mut buffer = self.card.new_tx_buffer(frame.len());
         buffer.packet_mut().copy_from_slice(frame);
         self.card.can_send() && self.card.send(buffer).is_ok()
@@ -103,7 +109,9 @@ impl Wire for Uplink {
         let Ok(buffer) = self.card.receive() else { return false };
         take(buffer.packet());
         // The card has a buffer less where this fails.
-        let _ = self.card.recycle_rx_buffer(buffer);
+        if PvHal::prepare(&[BUFFER]).is_ok() {
+            let _ = self.card.recycle_rx_buffer(buffer);
+        }
         true
     }
 
@@ -169,6 +177,12 @@ impl Queue for DiskQueue {
         sector: u64,
         mut bytes: Vec<u8>,
     ) -> Result<u16, (Refused, Vec<u8>)> {
+        let request = [size_of::<BlkReq>(), bytes.len().max(1), size_of::<BlkResp>(), PvHal::LIST];
+        if PvHal::prepare(&request).is_err() {
+            // Memory comes back when a job ends, if there is one.
+            let refused = if self.begun.is_empty() { Refused::Failed } else { Refused::Full };
+            return Err((refused, bytes));
+        }
         if operation == Operation::Flush {
             // The driver waits for a flush, and must find nothing else at the end of the queue.
             if !self.begun.is_empty() {
