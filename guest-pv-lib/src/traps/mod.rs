@@ -9,8 +9,8 @@ mod frame;
 pub(crate) mod stubs;
 
 use core::mem;
-use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicPtr};
 
 pub use frame::Frame;
 pub(crate) use frame::{EVENT, SYSCALL};
@@ -140,11 +140,20 @@ pub(crate) extern "C" fn dispatch(frame: &mut Frame) {
     }
 }
 
-/// Reports an exception that nothing handles, and ends the domain.
+/// Reports an exception that nothing handles, and ends the domain. One that comes while the first is being reported, because what
+/// the report needs is broken as well, ends it at once.
 #[cfg_attr(not(target_os = "none"), allow(dead_code))]
 pub(crate) fn unhandled(frame: &Frame) -> ! {
-    crate::console::emergency(format_args!("unhandled exception\n{frame:#?}\n"));
+    static REPORTED: AtomicBool = AtomicBool::new(false);
+    once(&REPORTED, || crate::console::emergency(format_args!("unhandled exception\n{frame:#?}\n")));
     crate::sched::shutdown(crate::sched::Shutdown::Crash)
+}
+
+/// Makes a report, unless it was made or is being made.
+pub(crate) fn once(reported: &AtomicBool, report: impl FnOnce()) {
+    if !reported.swap(true, Relaxed) {
+        report();
+    }
 }
 
 /// Registers the stubs and the failsafe callback again, for a kernel that had others in their place meanwhile.
@@ -164,5 +173,22 @@ pub fn reinstall() -> Result<(), crate::Errno> {
 pub(crate) fn init() {
     if let Err(error) = stubs::register() {
         panic!("set_trap_table: {error:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fault in the report of a fault made another report, and so on until the stack was full.
+    #[test]
+    fn a_report_of_a_report_is_not_made() {
+        let (reported, mut made) = (AtomicBool::new(false), 0);
+        once(&reported, || {
+            made += 1;
+            once(&reported, || panic!("it would fault again"));
+        });
+        once(&reported, || panic!("the domain ends"));
+        assert_eq!(made, 1);
     }
 }
