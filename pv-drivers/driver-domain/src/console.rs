@@ -96,9 +96,17 @@ impl<M: Deref<Target = [AtomicU32]>> Console<M> {
     }
 }
 
-/// Text that cannot do anything to a terminal.
+/// Text that cannot do anything to a terminal. Beyond ASCII that depends on the terminal: the bytes of many a character are control
+/// characters for one of 8 bits (0x9b ends the two of `\u{11b}`), and other characters turn the direction of the
+/// text. So such a character is shown by a question mark.
 fn clean(line: &[u8]) -> String {
-    String::from_utf8_lossy(line).chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect()
+    let text = String::from_utf8_lossy(line);
+    let shown = |c| match c {
+        '\t' | ' '..='~' => c,
+        c if c.is_control() => ' ',
+        _ => '?',
+    };
+    text.chars().map(shown).collect()
 }
 
 /// Whom typed bytes are for: the hypervisor says so between them.
@@ -175,6 +183,21 @@ mod tests {
         assert_eq!(lines(&mut console).1, [String::from_utf8(vec![b'x'; LONGEST]).unwrap()]);
         page[core::mem::offset_of!(XenconsInterface, out_prod) / 4].store(0x8000_0000, SeqCst);
         assert_eq!(lines(&mut console), (false, vec![]), "indexes that make no sense");
+    }
+
+    /// C1 control characters as single bytes, as the two bytes that they have in UTF-8, and as the second byte of another character.
+    #[test]
+    fn a_line_moves_no_cursor() {
+        let (page, mut console) = console();
+        for byte in 0x7f..=0xffu8 {
+            let text = [b"a".as_slice(), &[byte], "\u{11b}".as_bytes(), &[0xc2, byte], b"z\n"].concat();
+            write(&page, &text);
+            let line = lines(&mut console).1.remove(0);
+            assert!(line.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{byte:#x}: {line:?}");
+            assert!(line.starts_with('a') && line.ends_with('z'));
+        }
+        write(&page, "\u{9b}2J \u{202e}x\ty\n".as_bytes());
+        assert_eq!(lines(&mut console).1, [" 2J ?x\ty"]);
     }
 
     #[test]
