@@ -23,6 +23,8 @@ use super::{Connection, Server};
 /// Requests that one call answers at most.
 const AT_ONCE: usize = 16;
 const SIZE: u32 = abi::XENSTORE_RING_SIZE;
+/// Bytes of the longest message.
+const MESSAGE: usize = super::wire::HEADER + abi::XENSTORE_PAYLOAD_MAX as usize;
 
 /// Words of the page.
 const REQUESTS: usize = 0;
@@ -60,14 +62,17 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
     ///
     /// # Errors
     ///
-    /// The memory, where it is smaller than the rings.
+    /// The memory, where it is smaller than the rings, or where there is no memory for a message each way. Later messages need none.
     pub fn new(page: M, connection: Connection) -> Result<Self, M> {
         if page.len() <= ERROR {
             return Err(page);
         }
+        let (mut input, mut output) = (Vec::new(), VecDeque::new());
+        if input.try_reserve_exact(MESSAGE).is_err() || output.try_reserve_exact(MESSAGE).is_err() {
+            return Err(page);
+        }
         let features = abi::XENSTORE_SERVER_FEATURE_RECONNECTION | abi::XENSTORE_SERVER_FEATURE_ERROR;
         page[FEATURES].store(features, Release);
-        let (input, output) = (Vec::new(), VecDeque::new());
         Ok(Self { page, connection, input, output, ending: None, broken: false })
     }
 
@@ -93,11 +98,11 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
             let ended = self.ending.as_ref().and_then(|end| server.late_answer(self.connection, end));
             if let Some(answer) = ended {
                 self.ending = None;
-                self.output.extend(answer.to_bytes());
+                self.output.extend(answer.bytes());
                 continue;
             }
             if let Some(event) = server.next_event(self.connection) {
-                self.output.extend(Message::event(&event).to_bytes());
+                self.output.extend(Message::event(&event).bytes());
                 continue;
             }
             if server.must_wait(self.connection) || server.steps() >= until {
@@ -106,7 +111,7 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
             moved |= self.fill();
             match Message::take(&mut self.input) {
                 Ok(Some(request)) => match server.request(self.connection, &request) {
-                    Some(answer) => self.output.extend(answer.to_bytes()),
+                    Some(answer) => self.output.extend(answer.bytes()),
                     None => self.ending = Some(Message { payload: Vec::new(), ..request }),
                 },
                 Ok(None) => break,
@@ -147,8 +152,7 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
             self.give_up(abi::XENSTORE_ERROR_RINGIDX);
             return false;
         }
-        let room =
-            (super::wire::HEADER + abi::XENSTORE_PAYLOAD_MAX as usize).saturating_sub(self.input.len());
+        let room = MESSAGE.saturating_sub(self.input.len());
         let count = there.min(u32::try_from(room).unwrap_or(SIZE));
         for n in 0..count {
             self.input.push(self.byte(REQUESTS, taken.wrapping_add(n)));
@@ -193,3 +197,45 @@ const _: () = {
     assert!(core::mem::offset_of!(abi::XenstoreDomainInterface, rsp_prod) == RSP_PROD * 4);
     assert!(core::mem::offset_of!(abi::XenstoreDomainInterface, error) == ERROR * 4);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::sync::Arc;
+
+    /// The longest messages, both ways, fit into what a link has from its beginning.
+    #[test]
+    fn a_link_asks_for_no_more_memory() {
+        let mut server = Server::default();
+        let connection = server.connect(1, false, None);
+        let page: Arc<[AtomicU32]> = (0..1024).map(|_| AtomicU32::new(0)).collect();
+        let mut link = Link::new(page.clone(), connection).unwrap();
+        let (before, mut answered) = (capacities(&link), 0);
+        let echo = [abi::XS_WATCH, 0, 0, abi::XENSTORE_PAYLOAD_MAX].map(u32::to_le_bytes).concat();
+        let request = [echo, alloc::vec![b'x'; abi::XENSTORE_PAYLOAD_MAX as usize]].concat();
+        for _ in 0..3 {
+            let mut sent = 0;
+            for _ in 0..64 {
+                let at = page[REQ_PROD].load(Relaxed);
+                let room = (SIZE - at.wrapping_sub(page[REQ_CONS].load(Relaxed))) as usize;
+                let part = &request[sent..request.len().min(sent + room)];
+                for (n, byte) in (0..).zip(part) {
+                    put(&page, REQUESTS, at.wrapping_add(n), *byte);
+                }
+                sent += part.len();
+                page[REQ_PROD].store(at.wrapping_add(part.len() as u32), Relaxed);
+                link.serve(&mut server);
+                let (from, to) = (page[RSP_CONS].load(Relaxed), page[RSP_PROD].load(Relaxed));
+                answered += to.wrapping_sub(from);
+                page[RSP_CONS].store(to, Relaxed);
+                assert_eq!(capacities(&link), before);
+            }
+            assert_eq!(sent, request.len());
+        }
+        assert!(answered > 0 && !link.broken);
+    }
+
+    fn capacities<M>(link: &Link<M>) -> (usize, usize) {
+        (link.input.capacity(), link.output.capacity())
+    }
+}

@@ -37,13 +37,18 @@ impl Message {
     /// The bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
+        self.bytes().collect()
+    }
+
+    /// The bytes, one after the other.
+    pub fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
         // Payloads are limited to a page.
         let length = u32::try_from(self.payload.len()).unwrap_or(u32::MAX);
         let header = [self.kind, self.request, self.transaction, length];
-        header.iter().flat_map(|word| word.to_le_bytes()).chain(self.payload.iter().copied()).collect()
+        header.into_iter().flat_map(u32::to_le_bytes).chain(self.payload.iter().copied())
     }
 
-    /// Takes a message from the front of `bytes`: none while it is not whole.
+    /// Takes a message from the front of `bytes`: none while it is not whole, or there is no memory for its payload.
     ///
     /// # Errors
     ///
@@ -56,7 +61,8 @@ impl Message {
             return Err(Errno::E2BIG);
         }
         let Some(payload) = rest.get(..length as usize) else { return Ok(None) };
-        let message = Self { kind, request, transaction, payload: payload.to_vec() };
+        let Ok(payload) = copied(payload) else { return Ok(None) };
+        let message = Self { kind, request, transaction, payload };
         bytes.drain(..HEADER + length as usize);
         Ok(Some(message))
     }
@@ -239,6 +245,7 @@ impl Server {
                         is_all = false;
                         break;
                     }
+                    names.try_reserve(piece.len() + 1).map_err(|_| Errno::ENOSPC)?;
                     names.extend_from_slice(piece.as_bytes());
                     names.push(0);
                 }
@@ -257,6 +264,7 @@ impl Server {
         let path = strings.next()?;
         let mut rights = Vec::new();
         while !strings.0.is_empty() {
+            rights.try_reserve(1).map_err(|_| Errno::ENOSPC)?;
             rights.push(read_right(strings.next()?)?);
         }
         self.change_rights(connection, id, path, Rights::new(&rights)?).map(|()| done())
