@@ -249,9 +249,11 @@ impl Platform for Machine {
         }
     }
 
-    fn flush_cache_lines(&self, mfn: Mfn, offset: usize, len: usize) {
+    fn flush_cache_lines(&self, frame: GuestFrame, offset: usize, len: usize) {
         assert!(offset.checked_add(len).is_some_and(|end| end <= PAGE_SIZE), "bytes within a frame");
-        cpu::flush_cache_lines(self.frame_words(mfn).as_ptr().addr() + offset, len);
+        if !cpu::flush_cache_lines(self.words(frame).as_ptr().addr() + offset, len) {
+            self.flush_caches(&self.online_cpus());
+        }
     }
 
     fn flush_caches(&self, cpus: &CpuMask) {

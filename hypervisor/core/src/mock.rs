@@ -5,6 +5,7 @@
 //! it loaded last, as the hardware would. Every other request of the core that has no effect here is recorded
 //! for the test to look at.
 
+mod memory;
 mod tlb;
 
 pub use tlb::Reach;
@@ -91,7 +92,10 @@ pub type Hook = Box<dyn Fn() + Send + Sync>;
 /// The machine.
 pub struct MockPlatform {
     table: &'static [FrameInfo],
+    /// RAM as the caches show it.
     frames: Box<[FrameWords]>,
+    /// What was written past the caches.
+    memory: Mutex<memory::Memory>,
     m2p: Vec<AtomicU64>,
     slots: [u64; 16],
     flat: Mutex<Vec<u8>>,
@@ -161,6 +165,7 @@ impl MockPlatform {
         Self {
             table: frame_table(frames),
             frames: (0..frames).map(|_| core::array::from_fn(|_| AtomicU64::new(0))).collect(),
+            memory: Mutex::new(memory::Memory::default()),
             m2p: (0..frames).map(|_| AtomicU64::new(u64::MAX)).collect(),
             slots: core::array::from_fn(|n| 0x8000_0000_0000_0063 | (0xfff0 + n as u64) << 12),
             flat: Mutex::new(vec![0; FLAT_SIZE]),
@@ -204,25 +209,6 @@ impl MockPlatform {
 
     fn end_stretch(&self) {
         self.longest.fetch_max(self.steps.swap(0, Ordering::Relaxed), Ordering::Relaxed);
-    }
-
-    /// Translates as this CPU does.
-    fn translate(&self, va: u64, write: bool) -> Option<(Mfn, usize)> {
-        let mut tlbs = self.tlbs.lock().unwrap();
-        let frame = tlbs.get_mut(&self.this_cpu())?.translate(&self.frames, va, write)?;
-        Some((frame, (va & 0xfff) as usize))
-    }
-
-    /// The guest that runs on this CPU reads the word at `va`, or writes it. Answers the frame that was reached and what the word
-    /// was before; `None`: a fault.
-    pub fn access(&self, va: u64, write: Option<u64>) -> Option<(Mfn, u64)> {
-        let (frame, offset) = self.translate(va, write.is_some())?;
-        let word = &self.frames[frame.0 as usize][offset / 8];
-        let before = word.load(Ordering::Relaxed);
-        if let Some(value) = write {
-            word.store(value, Ordering::Relaxed);
-        }
-        Some((frame, before))
     }
 
     /// All pages that a guest on `cpu` can reach by what the CPU remembers, whatever the tables say by now.
@@ -401,11 +387,13 @@ impl Platform for MockPlatform {
 
     fn vcpu_info_moved(&self, _vcpu: &Vcpu<Self>) {}
 
-    fn flush_cache_lines(&self, mfn: Mfn, offset: usize, len: usize) {
-        self.record.lock().unwrap().line_flushes.push((mfn, offset, len));
+    fn flush_cache_lines(&self, frame: GuestFrame, offset: usize, len: usize) {
+        self.write_lines_back(frame.mfn(), offset..offset + len);
+        self.record.lock().unwrap().line_flushes.push((frame.mfn(), offset, len));
     }
 
     fn flush_caches(&self, cpus: &CpuMask) {
+        self.evict();
         self.record.lock().unwrap().cache_flushes.push(*cpus);
     }
 

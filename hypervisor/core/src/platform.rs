@@ -271,7 +271,7 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn vcpu_info_moved(&self, vcpu: &Vcpu<Self>);
     /// Writes back and invalidates the cache lines that hold `len` bytes from byte `offset` of a frame on (`clflush`), on all CPUs.
     /// The bytes lie within the frame.
-    fn flush_cache_lines(&self, mfn: Mfn, offset: usize, len: usize);
+    fn flush_cache_lines(&self, frame: GuestFrame, offset: usize, len: usize);
     /// Writes back and invalidates all caches of `cpus` (`wbinvd`); returns when all have done so.
     fn flush_caches(&self, cpus: &CpuMask);
 

@@ -188,24 +188,57 @@ pub fn flush_caches() {
     unsafe { asm!("wbinvd", options(nostack, preserves_flags)) }
 }
 
+/// How this machine flushes a cache line.
+static LINE_FLUSH: Once<LineFlush> = Once::new();
+
+struct LineFlush {
+    /// Bytes of a line.
+    step: usize,
+    /// CLFLUSHOPT, which lets the flushes of several lines overlap.
+    overlapping: bool,
+}
+
+impl LineFlush {
+    /// `step` is 0 for a processor without CLFLUSH.
+    fn find() -> Self {
+        let cpuid = cpuid();
+        // CPUID leaf 1, EBX bits 15..8: the line in units of 8 bytes. A smaller step flushes a line twice, which harms nothing.
+        let line = cpuid.get_feature_info().filter(|info| info.has_clflush());
+        let line = line.map(|info| usize::from(info.cflush_cache_line_size()) * 8);
+        Self {
+            step: line.map_or(0, |line| if line.is_power_of_two() { line.clamp(16, 256) } else { 16 }),
+            overlapping: cpuid.get_extended_feature_info().is_some_and(|info| info.has_clflushopt()),
+        }
+    }
+}
+
 /// Writes back and invalidates the cache lines that hold `len` bytes from the mapped address `start` on, in the caches of all CPUs
-/// (SDM Vol. 2, CLFLUSH; every x86-64 processor has it).
-pub fn flush_cache_lines(start: usize, len: usize) {
-    // CPUID leaf 1, EBX bits 15..8: the line in units of 8 bytes. A smaller step flushes a line twice, which harms nothing.
-    let line = raw_cpuid::CpuId::new()
-        .get_feature_info()
-        .map_or(0, |info| usize::from(info.cflush_cache_line_size()))
-        * 8;
-    let line = if line.is_power_of_two() { line.clamp(16, 256) } else { 16 };
+/// (SDM Vol. 2, CLFLUSH, CLFLUSHOPT). Answers `false`, and does nothing, on a processor that cannot: there is [`flush_caches`].
+#[must_use]
+pub fn flush_cache_lines(start: usize, len: usize) -> bool {
+    let &LineFlush { step, overlapping } = LINE_FLUSH.call_once(LineFlush::find);
+    if step == 0 {
+        return false;
+    }
+    // CLFLUSHOPT, and CLFLUSH on AMD's processors (APM Vol. 3), are ordered by nothing but fences: not with earlier and later accesses,
+    // and reads of the same line among them.
+    // SAFETY: a fence.
+    unsafe { asm!("mfence", options(nostack, preserves_flags)) };
     let end = start + len;
-    let mut at = start & !(line - 1);
+    let mut at = start & !(step - 1);
     while at < end {
         // SAFETY: the caller's address is mapped, and so is the rest of its line; what is dirty is written back, nothing is lost.
-        unsafe { asm!("clflush [{}]", in(reg) at, options(nostack, preserves_flags)) };
-        at += line;
+        unsafe {
+            match overlapping {
+                true => asm!("clflushopt [{}]", in(reg) at, options(nostack, preserves_flags)),
+                false => asm!("clflush [{}]", in(reg) at, options(nostack, preserves_flags)),
+            }
+        }
+        at += step;
     }
-    // SAFETY: orders the flushes before what follows (SDM Vol. 2, CLFLUSH).
+    // SAFETY: a fence.
     unsafe { asm!("mfence", options(nostack, preserves_flags)) };
+    true
 }
 
 /// Loads a page-table root.

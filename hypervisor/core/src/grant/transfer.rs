@@ -39,6 +39,9 @@ impl<P: Platform> Hypervisor<P> {
         owner.pages.shrink(1);
         // Not only the owner's CPUs: a domain that had the page mapped by a grant, for reading, need not have flushed since.
         self.flush_since(self.frames.tlb().now());
+        if info.is_incoherent() {
+            self.write_back(mfn);
+        }
         Ok(())
     }
 

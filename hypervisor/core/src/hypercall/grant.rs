@@ -10,7 +10,7 @@ use crate::grant::{
 };
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{DomId, GrantRef, Mfn};
-use crate::platform::Platform;
+use crate::platform::{GuestFrame, Platform};
 use crate::regs::Regs;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -296,7 +296,10 @@ fn cache_flush<P: Platform>(
     if op.op & GNTTAB_CACHE_CLEAN == 0 {
         return Err(Errno::EOPNOTSUPP.into());
     }
-    cx.hv.platform.flush_cache_lines(mfn, usize::from(op.offset), usize::from(op.length));
+    // No reference is held: where the frame has become the hypervisor's meanwhile, there is nothing to do.
+    if let Some(frame) = GuestFrame::find(cx.hv.platform.frame_table(), mfn) {
+        cx.hv.platform.flush_cache_lines(frame, usize::from(op.offset), usize::from(op.length));
+    }
     Ok(())
 }
 

@@ -16,6 +16,8 @@ use std::vec::Vec;
 struct Cached {
     frame: u64,
     writable: bool,
+    /// Its memory type is write-back.
+    cached: bool,
 }
 
 /// What a CPU can reach by what it remembers.
@@ -60,8 +62,8 @@ impl Tlb {
         self.tables.clear();
     }
 
-    /// The frame that an access of this kind reaches; `None`: it faults.
-    pub(super) fn translate(&mut self, memory: &[FrameWords], va: u64, write: bool) -> Option<Mfn> {
+    /// The frame that an access of this kind reaches, and whether it does so by the caches; `None`: it faults.
+    pub(super) fn translate(&mut self, memory: &[FrameWords], va: u64, write: bool) -> Option<(Mfn, bool)> {
         let allowed = |found: &Cached| !write || found.writable;
         let known = self.pages.get(&(va >> 12)).copied();
         let found =
@@ -71,7 +73,7 @@ impl Tlb {
                 self.walk(memory, va).filter(allowed)
             })?;
         self.pages.insert(va >> 12, found);
-        ((found.frame as usize) < memory.len()).then_some(Mfn(found.frame))
+        ((found.frame as usize) < memory.len()).then_some((Mfn(found.frame), found.cached))
     }
 
     /// Walks the tables from the lowest one that is remembered.
@@ -80,7 +82,7 @@ impl Tlb {
         let (mut level, mut at) = match known {
             Some(known) => known,
             None if self.root == 0 => return None,
-            None => (4, Cached { frame: self.root, writable: true }),
+            None => (4, Cached { frame: self.root, writable: true, cached: true }),
         };
         loop {
             let words = memory.get(usize::try_from(at.frame).ok()?)?;
@@ -112,8 +114,11 @@ fn prefix(va: u64, level: u8) -> u64 {
 }
 
 fn step(table: Cached, entry: u64) -> Option<Cached> {
-    (entry & pte::PRESENT != 0)
-        .then(|| Cached { frame: pte::frame_of(entry).0, writable: table.writable && entry & pte::RW != 0 })
+    (entry & pte::PRESENT != 0).then(|| Cached {
+        frame: pte::frame_of(entry).0,
+        writable: table.writable && entry & pte::RW != 0,
+        cached: entry & pte::CACHE_BITS == 0,
+    })
 }
 
 fn reach_below(memory: &[FrameWords], level: u8, va: u64, table: Cached, all: &mut Vec<Reach>) {
@@ -154,11 +159,11 @@ mod tests {
     #[test]
     fn a_translation_stays_until_it_is_flushed() {
         let (memory, mut tlb) = (memory(), loaded());
-        assert_eq!(tlb.translate(&memory, 0x123, true), Some(Mfn(5)));
+        assert_eq!(tlb.translate(&memory, 0x123, true), Some((Mfn(5), true)));
         memory[4][0].store(0, Ordering::Relaxed);
-        assert_eq!(tlb.translate(&memory, 0, true), Some(Mfn(5)), "stale");
+        assert_eq!(tlb.translate(&memory, 0, true), Some((Mfn(5), true)), "stale");
         tlb.flush_page(0x1000);
-        assert_eq!(tlb.translate(&memory, 0, true), Some(Mfn(5)), "another page's");
+        assert_eq!(tlb.translate(&memory, 0, true), Some((Mfn(5), true)), "another page's");
         tlb.flush_page(0xfff);
         assert_eq!(tlb.translate(&memory, 0, true), None);
         assert!(tlb.reach(&memory).is_empty());
@@ -168,14 +173,18 @@ mod tests {
     fn upper_entries_stay_as_well() {
         let (memory, mut tlb) = (memory(), loaded());
         set(&memory, 4, 1, 6, 0);
-        assert_eq!(tlb.translate(&memory, 0, false), Some(Mfn(5)));
+        assert_eq!(tlb.translate(&memory, 0, false), Some((Mfn(5), true)));
         memory[3][0].store(0, Ordering::Relaxed);
         let second = Reach { va: 0x1000, frame: Mfn(6), writable: false };
         assert!(tlb.reach(&memory).contains(&second));
-        assert_eq!(tlb.translate(&memory, 0x1000, false), Some(Mfn(6)), "by the table that is gone");
+        assert_eq!(tlb.translate(&memory, 0x1000, false), Some((Mfn(6), true)), "by the table that is gone");
         assert_eq!(tlb.translate(&memory, 0x1000, true), None);
         assert_eq!(tlb.translate(&memory, 0x1000, false), None, "the fault made it look again");
-        assert_eq!(tlb.translate(&memory, 0, true), Some(Mfn(5)), "a page's translation needs no tables");
+        assert_eq!(
+            tlb.translate(&memory, 0, true),
+            Some((Mfn(5), true)),
+            "a page's translation needs no tables"
+        );
         tlb.flush();
         assert_eq!(tlb.translate(&memory, 0, true), None);
     }
@@ -184,9 +193,9 @@ mod tests {
     fn a_right_that_was_added_is_found_by_looking_again() {
         let (memory, mut tlb) = (memory(), loaded());
         set(&memory, 4, 0, 5, 0);
-        assert_eq!(tlb.translate(&memory, 0, false), Some(Mfn(5)));
+        assert_eq!(tlb.translate(&memory, 0, false), Some((Mfn(5), true)));
         set(&memory, 4, 0, 5, pte::RW);
-        assert_eq!(tlb.translate(&memory, 0, true), Some(Mfn(5)));
+        assert_eq!(tlb.translate(&memory, 0, true), Some((Mfn(5), true)));
         set(&memory, 2, 0, 3, 0);
         tlb.flush();
         assert_eq!(tlb.translate(&memory, 0, true), None, "every level has to allow it");

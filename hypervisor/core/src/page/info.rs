@@ -146,6 +146,7 @@ impl Count {
 /// |---|---|
 /// | 63..61 | [`PageType`] |
 /// | 60 | pinned: one of the type references is held by the guest's wish |
+/// | 59 | incoherent: (writable, or idle after that) it was mapped writable with another memory type than write-back, and its cache lines were not written back since; see `coherence.rs` |
 /// | 58 | locked: a CPU changes entries of this table |
 /// | 57 | busy: the contents are being checked or given up; bits 56 and 55 say by whom |
 /// | 56 | partial: (busy) nobody works on it, the next who wants it carries on |
@@ -164,6 +165,7 @@ impl Type {
     const TYPE_SHIFT: u32 = 61;
     pub(crate) const TYPE: u64 = 7 << Self::TYPE_SHIFT;
     pub(crate) const PINNED: u64 = 1 << 60;
+    pub(crate) const INCOHERENT: u64 = 1 << 59;
     pub(crate) const LOCKED: u64 = 1 << 58;
     pub(crate) const BUSY: u64 = 1 << 57;
     pub(crate) const PARTIAL: u64 = 1 << 56;
@@ -192,6 +194,11 @@ impl Type {
     /// An idle frame that lost its last type reference at `stamp`.
     pub(crate) const fn idle(t: PageType, stamp: u32) -> Type {
         Type(Self::bits_of(t) | (stamp as u64) << Self::MIDDLE_SHIFT)
+    }
+
+    /// The frame after its last type reference, at `stamp`: still incoherent, if it was.
+    pub(crate) const fn at_rest(self, stamp: u32) -> Type {
+        Type(self.0 & (Self::TYPE | Self::INCOHERENT) | (stamp as u64) << Self::MIDDLE_SHIFT)
     }
 
     /// A busy frame of which the entries below `entries` hold references; `how` is 0, `PARTIAL`, or `DOOMED` with the next
@@ -343,7 +350,12 @@ impl fmt::Debug for FrameInfo {
                 f.write_str(name)?;
             }
         }
-        for (bit, name) in [(Type::PINNED, " pinned"), (Type::LOCKED, " locked"), (Type::BUSY, " busy")] {
+        for (bit, name) in [
+            (Type::PINNED, " pinned"),
+            (Type::INCOHERENT, " incoherent"),
+            (Type::LOCKED, " locked"),
+            (Type::BUSY, " busy"),
+        ] {
             if t.0 & bit != 0 {
                 f.write_str(name)?;
             }

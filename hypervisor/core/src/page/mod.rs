@@ -30,9 +30,11 @@
 //! 5. A TLB may lag behind the tables. Before a frame that was writable becomes anything else, or a table becomes writable, every
 //!    CPU that may remember the old use has flushed ([`TlbClock`]); before a frame goes to another domain or to the hypervisor
 //!    likewise. The tests let CPUs remember everything until they flush, and look at all that they can reach (`tests/stale.rs`).
-//! 6. No judgement needs both words at two times. Where a decision depends on both, one is brought into a state in which it cannot
+//! 6. What the hypervisor judges is what the processor will read: of a frame that a guest wrote to past the caches they are written
+//!    back before it becomes anything else (`coherence.rs`). The mock machine keeps such writes from the caches.
+//! 7. No judgement needs both words at two times. Where a decision depends on both, one is brought into a state in which it cannot
 //!    change first ([`FrameInfo::try_unshare`]). The models try every order (`tests/orders.rs`).
-//! 7. A reference that is not there is never dropped. Each drop looks at what its own atomic operation answered, and stops the
+//! 8. A reference that is not there is never dropped. Each drop looks at what its own atomic operation answered, and stops the
 //!    machine if there was none: what is known of frames would not be true any more.
 //!
 //! # The life of a type
@@ -76,6 +78,7 @@
 //! | `info.rs` | the layout of the two words |
 //! | `refs.rs` | taking and dropping references: the short paths |
 //! | `types.rs` | changes of type; flushes |
+//! | `coherence.rs` | memory types, and the write-back of caches |
 //! | `validate.rs` | what entries may say; checking tables |
 //! | `linear.rs` | which addresses lead through linear entries into the hypervisor |
 //! | `doomed.rs` | giving tables up |
@@ -89,6 +92,7 @@
 //! | `tlb.rs` | which CPUs may still remember what |
 //! | `pte.rs` | the bits of an entry |
 
+mod coherence;
 mod doomed;
 mod error;
 mod foreign;

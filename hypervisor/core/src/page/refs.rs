@@ -94,11 +94,12 @@ impl<W: Word> FrameInfo<W> {
     }
 
     /// Makes a frame of `owner` writable for the first time, if it was nothing else since it was allocated or is idle as
-    /// writable: then no TLB has anything against it.
+    /// writable: then no TLB has anything against it. An incoherent frame, which must stay so, goes the long way.
     pub(crate) fn try_first_writable(&self, owner: DomId) -> FirstWritable {
         let word = self.type_.read();
         let as_writable = word ^ Type::bits_of(PageType::Writable);
-        let unused = word == 0 || as_writable & (Type::TYPE | Type::BUSY | Type::COUNT) == 0;
+        let other = Type::TYPE | Type::INCOHERENT | Type::BUSY | Type::COUNT;
+        let unused = word == 0 || as_writable & other == 0;
         if !unused || self.try_get(owner).is_err() {
             return FirstWritable::Not;
         }

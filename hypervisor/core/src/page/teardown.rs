@@ -60,9 +60,9 @@ impl<P: Platform> Hypervisor<P> {
             *progress = Teardown { stage, next };
             self.work_off_doomed(domain)?;
             let (any, part_end) = domain.pages.had_any_near(next);
-            let end = if any { next.saturating_add(BURST).min(part_end) } else { part_end }.min(all.end);
+            let mut end = if any { next.saturating_add(BURST).min(part_end) } else { part_end }.min(all.end);
             if any {
-                self.look_through(domain, next..end, stage);
+                end = self.look_through(domain, next..end, stage);
             }
             (stage, next) = if end >= all.end { (stage + 1, all.start) } else { (stage, end) };
             *progress = Teardown { stage, next };
@@ -74,7 +74,9 @@ impl<P: Platform> Hypervisor<P> {
         self.work_off_doomed(domain)
     }
 
-    fn look_through(&self, domain: &Domain<P>, frames: Range<u64>, stage: u8) {
+    /// Looks through some frames; answers where it stopped, before the end only because it took long.
+    fn look_through(&self, domain: &Domain<P>, frames: Range<u64>, stage: u8) -> u64 {
+        let mut end = frames.end;
         // Frames in a row that are free by now, and that the allocator shall have.
         let mut freed = frames.start..frames.start;
         let start = usize::try_from(frames.start).unwrap_or(usize::MAX);
@@ -83,17 +85,23 @@ impl<P: Platform> Hypervisor<P> {
             if count.refs() == 0 || count.owner() != domain.id {
                 continue;
             }
-            if stage != 3 || !self.take_idle_frame(domain.id, Mfn(mfn), info) {
+            let taken = if stage == 3 { self.take_idle_frame(domain.id, Mfn(mfn), info) } else { None };
+            let Some(slow) = taken else {
                 self.release_frame(domain, Mfn(mfn), info, stage);
                 continue;
-            }
+            };
             if freed.end != mfn {
                 self.give_up_frames(domain, freed);
                 freed = mfn..mfn;
             }
             freed.end = mfn + 1;
+            if slow {
+                end = mfn + 1;
+                break;
+            }
         }
         self.give_up_frames(domain, freed);
+        end
     }
 
     /// Lets the allocator have frames of [`Hypervisor::take_idle_frame`].

@@ -25,11 +25,13 @@ pub(crate) enum Claim {
 
 impl<W: Word> FrameInfo<W> {
     /// Makes the frame, to which the caller holds an ordinary reference, live or busy as `t`. `flush` has the CPUs flushed that did
-    /// not since the stamp that it gets; `busy` decides about a frame that is busy, or says `None`: look again.
+    /// not since the stamp that it gets; `write_back` writes the frame's cache lines back; `busy` decides about a frame that is busy, or
+    /// says `None`: look again.
     pub(crate) fn claim(
         &self,
         t: PageType,
         flush: impl Fn(u32),
+        write_back: impl Fn(),
         mut busy: impl FnMut(Type) -> Option<Claim>,
     ) -> Claim {
         loop {
@@ -58,8 +60,14 @@ impl<W: Word> FrameInfo<W> {
                     // What was checked as descriptors can change only by way of another type.
                     let has_contents =
                         t.is_table() || t == PageType::SegDesc && word.page_type() != PageType::SegDesc;
-                    let next = if has_contents { Type::busy(t, 0, 0) } else { Type::first(t) };
+                    let incoherent = word.0 & Type::INCOHERENT;
+                    let next =
+                        if has_contents { Type::busy(t, 0, 0) } else { Type(Type::first(t).0 | incoherent) };
                     if self.swap_type(word, next) {
+                        // Not before: until now the frame could become writable again. No CPU writes to it any more.
+                        if has_contents && incoherent != 0 {
+                            write_back();
+                        }
                         return if has_contents { Claim::Ours(0) } else { Claim::First };
                     }
                 }
@@ -103,11 +111,16 @@ impl<P: Platform> Hypervisor<P> {
 
     fn claim(&self, domain: &Domain<P>, mfn: Mfn, info: &FrameInfo, t: PageType) -> Claim {
         let flush = |stamp| self.flush_stale(domain, stamp);
-        info.claim(t, flush, |word| {
-            let claim = self.claim_busy(domain, mfn, info, t, word);
-            // The CPU that checks the frame may take long, and looks at its own work only.
-            claim.or_else(|| self.platform.work_pending().then_some(Claim::Refused(PageError::Restart)))
-        })
+        info.claim(
+            t,
+            flush,
+            || self.write_back(mfn),
+            |word| {
+                let claim = self.claim_busy(domain, mfn, info, t, word);
+                // The CPU that checks the frame may take long, and looks at its own work only.
+                claim.or_else(|| self.platform.work_pending().then_some(Claim::Refused(PageError::Restart)))
+            },
+        )
     }
 
     /// The case of a busy frame. `None`: look again.
@@ -225,7 +238,7 @@ impl<P: Platform> Hypervisor<P> {
                     }
                 }
                 _ => {
-                    if info.swap_type(word, Type::idle(t, self.frames.tlb().stamp())) {
+                    if info.swap_type(word, word.at_rest(self.frames.tlb().stamp())) {
                         return self.put_page(mfn);
                     }
                 }
@@ -297,22 +310,24 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Frees a frame of a dying domain that nothing but the domain's own reference holds, short of giving it to the allocator: it is
-    /// dirty. Answers whether it was such a frame.
-    pub(crate) fn take_idle_frame(&self, owner: DomId, mfn: Mfn, info: &FrameInfo) -> bool {
+    /// dirty. `None`: it is no such frame; else whether that took as long as the write-back of its cache lines.
+    pub(crate) fn take_idle_frame(&self, owner: DomId, mfn: Mfn, info: &FrameInfo) -> Option<bool> {
         let idle = Count::idle_of(owner).0;
-        let taken = info.count.compare_exchange(idle, Count::DIRTY, AcqRel, Relaxed).is_ok();
-        if taken {
-            self.forget_use(mfn, info);
-        }
-        taken
+        info.count.compare_exchange(idle, Count::DIRTY, AcqRel, Relaxed).ok()?;
+        Some(self.forget_use(mfn, info))
     }
 
-    /// Forgets what a frame was used as.
-    fn forget_use(&self, mfn: Mfn, info: &FrameInfo) {
+    /// Forgets what a frame was used as; answers whether its cache lines were written back.
+    fn forget_use(&self, mfn: Mfn, info: &FrameInfo) -> bool {
         if let Some(entry) = self.platform.m2p().get(mfn.0 as usize) {
             entry.store(u64::MAX, Relaxed);
         }
+        let incoherent = info.is_incoherent();
+        if incoherent {
+            self.write_back_unused(mfn, info);
+        }
         info.set_type(Type(0));
+        incoherent
     }
 
     /// Hands a frame without references over to the allocator.

@@ -74,7 +74,12 @@ impl<P: Platform> Hypervisor<P> {
                     self.put_l1_entry(owner.id, entry);
                     return Err(PageError::CannotMap);
                 }
-                Ok(()) => return Ok(entry),
+                Ok(()) => {
+                    if entry & pte::CACHE_BITS != 0 && entry & pte::RW != 0 {
+                        info.mark_incoherent();
+                    }
+                    return Ok(entry);
+                }
                 Err(PageError::Restart) => return Err(PageError::Restart),
                 Err(_) if !info.is_io() => return Err(PageError::CannotMap),
                 Err(_) => {}

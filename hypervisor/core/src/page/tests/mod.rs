@@ -2,6 +2,7 @@
 
 mod absent;
 mod behaviour;
+mod coherence;
 mod linear;
 mod memory;
 mod model;

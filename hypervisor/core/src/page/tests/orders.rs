@@ -41,7 +41,7 @@ fn unmap(frame: &Frame) -> bool {
     while !frame.try_put_live() {
         let word = frame.type_word();
         assert_ne!(word.count(), 0, "dropped twice");
-        if word.count() == 1 && frame.swap_type(word, Type::idle(PageType::Writable, STAMP)) {
+        if word.count() == 1 && frame.swap_type(word, word.at_rest(STAMP)) {
             return put(frame);
         }
     }
@@ -70,6 +70,11 @@ fn map(frame: &Frame, owner: DomId) -> bool {
 /// Takes a type by the long way. For a table or a descriptor page the answer is whether this CPU made it one, and whether CPUs
 /// were flushed before.
 fn take(frame: &Frame, owner: DomId, t: PageType) -> Option<bool> {
+    take_coherent(frame, owner, t, || panic!("never written past the caches"))
+}
+
+/// As [`take`], for a frame that may be incoherent.
+fn take_coherent(frame: &Frame, owner: DomId, t: PageType, write_back: impl Fn()) -> Option<bool> {
     frame.try_get(owner).ok()?;
     let flushed = core::cell::Cell::new(false);
     let flush = |stamp| {
@@ -78,7 +83,7 @@ fn take(frame: &Frame, owner: DomId, t: PageType) -> Option<bool> {
     };
     let busy =
         |word: Type| (word.page_type() != t).then_some(Claim::Refused(crate::page::PageError::WrongType));
-    match frame.claim(t, flush, busy) {
+    match frame.claim(t, flush, write_back, busy) {
         Claim::First => Some(flushed.get()),
         Claim::Ours(_) => {
             frame.set_type(Type::first(t));
@@ -273,4 +278,61 @@ fn a_locked_table_stays_a_table() {
         let ((), freed) = meet(&frame, change, drop_last);
         assert!(!freed && frame.type_word() == Type::idle(PageType::L1, STAMP));
     });
+}
+
+/// Maps the frame with another memory type, writes past the caches, and unmaps it.
+fn write_uncached(frame: &Frame, memory: &AtomicU64) {
+    if map(frame, OWNER) {
+        frame.mark_incoherent();
+        memory.put(1);
+        assert!(!unmap(frame));
+    }
+}
+
+/// A CPU writes to a frame past the caches while another one makes it a table: what is judged of the table is what is in memory then.
+#[test]
+fn what_was_written_past_the_caches_is_judged() {
+    for type_ in [Type(0), Type::idle(PageType::Writable, STAMP)] {
+        loom::model(move || {
+            let frame = frame(Count::idle_of(OWNER), type_);
+            // A word of the frame, in memory and in the caches.
+            let (memory, cache) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(0));
+            let guests = memory.clone();
+            let make_table = |f: &Frame| {
+                let write_back = || cache.put(memory.read());
+                let table = take_coherent(f, OWNER, PageType::L1, write_back);
+                table.map(|_| (cache.read(), memory.read()))
+            };
+            let ((), judged) = meet(&frame, move |f| write_uncached(f, &guests), make_table);
+            match judged {
+                Some((judged, there)) => {
+                    assert_eq!(judged, there, "the caches showed something else");
+                    assert_eq!(judged, memory.read(), "written to as a table");
+                    assert!(!frame.is_incoherent());
+                }
+                None => assert_eq!(frame.is_incoherent(), memory.read() == 1),
+            }
+        });
+    }
+}
+
+/// A CPU writes to a frame past the caches while another one maps and unmaps it as usual: it stays incoherent.
+#[test]
+fn an_incoherent_frame_stays_so() {
+    for type_ in [Type(0), Type::first(PageType::Writable), Type::idle(PageType::Writable, STAMP)] {
+        loom::model(move || {
+            let refs = 1 + type_.count();
+            let frame = frame(Count::new(OWNER, Count::ALLOCATED, refs), type_);
+            let memory = Arc::new(AtomicU64::new(0));
+            let guests = memory.clone();
+            let use_it = |f: &Frame| {
+                if type_.count() != 0 || map(f, OWNER) {
+                    assert!(!unmap(f));
+                }
+            };
+            meet(&frame, move |f| write_uncached(f, &guests), use_it);
+            assert_eq!(frame.is_incoherent(), memory.read() == 1);
+            assert_eq!((frame.count().refs(), frame.type_word().count()), (1, 0));
+        });
+    }
 }

@@ -1,9 +1,11 @@
-//! What CPUs remember of page tables against what frames are by now.
+//! What CPUs remember of page tables, and what memory holds behind their caches, against what frames are by now.
 //!
 //! Two domains, one of them privileged, run on three CPUs whose TLBs keep everything until it is flushed. They map, unmap without flushing, access memory, make
 //! pages tables and descriptor pages, give pages up and get others; the hypervisor takes frames for itself, shares some, and takes
 //! them back. After each step everything that some CPU can reach by what it remembers is looked at: nothing of it may be a
-//! table or a descriptor page that can be written, another domain's, or the hypervisor's.
+//! table or a descriptor page that can be written, another domain's, or the hypervisor's. The privileged domain drives devices and maps
+//! some of the pages uncached; the caches may lose what they have at any time. Memory must hold nothing else of a table than they
+//! show, nor of a frame that is free or the hypervisor's.
 
 use super::{PATIENCE, RW, SELF, entry};
 use crate::Hypervisor;
@@ -81,12 +83,16 @@ enum Op {
     Share(bool),
     /// Time passes for CPUs that nobody looks at.
     Ticks(u64),
+    /// The caches lose what they have.
+    Evict,
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let page = || 0..POOL + 1;
     let va = || (0..2 * SLOTS).prop_map(|n| (n / SLOTS) << 21 | (n % SLOTS) << 12);
-    let flags = || prop_oneof![3 => Just(RW), 1 => Just(pte::PRESENT), 2 => Just(0)];
+    let types = prop_oneof![Just(pte::PWT), Just(pte::PCD), Just(pte::PAT), Just(pte::CACHE_BITS)];
+    let uncached = types.prop_map(|bits| RW | bits).boxed();
+    let flags = || prop_oneof![6 => Just(RW), 2 => uncached.clone(), 2 => Just(pte::PRESENT), 4 => Just(0)];
     let flush = prop_oneof![
         3 => Just(0),
         1 => Just(UVMF_INVLPG | UVMF_LOCAL),
@@ -114,6 +120,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => any::<bool>().prop_map(Op::Heap),
         2 => any::<bool>().prop_map(Op::Share),
         2 => prop_oneof![Just(period / 2), Just(period - 1), Just(period), 0..3 * period].prop_map(Op::Ticks),
+        2 => Just(Op::Evict),
     ]
 }
 
@@ -167,6 +174,7 @@ impl World {
         let hv = hypervisor(FRAMES);
         hv.platform.cpus.store(CPUS as u32, Relaxed);
         let tenants = [Tenant::new(&hv, 0), Tenant::new(&hv, 1)];
+        tenants[0].domain.permissions.write().iomem.insert(0xfee00, 0xfee00);
         let running = [(0, 0), (0, 1), (1, 2)];
         let mut world = Self { hv, tenants, running, heap: Vec::new(), here: 0 };
         for cpu in 0..CPUS {
@@ -312,6 +320,7 @@ impl World {
                 });
             }
             Op::Ticks(ticks) => self.hv.frames.tlb().pass(ticks),
+            Op::Evict => self.hv.platform.evict(),
         }
     }
 
@@ -349,8 +358,14 @@ impl World {
         }
     }
 
-    /// Looks at everything that some CPU can reach.
+    /// Looks at everything that some CPU can reach, and at what the caches keep from the hypervisor.
     fn check(&self) {
+        for (mfn, info) in self.hv.platform.table().iter().enumerate() {
+            let word = info.type_word();
+            let guests = info.owner().is_some_and(|owner| owner != DOMID_XEN);
+            let is_data = guests && !word.is_busy() && matches!(word.live(), None | Some(PageType::Writable));
+            assert!(is_data || !self.hv.platform.is_behind(Mfn(mfn as u64)), "{mfn:#x} in memory: {info:?}");
+        }
         for (cpu, (tenant, _)) in self.running.iter().enumerate() {
             let domain = &self.tenants[*tenant].domain;
             for reach in self.hv.platform.reach(CpuId(cpu as u32)) {
