@@ -202,6 +202,11 @@ impl Platform for Machine {
         }
     }
 
+    #[inline]
+    fn flush_tlb_here(&self, what: Flush) {
+        smp::flush_tlb_local(what);
+    }
+
     fn load_page_tables(&self, vcpu: &Vcpu) {
         pv::switch::load_page_tables(&vcpu.pv);
     }

@@ -246,6 +246,10 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn grace_is_over(&self, grace: u64) -> bool;
     /// Flushes TLBs and returns when all of `cpus` have done so.
     fn flush_tlb(&self, cpus: &CpuMask, what: Flush);
+    /// The same for this CPU alone.
+    fn flush_tlb_here(&self, what: Flush) {
+        self.flush_tlb(&CpuMask::of(self.this_cpu()), what);
+    }
     /// Loads CR3 anew from the current vCPU's `pv.guest_table` or `pv.guest_table_user` (by `pv.kernel_mode`) and
     /// flushes what the old one left, global entries too.
     fn load_page_tables(&self, vcpu: &Vcpu<Self>);

@@ -20,8 +20,8 @@
 //!
 //! A linear level-4 entry (`pv-linear-pt`) leads from a copy to the guest's own root and so to everything: the two do not go together.
 
-use super::descriptors;
 use super::percpu::{PerCpu, cpu, percpu_area, this_cpu};
+use super::descriptors;
 use crate::mm::layout::{CPU_AREA, HYPERVISOR_START};
 use crate::mm::tables::{self, NoTable};
 use crate::mm::{early, frame_words};
@@ -167,15 +167,20 @@ fn copy_entries(from: Mfn, to: Mfn) {
     // SAFETY: the loaded vCPU's root, whose type the vCPU holds, and a table of this CPU's own.
     let [from, to] = [from, to].map(|frame| unsafe { frame_words(frame) });
     for part in [0..257, 272..512] {
-        let entries = to[part.clone()].iter().zip(&from[part]);
-        entries.for_each(|(to, from)| to.store(from.load(Relaxed), Relaxed));
+        let (to, from) = (&to[part.clone()], &from[part]);
+        // SAFETY: as many words as both slices have, whole ones. Another CPU may change those of the guest's table meanwhile, as the
+        // first invariant lets it; those of the copy are this CPU's alone.
+        unsafe {
+            asm!("rep movsq", inout("rcx") to.len() => _, inout("rdi") to.as_ptr() => _, inout("rsi") from.as_ptr() => _,
+                options(nostack, preserves_flags));
+        }
     }
 }
 
 /// Whether a page fault at `address` is the copy's fault and not the guest's: then the copies are forgotten, and the instruction is to run
 /// again.
 pub fn is_stale(this: &PerCpu, address: u64) -> bool {
-    let isolated = this.isolated.load(Relaxed) & ISOLATED != 0;
+    let isolated = this.isolated() & ISOLATED != 0;
     let stale = isolated && differs(read_cr3(), this.guest_cr3.load(Relaxed), address);
     if stale {
         forget(this);

@@ -7,7 +7,7 @@
 //!
 //! The registers of the guest that entered are always right below [`PerCpu`], at [`guest_regs`].
 
-use super::isolation::Copy;
+use super::isolation::{Copy, ISOLATED};
 use crate::machine::Machine;
 use crate::mm::layout::{CPU_AREA, CPU_AREAS};
 use core::arch::asm;
@@ -42,7 +42,9 @@ pub struct PerCpu {
     pub work: RaisedWork,
     /// What the way to the loaded vCPU has to do beside the usual (`cpu::isolation`). Right behind `work`: the quick ways look at both
     /// in one comparison.
-    pub isolated: AtomicU32,
+    isolated: AtomicU32,
+    /// What entries by the IDT have to do before Rust runs: [`ISOLATED`] as above, and [`ENTRY_SMAP`].
+    on_entry: AtomicU32,
     /// This CPU's number.
     pub id: AtomicU32,
     /// CR3 of the copy that an isolated vCPU runs on; 0 before the first.
@@ -74,6 +76,10 @@ pub struct PerCpu {
     pub tss: UnsafeCell<super::descriptors::Tss>,
 }
 
+/// Entries by the IDT close the gate to guest memory: CR4.SMAP is set.
+pub const ENTRY_SMAP: u32 = 1 << 1;
+const _: () = assert!(ENTRY_SMAP & ISOLATED == 0);
+
 /// Bytes of [`PerCpu`], as the entry code needs them.
 pub const PERCPU_SIZE: usize = size_of::<PerCpu>();
 /// Offset of [`PerCpu`] within its area.
@@ -91,6 +97,8 @@ pub const PERCPU_VCPU_INFO: usize = offset_of!(PerCpu, vcpu_info);
 pub const PERCPU_WORK: usize = offset_of!(PerCpu, work);
 /// `offset_of!` for the assembly.
 pub const PERCPU_ISOLATED: usize = offset_of!(PerCpu, isolated);
+/// `offset_of!` for the assembly.
+pub const PERCPU_ON_ENTRY: usize = offset_of!(PerCpu, on_entry);
 /// `offset_of!` for the assembly.
 pub const PERCPU_GUEST_CR3: usize = offset_of!(PerCpu, guest_cr3);
 /// `offset_of!` for the assembly.
@@ -161,6 +169,23 @@ impl PerCpu {
         self.vm_assist.store(assist, Ordering::Relaxed);
         // SAFETY: as the caller promises.
         unsafe { core::mem::replace(&mut *self.current.get(), next) }
+    }
+
+    /// What the way to the loaded vCPU has to do beside the usual: bits of `cpu::isolation`.
+    pub fn isolated(&self) -> u32 {
+        self.isolated.load(Ordering::Relaxed)
+    }
+
+    /// The same of the vCPU that is about to be loaded, whose full root is loaded next. On this CPU only.
+    pub fn set_isolated(&self, flags: u32) {
+        let smap = self.on_entry.load(Ordering::Relaxed) & ENTRY_SMAP;
+        self.isolated.store(flags, Ordering::Relaxed);
+        self.on_entry.store(smap | flags & ISOLATED, Ordering::Relaxed);
+    }
+
+    /// From now on entries by the IDT close the gate. On this CPU only.
+    pub fn close_gate_on_entry(&self) {
+        self.on_entry.fetch_or(ENTRY_SMAP, Ordering::Relaxed);
     }
 
     /// This CPU's number.

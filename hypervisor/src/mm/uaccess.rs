@@ -18,14 +18,17 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use hypervisor_core::ids::GuestVirt;
 use hypervisor_core::platform::GuestFault;
 
-// rdi = destination, rsi = source, rdx = bytes. Answers rax = 0, or 1 after a fault. Eight bytes at a time, then the rest;
-// `rep` only where there is enough for it to start up. `guest_read` is for a source of the guest's, `guest_copy` for a destination.
+// rdi = destination, rsi = source, rdx = bytes. Answers rax = 0, or 1 after a fault. `guest_read` is for a source of the guest's,
+// `guest_copy` for a destination. Both look at the gate in one comparison; where it asks for more, `copy_bytes`, which does the work,
+// is called with the gate open.
 global_asm!(
     ".section .text",
     ".balign 16",
     ".globl guest_read",
     ".type guest_read, @function",
     "guest_read:",
+    "cmp byte ptr [rip + {gate}], 0",
+    "je copy_bytes",
     "test byte ptr [rip + {gate}], {linear}",
     "je guest_copy",
     "push rdi",
@@ -47,14 +50,37 @@ global_asm!(
     ".type guest_copy, @function",
     "guest_copy:",
     "test byte ptr [rip + {gate}], {smap}",
-    "je 2f",
+    "je copy_bytes",
     "stac",
-    "2: mov rcx, rdx",
+    "call copy_bytes",
+    "clac",
+    "ret",
+    ".size guest_copy, . - guest_copy",
+    // Eight bytes at a time, then the rest; `rep` only where there is enough for it to start up.
+    ".balign 16",
+    ".type copy_bytes, @function",
+    "copy_bytes:",
+    "mov rcx, rdx",
     "shr rcx, 3",
     "cmp rcx, 4",
     "jb 10f",
     "3: rep movsq",
-    "4: test dl, 4",
+    "4: and edx, 7",
+    "jne 12f",
+    "6: xor eax, eax",
+    "ret",
+    "9: mov eax, 1",
+    "ret",
+    "10: lea rsi, [rsi + rcx * 8]",
+    "lea rdi, [rdi + rcx * 8]",
+    "neg rcx",
+    "je 4b",
+    "11: mov rax, [rsi + rcx * 8]",
+    "mov [rdi + rcx * 8], rax",
+    "inc rcx",
+    "jne 11b",
+    "jmp 4b",
+    "12: test dl, 4",
     "je 13f",
     "mov eax, [rsi]",
     "mov [rdi], eax",
@@ -67,28 +93,14 @@ global_asm!(
     "add rsi, 2",
     "add rdi, 2",
     "14: test dl, 1",
-    "je 6f",
+    "je 6b",
     "mov al, [rsi]",
     "mov [rdi], al",
-    "6: xor eax, eax",
-    "7: test byte ptr [rip + {gate}], {smap}",
-    "je 8f",
-    "clac",
-    "8: ret",
-    "9: mov eax, 1",
-    "jmp 7b",
-    "10: jrcxz 4b",
-    "11: mov rax, [rsi]",
-    "mov [rdi], rax",
-    "add rsi, 8",
-    "add rdi, 8",
-    "dec ecx",
-    "jne 11b",
-    "12: jmp 4b",
-    ".size guest_copy, . - guest_copy",
+    "15: jmp 6b",
+    ".size copy_bytes, . - copy_bytes",
     ".pushsection .fixup_table, \"a\"",
-    ".quad 3b, 6b, 9b",
-    ".quad 11b, 12b, 9b",
+    ".quad 3b, 4b, 9b",
+    ".quad 11b, 15b, 9b",
     ".popsection",
     gate = sym GATE,
     smap = const GATE_SMAP,
@@ -247,6 +259,16 @@ pub fn copy_from_guest(dst: &mut [u8], src: GuestVirt) -> Result<(), GuestFault>
     }
 }
 
+/// Copies two words from the running guest, without a call.
+#[inline]
+pub fn copy_words_from_guest(src: GuestVirt) -> Result<[u8; 16], GuestFault> {
+    if !guest_range_ok(src.0, 16) {
+        return Err(GuestFault);
+    }
+    let (low, high) = (load64(src)?, load64(GuestVirt(src.0 + 8))?);
+    Ok((u128::from(low) | u128::from(high) << 64).to_le_bytes())
+}
+
 /// Copies to the running guest.
 #[inline]
 pub fn copy_to_guest(dst: GuestVirt, src: &[u8]) -> Result<(), GuestFault> {
@@ -277,6 +299,7 @@ pub fn check_reads() {
 /// The CPU has SMAP.
 pub unsafe fn enable_smap() {
     GATE.fetch_or(GATE_SMAP, Ordering::Relaxed);
+    this_cpu().close_gate_on_entry();
     // SAFETY: sets CR4.SMAP, as the caller promises possible.
     unsafe {
         asm!("mov {0}, cr4", "or {0}, 0x200000", "mov cr4, {0}", "clac", out(reg) _, options(nostack));

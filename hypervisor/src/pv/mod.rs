@@ -93,14 +93,15 @@ impl<'a> Guest<'a> {
 /// `syscall` from the guest's kernel: a hypercall. Interrupts are on.
 #[unsafe(no_mangle)]
 extern "sysv64" fn hypercall_from_guest(regs: &mut Regs) {
-    let this = this_cpu();
-    let guest = Guest::current(this);
     let number = regs.rax & 0xffff_ffff;
     if number == u64::from(nr::IRET) {
-        iret::iret(&guest, regs);
+        iret::iret(&Guest::current(this_cpu()), regs);
         return;
     }
-    match dispatch(guest.cx(), number, regs) {
+    let current = this_cpu().current().expect("a guest entered");
+    // SAFETY: this is a guest's entry.
+    let hv = unsafe { hv_of_guest() };
+    match dispatch(Cx { hv, domain: &current.domain, vcpu: current.vcpu() }, number, regs) {
         Outcome::Done(value) => regs.rax = value as u64,
         Outcome::Again(args) => {
             regs.set_hypercall_args(number, args);

@@ -220,7 +220,7 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>, root: Mfn) {
     this.running.store(1, Ordering::Relaxed);
     // Before its entries can be in the TLB: whoever flushes must not miss this CPU.
     next.domain.dirty_cpus.insert(this.id());
-    this.isolated.store(isolation::flags(next.domain.privileged), Ordering::Relaxed);
+    this.set_isolated(isolation::flags(next.domain.privileged));
     // SAFETY: as in `load_root`; a vCPU that is chosen keeps its root.
     unsafe { cpu::write_cr3(root.addr().0) };
     cpu::flush_tlb_global();

@@ -66,13 +66,21 @@
 6:
 .endm
 
-# The same for an entry from ring 0, which may have come from between a load of CR3 and `iretq`. Leaves in rbx what CR3 was if it was a
-# copy, else 0. Uses rax, rcx.
+# Entries by the IDT look at one word of this CPU's for all that they may have to do before Rust runs (PERCPU_ON_ENTRY): bit
+# `isolated` is the root, bit `entry_smap` the gate. An exception or interrupt, unlike `syscall`, keeps the AC flag of the code that
+# it meets, the guest's own or that of a copy of the hypervisor's; handlers start with the gate closed all the same, and `iretq`
+# gives the interrupted code its flag back. `at` is where PerCpu lies from `base`.
+.macro CLOSE_GATE_ON_ENTRY at, base
+    testb ${entry_smap}, \at + {percpu_on_entry}(\base)
+    jz 8f
+    clac
+8:
+.endm
+
+# The root for an entry from ring 0, which may have come from between a load of CR3 and `iretq`; PerCpu's area starts at rax. Leaves
+# in rbx what CR3 was if it was a copy. Uses rcx.
 .macro LOAD_FULL_ROOT_IF_COPY
-    xorl %ebx, %ebx
-    movq %rsp, %rax
-    andq $-{cpu_area}, %rax
-    testb ${isolated}, {cpu_area} - {percpu_size} + {percpu_isolated}(%rax)
+    testb ${isolated}, {cpu_area} - {percpu_size} + {percpu_on_entry}(%rax)
     jz 7f
     movq %cr3, %rcx
     cmpq {cpu_area} - {percpu_size} + {percpu_guest_cr3}(%rax), %rcx
@@ -107,8 +115,6 @@ trap_stubs:
 .endr
 .size trap_stubs, . - trap_stubs
 
-# An exception or interrupt, unlike `syscall`, keeps the AC flag of the code that it meets: the guest's own, or that of a copy of
-# the hypervisor's. Handlers start with the gate closed all the same; `iretq` gives the interrupted code its flag back.
 .type trap_common, @function
 trap_common:
     SAVE_REGS
@@ -116,18 +122,28 @@ trap_common:
     movq %rsp, %rdi
     testb $3, {cs}(%rsp)
     jz .Lfrom_hypervisor
-    LOAD_FULL_ROOT {regs_size}, %rsp
-    CLOSE_GATE                      # which reads a word that an isolated root does not map
+    cmpl $0, {regs_size} + {percpu_on_entry}(%rsp)
+    jne .Lprepare
+.Lprepared:
     xorl %ebp, %ebp
     call trap_from_guest
     jmp exit_to_guest
+.Lprepare:
+    LOAD_FULL_ROOT {regs_size}, %rsp
+    CLOSE_GATE_ON_ENTRY {regs_size}, %rsp
+    jmp .Lprepared
 .Lfrom_hypervisor:
-    LOAD_FULL_ROOT_IF_COPY          # only an `iretq` to a guest faults there, and that never comes back here
-    CLOSE_GATE
-    call trap_from_hypervisor
+    movq %rsp, %rax
+    andq $-{cpu_area}, %rax
+    cmpl $0, {cpu_area} - {percpu_size} + {percpu_on_entry}(%rax)
+    jne 2f
+1:  call trap_from_hypervisor
     RESTORE_REGS
     addq $16, %rsp
     iretq
+2:  LOAD_FULL_ROOT_IF_COPY          # only an `iretq` to a guest faults there, and that never comes back here
+    CLOSE_GATE_ON_ENTRY {cpu_area} - {percpu_size}, %rax
+    jmp 1b
 .size trap_common, . - trap_common
 
 # NMI, double fault, machine check: on stacks of their own, and back to wherever they hit, without exit work.
@@ -137,8 +153,11 @@ trap_own_stack:
     cld
     movq %rsp, %rdi
     xorl %ebp, %ebp
+    xorl %ebx, %ebx
+    movq %rsp, %rax
+    andq $-{cpu_area}, %rax
     LOAD_FULL_ROOT_IF_COPY
-    CLOSE_GATE
+    CLOSE_GATE_ON_ENTRY {cpu_area} - {percpu_size}, %rax
     call trap_on_own_stack
     testq %rbx, %rbx
     jz 1f
@@ -445,22 +464,24 @@ no_quick_way:
 .quad .Liret_frame, .Liret_frame_end, .Liret_close
 .popsection
 
+# Goes to `due` when an upcall is pending and not masked. Uses rax, rcx.
+.macro JUMP_IF_UPCALL due
+    movq {regs_size} + {percpu_vcpu_info}(%rsp), %rax
+    movzwl (%rax), %ecx             # low byte: upcall pending, high byte: upcalls masked
+    decl %ecx
+    cmpl $0xff, %ecx                # pending, not masked: 1..=255 before the decrement
+    jb \due
+.endm
+
 # Leaves to the guest whose registers are right below PerCpu. Also where a CPU goes that has chosen its first vCPU.
 .balign 16
 .global exit_to_guest
 .type exit_to_guest, @function
 exit_to_guest:
     cli
-    cmpl $0, {regs_size} + {percpu_work}(%rsp)
-    jne .Lwork
-    movq {regs_size} + {percpu_vcpu_info}(%rsp), %rax
-    movzwl (%rax), %ecx             # low byte: upcall pending, high byte: upcalls masked
-    decl %ecx
-    cmpl $0xff, %ecx                # pending, not masked: 1..=255 before the decrement
-    jb .Lwork
-.Lleave:
-    cmpl $0, {regs_size} + {percpu_isolated}(%rsp)
-    jne .Lleave_isolated
+    cmpq $0, {regs_size} + {percpu_work}(%rsp)
+    jne .Lwork_or_isolated          # as on the quick ways, one comparison for both
+    JUMP_IF_UPCALL .Lwork
 .Lleave_now:
     cmpl ${vector_syscall}, {vector}(%rsp)
     jne .Liret
@@ -493,6 +514,14 @@ guest_iret:
     jmp .Lleave_now
 .Ldata_selector:
     .word {hv_ss}
+.Lwork_or_isolated:
+    cmpl $0, {regs_size} + {percpu_work}(%rsp)
+    jne .Lwork
+    JUMP_IF_UPCALL .Lwork
+.Lleave:
+    cmpl $0, {regs_size} + {percpu_isolated}(%rsp)
+    je .Lleave_now
+    jmp .Lleave_isolated
 .Lwork:
     movq %rsp, %rdi
     call exit_work

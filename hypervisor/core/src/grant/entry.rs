@@ -12,17 +12,15 @@ use xen_abi::grant_table::*;
 /// Attempts at an entry that the guest changes at the same time; it may do so legally a few times.
 const TRIES: u32 = 5;
 
-/// The bit of a count that is full: where there are as many users of any kind, a grant takes no more of either, as in Xen.
-const FULL: u8 = 128;
+/// The bit of each count that is full: where there are as many users of any kind, a grant takes no more of either, as in Xen.
+const FULL: u32 = 0x8080_8080;
+/// Bits of a count.
+const COUNT_BITS: u32 = 8;
 
-/// Users of a grant, by kind.
+/// Users of a grant, by kind: four counts in one word, from the lowest of host mappings that read, device mappings that read, host
+/// mappings that write, device mappings that write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pins {
-    host_read: u8,
-    host_write: u8,
-    device_read: u8,
-    device_write: u8,
-}
+pub(super) struct Pins(u32);
 
 /// Which pins one use takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,39 +30,36 @@ pub(super) struct PinKinds {
     pub readonly: bool,
 }
 
+impl PinKinds {
+    /// One for each count that this use is in.
+    fn counts(self) -> u32 {
+        let kinds = u32::from(self.host) | u32::from(self.device) << COUNT_BITS;
+        if self.readonly { kinds } else { kinds << (2 * COUNT_BITS) }
+    }
+}
+
 impl Pins {
+    pub const NONE: Self = Self(0);
+
     pub fn any(&self) -> bool {
-        self.host_read | self.host_write | self.device_read | self.device_write != 0
+        self.0 != 0
     }
 
     pub fn any_writer(&self) -> bool {
-        self.host_write | self.device_write != 0
+        self.0 >> (2 * COUNT_BITS) != 0
     }
 
     /// The pins with one use more; `None` when a count is full.
-    pub fn plus(mut self, kinds: PinKinds) -> Option<Self> {
-        if (self.host_read | self.host_write | self.device_read | self.device_write) & FULL != 0 {
-            return None;
-        }
-        let (host, device) = self.counts(kinds.readonly);
-        *host += u8::from(kinds.host);
-        *device += u8::from(kinds.device);
-        Some(self)
+    pub fn plus(self, kinds: PinKinds) -> Option<Self> {
+        // None of the counts is above 127, so none runs into its neighbour.
+        (self.0 & FULL == 0).then(|| Self(self.0 + kinds.counts()))
     }
 
-    /// The pins with one use less.
-    pub fn minus(mut self, kinds: PinKinds) -> Self {
-        let (host, device) = self.counts(kinds.readonly);
-        *host = host.saturating_sub(kinds.host.into());
-        *device = device.saturating_sub(kinds.device.into());
-        self
-    }
-
-    fn counts(&mut self, readonly: bool) -> (&mut u8, &mut u8) {
-        match readonly {
-            true => (&mut self.host_read, &mut self.device_read),
-            false => (&mut self.host_write, &mut self.device_write),
-        }
+    /// The pins with one use less. A count of 0 stays 0.
+    pub fn minus(self, kinds: PinKinds) -> Self {
+        // A count's highest bit, or what 127 more carries into it.
+        let some = (((self.0 & !FULL) + !FULL) | self.0) & FULL;
+        Self(self.0 - (kinds.counts() & some >> (COUNT_BITS - 1)))
     }
 }
 
@@ -93,7 +88,7 @@ pub(super) struct Active {
 
 impl Active {
     pub const UNUSED: Active = Active {
-        pins: Pins { host_read: 0, host_write: 0, device_read: 0, device_write: 0 },
+        pins: Pins::NONE,
         user: DomId(0),
         target: Target { mfn: Mfn::INVALID, start: 0, length: 0, copy_only: false, via: None },
     };
@@ -316,4 +311,38 @@ pub(super) fn set_v2<W: Word>(
         return Err(GrantError::General);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Four counts in a word are what four counts are.
+        #[test]
+        fn pins_are_four_counts(uses in prop::collection::vec(any::<(bool, bool, bool, bool)>(), 1..600)) {
+            let (mut pins, mut counts) = (Pins::NONE, [0u32; 4]);
+            for (more, host, device, readonly) in uses {
+                let kinds = PinKinds { host, device, readonly };
+                let mine = if readonly { [0, 1] } else { [2, 3] };
+                let added = mine.into_iter().zip([host, device]).filter(|(_, is)| *is).map(|(at, _)| at);
+                if more {
+                    let full = counts.iter().any(|count| *count == 128);
+                    prop_assert_eq!(pins.plus(kinds).is_none(), full);
+                    if let Some(next) = pins.plus(kinds) {
+                        pins = next;
+                        added.for_each(|at| counts[at] += 1);
+                    }
+                } else {
+                    pins = pins.minus(kinds);
+                    added.for_each(|at| counts[at] = counts[at].saturating_sub(1));
+                }
+                let word = counts.iter().rev().fold(0, |word, count| word << 8 | count);
+                prop_assert_eq!(pins, Pins(word));
+                prop_assert_eq!(pins.any(), word != 0);
+                prop_assert_eq!(pins.any_writer(), counts[2] + counts[3] != 0);
+            }
+        }
+    }
 }

@@ -20,10 +20,11 @@ use zerocopy::FromZeros;
 /// written; the ones before it are done.
 pub fn multicall<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6], regs: &mut Regs) -> Outcome {
     let mut at = GuestPtr::<MulticallEntry>::new(args[0]);
-    if !at.is_plausible() {
+    let mut left = low32(args[1]);
+    // With entries, the first one's read finds the same.
+    if left == 0 && !at.is_plausible() {
         return Errno::EFAULT.into();
     }
-    let mut left = low32(args[1]);
     // One place for all entries: they are many, and each is copied in whole.
     let mut entry = MulticallEntry::new_zeroed();
     while left != 0 {

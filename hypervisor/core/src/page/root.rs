@@ -73,6 +73,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// [`PageError::BadFrame`] for frame 0, what the table is refused for, [`PageError::Restart`].
+    #[inline(always)]
     pub(super) fn take_root(&self, domain: &Domain<P>, mfn: Mfn) -> Result<Root, PageError> {
         if mfn.0 == NONE {
             return Err(PageError::BadFrame);

@@ -365,20 +365,23 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Flushes all CPUs that did not flush since `time`: before a frame that was used at that time gets another owner.
     pub(crate) fn flush_since(&self, time: u64) {
-        self.flush_tlb_all(&self.frames.tlb().stale(&self.platform.online_cpus(), time));
+        let (tlb, online) = (self.frames.tlb(), self.platform.online_cpus());
+        // As nearly always.
+        if !online.all(|cpu| tlb.is_clean(cpu, time)) {
+            self.flush_tlb_all(&tlb.stale(&online, time));
+        }
     }
 
     /// Flushes whole TLBs, and notes it. An empty set is nothing to do, and no time passes: guests may ask for it in a loop.
     pub fn flush_tlb_all(&self, cpus: &CpuMask) {
-        if cpus.is_empty() {
-            return;
-        }
         let (tlb, here) = (self.frames.tlb(), self.platform.this_cpu());
-        let tick = tlb.begin_flush();
-        self.platform.flush_tlb(cpus, Flush::All);
-        if cpus.contains(here) && !cpus.has_others(here) {
+        if cpus.is_only(here) {
+            let tick = tlb.begin_flush();
+            self.platform.flush_tlb_here(Flush::All);
             tlb.flushed(here, tick);
-        } else {
+        } else if !cpus.is_empty() {
+            let tick = tlb.begin_flush();
+            self.platform.flush_tlb(cpus, Flush::All);
             cpus.iter().for_each(|cpu| tlb.flushed(cpu, tick));
         }
     }

@@ -6,6 +6,7 @@
 
 use super::port_io::first_fault;
 use super::{Emulated, instruction_at, step_over};
+use crate::cpu::descriptors::GUEST_CS64;
 use crate::cpu::native_cpuid;
 use crate::dev::clock;
 use crate::mm::uaccess::copy_from_guest;
@@ -47,19 +48,21 @@ pub fn faulted(guest: &Guest<'_>, regs: &mut Regs, length: u64) -> Emulated {
 /// #UD: whether it was the forced-emulation prefix and a `cpuid`. Bytes that cannot be read are a page fault, whatever
 /// instruction they are.
 pub fn forced(regs: &mut Regs, guest: &Guest<'_>) -> Emulated {
-    let Some(at) = instruction_at(regs) else { return Emulated::No };
-    if is_forced_within_page(at) && !wants_fault(guest) {
+    // In flat 64-bit code, as kernels are, `rip` is the address.
+    let flat = regs.cs == u64::from(GUEST_CS64);
+    if flat && is_forced_within_page(GuestVirt(regs.rip)) && !wants_fault(guest) {
         answer(guest, regs, true);
         step_over(regs, (XEN_EMULATE_PREFIX.len() + CPUID.len()) as u64);
         return Emulated::Done;
     }
-    forced_slowly(regs, guest, at)
+    forced_slowly(regs, guest)
 }
 
 /// All cases of [`forced`].
 #[cold]
 #[inline(never)]
-fn forced_slowly(regs: &mut Regs, guest: &Guest<'_>, at: GuestVirt) -> Emulated {
+fn forced_slowly(regs: &mut Regs, guest: &Guest<'_>) -> Emulated {
+    let Some(at) = instruction_at(regs) else { return Emulated::No };
     let mut prefix = XEN_EMULATE_PREFIX;
     if copy_from_guest(&mut prefix, at).is_err() {
         return Emulated::PageFault(first_fault(at, prefix.len(), false), 0);

@@ -16,13 +16,16 @@ pub use cpuid::forced as forced_cpuid;
 pub use ptwr::page_table_write;
 
 use super::{Guest, segments};
-use crate::mm::uaccess::copy_from_guest;
+use crate::cpu::descriptors::GUEST_CS64;
+use crate::mm::uaccess::{copy_from_guest, copy_words_from_guest};
 use hypervisor_core::ids::GuestVirt;
 use hypervisor_core::regs::Regs;
 use hypervisor_core::segment::Segment;
 
 /// Longest instruction (SDM Vol. 2, 2.3.11).
 const MAX_LENGTH: usize = 15;
+/// Bytes that are read for one: whole words.
+const BUFFER: usize = 16;
 
 /// What became of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,21 +48,29 @@ pub fn instruction_at(regs: &Regs) -> Option<GuestVirt> {
     segments::code(regs.cs)?.segment.place(regs.rip, 1)
 }
 
-/// The bytes of the instruction at `rip`, as many as there are.
-fn fetch(regs: &Regs, buffer: &mut [u8; MAX_LENGTH]) -> usize {
+/// The bytes of the instruction at `rip`, as many as there are; what is behind them in the buffer has no meaning.
+#[inline]
+fn fetch(regs: &Regs, buffer: &mut [u8; BUFFER]) -> usize {
+    // Mostly all are in one page of flat code.
+    let flat = regs.cs == u64::from(GUEST_CS64);
+    if flat
+        && regs.rip & 0xfff <= 0xff0
+        && let Ok(bytes) = copy_words_from_guest(GuestVirt(regs.rip))
+    {
+        *buffer = bytes;
+        return MAX_LENGTH;
+    }
+    fetch_slowly(regs, buffer)
+}
+
+/// All cases of [`fetch`].
+#[cold]
+#[inline(never)]
+fn fetch_slowly(regs: &Regs, buffer: &mut [u8; BUFFER]) -> usize {
+    let buffer = &mut buffer[..MAX_LENGTH];
     let Some(code) = segments::code(regs.cs) else { return 0 };
     let most = if code.bits == 64 { MAX_LENGTH } else { within(code.segment, regs.rip) };
     let Some(at) = code.segment.place(regs.rip, 1).filter(|_| most != 0) else { return 0 };
-    // Mostly two words of one page.
-    let (mut low, mut high) = ([0; 8], [0; 8]);
-    if at.0 & 0xfff <= 0xff0
-        && copy_from_guest(&mut low, at).is_ok()
-        && copy_from_guest(&mut high, at.add(low.len() as u64)).is_ok()
-    {
-        buffer[..8].copy_from_slice(&low);
-        buffer[8..].copy_from_slice(&high[..MAX_LENGTH - 8]);
-        return most;
-    }
     if copy_from_guest(buffer, at).is_ok() {
         return most;
     }
@@ -75,7 +86,7 @@ fn within(segment: Segment, offset: u64) -> usize {
 
 /// Emulates a privileged instruction at `rip`.
 pub fn privileged(guest: &Guest<'_>, regs: &mut Regs) -> Emulated {
-    let mut bytes = [0; MAX_LENGTH];
+    let mut bytes = [0; BUFFER];
     let len = fetch(regs, &mut bytes);
     let bytes = &bytes[..len];
     let kernel = guest.in_kernel();

@@ -5,7 +5,7 @@
 //! stores of the first domain to device memory that it may only look at are dropped.
 
 use super::decode::{address, decode, get, set, source};
-use super::{Emulated, MAX_LENGTH, alu, fetch, step_over};
+use super::{BUFFER, Emulated, alu, fetch, step_over};
 use crate::cpu::descriptors::GUEST_CS64;
 use crate::mm::uaccess::copy_from_guest;
 use crate::pv::Guest;
@@ -29,7 +29,7 @@ pub fn page_table_write(guest: &Guest<'_>, regs: &mut Regs, va: GuestVirt) -> Em
         Some(ReadOnlyPage::Device) => None,
         None => return Emulated::No,
     };
-    let mut bytes = [0; MAX_LENGTH];
+    let mut bytes = [0; BUFFER];
     let len = fetch(regs, &mut bytes);
     let bytes = &bytes[..len];
     if let (Some(table), Some((value, length))) = (table, register_store(regs, bytes, va)) {
