@@ -9,7 +9,7 @@ use core::arch::asm;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::Hypervisor;
-use hypervisor_core::cpu_policy::side_channels::SafeEntries;
+use hypervisor_core::cpu_policy::side_channels::{Barriers, SafeEntries};
 use hypervisor_core::cpumask::CpuMask;
 use hypervisor_core::domain::Domain;
 use hypervisor_core::ids::{CpuId, GuestVirt, Mfn, Nanos, PAGE_SIZE, Pirq};
@@ -158,6 +158,10 @@ impl Platform for Machine {
 
     fn isolates(&self, domain: &Domain<Self>) -> bool {
         cpu::isolation::mitigations().isolates(domain.privileged)
+    }
+
+    fn barriers(&self) -> Barriers {
+        cpu::isolation::barriers()
     }
 
     fn check_guest_reads(&self) {

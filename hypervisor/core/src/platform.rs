@@ -4,7 +4,7 @@
 //! and devices, and answers only what is asked here. Static dispatch: the binary has one implementation, host tests
 //! another (`mock`). None of these methods may call back into the core, except where its text says so.
 
-use crate::cpu_policy::side_channels::SafeEntries;
+use crate::cpu_policy::side_channels::{Barriers, Mitigations, SafeEntries};
 use crate::cpumask::CpuMask;
 use crate::domain::{Domain, Vcpu};
 use crate::ids::{CpuId, GuestVirt, Mfn, Nanos, PAGE_SIZE, Pirq};
@@ -203,6 +203,10 @@ pub trait Platform: Send + Sync + Sized + 'static {
 
     /// What not-present page-table entries of a domain of this kind may be (L1TF); `None`: anything.
     fn safe_entries(&self, privileged: bool) -> Option<SafeEntries>;
+    /// How often barriers against side channels were due.
+    fn barriers(&self) -> Barriers {
+        Barriers { mitigations: Mitigations::NONE, ibpb: 0, verw: 0 }
+    }
     /// The same number, of which the compiler knows nothing. Behind a comparison with a bound that is a power of two, `% bound` is then
     /// an instruction of its own: a CPU that speculates beyond the comparison (Spectre variant 1) does not get beyond the bound.
     fn unknown(&self, index: usize) -> usize {

@@ -21,14 +21,14 @@
 //! A linear level-4 entry (`pv-linear-pt`) leads from a copy to the guest's own root and so to everything: the two do not go together.
 
 use super::percpu::{PerCpu, cpu, percpu_area, this_cpu};
-use super::descriptors;
+use super::{descriptors, smp};
 use crate::mm::layout::{CPU_AREA, HYPERVISOR_START};
 use crate::mm::tables::{self, NoTable};
 use crate::mm::{early, frame_words};
 use crate::{cpu, info};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use hypervisor_core::cpu_policy::side_channels::Mitigations;
+use hypervisor_core::cpu_policy::side_channels::{Barriers, Mitigations};
 use hypervisor_core::cpumask::CpuMask;
 use hypervisor_core::ids::{CpuId, MachineAddr, Mfn};
 use spin::Once;
@@ -191,10 +191,20 @@ pub fn is_stale(this: &PerCpu, address: u64) -> bool {
 /// The CPU changes from one domain to another.
 pub fn domain_changed() {
     const PRED_CMD: u32 = 0x49;
-    if mitigations().ibpb {
+    let m = mitigations();
+    if m.ibpb || m.ibpb_missing {
+        this_cpu().barriers[0].fetch_add(1, Relaxed);
+    }
+    if m.ibpb {
         // SAFETY: the processor has the register; the barrier has no effect but on predictors.
         unsafe { cpu::msr::write(PRED_CMD, 1) };
     }
+}
+
+/// How often all CPUs together came to where the barriers are.
+pub fn barriers() -> Barriers {
+    let sum = |which: usize| smp::ONLINE.load().iter().map(|id| cpu(id).barriers[which].load(Relaxed)).sum();
+    Barriers { mitigations: *mitigations(), ibpb: sum(0), verw: sum(1) }
 }
 
 /// One line for the log.

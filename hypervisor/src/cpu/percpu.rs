@@ -53,6 +53,8 @@ pub struct PerCpu {
     pub full_cr3: AtomicU64,
     /// This CPU's copies of roots: of the user's and of the kernel's.
     pub copies: [Copy; 2],
+    /// How often this CPU changed from one domain to another where IBPB is on, and executed VERW on the way to a guest.
+    pub barriers: [AtomicU64; 2],
     /// Local APIC identifier.
     pub apic_id: AtomicU32,
     /// TLB flushes that others ask of this CPU (`cpu::smp`).
@@ -99,6 +101,8 @@ pub const PERCPU_WORK: usize = offset_of!(PerCpu, work);
 pub const PERCPU_ISOLATED: usize = offset_of!(PerCpu, isolated);
 /// `offset_of!` for the assembly.
 pub const PERCPU_ON_ENTRY: usize = offset_of!(PerCpu, on_entry);
+/// Offset of the count of VERW, for the assembly.
+pub const PERCPU_VERWS: usize = offset_of!(PerCpu, barriers) + 8;
 /// `offset_of!` for the assembly.
 pub const PERCPU_GUEST_CR3: usize = offset_of!(PerCpu, guest_cr3);
 /// `offset_of!` for the assembly.

@@ -510,6 +510,7 @@ guest_iret:
     movq %rax, %cr3
 1:  testb ${verw}, {regs_size} + {percpu_isolated}(%rsp)
     jz .Lleave_now
+    incq {regs_size} + {percpu_verws}(%rsp)
     verw .Ldata_selector(%rip)
     jmp .Lleave_now
 .Ldata_selector:

@@ -4,7 +4,7 @@ use crate::cpu::descriptors::{GUEST_CS32, GUEST_CS64, GUEST_SS, HV_SS};
 use crate::cpu::isolation::{ISOLATED, VERW};
 use crate::cpu::percpu::{
     ENTRY_SMAP, PERCPU_FULL_CR3, PERCPU_GUEST_CR3, PERCPU_ISOLATED, PERCPU_ON_ENTRY, PERCPU_PV, PERCPU_SIZE,
-    PERCPU_SYSCALL_RSP, PERCPU_VCPU_INFO, PERCPU_VM_ASSIST, PERCPU_WORK,
+    PERCPU_SYSCALL_RSP, PERCPU_VCPU_INFO, PERCPU_VERWS, PERCPU_VM_ASSIST, PERCPU_WORK,
 };
 use crate::mm::layout::{CPU_AREA, HYPERVISOR_END};
 use crate::mm::uaccess::{GATE, GATE_SMAP};
@@ -54,6 +54,7 @@ global_asm!(
     percpu_work = const PERCPU_WORK,
     percpu_size = const PERCPU_SIZE,
     percpu_isolated = const PERCPU_ISOLATED,
+    percpu_verws = const PERCPU_VERWS,
     percpu_on_entry = const PERCPU_ON_ENTRY,
     entry_smap = const ENTRY_SMAP,
     percpu_guest_cr3 = const PERCPU_GUEST_CR3,

@@ -22,6 +22,7 @@ struct Key<P: Platform>(u8, &'static str, fn(&Hypervisor<P>));
 
 impl<P: Platform> Hypervisor<P> {
     const KEYS: &'static [Key<P>] = &[
+        Key(b'b', "barriers against side channels", Self::show_barriers),
         Key(b'd', "registers of all vCPUs that do not run", Self::show_registers),
         Key(b'e', "event channels", Self::show_events),
         Key(b'g', "grants", Self::show_grants),
@@ -85,6 +86,10 @@ impl<P: Platform> Hypervisor<P> {
     fn reboot_machine(&self) {
         self.log(format_args!("Rebooting by key\n"));
         self.platform.end_machine(MachineEnd::Reboot)
+    }
+
+    fn show_barriers(&self) {
+        self.log(format_args!("Barriers: {}\n", self.platform.barriers()));
     }
 
     fn show_memory(&self) {

@@ -11,6 +11,8 @@
 //! | IBPB | branch target injection (XSA-254) | a barrier when a CPU changes from one domain to another |
 //! | VERW | MDS, TAA, RFDS (XSA-297, XSA-305, XSA-452) | buffers are overwritten on each way to a guest |
 
+use core::fmt;
+
 use super::Vendor;
 use crate::page::pte;
 
@@ -97,6 +99,11 @@ impl Facts {
     /// Whether the processor has the barrier `IA32_PRED_CMD.IBPB`.
     pub const fn has_ibpb(&self) -> bool {
         self.leaf7_edx & IBRSB != 0 || self.ext8_ebx & AMD_IBPB != 0
+    }
+
+    /// Whether VERW overwrites any buffers.
+    const fn has_clearing_verw(&self) -> bool {
+        self.leaf7_edx & MD_CLEAR != 0 || self.arch_capabilities & RFDS_CLEAR != 0
     }
 
     /// Whether VERW overwrites buffers that this processor leaks from.
@@ -253,6 +260,8 @@ pub struct Mitigations {
     pub ibpb_missing: bool,
     /// VERW is executed on each way to a guest.
     pub verw: bool,
+    /// It overwrites nothing on this processor.
+    pub verw_missing: bool,
 }
 
 impl Mitigations {
@@ -266,11 +275,13 @@ impl Mitigations {
         ibpb: false,
         ibpb_missing: false,
         verw: false,
+        verw_missing: false,
     };
 
     /// The decision. `memory_end` is the end of what the memory map names.
     pub fn decide(facts: &Facts, wishes: &Wishes, memory_end: u64) -> Self {
         let ibpb = wishes.ibpb.unwrap_or(true);
+        let verw = wishes.verw.unwrap_or(facts.has_useful_verw());
         Self {
             isolate_dom0: wishes.xpti_dom0.unwrap_or(facts.has_meltdown()),
             isolate_domu: wishes.xpti_domu.unwrap_or(facts.has_meltdown()),
@@ -279,7 +290,8 @@ impl Mitigations {
             safe_entries: facts.safe_entries(memory_end),
             ibpb: ibpb && facts.has_ibpb(),
             ibpb_missing: ibpb && !facts.has_ibpb(),
-            verw: wishes.verw.unwrap_or(facts.has_useful_verw()),
+            verw,
+            verw_missing: verw && !facts.has_clearing_verw(),
         }
     }
 
@@ -300,9 +312,60 @@ impl Mitigations {
     }
 }
 
+/// How often barriers were due; on a processor that does not have one, how often it would have been executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Barriers {
+    /// Which are on.
+    pub mitigations: Mitigations,
+    /// Changes of a CPU from one domain to another: IBPB.
+    pub ibpb: u64,
+    /// Ways to a guest: VERW.
+    pub verw: u64,
+}
+
+impl fmt::Display for Barriers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let m = &self.mitigations;
+        let parts = [
+            ("IBPB", m.ibpb || m.ibpb_missing, m.ibpb_missing, self.ibpb),
+            ("VERW", m.verw, m.verw_missing, self.verw),
+        ];
+        for (n, (name, on, missing, count)) in parts.into_iter().enumerate() {
+            let separator = if n == 0 { "" } else { "; " };
+            match (on, missing) {
+                (false, _) => write!(f, "{separator}{name} off")?,
+                (true, false) => write!(f, "{separator}{name} executed {count} times")?,
+                (true, true) => write!(
+                    f,
+                    "{separator}{name} would execute {count} times, never run: not in this processor"
+                )?,
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn barriers_that_the_processor_has_not_are_marked() {
+        let wished = Wishes { verw: Some(true), ..Wishes::default() };
+        let none = Facts { leaf7_edx: 0, ..HASWELL };
+        let line = |facts: &Facts, wishes: &Wishes| {
+            Barriers { mitigations: Mitigations::decide(facts, wishes, 0), ibpb: 3, verw: 4 }.to_string()
+        };
+        assert_eq!(line(&HASWELL, &Wishes::default()), "IBPB executed 3 times; VERW executed 4 times");
+        assert_eq!(
+            line(&none, &wished),
+            "IBPB would execute 3 times, never run: not in this processor; \
+             VERW would execute 4 times, never run: not in this processor"
+        );
+        let off = Wishes { ibpb: Some(false), verw: Some(false), ..Wishes::default() };
+        assert_eq!(line(&none, &off), "IBPB off; VERW off");
+    }
 
     const AMD: Facts = Facts {
         vendor: Vendor::Amd,
