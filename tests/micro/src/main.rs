@@ -6,7 +6,8 @@
 //! count is the least of many rounds after some that warm up: interrupts and first uses drop out.
 //!
 //! Words on the kernel's command line: `only=PART` counts the rows whose key contains `PART`; `peer` counts only what
-//! needs a second CPU; `latency` counts something else, how long the hypervisor does not look at the work that waits for its
+//! needs a second CPU; `barriers` has the hypervisor say at the end how many barriers against side channels were due (its debug key b);
+//! `latency` counts something else, how long the hypervisor does not look at the work that waits for its
 //! CPU, in lines `latency KEY: TICKS` (see [`rows::busy`]).
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
@@ -50,6 +51,9 @@ fn kernel(boot: BootContext) -> ! {
         rows::two_cpus(&env)
     } else {
         rows::one_cpu(&env)
+    }
+    if env.boot.has_option("barriers") {
+        rows::show_barriers();
     }
     println!("micro done");
     shutdown(Shutdown::PowerOff)

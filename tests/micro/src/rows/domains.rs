@@ -3,11 +3,12 @@
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use guest_pv_lib::Errno;
+use guest_pv_lib::{Errno, println};
 use xen_abi::GuestHandle;
 use xen_abi::domctl::*;
 use xen_abi::hypercall::nr;
 use xen_abi::memory::{XENMEM_POPULATE_PHYSMAP, XenMemoryReservation};
+use xen_abi::sysctl::{XEN_SYSCTL_DEBUG_KEYS, XEN_SYSCTL_INTERFACE_VERSION, XenSysctl, XenSysctlDebugKeys};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Row, need};
@@ -66,6 +67,25 @@ fn create() -> Result<u16, Errno> {
     };
     op(nr::MEMORY_OP, XENMEM_POPULATE_PHYSMAP, &mut arg)?;
     Ok(id)
+}
+
+/// `XEN_SYSCTL_debug_keys` with one key.
+pub fn debug_key(key: u8) {
+    let keys = XenSysctlDebugKeys {
+        keys: (&raw const key as u64).into(),
+        nr_keys: 1,
+        ..XenSysctlDebugKeys::default()
+    };
+    let mut whole = XenSysctl {
+        cmd: XEN_SYSCTL_DEBUG_KEYS,
+        interface_version: XEN_SYSCTL_INTERFACE_VERSION,
+        ..XenSysctl::default()
+    };
+    let bytes = keys.as_bytes();
+    whole.u[..bytes.len()].copy_from_slice(bytes);
+    if let Err(error) = hc1(nr::SYSCTL, &raw mut whole as u64) {
+        println!("debug_keys: {error:?}");
+    }
 }
 
 /// `destroydomain`, again as long as the hypervisor says so.

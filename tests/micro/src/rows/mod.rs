@@ -37,6 +37,11 @@ pub fn busy(env: &Env) {
     latency::all(env);
 }
 
+/// Has the hypervisor log its count of barriers; only ours has that key.
+pub fn show_barriers() {
+    domains::debug_key(b'b');
+}
+
 /// Counts what needs two CPUs.
 pub fn two_cpus(env: &Env) {
     run(env, vcpus::PEER_ROWS);
