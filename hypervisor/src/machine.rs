@@ -215,6 +215,10 @@ impl Platform for Machine {
         pv::switch::load_page_tables(&vcpu.pv);
     }
 
+    fn leave_page_tables(&self) {
+        pv::switch::leave_page_tables();
+    }
+
     fn load_descriptor_tables(&self, vcpu: &Vcpu) {
         if let Some(current) = this_cpu().current() {
             pv::descriptors::load(&current.domain, vcpu);

@@ -120,6 +120,8 @@ pub struct MockPlatform {
     longest: AtomicU64,
     /// What is done at each question for pending work, by the CPU that asks.
     pub at_question: Mutex<Option<Hook>>,
+    /// What is done before a CPU leaves the page tables of the vCPU that it ran.
+    pub at_leaving: Mutex<Option<Hook>>,
     /// How often a grace period is not over yet when asked for.
     pub grace_rounds: AtomicU32,
     /// What not-present entries of domains that are made from now on may be.
@@ -180,6 +182,7 @@ impl MockPlatform {
             steps: AtomicU64::new(0),
             longest: AtomicU64::new(0),
             at_question: Mutex::new(None),
+            at_leaving: Mutex::new(None),
             grace_rounds: AtomicU32::new(0),
             safe_entries: Mutex::new(None),
             isolated: AtomicBool::new(false),
@@ -349,6 +352,13 @@ impl Platform for MockPlatform {
         let root = vcpu.pv.root().expect("only what has a root is loaded");
         self.tlbs.lock().unwrap().entry(self.this_cpu()).or_default().load(root.0);
         self.record.lock().unwrap().table_loads.0 += 1;
+    }
+
+    fn leave_page_tables(&self) {
+        if let Some(hook) = &*self.at_leaving.lock().unwrap() {
+            hook();
+        }
+        self.tlbs.lock().unwrap().entry(self.this_cpu()).or_default().load(0);
     }
 
     fn load_descriptor_tables(&self, _vcpu: &Vcpu<Self>) {

@@ -257,6 +257,9 @@ pub trait Platform: Send + Sync + Sized + 'static {
     /// Loads CR3 anew from the current vCPU's `pv.guest_table` or `pv.guest_table_user` (by `pv.kernel_mode`) and
     /// flushes what the old one left, global entries too.
     fn load_page_tables(&self, vcpu: &Vcpu<Self>);
+    /// This CPU runs no vCPU any more: loads CR3 with a root of the hypervisor's own and flushes all that the old one left,
+    /// global entries too.
+    fn leave_page_tables(&self);
     /// Loads the current vCPU's GDT frames and LDT anew from its `pv` state.
     fn load_descriptor_tables(&self, vcpu: &Vcpu<Self>);
     /// Sets one of the current vCPU's segment bases or its user GS selector (`SEGBASE_*` of xen.h). The address was checked

@@ -167,10 +167,13 @@ fn park(hv: &Hv) {
     }
     this.running.store(0, Ordering::Relaxed);
     hv.vcpu_switched(Some(current), None);
+}
+
+/// Loads the hypervisor's own root in place of a vCPU's.
+pub fn leave_page_tables() {
     // SAFETY: the hypervisor's own root.
     unsafe { cpu::write_cr3(tables::root().addr().0) };
     cpu::flush_tlb_global();
-    current.domain.dirty_cpus.remove(this.id());
 }
 
 /// Gives up what an idle CPU keeps loaded of a vCPU that never runs again. Its page tables went when it was parked.

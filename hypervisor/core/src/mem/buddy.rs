@@ -2,7 +2,7 @@
 //!
 //! Invariants, all under the allocator's lock:
 //! - A free block of order `n` is `2^n` frames, aligned to its size. Its first frame's count word says `FREE_HEAD` and
-//!   the order, its type word links it (next in bits 63..32, previous in bits 31..0, 0 for none) into the list of its
+//!   the order, its type word ([`Links`]) links it into the list of its
 //!   order and zone. The words of the block's other frames are 0.
 //! - Besides, the count word of any free frame may say `DIRTY`: a domain that ended left its data there. Such frames are cleared when
 //!   they are taken, or before that by CPUs that have nothing else to do ([`FrameAllocator::scrub`]).
@@ -18,7 +18,7 @@
 //! taker of frames is `alloc.rs`.
 
 use crate::ids::Mfn;
-use crate::page::{Count, FrameInfo, TlbClock};
+use crate::page::{Count, FrameInfo, Links, TlbClock};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
@@ -92,7 +92,7 @@ impl FrameAllocator {
     /// Gives `start..end` to the allocator: RAM whose frame-table words are still all 0. Frame 0 and what lies beyond the frame
     /// table or beyond 16 TiB is left out.
     pub fn add_region(&self, start: Mfn, end: Mfn) {
-        self.give_range(start.0.max(1)..end.0.min(self.table.len() as u64).min(1 << 32));
+        self.give_range(start.0.max(1)..end.0.min(self.table.len() as u64).min(Links::END));
     }
 
     /// Puts frames back, in as large blocks as they make.
@@ -299,6 +299,14 @@ const fn zone_of(frame: u32) -> usize {
     (u32::BITS - frame.leading_zeros()) as usize
 }
 
+/// Changes the links of a free block.
+fn relink(table: &[FrameInfo], frame: u32, change: impl FnOnce(&mut Links)) {
+    let word = &table[frame as usize].type_;
+    let mut links = Links::from_word(word.load(Ordering::Relaxed));
+    change(&mut links);
+    word.store(links.word(), Ordering::Relaxed);
+}
+
 impl Lists {
     fn take(&mut self, table: &[FrameInfo], order: u32, top: usize) -> Option<u32> {
         let wanted = !0u32 << order;
@@ -333,10 +341,9 @@ impl Lists {
         let info = &table[frame as usize];
         let dirty = info.count.load(Ordering::Relaxed) & Count::DIRTY;
         info.count.store(Count::free_head(order).0 | dirty, Ordering::Relaxed);
-        info.type_.store(u64::from(next) << 32, Ordering::Relaxed);
+        info.type_.store(Links { next, previous: NONE }.word(), Ordering::Relaxed);
         if next != NONE {
-            let links = &table[next as usize].type_;
-            links.store(links.load(Ordering::Relaxed) & !0xffff_ffff | u64::from(frame), Ordering::Relaxed);
+            relink(table, next, |links| links.previous = frame);
         }
         self.heads[zone][list] = frame;
         self.filled[zone] |= 1 << order;
@@ -345,20 +352,17 @@ impl Lists {
     fn unlink(&mut self, table: &[FrameInfo], frame: u32, order: u32) {
         let (zone, list) = (zone_of(frame), order as usize);
         let info = &table[frame as usize];
-        let links = info.type_.load(Ordering::Relaxed);
-        let (next, previous) = ((links >> 32) as u32, (links & 0xffff_ffff) as u32);
+        let Links { next, previous } = Links::from_word(info.type_.load(Ordering::Relaxed));
         if previous == NONE {
             self.heads[zone][list] = next;
             if next == NONE {
                 self.filled[zone] &= !(1 << order);
             }
         } else {
-            let word = &table[previous as usize].type_;
-            word.store(u64::from(next) << 32 | word.load(Ordering::Relaxed) & 0xffff_ffff, Ordering::Relaxed);
+            relink(table, previous, |links| links.next = next);
         }
         if next != NONE {
-            let word = &table[next as usize].type_;
-            word.store(word.load(Ordering::Relaxed) & !0xffff_ffff | u64::from(previous), Ordering::Relaxed);
+            relink(table, next, |links| links.previous = previous);
         }
         info.count.fetch_and(Count::DIRTY, Ordering::Relaxed);
         info.type_.store(0, Ordering::Relaxed);
@@ -408,11 +412,11 @@ mod tests {
                 let (mut at, mut previous) = (lists.heads[zone][order], NONE);
                 assert_eq!(at != NONE, lists.filled[zone] & 1 << order != 0);
                 while at != NONE {
-                    let links = a.table[at as usize].type_.load(Ordering::Relaxed);
-                    assert_eq!(links as u32, previous);
+                    let links = Links::from_word(a.table[at as usize].type_.load(Ordering::Relaxed));
+                    assert_eq!(links.previous, previous);
                     assert_eq!(zone_of(at), zone);
                     blocks.push((u64::from(at), order as u32));
-                    (previous, at) = (at, (links >> 32) as u32);
+                    (previous, at) = (at, links.next);
                 }
             }
         }

@@ -36,7 +36,7 @@ pub enum PageType {
 }
 
 impl PageType {
-    /// The type that these three bits spell. The two that do not exist never get into a type word.
+    /// The type that these three bits spell. Of the two that do not exist only 7 gets into a type word: see [`Links`].
     const fn from_bits(bits: u64) -> PageType {
         match bits & 7 {
             1 => PageType::L1,
@@ -270,6 +270,35 @@ impl Type {
     /// The type, if it has references.
     pub const fn live(self) -> Option<PageType> {
         if self.count() != 0 { Some(self.page_type()) } else { None }
+    }
+}
+
+/// The type word of the first frame of a free block: its neighbours in a list of the allocator's, as frame numbers below
+/// [`Links::END`], 0 for none.
+///
+/// Others may look at the word of a frame that was just freed, and change it where it says that the frame is live as something. So
+/// the type that is spelt there is none: bits 63..61 are all 0 or all 1, which is bit 30 of `next`. Below them are the other bits of
+/// `next` and the 31 of `previous`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Links {
+    pub next: u32,
+    pub previous: u32,
+}
+
+impl Links {
+    /// Frames from here on cannot be linked: 8 TiB.
+    pub(crate) const END: u64 = 1 << Self::BITS;
+    const BITS: u32 = 31;
+
+    pub(crate) const fn from_word(word: u64) -> Links {
+        let mask = Self::END - 1;
+        Links { next: (word >> Self::BITS & mask) as u32, previous: (word & mask) as u32 }
+    }
+
+    pub(crate) const fn word(self) -> u64 {
+        let both = (self.next as u64) << Self::BITS | self.previous as u64;
+        let top = both >> Type::TYPE_SHIFT & 1;
+        both | (top * 7) << Type::TYPE_SHIFT
     }
 }
 

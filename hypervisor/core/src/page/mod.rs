@@ -114,6 +114,7 @@ mod validate;
 
 pub use error::PageError;
 pub use foreign::EntryPlace;
+pub(crate) use info::Links;
 pub use info::{Count, DOMID_IO, DOMID_XEN, FrameInfo, PageType, Type};
 pub use linear::LinearRoots;
 pub use ptwr::{PtWrite, ReadOnlyPage};

@@ -44,6 +44,20 @@ impl<W: Word> FrameInfo<W> {
         }
     }
 
+    /// Whether the frame is in use and `owner`'s now.
+    ///
+    /// # Errors
+    /// [`PageError::BadFrame`], [`PageError::NotOwner`].
+    #[inline]
+    pub(crate) fn judge(&self, owner: DomId) -> Result<(), PageError> {
+        let count = self.count();
+        match count.refs() {
+            0 => Err(PageError::BadFrame),
+            _ if count.owner() != owner => Err(PageError::NotOwner),
+            _ => Ok(()),
+        }
+    }
+
     #[cold]
     fn why_not(&self, owner: DomId) -> PageError {
         let count = self.count();
@@ -285,6 +299,10 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn try_get_mapped(&self, owner: DomId, info: &FrameInfo, entry: u64) -> bool {
         if entry & pte::RW == 0 {
             return info.try_get(owner).is_ok();
+        }
+        // As in `get_typed`: another domain's frame is not touched.
+        if info.count().owner() != owner {
+            return false;
         }
         if !info.try_get_live(PageType::Writable) {
             return self.try_first_writable(owner, pte::frame_of(entry), info);

@@ -264,13 +264,14 @@ impl<P: Platform> Hypervisor<P> {
         self.put_page(mfn);
     }
 
-    /// Puts a table whose last reference goes on its owner's list. Without a list (the owner is already being torn down) it is
-    /// left partial for the teardown to find. Answers whether it was done.
+    /// Puts a table whose last reference goes on its owner's list, whatever the domain whose entry or hypercall held that reference.
+    /// Without an owner in the table of domains it is left partial. Answers whether it was done.
     fn doom_in(&self, domain: Option<&Domain<P>>, mfn: Mfn, info: &FrameInfo, word: Type) -> bool {
-        if let Some(domain) = domain {
+        let owner = info.count().owner();
+        if let Some(domain) = domain.filter(|domain| domain.id == owner) {
             return self.doom(domain, mfn, info, word);
         }
-        match self.domains.get(info.count().owner()) {
+        match self.domains.get(owner).or_else(|| self.domains.get_dying(owner)) {
             Some(owner) => self.doom(&owner, mfn, info, word),
             None => {
                 let entries = if word.is_busy() { word.entries() } else { super::pte::ENTRIES };

@@ -199,15 +199,15 @@ impl<P: Platform> Hypervisor<P> {
     #[inline]
     pub(crate) fn lock_table_of(&self, owner: &Domain<P>, mfn: Mfn) -> Result<Option<PageType>, PageError> {
         let info = self.frame(mfn).ok_or(PageError::BadFrame)?;
+        info.judge(owner.id)?;
         let locked = info.lock_table(|| self.platform.work_pending()).map_err(|Busy| PageError::Restart)?;
-        let count = info.count();
-        if count.owner() == owner.id && count.refs() != 0 {
-            return Ok(locked);
-        }
-        if locked.is_some() {
-            info.unlock_table();
-        }
-        Err(if count.refs() == 0 { PageError::BadFrame } else { PageError::NotOwner })
+        // It may have changed hands. A table that is locked and its owner's stays both.
+        info.judge(owner.id).inspect_err(|_| {
+            if locked.is_some() {
+                info.unlock_table();
+            }
+        })?;
+        Ok(locked)
     }
 }
 

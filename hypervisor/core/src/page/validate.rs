@@ -269,7 +269,9 @@ impl<P: Platform> Hypervisor<P> {
         if info.count().owner() == domain.id && info.try_get_live(wanted) {
             return Ok(self.check_owner(info, named, domain.id)?);
         }
-        if named == table || info.type_word().live() == Some(type_of(level)) {
+        let same_level =
+            || info.count().owner() == domain.id && info.type_word().live() == Some(type_of(level));
+        if named == table || same_level() {
             return Ok(self.take_linear_entry(domain, place, entry)?);
         }
         Err(UpdateError::Unchecked(named, wanted))
@@ -344,10 +346,15 @@ impl<P: Platform> Hypervisor<P> {
             return Ok(());
         }
         let from = self.known_frame(table);
-        if !to.try_get_live(type_of(level)) {
+        // A type reference to another domain's table would keep that domain from giving it up. So the owner comes first, with a
+        // reference that keeps it the owner.
+        to.try_get(domain.id)?;
+        let live = to.try_get_live(type_of(level));
+        self.put_page(named);
+        if !live {
             return Err(PageError::WrongType);
         }
-        if to.count().owner() == domain.id && to.count_linear(Type::LINEAR_IN) {
+        if to.count_linear(Type::LINEAR_IN) {
             if from.count_linear(Type::LINEAR_OUT) {
                 return Ok(());
             }

@@ -58,6 +58,9 @@ impl<P: Platform> Hypervisor<P> {
     /// This CPU runs `next` instead of `prev`: the registers of `prev` are saved, the address space of `next` is
     /// loaded, and `next` has not yet run. Accounts the run states, publishes the time to `next`, and lets `prev` go
     /// wherever it may run.
+    ///
+    /// Nothing but the root of a vCPU keeps its page tables, and where it runs next it may give them up and write to them. So
+    /// this CPU must have another root loaded before it lets `prev` go; with no `next` it leaves those tables here.
     pub fn vcpu_switched(&self, prev: Option<&VcpuRef<P>>, next: Option<&VcpuRef<P>>) {
         let cpu = self.platform.this_cpu();
         let now = self.platform.now();
@@ -65,6 +68,10 @@ impl<P: Platform> Hypervisor<P> {
         let queue = self.sched.queue(cpu);
         let mut rearm = queue.rearm.load(Ordering::Relaxed);
         if let Some(prev) = prev {
+            if next.is_none() {
+                self.platform.leave_page_tables();
+                prev.domain.dirty_cpus.remove(cpu);
+            }
             let state = idle_state(&prev.vcpu().sched);
             prev.vcpu().time.change_runstate(state, now);
             rearm |= self.vcpu_time_stopped(prev);

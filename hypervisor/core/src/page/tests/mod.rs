@@ -3,6 +3,7 @@
 mod absent;
 mod behaviour;
 mod coherence;
+mod foreign_frames;
 mod linear;
 mod memory;
 mod model;

@@ -8,12 +8,14 @@ use super::*;
 use crate::Hypervisor;
 use crate::domain::{Domain, VcpuRef};
 use crate::hypercall::Cx;
-use crate::ids::{DomId, MachineAddr, VcpuId};
+use crate::ids::{CpuId, DomId, MachineAddr, VcpuId};
 use crate::mock::{self, MockPlatform};
 use crate::platform::Work;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
 use xen_abi::GuestHandle;
 use xen_abi::errno::Errno;
@@ -381,6 +383,27 @@ fn wake_during_switch() {
     sim.hv.vcpu_switched(Some(&vcpu), None);
     sim.settle();
     assert_eq!(sim.running(), [Some(0)]);
+}
+
+/// A CPU that finds nothing to run leaves the page tables of its vCPU while that is still its own: as soon as another CPU may run it,
+/// it may give the tables up and write to them.
+#[test]
+fn tables_are_left_before_their_vcpu() {
+    let mut sim = Sim::new(1, 1);
+    sim.up_all();
+    let vcpu = sim.vcpu(0);
+    let left = Arc::new(AtomicU32::new(0));
+    let (seen, leaving) = (left.clone(), vcpu.clone());
+    *sim.hv.platform.at_leaving.lock().unwrap() = Some(Box::new(move || {
+        assert_eq!(leaving.vcpu().sched.place(), Place::Running, "another CPU may run it");
+        assert!(leaving.domain.dirty_cpus.load().contains(CpuId(0)), "a flush misses this CPU");
+        seen.fetch_add(1, SeqCst);
+    }));
+    sim.hv.block(Cx { hv: &sim.hv, domain: &vcpu.domain, vcpu: vcpu.vcpu() });
+    sim.settle();
+    *sim.hv.platform.at_leaving.lock().unwrap() = None;
+    assert_eq!((sim.running(), left.load(SeqCst)), (vec![None], 1));
+    assert!(!vcpu.domain.dirty_cpus.load().contains(CpuId(0)));
 }
 
 /// Poll: refusals, the wake by its port only, and the timeout.
