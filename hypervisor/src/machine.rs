@@ -124,7 +124,7 @@ impl Platform for Machine {
     }
 
     fn mmio_reserved(&self, mfn: Mfn) -> bool {
-        mfn.0 == apic::page_address() >> 12 || ioapic::owns_frame(mfn.0)
+        mfn.0 == apic::page_address() >> 12 || ioapic::owns_frame(mfn.0) || pci::is_read_only(mfn)
     }
 
     fn heap_frames(&self) -> u64 {

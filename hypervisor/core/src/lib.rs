@@ -35,6 +35,7 @@ pub mod nmi;
 pub mod options;
 pub mod order;
 pub mod page;
+pub mod pci;
 pub mod permissions;
 pub mod platform;
 pub mod regs;

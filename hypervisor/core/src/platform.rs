@@ -192,7 +192,8 @@ pub trait Platform: Send + Sync + Sized + 'static {
 
     /// The machine-to-physical table that guests see read-only; at least as long as the frame table.
     fn m2p(&self) -> &[AtomicU64];
-    /// Whether a privileged domain must not map this non-RAM frame (local APIC, IOAPIC, HPET, MSI-X tables).
+    /// Whether domains may map this non-RAM frame for reading only (local APIC, IOAPIC, MSI-X tables in use, memory-mapped PCI configuration
+    /// space).
     fn mmio_reserved(&self, mfn: Mfn) -> bool;
     /// How many frames the hypervisor's heap has taken from the frame allocator and keeps.
     fn heap_frames(&self) -> u64;
@@ -317,7 +318,8 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn gsi_count(&self) -> u32;
     /// Routes a GSI as `line`, masked. Fails with `EINVAL` (no such line) or `ENOSPC` (no vector left).
     fn irq_route_gsi(&self, gsi: u32, line: Line) -> Result<(), Errno>;
-    /// Programs a device's MSI or MSI-X entry, masked; answers the number by which it is known from then on.
+    /// Programs a device's MSI or MSI-X entry, masked, and lets no domain map the pages of its MSI-X table writable any more
+    /// ([`Platform::mmio_reserved`]); answers the number by which it is known from then on.
     fn irq_map_msi(&self, request: &MsiRequest) -> Result<Pirq, Errno>;
     /// Gives an interrupt back.
     fn irq_unmap(&self, pirq: Pirq) -> Result<(), Errno>;
@@ -341,7 +343,8 @@ pub trait Platform: Send + Sync + Sized + 'static {
     fn pci_device_changed(&self, device: PciAddress, added: bool);
     /// Writes the messages of a PCI function again that are mapped, for a function that was reset.
     fn msi_restore(&self, device: PciAddress);
-    /// Reserves a function's MSI-X table (`take`), or gives it back. Fails with `ENODEV` for a function without MSI-X and
-    /// with `EBUSY` while messages of it are mapped, or when there is nothing to give back.
+    /// Reserves a function's MSI-X table (`take`), whose pages no domain may map writable from then on, or gives it back. Fails with
+    /// `ENODEV` for a function without MSI-X, with `ENXIO` for one whose table is not in memory, and with `EBUSY` while messages of it
+    /// are mapped, or when there is nothing to give back.
     fn msix_reserve(&self, device: PciAddress, take: bool) -> Result<(), Errno>;
 }

@@ -8,10 +8,11 @@ use super::{ioapic, pci, serial};
 use crate::cpu::apic;
 use crate::cpu::descriptors::INT80_VECTOR;
 use crate::cpu::percpu::{cpu, this_cpu};
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use core::sync::atomic::{AtomicU32, Ordering};
 use hypervisor_core::acpi::Override;
 use hypervisor_core::ids::{CpuId, Pirq};
+use hypervisor_core::pci::{Used, judge_write, may_reach_capability};
 use hypervisor_core::platform::{Line, MsiRequest, PciAddress, Work};
 use spin::Mutex;
 use xen_abi::errno::Errno;
@@ -55,8 +56,6 @@ impl Irq {
 }
 
 static IRQS: Mutex<BTreeMap<u32, Irq>> = Mutex::new(BTreeMap::new());
-/// Functions whose MSI-X table is reserved. Taken inside the lock of `IRQS`.
-static RESERVED: Mutex<BTreeSet<PciAddress>> = Mutex::new(BTreeSet::new());
 
 /// Which GSI an ISA interrupt is on, and how it signals.
 pub fn isa_route(overrides: &[Override], irq: u8) -> (u32, Line) {
@@ -156,8 +155,11 @@ pub fn map_msi(request: &MsiRequest) -> Result<Pirq, Errno> {
     let mut irqs = IRQS.lock();
     let first = ioapic::gsi_count();
     let number = (first..).find(|n| !irqs.contains_key(n)).ok_or(Errno::ENOSPC)?;
-    let entry = pci::find_msi(request)?;
+    let (entry, table) = pci::find_msi(request)?;
     let vector = claim_vector(number + 1)?;
+    if let Some(table) = table {
+        pci::begin_msix(request.device, &table);
+    }
     pci::program_msi(request.device, &entry, vector, boot_apic_id());
     irqs.insert(number, Irq::new(Source::Msi { device: request.device, entry }, vector));
     Ok(Pirq(number))
@@ -166,10 +168,12 @@ pub fn map_msi(request: &MsiRequest) -> Result<Pirq, Errno> {
 /// Gives an interrupt back: masked, and its vector free.
 pub fn unmap(pirq: Pirq) -> Result<(), Errno> {
     set_masked(pirq, true);
-    let irq = IRQS.lock().remove(&pirq.0).ok_or(Errno::EINVAL)?;
+    let mut irqs = IRQS.lock();
+    let irq = irqs.remove(&pirq.0).ok_or(Errno::EINVAL)?;
     if let Source::Msi { device, entry } = irq.source {
         pci::disable_msi(device, &entry);
     }
+    drop(irqs);
     OWNERS[usize::from(irq.vector)].store(0, Ordering::Relaxed);
     Ok(())
 }
@@ -211,19 +215,27 @@ pub fn restore_msi(of: PciAddress) {
 /// Reserves a function's MSI-X table, or gives it back: see `Platform::msix_reserve`.
 pub fn reserve_msix(device: PciAddress, take: bool) -> Result<(), Errno> {
     let irqs = IRQS.lock();
-    let mut reserved = RESERVED.lock();
     let in_use = irqs.values().any(|irq| irq.device() == Some(device));
-    match (in_use, take, reserved.contains(&device)) {
-        (true, ..) | (false, true, true) | (false, false, false) => Err(Errno::EBUSY),
-        _ if !pci::has_msix(device) => Err(Errno::ENODEV),
-        (false, true, false) => {
-            reserved.insert(device);
-            Ok(())
-        }
-        (false, false, true) => {
-            reserved.remove(&device);
-            Ok(())
-        }
+    pci::reserve_msix(device, take, in_use)
+}
+
+/// Has the first domain's write of `size` bytes at `offset` of a function's configuration space done by `write`, as far as it is allowed.
+/// What is judged stays so until it is written.
+#[inline(never)]
+pub fn judge_config_write(device: PciAddress, offset: u16, size: u8, value: u32, write: &dyn Fn(u32)) {
+    if !may_reach_capability(offset, size) {
+        return write(value);
+    }
+    let irqs = IRQS.lock();
+    // Messages of the first segment only are the hypervisor's.
+    let msix = device.segment == 0 && (pci::is_known(device) || pci::uses_msix(device));
+    let msi = |irq: &Irq| match irq.source {
+        Source::Msi { device: of, entry: pci::MsiEntry::Msi { .. } } if of == device => Some(irq.masked),
+        _ => None,
+    };
+    let used = Used { msi: irqs.values().find_map(msi), msix };
+    if let Some(value) = judge_write(&|at| pci::read(device, at), used, offset, size, value) {
+        write(value);
     }
 }
 

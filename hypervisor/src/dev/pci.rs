@@ -1,26 +1,24 @@
 //! PCI configuration space by ports 0xcf8 and 0xcfc, and message-signalled interrupts.
 //!
 //! The hypervisor programs MSI and MSI-X entries itself (PCI Local Bus 3.0, 6.8): a domain that could write a message could raise
-//! any vector on any CPU. Only segment 0 and the first 256 bytes are reached, where these capabilities are.
+//! any vector on any CPU. Only segment 0 and the first 256 bytes are reached, where these capabilities are. Which writes of the first
+//! domain pass, by the ports or by memory-mapped configuration space, is judged by `hypervisor_core::pci`.
 
 use super::port;
 use crate::machine::hv;
 use crate::mm::layout::{DEVICES, DEVICES_END};
 use crate::mm::tables::map_device;
-use alloc::collections::BTreeSet;
-use hypervisor_core::ids::MachineAddr;
+use alloc::vec::Vec;
+use hypervisor_core::ids::{MachineAddr, Mfn};
+use hypervisor_core::pci::{CAP_MSI, CAP_MSIX, Frames, Msi, MsiX, find_capability, function_at};
 use hypervisor_core::platform::{MsiRequest, PciAddress};
-use spin::Mutex;
+use spin::{Mutex, RwLock};
 use x86_64::instructions::interrupts::without_interrupts;
 use x86_64::instructions::port::Port;
 use xen_abi::errno::Errno;
 
 /// Data port: the word that port 0xcf8 addresses.
 const DATA: u16 = 0xcfc;
-const CAP_MSI: u8 = 0x05;
-const CAP_MSIX: u8 = 0x11;
-const MSI_64BIT: u32 = 1 << 23;
-const MSI_MASKABLE: u32 = 1 << 24;
 const MSI_ENABLE: u32 = 1 << 16;
 const MSIX_ENABLE: u32 = 1 << 31;
 const MSIX_MASK_ALL: u32 = 1 << 30;
@@ -31,10 +29,10 @@ static PORTS: Mutex<()> = Mutex::new(());
 /// Where a message lives.
 #[derive(Clone, Debug)]
 pub enum MsiEntry {
-    /// Capability at this offset, and its first word as it was found.
+    /// A capability, as it was found.
     Msi {
-        /// Offset of the capability.
-        cap: u8,
+        /// Where its parts are.
+        layout: Msi,
         /// Its first word.
         control: u32,
     },
@@ -103,10 +101,16 @@ pub fn guest_read(address: u32, byte: u16, size: u8) -> u32 {
     with_word(address, |_| unsafe { port::read(DATA + byte, size) })
 }
 
-/// See [`guest_read`].
+/// See [`guest_read`]. What the hypervisor uses of messages is not the domain's to write.
+#[inline(never)]
 pub fn guest_write(address: u32, byte: u16, size: u8, value: u32) {
-    // SAFETY: the domain is privileged to write configuration space.
-    with_word(address, |_| unsafe { port::write(DATA + byte, size, value) });
+    let [offset, devfn, bus, _] = address.to_le_bytes();
+    let device = PciAddress { segment: 0, bus, devfn };
+    // Bits 30..24 are reserved, or, on some of AMD's processors, further bits of the offset: judged without them, not more is allowed.
+    super::irq::judge_config_write(device, u16::from(offset & !3) + byte, size, value, &|value| {
+        // SAFETY: the domain is privileged to write configuration space.
+        with_word(address, |_| unsafe { port::write(DATA + byte, size, value) });
+    });
 }
 
 /// Whether a function answers.
@@ -114,78 +118,139 @@ fn exists(device: PciAddress) -> bool {
     device.segment == 0 && read(device, 0) & 0xffff != 0xffff
 }
 
-/// Functions that the first domain reported. As in Xen on a machine without IOMMU, nobody looks for them before.
-static REPORTED: Mutex<BTreeSet<PciAddress>> = Mutex::new(BTreeSet::new());
+/// Functions that the first domain reported, in order. As in Xen on a machine without IOMMU, the hypervisor does not look for them before.
+static REPORTED: Mutex<Vec<PciAddress>> = Mutex::new(Vec::new());
 
 /// Whether the first domain reported a function.
 pub fn is_known(device: PciAddress) -> bool {
-    REPORTED.lock().contains(&device)
+    REPORTED.lock().binary_search(&device).is_ok()
 }
 
 /// The first domain reports a function, or its end.
 pub fn set_known(device: PciAddress, known: bool) {
     let mut reported = REPORTED.lock();
-    if known {
-        reported.insert(device);
-    } else {
-        reported.remove(&device);
-    }
-}
-
-/// Whether a function has MSI-X.
-pub fn has_msix(device: PciAddress) -> bool {
-    exists(device) && find_capability(device, CAP_MSIX).is_some()
-}
-
-fn find_capability(device: PciAddress, id: u8) -> Option<u8> {
-    if read(device, 4) >> 16 & 0x10 == 0 {
-        return None;
-    }
-    let mut at = read(device, 0x34) as u8 & !3;
-    // A list of more than 48 capabilities does not fit into the space: such a list goes in circles.
-    for _ in 0..48 {
-        if at < 0x40 {
-            return None;
+    match reported.binary_search(&device) {
+        Err(at) if known => reported.insert(at, device),
+        Ok(at) if !known => {
+            reported.remove(at);
         }
-        let word = read(device, at);
-        if word as u8 == id {
-            return Some(at);
-        }
-        at = (word >> 8) as u8 & !3;
+        _ => {}
     }
-    None
 }
 
-/// Finds what a request names. Fails with `ENODEV`, or `EINVAL` when the table has no such entry.
-pub fn find_msi(request: &MsiRequest) -> Result<MsiEntry, Errno> {
+/// Finds what a request names, and the MSI-X table that it is in. Fails with `ENODEV`, or `EINVAL` when the table has no such entry.
+pub fn find_msi(request: &MsiRequest) -> Result<(MsiEntry, Option<MsiX>), Errno> {
     let device = request.device;
     if !is_known(device) || !exists(device) {
         return Err(Errno::ENODEV);
     }
+    let read = &|at| read(device, at);
     if request.table_base == 0 {
-        let cap = find_capability(device, CAP_MSI).ok_or(Errno::ENODEV)?;
-        return Ok(MsiEntry::Msi { cap, control: read(device, cap) });
+        let cap = find_capability(read, CAP_MSI).ok_or(Errno::ENODEV)?;
+        let word = read(cap);
+        return Ok((MsiEntry::Msi { layout: Msi::new(cap, word), control: word }, None));
     }
-    let cap = find_capability(device, CAP_MSIX).ok_or(Errno::ENODEV)?;
-    if request.entry > read(device, cap) >> 16 & 0x7ff {
-        return Err(Errno::EINVAL);
-    }
-    let table = read(device, cap + 4);
-    let bar = memory_bar(device, (table & 7) as u8).ok_or(Errno::EINVAL)?;
-    let entry =
-        bar.checked_add(u64::from(table & !7) + u64::from(request.entry) * 16).ok_or(Errno::EINVAL)?;
-    Ok(MsiEntry::MsiX { cap, at: TableEntry::map(entry)? })
+    find_capability(read, CAP_MSIX).ok_or(Errno::ENODEV)?;
+    let found = MsiX::find(read).ok_or(Errno::EINVAL)?;
+    let entry = found.entry(request.entry).ok_or(Errno::EINVAL)?;
+    Ok((MsiEntry::MsiX { cap: found.at, at: TableEntry::map(entry)? }, Some(found)))
 }
 
-/// Address in a memory base address register.
-fn memory_bar(device: PciAddress, index: u8) -> Option<u64> {
-    let offset = 0x10 + index.checked_mul(4).filter(|o| *o <= 20)?;
-    let low = read(device, offset);
-    if low & 1 != 0 {
-        return None;
+/// A function's MSI-X table that the hypervisor uses.
+struct Table {
+    device: PciAddress,
+    /// Where it is, and its pending bits: no domain may map these frames writable.
+    frames: [Option<Frames>; 2],
+    /// Messages that are mapped.
+    users: u32,
+    /// Reserved by the first domain.
+    reserved: bool,
+}
+
+static TABLES: RwLock<Vec<Table>> = RwLock::new(Vec::new());
+
+/// A message of a function is mapped to this table from now on. As in Xen, mappings of its frames that are there already stay.
+#[inline(never)]
+pub fn begin_msix(device: PciAddress, table: &MsiX) {
+    let mut tables = TABLES.write();
+    match tables.iter_mut().find(|table| table.device == device) {
+        Some(table) => table.users += 1,
+        None => tables.push(Table { device, frames: table.frames, users: 1, reserved: false }),
     }
-    let high = if low & 6 == 4 && index < 5 { u64::from(read(device, offset + 4)) << 32 } else { 0 };
-    Some(high | u64::from(low & !15))
+}
+
+/// A message of a function's MSI-X table is not mapped any more.
+#[inline(never)]
+pub fn end_msix(device: PciAddress) {
+    change_table(device, |table| table.users -= 1);
+}
+
+fn change_table(device: PciAddress, change: impl FnOnce(&mut Table)) {
+    let mut tables = TABLES.write();
+    let Some(at) = tables.iter().position(|table| table.device == device) else { return };
+    change(&mut tables[at]);
+    if tables[at].users == 0 && !tables[at].reserved {
+        tables.swap_remove(at);
+    }
+}
+
+/// Whether the hypervisor uses a function's MSI-X table.
+pub fn uses_msix(device: PciAddress) -> bool {
+    TABLES.read().iter().any(|table| table.device == device)
+}
+
+/// Reserves a function's MSI-X table, or gives it back: see `Platform::msix_reserve`.
+pub fn reserve_msix(device: PciAddress, take: bool, in_use: bool) -> Result<(), Errno> {
+    if in_use || take == uses_msix(device) {
+        return Err(Errno::EBUSY);
+    }
+    let read = &|at| read(device, at);
+    if !exists(device) || find_capability(read, CAP_MSIX).is_none() {
+        return Err(Errno::ENODEV);
+    }
+    if take {
+        let frames = MsiX::find(read).ok_or(Errno::ENXIO)?.frames;
+        TABLES.write().push(Table { device, frames, users: 0, reserved: true });
+    } else {
+        change_table(device, |table| table.reserved = false);
+    }
+    Ok(())
+}
+
+/// Whether domains may map this frame for reading only: MSI-X tables in use, memory-mapped configuration space.
+#[inline(never)]
+pub fn is_read_only(mfn: Mfn) -> bool {
+    let holds = |frames: &Frames| (frames.0..=frames.1).contains(&mfn.0);
+    TABLES.read().iter().any(|table| table.frames.iter().flatten().any(holds))
+        || mapped_function(mfn).is_some()
+}
+
+/// The function whose memory-mapped configuration space is at a frame.
+fn mapped_function(mfn: Mfn) -> Option<PciAddress> {
+    hv().machine.mmconfig.iter().find_map(|region| function_at(region, mfn.0))
+}
+
+/// The first domain writes to device memory that no domain may write to: `size` bytes at `offset` of the frame, aligned to their size.
+/// In configuration space that is done as far as it is allowed; elsewhere nothing is. Answers `false` where no such write can be.
+#[inline(never)]
+pub fn write_device_page(mfn: Mfn, offset: u16, size: u8, value: u64) -> bool {
+    let Some(device) = mapped_function(mfn) else { return true };
+    if size > 4 {
+        return false;
+    }
+    super::irq::judge_config_write(device, offset, size, value as u32, &|value| {
+        let Ok(at) = map_device(mfn.addr().0 + u64::from(offset), size.into()) else { return };
+        // SAFETY: configuration space of a function, which the domain is privileged to write, in a page that stays mapped. It is no RAM: what
+        // domains map as device memory is none.
+        unsafe {
+            match size {
+                1 => (at as *mut u8).write_volatile(value as u8),
+                2 => (at as *mut u16).write_volatile(value as u16),
+                _ => (at as *mut u32).write_volatile(value),
+            }
+        }
+    });
+    true
 }
 
 /// Where a message to the CPU with this APIC identifier is written (SDM volume 3, 11.11.1).
@@ -197,7 +262,7 @@ fn message_address(apic_id: u32) -> u32 {
 pub fn set_msi_destination(device: PciAddress, entry: &MsiEntry, apic_id: u32) {
     let address = message_address(apic_id);
     match *entry {
-        MsiEntry::Msi { cap, .. } => write(device, cap + 4, address),
+        MsiEntry::Msi { layout, .. } => write(device, layout.address, address),
         MsiEntry::MsiX { ref at, .. } => at.write(0, address),
     }
 }
@@ -207,14 +272,12 @@ pub fn program_msi(device: PciAddress, entry: &MsiEntry, vector: u8, apic_id: u3
     let address = message_address(apic_id);
     let data = u32::from(vector);
     match *entry {
-        MsiEntry::Msi { cap, control } => {
-            write(device, cap + 4, address);
-            let wide = control & MSI_64BIT != 0;
-            if wide {
-                write(device, cap + 8, 0);
+        MsiEntry::Msi { layout, .. } => {
+            write(device, layout.address, address);
+            if let Some(high) = layout.high {
+                write(device, high, 0);
             }
-            let data_at = cap + if wide { 12 } else { 8 };
-            write(device, data_at, read(device, data_at) & !0xffff | data);
+            write(device, layout.data, read(device, layout.data) & !0xffff | data);
             set_msi_masked(device, entry, true);
         }
         MsiEntry::MsiX { cap, ref at } => {
@@ -231,14 +294,13 @@ pub fn program_msi(device: PciAddress, entry: &MsiEntry, vector: u8, apic_id: u3
 /// Masks or unmasks a message. An MSI without mask bits is switched as a whole.
 pub fn set_msi_masked(device: PciAddress, entry: &MsiEntry, masked: bool) {
     match *entry {
-        MsiEntry::Msi { cap, control } if control & MSI_MASKABLE != 0 => {
-            let mask_at = cap + if control & MSI_64BIT != 0 { 16 } else { 12 };
-            write(device, mask_at, u32::from(masked));
-            write(device, cap, control & !(7 << 20) | MSI_ENABLE);
+        MsiEntry::Msi { layout: Msi { at, mask: Some(mask), .. }, control } => {
+            write(device, mask, u32::from(masked));
+            write(device, at, control & !(7 << 20) | MSI_ENABLE);
         }
-        MsiEntry::Msi { cap, control } => {
+        MsiEntry::Msi { layout: Msi { at, .. }, control } => {
             let enable = if masked { 0 } else { MSI_ENABLE };
-            write(device, cap, control & !(MSI_ENABLE | 7 << 20) | enable);
+            write(device, at, control & !(MSI_ENABLE | 7 << 20) | enable);
         }
         // Bit 0 of its last word masks it.
         MsiEntry::MsiX { ref at, .. } => at.write(3, u32::from(masked)),
@@ -247,7 +309,8 @@ pub fn set_msi_masked(device: PciAddress, entry: &MsiEntry, masked: bool) {
 
 /// Ends a message for good.
 pub fn disable_msi(device: PciAddress, entry: &MsiEntry) {
-    if let MsiEntry::Msi { cap, control } = *entry {
-        write(device, cap, control & !MSI_ENABLE);
+    match *entry {
+        MsiEntry::Msi { layout, control } => write(device, layout.at, control & !MSI_ENABLE),
+        MsiEntry::MsiX { .. } => end_msix(device),
     }
 }

@@ -282,8 +282,8 @@ fn restore_msi<P: Platform>(cx: Cx<'_, P>, device: PciAddress) -> Result<(), Err
     Ok(())
 }
 
-/// Memory-mapped configuration space: what dom0 says is compared with ACPI's own list. The hypervisor accesses configuration
-/// space through the ports only, so that nothing else comes of it.
+/// Memory-mapped configuration space: what dom0 says is compared with ACPI's own list. The hypervisor reads configuration space through the
+/// ports, and domains map what ACPI lists for reading only in any case, so that nothing else comes of it.
 fn mmconfig_reserved<P: Platform>(cx: Cx<'_, P>, said: &PhysdevPciMmcfgReserved) -> Result<(), Errno> {
     if said.flags & !XEN_PCI_MMCFG_RESERVED != 0 {
         return Err(Errno::EINVAL);

@@ -33,8 +33,9 @@ pub enum PtWrite {
 pub enum ReadOnlyPage {
     /// An L1 table.
     Table(Mfn),
-    /// Device memory that the hypervisor drives: a privileged domain's writes there do nothing.
-    Device,
+    /// A frame of device memory that no domain may write to. A privileged domain's writes there are the platform's to judge: most do
+    /// nothing.
+    Device(Mfn),
 }
 
 impl<P: Platform> Hypervisor<P> {
@@ -53,7 +54,7 @@ impl<P: Platform> Hypervisor<P> {
                 asked.then_some(ReadOnlyPage::Table(mfn))
             }
             Some(info) if !info.is_io() => None,
-            _ => (privileged && self.platform.mmio_reserved(mfn)).then_some(ReadOnlyPage::Device),
+            _ => (privileged && self.platform.mmio_reserved(mfn)).then_some(ReadOnlyPage::Device(mfn)),
         }
     }
 

@@ -2,14 +2,15 @@
 //!
 //! Level-1 tables are mapped read-only, so such a store faults, and is done here as if it were an `mmu_update`. Any instruction that
 //! stores up to 8 bytes, aligned to their size, is done; all others, and stores to anything else, are the guest's fault. The
-//! stores of the first domain to device memory that it may only look at are dropped.
+//! stores of the first domain to device memory that it may only look at are dropped, but for those to memory-mapped PCI configuration space.
 
 use super::decode::{address, decode, get, set, source};
 use super::{BUFFER, Emulated, alu, fetch, step_over};
 use crate::cpu::descriptors::GUEST_CS64;
+use crate::dev::pci;
 use crate::mm::uaccess::copy_from_guest;
 use crate::pv::Guest;
-use hypervisor_core::ids::{GuestVirt, Mfn};
+use hypervisor_core::ids::GuestVirt;
 use hypervisor_core::page::{PtWrite, ReadOnlyPage};
 use hypervisor_core::regs::Regs;
 use iced_x86::{ConditionCode, Instruction, Mnemonic, OpKind, Register};
@@ -24,15 +25,11 @@ const OVERFLOW: u64 = 1 << 11;
 /// A store to a present read-only page faulted at `va`.
 #[inline(never)]
 pub fn page_table_write(guest: &Guest<'_>, regs: &mut Regs, va: GuestVirt) -> Emulated {
-    let table = match guest.hv.read_only_page(guest.cx(), va) {
-        Some(ReadOnlyPage::Table(table)) => Some(table),
-        Some(ReadOnlyPage::Device) => None,
-        None => return Emulated::No,
-    };
+    let Some(page) = guest.hv.read_only_page(guest.cx(), va) else { return Emulated::No };
     let mut bytes = [0; BUFFER];
     let len = fetch(regs, &mut bytes);
     let bytes = &bytes[..len];
-    if let (Some(table), Some((value, length))) = (table, register_store(regs, bytes, va)) {
+    if let (ReadOnlyPage::Table(table), Some((value, length))) = (page, register_store(regs, bytes, va)) {
         let ended = guest.hv.emulate_pt_write(guest.cx(), table, va, None, value, 8);
         let next = regs.rip.wrapping_add(length);
         return finish(regs, next, ended);
@@ -42,7 +39,7 @@ pub fn page_table_write(guest: &Guest<'_>, regs: &mut Regs, va: GuestVirt) -> Em
     if at != va.0 {
         return Emulated::No;
     }
-    let store = Store { guest, table, va, size };
+    let store = Store { guest, page, va, size };
     match store.apply(regs, &i) {
         Ok(ended) => finish(regs, i.next_ip(), ended),
         Err(other) => other,
@@ -146,8 +143,7 @@ fn destination(regs: &Regs, i: &Instruction) -> Option<(u64, u32)> {
 /// A store that is to be done.
 struct Store<'a> {
     guest: &'a Guest<'a>,
-    /// The table; `None`: read-only device memory, where stores do nothing.
-    table: Option<Mfn>,
+    page: ReadOnlyPage,
     va: GuestVirt,
     /// Bytes: 1, 2, 4 or 8.
     size: u32,
@@ -156,18 +152,25 @@ struct Store<'a> {
 impl Store<'_> {
     /// Writes, if what is there is `old`.
     fn write(&self, old: Option<u64>, new: u64) -> PtWrite {
-        let Some(table) = self.table else {
-            let aligned = self.va.0.is_multiple_of(u64::from(self.size));
-            return if aligned && old.is_none() { PtWrite::Done } else { PtWrite::Refused };
-        };
-        self.guest.hv.emulate_pt_write(self.guest.cx(), table, self.va, old, new, self.size)
+        match self.page {
+            ReadOnlyPage::Table(table) => {
+                self.guest.hv.emulate_pt_write(self.guest.cx(), table, self.va, old, new, self.size)
+            }
+            ReadOnlyPage::Device(frame) => {
+                let aligned = self.va.0.is_multiple_of(u64::from(self.size));
+                let offset = (self.va.0 & 0xfff) as u16;
+                let done =
+                    aligned && old.is_none() && pci::write_device_page(frame, offset, self.size as u8, new);
+                if done { PtWrite::Done } else { PtWrite::Refused }
+            }
+        }
     }
 
     fn read(&self) -> Result<u64, Emulated> {
-        if self.table.is_none() {
-            return Err(Emulated::No);
+        match self.page {
+            ReadOnlyPage::Table(_) => read(self.va, self.size),
+            ReadOnlyPage::Device(_) => Err(Emulated::No),
         }
-        read(self.va, self.size)
     }
 
     /// Replaces what is there by what `compute` makes of it. Where something else gets there first the guest executes the
