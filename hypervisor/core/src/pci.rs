@@ -315,7 +315,7 @@ mod tests {
         image.set(AT_MSIX + 8, 0x0800);
         let found = MsiX::find(&|at| image.read(at)).expect("a table");
         assert_eq!((found.at, found.table, found.entries), (0x70, 0x12_0000_1ff0, 2048));
-        assert_eq!(found.frames, [Some((0x12_0000_1, 0x12_0000_9)), Some((0xfebf0, 0xfebf0))]);
+        assert_eq!(found.frames, [Some((0x120_0001, 0x120_0009)), Some((0xfebf0, 0xfebf0))]);
         assert_eq!(found.entry(2047), Some(0x12_0000_9fe0));
         assert_eq!(found.entry(2048), None);
         image.set(AT_MSIX + 8, 1);

@@ -61,7 +61,7 @@ fn tables_are_judged_as_memory_has_them() {
     refused_as_table(&g, page);
     let (g, l1, page) = other();
     assert_eq!(g.map_va(VA, entry(page, RW), 0), 0);
-    assert_eq!(g.updates(&[(l1, 1, uncached(page))], MMU_PT_UPDATE_PRESERVE_AD.into()), 0, "in its place");
+    assert_eq!(g.updates(&[(l1, 1, uncached(page))], MMU_PT_UPDATE_PRESERVE_AD), 0, "in its place");
     refused_as_table(&g, page);
     let (g, l1, page) = other();
     assert_eq!(g.map_va(0x3000, entry(l1, pte::PRESENT), 0), 0);
