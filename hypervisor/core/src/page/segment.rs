@@ -114,15 +114,18 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Takes a reference to a frame as a descriptor page, one of several. `checked`: whether one of them was checked already; the
+    /// Takes a reference to a frame as a descriptor page, one of several. `checked`: whether one of them was checked just now, and is good; the
     /// next one that has to be waits for this CPU's other work. What was checked stays so, and is not checked again when the
     /// operation is made again.
     fn get_descriptors(&self, domain: &Domain<P>, mfn: Mfn, checked: &mut bool) -> Result<(), PageError> {
         let known = self.frame(mfn).is_some_and(|info| info.type_word().page_type() == PageType::SegDesc);
-        if !known && core::mem::replace(checked, true) && self.platform.work_pending() {
+        if !known && *checked && self.platform.work_pending() {
             return Err(PageError::Restart);
         }
-        self.get_page_and_type(domain, mfn, PageType::SegDesc)
+        let taken = self.get_page_and_type(domain, mfn, PageType::SegDesc);
+        // A page that is refused is checked anew each time: it is no progress that the others may wait for.
+        *checked |= !known && taken.is_ok();
+        taken
     }
 
     /// Takes the guest's part of a vCPU's GDT away.
