@@ -32,7 +32,7 @@ const NONE: u32 = 0;
 /// Free frames that tables leave which grow at a guest's wish, or a 64th of all where that is less.
 const MOST_SPARED: u64 = 256;
 /// Frames that are cleared between two looks for other work.
-const SCRUB_FRAMES: usize = 16;
+const SCRUB_FRAMES: usize = 8;
 /// Frames that are looked at meanwhile.
 const SCRUB_LOOKS: usize = 4096;
 
@@ -215,33 +215,37 @@ impl FrameAllocator {
 
     /// Clears some dirty frames ahead of time.
     pub(crate) fn scrub(&self, clear: impl Fn(Mfn)) {
-        let mut left = SCRUB_FRAMES;
-        for _ in 0..SCRUB_LOOKS {
-            if left == 0 || !self.any_dirty() {
-                break;
-            }
-            let at = self.scrub_at.fetch_add(1, Ordering::Relaxed);
-            let Some(info) = self.table.get(at) else {
-                self.scrub_at.store(0, Ordering::Relaxed);
-                continue;
-            };
-            if info.count().is_dirty() && self.scrub_one(at, &clear) {
-                left -= 1;
-            }
+        if !self.any_dirty() {
+            return;
         }
+        // Each CPU has a part of the table for itself.
+        let claimed = self.scrub_at.fetch_add(SCRUB_LOOKS, Ordering::Relaxed);
+        let mut at = if claimed < self.table.len() { claimed } else { 0 };
+        let next = at + SCRUB_LOOKS;
+        if at != claimed {
+            self.scrub_at.store(next, Ordering::Relaxed);
+        }
+        let end = next.min(self.table.len());
+        for _ in 0..SCRUB_FRAMES {
+            let dirty = self.table[at..end].iter().position(|info| info.count().is_dirty());
+            let Some(dirty) = dirty else { return };
+            self.scrub_one(at + dirty, &clear);
+            at += dirty + 1;
+        }
+        // The rest of the part comes next, unless another CPU is ahead already.
+        let _ = self.scrub_at.compare_exchange(next, at, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    fn scrub_one(&self, at: usize, clear: &impl Fn(Mfn)) -> bool {
+    fn scrub_one(&self, at: usize, clear: &impl Fn(Mfn)) {
         // Nobody takes the frame meanwhile.
         let _lists = self.lists.lock();
         let info = &self.table[at];
         if !info.count().is_dirty() || !self.is_free(at) {
-            return false;
+            return;
         }
         clear(Mfn(at as u64));
         info.count.fetch_and(!Count::DIRTY, Ordering::Relaxed);
         self.cleared(1);
-        true
     }
 
     /// Whether a frame is in a free block; the lock is held.
