@@ -4,22 +4,34 @@ use crate::cpu::msr;
 use crate::cpu::percpu::this_cpu;
 use crate::mm::layout::CPU_AREA;
 use crate::mm::uaccess::copy_from_guest;
+use core::fmt;
 use hypervisor_core::ids::GuestVirt;
 use hypervisor_core::regs::Regs;
 
+/// 16 digits. What a domain's end prints is one stretch of work, and the formatter's padding is a call for each digit.
+struct Hex(u64);
+
+impl fmt::Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digit = |place: usize| b"0123456789abcdef"[(self.0 >> (60 - 4 * place)) as usize & 15];
+        let digits: [u8; 16] = core::array::from_fn(digit);
+        f.write_str(str::from_utf8(&digits).unwrap_or_default())
+    }
+}
+
 /// Prints a register frame.
 pub fn registers(r: &Regs) {
-    crate::error!("rip {:04x}:{:016x} rflags {:08x} rsp {:04x}:{:016x}", r.cs, r.rip, r.rflags, r.ss, r.rsp);
-    crate::error!("rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx);
-    crate::error!("rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8);
-    crate::error!("r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12);
-    crate::error!("r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
+    crate::error!("rip {:04x}:{} rflags {:08x} rsp {:04x}:{}", r.cs, Hex(r.rip), r.rflags, r.ss, Hex(r.rsp));
+    crate::error!("rax {} rbx {} rcx {} rdx {}", Hex(r.rax), Hex(r.rbx), Hex(r.rcx), Hex(r.rdx));
+    crate::error!("rsi {} rdi {} rbp {} r8  {}", Hex(r.rsi), Hex(r.rdi), Hex(r.rbp), Hex(r.r8));
+    crate::error!("r9  {} r10 {} r11 {} r12 {}", Hex(r.r9), Hex(r.r10), Hex(r.r11), Hex(r.r12));
+    crate::error!("r13 {} r14 {} r15 {}", Hex(r.r13), Hex(r.r14), Hex(r.r15));
 }
 
 /// Prints the registers of a guest, and what its stack says: more of it with `all`, for the domain whose end is the machine's. What
 /// another domain's end makes the hypervisor say is bounded. Not for exceptions with a stack of their own: the guest's memory may fault.
 pub fn guest(r: &Regs, all: bool) {
-    let (lines, calls) = if all { (4, 32) } else { (1, 6) };
+    let (lines, calls) = if all { (4, 32) } else { (1, 4) };
     registers(r);
     guest_stack(r.rsp, lines);
     guest_calls(r.rbp, calls);
@@ -54,7 +66,7 @@ fn guest_call(frame: u64) -> Option<(u64, Option<u64>)> {
 /// Prints up to `most` return addresses of a guest's stack, following frame pointers.
 fn guest_calls(frame: u64, most: usize) {
     for (rip, _) in core::iter::successors(guest_call(frame), |(_, next)| guest_call((*next)?)).take(most) {
-        crate::error!("  called from {rip:#018x}");
+        crate::error!("  called from 0x{}", Hex(rip));
     }
 }
 
@@ -67,7 +79,7 @@ fn guest_stack(rsp: u64, lines: u64) {
             return;
         }
         let [a, b, c, d] = words;
-        crate::error!("stack {at}: {a:016x} {b:016x} {c:016x} {d:016x}");
+        crate::error!("stack {at}: {} {} {} {}", Hex(a), Hex(b), Hex(c), Hex(d));
     }
 }
 
@@ -84,7 +96,7 @@ pub fn backtrace(mut frame: u64) {
         if rip == 0 {
             return;
         }
-        crate::error!("  called from {rip:#018x}");
+        crate::error!("  called from 0x{}", Hex(rip));
         if next <= frame {
             return;
         }

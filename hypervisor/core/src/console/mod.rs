@@ -110,17 +110,47 @@ impl Default for Console {
 }
 
 /// Formats to the screen, in the hypervisor's name. It has the screen for a whole message, so that those of several CPUs
-/// do not mix.
+/// do not mix. What formatting yields in small parts goes to the screen together: each part costs as much there as a short line.
 struct Output<'a, P: Platform> {
     platform: &'a P,
     screen: MutexGuard<'a, Screen>,
+    text: [u8; MESSAGE],
+    len: usize,
+}
+
+impl<P: Platform> Output<'_, P> {
+    fn flush(&mut self) {
+        let platform = self.platform;
+        let text = &self.text[..core::mem::take(&mut self.len)];
+        self.screen.write(Writer::Hypervisor, text, &mut |bytes| platform.console_write(bytes));
+    }
 }
 
 impl<P: Platform> Write for Output<'_, P> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let platform = self.platform;
-        self.screen.write(Writer::Hypervisor, text.as_bytes(), &mut |bytes| platform.console_write(bytes));
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            if self.len == MESSAGE {
+                self.flush();
+            }
+            let (now, later) = rest.split_at(rest.len().min(MESSAGE - self.len));
+            self.text[self.len..self.len + now.len()].copy_from_slice(now);
+            self.len += now.len();
+            rest = later;
+        }
         Ok(())
+    }
+
+    // Padding comes in single characters.
+    fn write_char(&mut self, char: char) -> fmt::Result {
+        match u8::try_from(char) {
+            Ok(byte) if byte.is_ascii() && self.len < MESSAGE => {
+                self.text[self.len] = byte;
+                self.len += 1;
+                Ok(())
+            }
+            _ => self.write_str(char.encode_utf8(&mut [0; 4])),
+        }
     }
 }
 
@@ -130,8 +160,12 @@ impl<P: Platform> Hypervisor<P> {
         if self.console.patient.load(Ordering::Relaxed) {
             self.platform.console_wait(MESSAGE);
         }
+        let screen = self.console.screen.lock();
+        let mut output = Output { platform: &self.platform, screen, text: [0; MESSAGE], len: 0 };
         // Writing to the screen cannot fail.
-        let _ = Output { platform: &self.platform, screen: self.console.screen.lock() }.write_fmt(message);
+        let _ = output.write_fmt(message);
+        output.flush();
+        drop(output);
         self.console.log_grew.store(true, Ordering::Relaxed);
         self.platform.raise_work(self.platform.this_cpu(), Work::CONSOLE);
     }

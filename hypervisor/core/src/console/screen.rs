@@ -39,6 +39,8 @@ pub(super) struct Screen {
     open: Option<Writer>,
     /// Lines that the other writers have not finished.
     unfinished: BTreeMap<Writer, Vec<u8>>,
+    /// Room for a line as it is written and for one as it is shown, empty in between: a log that allocates for each line is slow.
+    room: [Vec<u8>; 2],
     /// Whole lines of all writers without focus, oldest first.
     log: VecDeque<u8>,
     /// Bytes that ever entered the log, modulo 2^32.
@@ -47,7 +49,14 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) const fn new() -> Self {
-        Self { focus: None, open: None, unfinished: BTreeMap::new(), log: VecDeque::new(), logged: 0 }
+        Self {
+            focus: None,
+            open: None,
+            unfinished: BTreeMap::new(),
+            room: [Vec::new(), Vec::new()],
+            log: VecDeque::new(),
+            logged: 0,
+        }
     }
 
     /// Gives the screen to a domain, and shows what it has begun to write (the prompt of a shell).
@@ -65,18 +74,30 @@ impl Screen {
             self.raw(writer, bytes, out);
             return;
         }
-        let mut line = self.unfinished.remove(&writer).unwrap_or_default();
-        for &byte in bytes {
-            if let Some(shown) = as_text(byte) {
-                line.push(shown);
+        let begun = self.unfinished.remove(&writer);
+        let mut line = begun.unwrap_or_else(|| core::mem::take(&mut self.room[0]));
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            // Most of it is shown as it is.
+            let fits = rest.len().min(LINE - line.len());
+            let plain = rest[..fits].iter().position(|byte| !matches!(byte, b' '..0x7f)).unwrap_or(fits);
+            line.extend_from_slice(&rest[..plain]);
+            rest = &rest[plain..];
+            let mut ends = line.len() == LINE;
+            if !ends && let Some((byte, behind)) = rest.split_first() {
+                line.extend(as_text(*byte));
+                rest = behind;
+                ends = *byte == b'\n' || line.len() == LINE;
             }
-            if byte == b'\n' || line.len() == LINE {
+            if ends {
                 self.line(writer, &line, out);
                 line.clear();
             }
         }
         if !line.is_empty() {
             self.unfinished.insert(writer, line);
+        } else if self.room[0].capacity() == 0 {
+            self.room[0] = line;
         }
     }
 
@@ -97,7 +118,7 @@ impl Screen {
     }
 
     fn line(&mut self, writer: Writer, text: &[u8], out: &mut impl FnMut(&[u8])) {
-        let mut line = Vec::with_capacity(text.len() + 16);
+        let mut line = core::mem::take(&mut self.room[1]);
         match writer {
             Writer::Hypervisor => line.extend_from_slice(b"(HV) "),
             Writer::Domain(id) => line.extend_from_slice(alloc::format!("(d{}) ", id.0).as_bytes()),
@@ -110,6 +131,8 @@ impl Screen {
         out(b"\r\n");
         line.push(b'\n');
         self.keep(&line);
+        line.clear();
+        self.room[1] = line;
     }
 
     fn keep(&mut self, bytes: &[u8]) {

@@ -42,10 +42,10 @@ impl<const N: usize> Transmit<N> {
     /// Takes the oldest bytes, as many as there are and find room; answers how many.
     pub fn pop(&mut self, to: &mut [u8]) -> usize {
         let count = self.len.min(to.len());
-        for slot in &mut to[..count] {
-            *slot = self.bytes[self.first];
-            self.first = (self.first + 1) % N;
-        }
+        let straight = count.min(N - self.first);
+        to[..straight].copy_from_slice(&self.bytes[self.first..self.first + straight]);
+        to[straight..count].copy_from_slice(&self.bytes[..count - straight]);
+        self.first = (self.first + count) % N;
         self.len -= count;
         self.end_loss();
         count
@@ -73,10 +73,11 @@ impl<const N: usize> Transmit<N> {
 
     /// Adds bytes for which there is room.
     fn append(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.bytes[(self.first + self.len) % N] = *byte;
-            self.len += 1;
-        }
+        let end = (self.first + self.len) % N;
+        let (straight, around) = bytes.split_at(bytes.len().min(N - end));
+        self.bytes[end..end + straight.len()].copy_from_slice(straight);
+        self.bytes[..around.len()].copy_from_slice(around);
+        self.len += bytes.len();
     }
 }
 
