@@ -70,6 +70,8 @@ pub(super) enum Stage {
     /// The `vcpu_info` pages of vCPUs from this one on.
     Infos(usize),
     Pages,
+    GrantFrames,
+    Burial,
     Done,
 }
 
@@ -281,6 +283,8 @@ impl<P: Platform> Hypervisor<P> {
                     after_vcpus(domain, from + vcpus.len(), Stage::Infos, Stage::Pages)
                 }
                 Stage::Pages => self.release_memory(domain)?,
+                Stage::GrantFrames => finished(self.release_grant_frames(domain), Stage::Burial)?,
+                Stage::Burial => self.bury(domain),
                 Stage::Done => return Ok(()),
             };
             if *stage != Stage::Done && self.platform.work_pending() {
@@ -340,13 +344,16 @@ impl<P: Platform> Hypervisor<P> {
 
     fn release_memory(&self, domain: &Arc<Domain<P>>) -> Result<Stage, Restart> {
         self.release_domain_pages(domain).map_err(|_: PageError| Restart)?;
-        self.release_grant_frames(domain);
+        Ok(Stage::GrantFrames)
+    }
+
+    fn bury(&self, domain: &Arc<Domain<P>>) -> Stage {
         self.surrender_xen_page(domain, domain.shared_info);
         *domain.lifecycle.lock() = Lifecycle::Dead;
         domain.dead.store(true, Ordering::SeqCst);
         self.domains.bury(domain);
         self.send_global_virq(VIRQ_DOM_EXC);
-        Ok(Stage::Done)
+        Stage::Done
     }
 
     /// Gives a frame of the hypervisor's, shared with a domain in teardown, to the domain for good and drops the hypervisor's

@@ -7,6 +7,7 @@ use super::entry::{Active, Shared, StatusWord};
 use super::{DomainGrants, GrantError, VersionError};
 use crate::Hypervisor;
 use crate::domain::Domain;
+use crate::event::Progress;
 use crate::ids::{DomId, GrantRef, Mfn, PAGE_SIZE};
 use crate::platform::{GuestFrame, Platform};
 use alloc::sync::Arc;
@@ -21,6 +22,8 @@ const V1_PER_FRAME: u32 = (PAGE_SIZE / 8) as u32;
 pub(super) const V2_PER_FRAME: u32 = (PAGE_SIZE / 16) as u32;
 pub(super) const STATUS_PER_FRAME: u32 = (PAGE_SIZE / 2) as u32;
 const RESERVED: u32 = GNTTAB_NR_RESERVED_ENTRIES;
+/// Frames given back in teardown between two looks for other work.
+const FREED_AT_ONCE: u32 = 8;
 
 /// A domain's grant table.
 pub(super) struct Table {
@@ -494,12 +497,25 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Gives back the frames of a domain's table in teardown, after its page tables are gone. What others map of them goes when
     /// they let go.
-    pub fn release_grant_frames(&self, domain: &Domain<P>) {
-        let mut table = domain.grants.table.lock();
-        table.closed = true;
-        let Table { frames, status, active, .. } = &mut *table;
-        frames.drain(..).chain(status.drain(..)).for_each(|mfn| self.surrender_xen_page(domain, mfn));
-        *active = Vec::new();
+    pub fn release_grant_frames(&self, domain: &Domain<P>) -> Progress {
+        let mut freed = 0;
+        loop {
+            let (mfn, piece) = {
+                let mut table = domain.grants.table.lock();
+                table.closed = true;
+                let last = table.frames.pop();
+                (last.or_else(|| table.status.pop()), table.active.pop())
+            };
+            mfn.inspect(|mfn| self.surrender_xen_page(domain, *mfn));
+            if mfn.is_none() && piece.is_none() {
+                return Progress::Finished;
+            }
+            drop(piece);
+            freed += 1;
+            if freed % FREED_AT_ONCE == 0 && self.platform.work_pending() {
+                return Progress::Preempted;
+            }
+        }
     }
 }
 

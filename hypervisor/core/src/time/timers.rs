@@ -228,6 +228,15 @@ impl<P: Platform> Hypervisor<P> {
         self.arm_for(cpu, self.sched.slice_end(cpu));
     }
 
+    /// Arms it likewise, for `nanos` from now at the latest: for work in [`Hypervisor::run_timers`], which arms it at its end, that may
+    /// take longer than the next deadline is away.
+    pub(crate) fn arm_timer_within(&self, nanos: u64) {
+        let cpu = self.platform.this_cpu();
+        let end = self.platform.now().0.saturating_add(nanos);
+        let slice = self.sched.slice_end(cpu).map_or(end, |slice| slice.0.min(end));
+        self.arm_for(cpu, Some(Nanos(slice)));
+    }
+
     fn arm_for(&self, cpu: CpuId, slice: Option<Nanos>) {
         const NEVER: u64 = u64::MAX;
         let or_never = |deadline: Option<Nanos>| deadline.map_or(NEVER, |at| at.0);

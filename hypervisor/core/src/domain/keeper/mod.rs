@@ -1,8 +1,9 @@
 //! The domains that the hypervisor itself starts, by their descriptions, and what becomes of them when they end.
 //!
 //! All of it happens on one CPU, in [`Hypervisor::run_timers`]: whoever ends a domain only leaves a report and has that CPU look.
-//! It then takes the domain apart, piece by piece between its other work, prints what was given out before and after, and starts
-//! it again if its description says so. Without a control domain the machine ends with the last domain.
+//! It then takes the domain apart, piece by piece between its other work and for a third of the CPU's time at most, prints what was
+//! given out before and after, and starts it again if its description says so. Without a control domain the machine ends with the
+//! last domain.
 //!
 //! Building it again is done piece by piece as well, for as long at a time as a short operation of a guest takes.
 //!
@@ -37,8 +38,11 @@ use xen_abi::sched::{
 const KEEPING_CPU: CpuId = CpuId(0);
 /// There is nothing to do.
 const NEVER: u64 = u64::MAX;
-/// How long a teardown lets the CPU do other work, in nanoseconds.
+/// How long a teardown or the building of a domain lets the CPU do other work, in nanoseconds.
 const BREATH: u64 = 200_000;
+/// How long the keeper works before the CPU runs guests again, in nanoseconds: no guest asked for it, and whichever runs on this CPU
+/// pays for it.
+const TURN: u64 = 100_000;
 /// How long the building of a domain goes on before the CPU runs guests again, in nanoseconds.
 const BURST: u64 = 30_000;
 /// How often a restart looks whether the old identifier is free, in nanoseconds.
@@ -209,6 +213,8 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn keep_domains(&self) {
         let Some(mut keeping) = self.keeper.keeping.try_lock() else { return };
         self.keeper.next.store(NEVER, Ordering::SeqCst);
+        // What is done here stops for other work, and a timer that is not armed would never be any.
+        self.arm_timer_within(TURN);
         for (domain, end) in core::mem::take(&mut *self.keeper.reports.lock()) {
             self.take_report(&mut keeping, domain, end);
         }

@@ -129,6 +129,23 @@ fn a_crash_is_followed_by_a_restart_with_the_same_peers() {
 }
 
 #[test]
+fn timers_interrupt_a_teardown() {
+    // The hook lives as long as the machine.
+    let hv: &'static Mock = Box::leak(Box::new(started(TWO)));
+    let armed: &'static std::sync::Mutex<Vec<Option<Nanos>>> = Box::leak(Box::default());
+    hv.shutdown_domain(&domain(hv, 1), SHUTDOWN_CRASH);
+    // As it is while an interrupt of the timer is served.
+    hv.platform.record.lock().unwrap().timer = None;
+    *hv.platform.at_question.lock().unwrap() =
+        Some(Box::new(|| armed.lock().unwrap().push(hv.platform.record.lock().unwrap().timer)));
+    pass(hv, 0);
+    *hv.platform.at_question.lock().unwrap() = None;
+    let (armed, latest) = (armed.lock().unwrap(), hv.platform.now().0 + TURN);
+    assert!(armed.len() > 10, "the teardown looks for other work");
+    assert!(armed.iter().all(|timer| timer.is_some_and(|at| at.0 <= latest)), "{armed:?}");
+}
+
+#[test]
 fn policies() {
     for (when, end, again) in [
         (When::Never, End::Shutdown(SHUTDOWN_CRASH), false),
