@@ -21,6 +21,7 @@ use crate::machine::{self, Hv, Machine};
 use crate::mm::heap;
 use crate::mm::layout::{DIRECT_MAP, IMAGE_BASE};
 use crate::mm::tables;
+use crate::pv;
 use crate::trap::nmi;
 use crate::{error, info};
 use alloc::string::String;
@@ -125,6 +126,7 @@ extern "sysv64" fn main() -> ! {
     if isolation::prepare(&smp::ONLINE.load()).is_err() {
         fail(format_args!("no memory for page tables"));
     }
+    pv::emulate::prepare();
     // From here on other CPUs run guests, and may wait for this one to flush.
     interrupts::enable();
     start_domains(hv, &acpi, boot);

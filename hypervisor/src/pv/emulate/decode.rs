@@ -5,6 +5,12 @@ use crate::pv::{Guest, ports};
 use hypervisor_core::regs::Regs;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
+/// Has the decoder make its tables, which takes 800,000 instructions: no guest is to wait for it.
+pub fn prepare() {
+    const NOP: [u8; 1] = [0x90];
+    core::hint::black_box(Decoder::new(64, &NOP, DecoderOptions::NONE).decode());
+}
+
 /// Decodes one instruction of the code that runs.
 pub fn decode(regs: &Regs, bytes: &[u8]) -> Option<Instruction> {
     let bits = crate::pv::segments::code(regs.cs)?.bits;

@@ -13,6 +13,7 @@ mod ptwr;
 mod system;
 
 pub use cpuid::forced as forced_cpuid;
+pub use decode::prepare;
 pub use ptwr::page_table_write;
 
 use super::{Guest, segments};
