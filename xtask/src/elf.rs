@@ -32,6 +32,21 @@ pub fn strip(file: &[u8]) -> Result<Vec<u8>> {
     Ok(kept)
 }
 
+/// The value of the symbol `name` of a file with symbols.
+///
+/// # Errors
+/// Not a 64-bit ELF file, or one without this symbol.
+pub fn symbol(file: &[u8], name: &str) -> Result<u64> {
+    let header = Header::parse(file).context("not a 64-bit ELF file")?;
+    let endian = header.endian()?;
+    let symbols = header.sections(endian, file)?.symbols(endian, file, SHT_SYMTAB)?;
+    let is_named = |symbol: &&object::elf::Sym64<Endianness>| {
+        symbol.name(endian, symbols.strings()).is_ok_and(|found| found == name.as_bytes())
+    };
+    let found = symbols.iter().find(is_named).with_context(|| format!("no symbol {name}"))?;
+    Ok(found.st_value(endian))
+}
+
 /// The address of the function `name` of a file with symbols, and its bytes.
 ///
 /// # Errors

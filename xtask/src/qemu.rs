@@ -145,6 +145,8 @@ pub struct Machine {
     pub cdrom: Option<PathBuf>,
     /// A socket of QEMU's monitor.
     pub monitor: Option<PathBuf>,
+    /// A plug-in of QEMU's, with its options.
+    pub plugin: Option<OsString>,
     /// QEMU's log: resets, triple faults and shutdown causes.
     pub log: Option<PathBuf>,
 }
@@ -175,6 +177,7 @@ impl Machine {
             gdb: false,
             cdrom: None,
             monitor: None,
+            plugin: None,
             log: None,
         }
     }
@@ -213,6 +216,9 @@ impl Machine {
             let mut device = OsString::from("socket,id=monitor,server=on,wait=off,path=");
             device.push(escaped(socket));
             qemu.arg("-chardev").arg(device).args(["-mon", "chardev=monitor,mode=readline"]);
+        }
+        if let Some(plugin) = &self.plugin {
+            qemu.arg("-plugin").arg(plugin);
         }
         if let Some(log) = &self.log {
             qemu.args(["-d", "cpu_reset,trace:qemu_system_shutdown_request", "-D"]).arg(log);
@@ -271,7 +277,7 @@ impl Machine {
 }
 
 /// A path inside one of QEMU's comma-separated options.
-fn escaped(path: &Path) -> OsString {
+pub(crate) fn escaped(path: &Path) -> OsString {
     path.to_string_lossy().replace(',', ",,").into()
 }
 

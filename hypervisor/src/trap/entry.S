@@ -585,3 +585,7 @@ sysenter_flags_saved:
     call sysenter_from_guest
     jmp exit_to_guest
 .size sysenter_entry, . - sysenter_entry
+
+# Where the first CPU's word of raised work is, for tools outside (`xtask bench latency`). No byte of the image.
+.globl first_cpu_work
+.set first_cpu_work, {cpu_areas} + {cpu_area} - {percpu_size} + {percpu_work}

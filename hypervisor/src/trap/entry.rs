@@ -6,7 +6,7 @@ use crate::cpu::percpu::{
     ENTRY_SMAP, PERCPU_FULL_CR3, PERCPU_GUEST_CR3, PERCPU_ISOLATED, PERCPU_ON_ENTRY, PERCPU_PV, PERCPU_SIZE,
     PERCPU_SYSCALL_RSP, PERCPU_VCPU_INFO, PERCPU_VERWS, PERCPU_VM_ASSIST, PERCPU_WORK,
 };
-use crate::mm::layout::{CPU_AREA, HYPERVISOR_END};
+use crate::mm::layout::{CPU_AREA, CPU_AREAS, HYPERVISOR_END};
 use crate::mm::uaccess::{GATE, GATE_SMAP};
 use crate::pv::{bounce, iret, quick};
 use core::arch::global_asm;
@@ -63,6 +63,7 @@ global_asm!(
     verw = const VERW,
     hv_ss = const HV_SS,
     cpu_area = const CPU_AREA,
+    cpu_areas = const CPU_AREAS,
     percpu_vm_assist = const PERCPU_VM_ASSIST,
     pv_kernel_mode = const offset_of!(PvState, kernel_mode),
     pv_flags = const offset_of!(PvState, flags),

@@ -14,12 +14,14 @@
 // On a hosted target there is no entry, so nothing looks used.
 #![cfg_attr(not(target_os = "none"), allow(dead_code, unused_imports))]
 
+mod beside;
 mod call;
 mod measure;
 mod pool;
 mod rows;
 mod stubs;
 
+use guest_pv_lib::events::Port;
 use guest_pv_lib::sched::{Shutdown, shutdown};
 use guest_pv_lib::{BootContext, println, time};
 
@@ -31,6 +33,17 @@ pub struct Env {
     pub boot: BootContext,
 }
 
+impl Env {
+    /// This domain's port of the event channel to the domain `name`, if they were described with one.
+    pub fn channel(&self, name: &str) -> Option<Port> {
+        const OPTION: &[u8] = b"paravane.channel.";
+        let mut words = self.boot.command_line().split(u8::is_ascii_whitespace);
+        let number = words
+            .find_map(|word| word.strip_prefix(OPTION)?.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+        str::from_utf8(number).ok()?.parse().ok().map(Port)
+    }
+}
+
 /// Why a row could not be counted.
 pub type Missing = &'static str;
 
@@ -40,6 +53,7 @@ fn kernel(boot: BootContext) -> ! {
     }
     let (with_peer, busy) = (boot.has_option("peer"), boot.has_option("latency"));
     let env = Env { boot };
+    beside::run(&env);
     if busy {
         // With the library's own entries: events come while hypercalls are under way.
         rows::busy(&env);

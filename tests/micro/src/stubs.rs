@@ -240,6 +240,24 @@ mod bare {
         unsafe { asm!("fnop", options(nomem, nostack, preserves_flags)) }
     }
 
+    /// An exception that nothing handles.
+    pub fn undefined_instruction() {
+        // SAFETY: the caller wants the domain to end.
+        unsafe { asm!("ud2", options(nomem, nostack)) }
+    }
+
+    /// Tells the emulator's plug-in `xtask/probes/looks.c` that a row begins.
+    pub fn row_begins() {
+        // SAFETY: does nothing.
+        unsafe { asm!("nop dword ptr [rax + 0x7a110001]", options(nomem, nostack, preserves_flags)) }
+    }
+
+    /// Tells it that the row is over.
+    pub fn row_ends() {
+        // SAFETY: does nothing.
+        unsafe { asm!("nop dword ptr [rax + 0x7a110002]", options(nomem, nostack, preserves_flags)) }
+    }
+
     /// The machine frame of the page whose loops run in user mode at [`USER_CODE`].
     pub fn user_frame(env: &Env) -> Mfn {
         env.frame_of(&raw const micro_user_page as u64)
@@ -287,6 +305,9 @@ mod hosted {
         0
     }
     pub fn fpu_instruction() {}
+    pub fn undefined_instruction() {}
+    pub fn row_begins() {}
+    pub fn row_ends() {}
     pub fn user_frame(_: &Env) -> Mfn {
         Mfn(0)
     }

@@ -29,7 +29,7 @@ const PAGES: usize = 1024;
 static FRAMES: [AtomicU64; PAGES] = [const { AtomicU64::new(0) }; PAGES];
 
 /// `domctl`: the payload goes in, and what the hypervisor left in its place comes out; answers the domain's identifier.
-fn domctl<T: IntoBytes + FromBytes + Immutable>(
+pub(super) fn domctl<T: IntoBytes + FromBytes + Immutable>(
     cmd: u32,
     domain: u16,
     payload: &mut T,

@@ -4,7 +4,7 @@ mod calls;
 mod domains;
 mod emulation;
 mod grants;
-mod latency;
+pub mod latency;
 mod page_tables;
 mod user_mode;
 mod vcpus;

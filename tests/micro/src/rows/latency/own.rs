@@ -1,36 +1,30 @@
-//! How long work that is raised for a CPU waits for the hypervisor to look at it, while the guest asks for what takes long.
-//!
-//! A timer expires every few thousand ticks. The hypervisor finds that out when it looks at the work that waits for its CPU; then
-//! the hypercall under way is made again later and the kernel gets its event. What passes from a deadline to its event is how long
-//! the hypervisor did not look, and the way to the handler, which the row `idle` tells.
-//!
-//! A row is one line, `latency KEY: TICKS`, the longest of all deadlines while it ran.
+//! What a domain asks for itself that takes long, on 128 pages of its image.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use guest_pv_lib::events;
 use guest_pv_lib::events::fifo::Storage;
-use guest_pv_lib::events::{self, Port, Virq};
 use guest_pv_lib::mmu::{Flush, Mfn, Pte, update_va_mapping};
-use guest_pv_lib::{println, time};
+use guest_pv_lib::time;
 use xen_abi::GuestHandle;
-use xen_abi::event_channel::{EVTCHNOP_BIND_IPI, EVTCHNOP_EXPAND_ARRAY, EvtchnBindIpi, EvtchnExpandArray};
+use xen_abi::event_channel::*;
 use xen_abi::grant_table::*;
 use xen_abi::hypercall::nr;
 use xen_abi::memory::*;
 use xen_abi::xen::*;
 
-use super::need;
-use crate::call::{grant, hc2, mmu, mmuext, op};
+use super::super::need;
+use crate::call::{grant, hc2, hc3, mmu, mmuext, op};
 use crate::{Env, Missing};
 
-/// Ticks from one event to the next deadline.
-const AHEAD: u64 = 3_000;
 /// log2 of the pages of the large block: 16 MiB.
-const LARGE: u32 = 12;
+pub const LARGE: u32 = 12;
+/// log2 of the pages of the largest block that there is: 1 GiB.
+pub const LARGEST: u32 = 18;
 /// log2 of the pages of an exchange: 2 MiB.
 const EXCHANGED: u32 = 9;
 /// Level-1 tables of the tree.
-const TABLES: usize = 126;
+pub const TABLES: usize = 126;
 /// Frames of the guest's part of a GDT, and of the largest LDT.
 const GDT_FRAMES: usize = 14;
 const LDT_FRAMES: usize = 16;
@@ -41,85 +35,13 @@ const GRANT_FRAMES: u32 = 64;
 
 /// Pages, as atomics: the hypervisor writes to them as well.
 #[repr(C, align(4096))]
-struct Words([AtomicU64; 512]);
+pub struct Words(pub [AtomicU64; 512]);
 
 /// A table of level 2, those of level 1 below it, and one page that all of them map.
-static PAGES: [Words; TABLES + 2] = [const { Words([const { AtomicU64::new(0) }; 512]) }; TABLES + 2];
+pub static PAGES: [Words; TABLES + 2] = [const { Words([const { AtomicU64::new(0) }; 512]) }; TABLES + 2];
 static PORTS: Storage<1> = Storage::new();
 
-static DEADLINE: AtomicU64 = AtomicU64::new(0);
-static LONGEST: AtomicU64 = AtomicU64::new(0);
-static EVENTS: AtomicU64 = AtomicU64::new(0);
-
-type Work = fn(&Env) -> Result<(), Missing>;
-
-/// In this order: some leave for the next what it needs.
-const ROWS: &[(&str, Work)] = &[
-    ("idle", idle),
-    ("pin_tables", pin_tables),
-    ("update_tables", update_tables),
-    ("unpin_tables", unpin_tables),
-    ("set_gdt", set_gdt),
-    ("set_ldt", set_ldt),
-    ("populate_16m", |_| populate(LARGE)),
-    ("decrease_16m", |_| decrease(LARGE)),
-    ("exchange_2m", exchange),
-    ("grant_table_grow", grow_grant_table),
-    ("grant_table_version", change_grant_version),
-    ("fifo_init", |env| need("use_fifo", events::fifo::use_fifo(&env.boot, &PORTS))),
-    ("fifo_expand", expand_fifo),
-    ("port_search", search_ports),
-];
-
-/// Counts all rows.
-pub fn all(env: &Env) {
-    for page in &PAGES {
-        // The first store to each page is not what is counted.
-        page.0[0].store(0, Relaxed);
-    }
-    let port = match events::bind_virq(Virq::TIMER) {
-        Ok(port) => port,
-        Err(error) => return println!("bind_virq: {error:?}"),
-    };
-    events::set_handler(port, tick);
-    events::unmask(port);
-    events::unmask_upcalls();
-    for (key, work) in ROWS {
-        match longest(env, *work) {
-            Ok(ticks) => println!("latency {key}: {ticks}"),
-            Err(reason) => println!("latency {key}: missing, {reason}"),
-        }
-    }
-}
-
-/// The longest that a deadline waited while `work` ran.
-fn longest(env: &Env, work: Work) -> Result<u64, Missing> {
-    LONGEST.store(0, Relaxed);
-    arm();
-    let done = work(env);
-    // The deadline that passed in it, if one did at its end.
-    let before = EVENTS.load(Relaxed);
-    while EVENTS.load(Relaxed) < before + 2 {
-        core::hint::spin_loop();
-    }
-    need("stop", time::stop_oneshot())?;
-    done.map(|()| LONGEST.load(Relaxed))
-}
-
-fn arm() {
-    let deadline = time::now() + AHEAD;
-    DEADLINE.store(deadline, Relaxed);
-    // A deadline that passed meanwhile fires at once.
-    let _ = time::set_timer(deadline);
-}
-
-fn tick(_: Port) {
-    LONGEST.fetch_max(time::now().saturating_sub(DEADLINE.load(Relaxed)), Relaxed);
-    EVENTS.fetch_add(1, Relaxed);
-    arm();
-}
-
-fn idle(_: &Env) -> Result<(), Missing> {
+pub fn idle(_: &Env) -> Result<(), Missing> {
     let end = time::now() + 1_000_000;
     while time::now() < end {
         core::hint::spin_loop();
@@ -127,21 +49,31 @@ fn idle(_: &Env) -> Result<(), Missing> {
     Ok(())
 }
 
-fn address(page: usize) -> u64 {
+pub fn address(page: usize) -> u64 {
     &raw const PAGES[page] as u64
 }
 
-fn frame(env: &Env, page: usize) -> Mfn {
+pub fn frame(env: &Env, page: usize) -> Mfn {
     env.frame_of(address(page))
 }
 
-fn remap(env: &Env, page: usize, entry: fn(Mfn) -> Pte) -> Result<(), Missing> {
-    // SAFETY: the pages are atomics that only this file touches, and it knows what is mapped.
-    need("map", unsafe { update_va_mapping(address(page), entry(frame(env, page)), Flush::Local) })
+/// The first store to each page is not what is counted.
+pub fn touch() {
+    PAGES.iter().for_each(|page| page.0[0].store(0, Relaxed));
+}
+
+/// Maps something at the place of a page.
+pub fn show(page: usize, entry: Pte) -> Result<(), Missing> {
+    // SAFETY: the pages are atomics that only the rows touch, and they know what is mapped.
+    need("map", unsafe { update_va_mapping(address(page), entry, Flush::Local) })
+}
+
+pub fn remap(env: &Env, page: usize, entry: fn(Mfn) -> Pte) -> Result<(), Missing> {
+    show(page, entry(frame(env, page)))
 }
 
 /// A table of level 2 that names as many of level 1 as there are, all of whose entries map one page.
-fn pin_tables(env: &Env) -> Result<(), Missing> {
+pub fn pin_tables(env: &Env) -> Result<(), Missing> {
     let data = Pte::data(frame(env, TABLES + 1)).0;
     for (table, page) in PAGES.iter().enumerate().skip(1).take(TABLES) {
         page.0.iter().for_each(|word| word.store(data, Relaxed));
@@ -152,7 +84,7 @@ fn pin_tables(env: &Env) -> Result<(), Missing> {
 }
 
 /// Batches of changes of one table.
-fn update_tables(env: &Env) -> Result<(), Missing> {
+pub fn update_tables(env: &Env) -> Result<(), Missing> {
     let (table, data) = (frame(env, 1).address(), Pte::data(frame(env, TABLES + 1)).0);
     let requests: [MmuUpdate; 256] = core::array::from_fn(|n| MmuUpdate {
         ptr: table + 8 * (n as u64 / 2),
@@ -161,13 +93,13 @@ fn update_tables(env: &Env) -> Result<(), Missing> {
     (0..20).try_for_each(|_| need("mmu_update", mmu(&requests)).map(drop))
 }
 
-fn unpin_tables(env: &Env) -> Result<(), Missing> {
+pub fn unpin_tables(env: &Env) -> Result<(), Missing> {
     need("unpin", mmuext(MMUEXT_UNPIN_TABLE, frame(env, 0).0))?;
     (0..=TABLES).try_for_each(|page| remap(env, page, Pte::data))
 }
 
 /// Descriptor pages that were none before, full of segments.
-fn set_gdt(env: &Env) -> Result<(), Missing> {
+pub fn set_gdt(env: &Env) -> Result<(), Missing> {
     let frames: [u64; GDT_FRAMES] = core::array::from_fn(|page| frame(env, page).0);
     for (page, words) in PAGES.iter().enumerate().take(LDT_FRAMES) {
         words.0.iter().for_each(|word| word.store(CODE, Relaxed));
@@ -177,7 +109,7 @@ fn set_gdt(env: &Env) -> Result<(), Missing> {
     need("set_gdt", hc2(nr::SET_GDT, 0, 0)).map(drop)
 }
 
-fn set_ldt(env: &Env) -> Result<(), Missing> {
+pub fn set_ldt(env: &Env) -> Result<(), Missing> {
     let set = |base, entries| {
         let request = MmuextOp { cmd: MMUEXT_SET_LDT, arg1: base, arg2: entries, ..MmuextOp::default() };
         let at = &raw const request as u64;
@@ -189,9 +121,9 @@ fn set_ldt(env: &Env) -> Result<(), Missing> {
 }
 
 /// The extent that [`populate`] got.
-static EXTENT: AtomicU64 = AtomicU64::new(0);
+pub static EXTENT: AtomicU64 = AtomicU64::new(0);
 
-fn reservation(list: u64, extents: u64, order: u32) -> XenMemoryReservation {
+pub fn reservation(list: u64, extents: u64, order: u32) -> XenMemoryReservation {
     XenMemoryReservation {
         extent_start: GuestHandle::from(list),
         nr_extents: extents,
@@ -201,7 +133,7 @@ fn reservation(list: u64, extents: u64, order: u32) -> XenMemoryReservation {
     }
 }
 
-fn populate(order: u32) -> Result<(), Missing> {
+pub fn populate(order: u32) -> Result<(), Missing> {
     // Beyond all pages that the domain has.
     EXTENT.store(1 << 24, Relaxed);
     let mut arg = reservation(EXTENT.as_ptr() as u64, 1, order);
@@ -211,7 +143,7 @@ fn populate(order: u32) -> Result<(), Missing> {
     }
 }
 
-fn decrease(order: u32) -> Result<(), Missing> {
+pub fn decrease(order: u32) -> Result<(), Missing> {
     let mut arg = reservation(EXTENT.as_ptr() as u64, 1, order);
     match op(nr::MEMORY_OP, XENMEM_DECREASE_RESERVATION, &mut arg) {
         Ok(1) => Ok(()),
@@ -220,7 +152,7 @@ fn decrease(order: u32) -> Result<(), Missing> {
 }
 
 /// Single frames for a block.
-fn exchange(_: &Env) -> Result<(), Missing> {
+pub fn exchange(_: &Env) -> Result<(), Missing> {
     populate(EXCHANGED)?;
     let first = EXTENT.load(Relaxed);
     let list = &PAGES[0].0;
@@ -235,7 +167,7 @@ fn exchange(_: &Env) -> Result<(), Missing> {
     decrease(EXCHANGED)
 }
 
-fn grow_grant_table(_: &Env) -> Result<(), Missing> {
+pub fn grow_grant_table(_: &Env) -> Result<(), Missing> {
     let mut frames = [0u64; GRANT_FRAMES as usize];
     let mut setup = GnttabSetupTable {
         dom: DOMID_SELF,
@@ -247,7 +179,7 @@ fn grow_grant_table(_: &Env) -> Result<(), Missing> {
     if setup.status == GNTST_OKAY { Ok(()) } else { Err("setup_table") }
 }
 
-fn change_grant_version(_: &Env) -> Result<(), Missing> {
+pub fn change_grant_version(_: &Env) -> Result<(), Missing> {
     for version in [2, 1] {
         need("set_version", grant(GNTTABOP_SET_VERSION, &mut GnttabSetVersion { version }))?;
     }
@@ -255,7 +187,7 @@ fn change_grant_version(_: &Env) -> Result<(), Missing> {
 }
 
 /// Words for as many ports as there can be, all of them linked: none can be bound.
-fn expand_fifo(env: &Env) -> Result<(), Missing> {
+pub fn expand_fifo(env: &Env) -> Result<(), Missing> {
     const LINKED: u64 = 1 << 29 | 1 << 61;
     for (page, words) in PAGES.iter().enumerate().take(PAGES.len() - 1) {
         words.0.iter().for_each(|word| word.store(LINKED, Relaxed));
@@ -266,7 +198,7 @@ fn expand_fifo(env: &Env) -> Result<(), Missing> {
 }
 
 /// First the ports of the page that the library has, then a search that finds none.
-fn search_ports(_: &Env) -> Result<(), Missing> {
+pub fn search_ports(_: &Env) -> Result<(), Missing> {
     for _ in 0..1 << 10 {
         let mut bind = EvtchnBindIpi::default();
         if op(nr::EVENT_CHANNEL_OP, EVTCHNOP_BIND_IPI, &mut bind).is_err() {
@@ -274,4 +206,50 @@ fn search_ports(_: &Env) -> Result<(), Missing> {
         }
     }
     Err("a linked port was bound")
+}
+
+/// Changes to the FIFO ABI.
+pub fn use_fifo(env: &Env) -> Result<(), Missing> {
+    need("use_fifo", events::fifo::use_fifo(&env.boot, &PORTS))
+}
+
+/// Ports for a port of another domain that is none, and for one of that domain which is another's.
+pub fn bind_to_nonsense(_: &Env) -> Result<(), Missing> {
+    for (remote_dom, remote_port) in
+        [(1, 0), (1, 1), (1, 1 << 16), (1, u32::MAX), (DOMID_SELF, 1), (0, 1 << 17)]
+    {
+        let mut bind = EvtchnBindInterdomain { remote_dom, remote_port, ..EvtchnBindInterdomain::default() };
+        if op(nr::EVENT_CHANNEL_OP, EVTCHNOP_BIND_INTERDOMAIN, &mut bind).is_ok() {
+            return Err("a port was bound to nonsense");
+        }
+    }
+    Ok(())
+}
+
+/// Deadlines that overflow what a clock computes of them.
+pub fn far_deadlines(_: &Env) -> Result<(), Missing> {
+    const MOST: u64 = u64::MAX;
+    for deadline in
+        [MOST / 3, MOST / 3 + 1, MOST / 2, MOST / 2 + 1, MOST / 4, MOST - 1, MOST, 1 << 63, 1 << 62]
+    {
+        for off in 0..64 {
+            let _ = time::set_timer(deadline - off * 1_000_000_007);
+            let _ = time::set_oneshot(deadline - off);
+            let _ = time::set_periodic(deadline - off);
+        }
+        let _ = time::set_timer(deadline);
+        // A storm of a timer that is always due would be seen here.
+        let end = time::now() + 100_000;
+        while time::now() < end {
+            core::hint::spin_loop();
+        }
+    }
+    need("stop_periodic", time::stop_periodic())
+}
+
+/// Text by hypercall, more than the line takes at once.
+pub fn write_console(_: &Env) -> Result<(), Missing> {
+    static TEXT: [u8; 4096] = [b'.'; 4096];
+    let write = || hc3(nr::CONSOLE_IO, CONSOLEIO_WRITE.into(), TEXT.len() as u64, TEXT.as_ptr() as u64);
+    (0..2).try_for_each(|_| need("console_io", write()).map(drop))
 }
