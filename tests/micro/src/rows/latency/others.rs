@@ -49,7 +49,7 @@ fn pause() {
 }
 
 /// Ticks that the console is kept busy.
-const TALK: u64 = 200_000_000;
+const TALK: u64 = 12_000_000;
 
 static STORAGE: Storage<{ 16 << 10 }> = Storage::new();
 /// That is over.
