@@ -112,7 +112,7 @@ fn describe<P: Platform>(domain: &Domain<P>, vcpu: &Vcpu<P>, context: &mut VcpuG
     ];
     context.flags = flags.iter().filter(|(holds, _)| *holds).fold(0, |all, (_, flag)| all | flag);
     context.user_regs = registers(&saved, pv);
-    for (vector, (trap, slot)) in (0..).zip(context.trap_ctxt.iter_mut().zip(&pv.traps)) {
+    for (vector, (trap, slot)) in (0..=u8::MAX).zip(context.trap_ctxt.iter_mut().zip(&pv.traps)) {
         let masks = if slot.masks_events() { TRAP_MASKS_EVENTS } else { 0 };
         *trap = TrapInfo {
             vector,
