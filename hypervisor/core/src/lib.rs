@@ -14,6 +14,12 @@ extern crate alloc;
 #[cfg(any(test, feature = "mock"))]
 extern crate std;
 
+// In unit tests all atomics and locks are those at which a test can switch between CPUs.
+#[cfg(test)]
+extern crate interleave as core;
+#[cfg(test)]
+extern crate interleave as spin;
+
 pub mod acpi;
 pub mod builder;
 pub mod console;
@@ -27,6 +33,8 @@ pub mod grant;
 pub mod guest_ptr;
 pub mod hypercall;
 pub mod ids;
+#[cfg(test)]
+mod meetings;
 pub mod mem;
 pub mod memory_map;
 #[cfg(any(test, feature = "mock"))]

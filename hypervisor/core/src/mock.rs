@@ -5,6 +5,7 @@
 //! it loaded last, as the hardware would. Every other request of the core that has no effect here is recorded
 //! for the test to look at.
 
+mod grace;
 mod memory;
 mod tlb;
 
@@ -30,8 +31,11 @@ use crate::sched::Scheduler;
 use crate::time::TimerQueues;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(test)]
+use interleave::StdMutex as Mutex;
 use std::boxed::Box;
 use std::collections::{BTreeMap, VecDeque};
+#[cfg(not(test))]
 use std::sync::Mutex;
 use std::vec;
 use std::vec::Vec;
@@ -101,7 +105,7 @@ pub struct MockPlatform {
     flat: Mutex<Vec<u8>>,
     /// By CPU: what it has loaded and what it remembers.
     tlbs: Mutex<BTreeMap<CpuId, tlb::Tlb>>,
-    /// Which CPU this thread pretends to be.
+    /// Which CPU this thread pretends to be; a task of a model (`interleave`) is the CPU of its own number.
     pub cpu: AtomicU32,
     /// Number of CPUs that are up.
     pub cpus: AtomicU32,
@@ -124,6 +128,8 @@ pub struct MockPlatform {
     pub at_leaving: Mutex<Option<Hook>>,
     /// How often a grace period is not over yet when asked for.
     pub grace_rounds: AtomicU32,
+    /// For whom a grace period waits.
+    grace: Mutex<grace::Grace>,
     /// What not-present entries of domains that are made from now on may be.
     pub safe_entries: Mutex<Option<SafeEntries>>,
     /// Whether domains run on isolated page tables.
@@ -184,6 +190,7 @@ impl MockPlatform {
             at_question: Mutex::new(None),
             at_leaving: Mutex::new(None),
             grace_rounds: AtomicU32::new(0),
+            grace: Mutex::new(grace::Grace::default()),
             safe_entries: Mutex::new(None),
             isolated: AtomicBool::new(false),
             record: Mutex::new(Record::default()),
@@ -212,6 +219,11 @@ impl MockPlatform {
 
     fn end_stretch(&self) {
         self.longest.fetch_max(self.steps.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Whether a CPU has page tables loaded.
+    pub fn has_tables(&self, cpu: CpuId) -> bool {
+        self.tlbs.lock().unwrap().get(&cpu).is_some_and(tlb::Tlb::has_root)
     }
 
     /// All pages that a guest on `cpu` can reach by what the CPU remembers, whatever the tables say by now.
@@ -307,6 +319,10 @@ impl Platform for MockPlatform {
     }
 
     fn this_cpu(&self) -> CpuId {
+        #[cfg(test)]
+        if let Some(task) = interleave::model::task() {
+            return CpuId(task as u32);
+        }
         CpuId(self.cpu.load(Ordering::Relaxed))
     }
 
@@ -330,10 +346,14 @@ impl Platform for MockPlatform {
     }
 
     fn begin_grace(&self) -> u64 {
+        self.begin_waiting();
         u64::from(self.grace_rounds.load(Ordering::Relaxed))
     }
 
     fn grace_is_over(&self, _grace: u64) -> bool {
+        if self.is_waiting() {
+            return false;
+        }
         let less = |rounds: u32| rounds.checked_sub(1);
         self.grace_rounds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err()
     }

@@ -527,3 +527,13 @@ impl<P: Platform> Hypervisor<P> {
         })
     }
 }
+
+#[cfg(test)]
+impl Fifo {
+    /// The domain's frames for which it holds a reference each.
+    pub(super) fn frames(&self) -> std::vec::Vec<Mfn> {
+        let controls = self.vcpus.iter().map(|vcpu| vcpu.control.load(Ordering::SeqCst) >> 12);
+        let pages = self.pages.iter().map(|page| page.load(Ordering::SeqCst));
+        controls.chain(pages).filter(|mfn| *mfn != 0).map(Mfn).collect()
+    }
+}

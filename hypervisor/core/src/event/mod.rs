@@ -34,7 +34,7 @@ mod pirq_map;
 mod query;
 pub mod slot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod two_level;
 
 pub use close::Progress;

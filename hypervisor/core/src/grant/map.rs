@@ -95,7 +95,7 @@ impl Held {
 const PREEMPTION_STEP: u32 = 64;
 
 impl PinKinds {
-    fn of_flags(flags: u32) -> Self {
+    pub(super) fn of_flags(flags: u32) -> Self {
         Self {
             host: flags & GNTMAP_HOST_MAP != 0,
             device: flags & GNTMAP_DEVICE_MAP != 0,

@@ -141,6 +141,13 @@ impl Maptrack {
             .any(|slot| matches!(slot, Slot::Used(mapping) if mapping.mfn == mfn))
     }
 
+    /// All mappings.
+    #[cfg(test)]
+    pub fn mappings(&self) -> Vec<Mapping> {
+        let used = |slot: &Slot| if let Slot::Used(mapping) = slot { Some(*mapping) } else { None };
+        self.pieces.iter().flatten().filter_map(used).collect()
+    }
+
     /// In teardown: takes the last handle out of the list, with its mapping if it has one. No handle is given out any more.
     pub fn take_last(&mut self) -> Option<(u32, Option<Mapping>)> {
         (self.first_free, self.limit) = (None, 0);

@@ -29,7 +29,7 @@ mod maptrack;
 mod resource;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transfer;
 
 pub(crate) use copy::copy_bytes;

@@ -50,6 +50,11 @@ impl Tlb {
         self.root = root;
     }
 
+    /// Whether an L4 table of a guest's is loaded.
+    pub(super) fn has_root(&self) -> bool {
+        self.root != 0
+    }
+
     /// Forgets everything.
     pub(super) fn flush(&mut self) {
         self.pages.clear();

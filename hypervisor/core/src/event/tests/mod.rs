@@ -7,6 +7,7 @@ mod model;
 mod orders;
 mod pirqs;
 mod random;
+pub(crate) mod whole;
 
 use super::{EventError, two_level};
 use crate::Hypervisor;

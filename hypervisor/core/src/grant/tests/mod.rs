@@ -7,6 +7,7 @@ mod maps;
 mod orders;
 mod random;
 mod tables;
+pub(crate) mod whole;
 
 use super::*;
 use crate::Hypervisor;
