@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use xtask::accounts::{Accounts, end_domain, input_to_hypervisor};
+use xtask::describe::{self, Domain};
 use xtask::fuzz::guest::{Plan, attack};
 use xtask::qemu::{Hypervisor, Machine};
 use xtask::session::{Session, tail};
@@ -23,97 +24,38 @@ use crate::support::{LONG, SHORT, trial};
 const LOOK: Duration = Duration::from_secs(2);
 
 /// A driver domain, a disk that is written and read all the time, and a web server.
-const HONEST: &str = r#"
-[[domain]]
-id = 0
-name = "drivers"
-kernel = "guest:driver-domain"
-initrd = "drivers:archive"
-
-[[domain]]
-id = 1
-name = "check"
-kernel = "guest:blkcheck"
-cmdline = "write seconds=1000000"
-memory = "32M"
-served_by = "drivers"
-
-[[domain.disk]]
-name = "xvda"
-ram = "1M"
-
-[[domain]]
-id = 2
-name = "web"
-kernel = "guest:webserver"
-cmdline = "address=10.0.2.20/24"
-memory = "32M"
-served_by = "drivers"
-
-[[domain.net]]
-"#;
+fn honest() -> Vec<Domain> {
+    let served = |name: &str, guest: &str| Domain::new(name, guest).memory("32M").served_by("drivers");
+    vec![
+        Domain::drivers(),
+        served("check", "guest:blkcheck").id(1).cmdline("write seconds=1000000").disk("xvda", "1M", false),
+        served("web", "guest:webserver").id(2).cmdline("address=10.0.2.20/24").net(),
+    ]
+}
 
 /// A front end that lies to the same driver domain, and a driver domain that lies to two domains of its own.
-const HOSTILE: &str = r#"
-[[domain]]
-id = 3
-name = "front"
-kernel = "guest:hostile"
-cmdline = "seed=SEED vary life=8"
-memory = "32M"
-served_by = "drivers"
-console = "driver-domain"
-restart = "on-crash"
-restart_limit = 1000000
-restart_delay = 0
-
-[[domain.disk]]
-name = "xvda"
-ram = "1M"
-
-[[domain.disk]]
-name = "xvdb"
-ram = "1M"
-readonly = true
-
-[[domain.net]]
-
-[[domain]]
-id = 4
-name = "back"
-kernel = "guest:hostile"
-initrd = "drivers:archive"
-cmdline = "back seed=SEED vary"
-memory = "32M"
-
-[[domain]]
-id = 5
-name = "disk"
-kernel = "guest:blkcheck"
-cmdline = "seconds=1000000 patience=4"
-memory = "32M"
-served_by = "back"
-restart = "on-crash"
-restart_limit = 1000000
-restart_delay = 0
-
-[[domain.disk]]
-name = "xvda"
-ram = "1M"
-
-[[domain]]
-id = 6
-name = "page"
-kernel = "guest:webserver"
-cmdline = "address=10.0.2.30/24"
-memory = "32M"
-served_by = "back"
-restart = "on-crash"
-restart_limit = 1000000
-restart_delay = 0
-
-[[domain.net]]
-"#;
+fn liars(seed: u64) -> Vec<Domain> {
+    let served =
+        |name: &str, guest: &str, by: &str| Domain::new(name, guest).memory("32M").served_by(by).restarts();
+    let front = served("front", "guest:hostile", "drivers")
+        .id(3)
+        .cmdline(&format!("seed={seed} vary life=8"))
+        .console_of_driver_domain()
+        .disk("xvda", "1M", false)
+        .disk("xvdb", "1M", true)
+        .net();
+    let back = Domain::new("back", "guest:hostile")
+        .id(4)
+        .initrd("drivers:archive")
+        .cmdline(&format!("back seed={seed} vary"))
+        .memory("32M");
+    let disk = served("disk", "guest:blkcheck", "back")
+        .id(5)
+        .cmdline("seconds=1000000 patience=4")
+        .disk("xvda", "1M", false);
+    let page = served("page", "guest:webserver", "back").id(6).cmdline("address=10.0.2.30/24").net();
+    vec![front, back, disk, page]
+}
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -126,7 +68,7 @@ pub fn trials() -> Vec<Trial> {
 fn hypercalls_at_random() -> Result<()> {
     let seed = variable("PARAVANE_HOSTILE_SEED", 1)?;
     for first in [false, true] {
-        let plan = Plan { time: Duration::from_secs(10), seed, again: false, first };
+        let plan = Plan { first, ..Plan::for_time(Duration::from_secs(10), seed) };
         println!("{}", attack(&plan)?);
     }
     Ok(())
@@ -140,13 +82,13 @@ fn variable(name: &str, unless: u64) -> Result<u64> {
 /// The honest domains work without the others, and with them; when the others have been ended, nothing is left of them.
 fn ends_that_lie() -> Result<()> {
     let time = Duration::from_secs(variable("PARAVANE_HOSTILE_SECONDS", 60)?);
-    let seed = variable("PARAVANE_HOSTILE_SEED", 1)?.to_string();
-    let (mut session, port) = start("honest", HONEST)?;
+    let seed = variable("PARAVANE_HOSTILE_SEED", 1)?;
+    let (mut session, port) = start("honest", &honest())?;
     web_server(port, SHORT).with_context(|| tail(&session.output()))?;
     let without = end_check(&mut session)?;
     drop(session);
 
-    let (mut session, port) = start("hostile", &(HONEST.to_owned() + &HOSTILE.replace("SEED", &seed)))?;
+    let (mut session, port) = start("hostile", &[honest(), liars(seed)].concat())?;
     let with = under_attack(&mut session, port, time);
     // All of it, for whoever has to find out.
     std::fs::write(project::target().join("boot-domains/hostile.log"), session.everything())?;
@@ -184,12 +126,12 @@ fn under_attack(session: &mut Session, port: u16, time: Duration) -> Result<Acco
 }
 
 /// A machine with these domains, of which the honest ones work.
-fn start(name: &str, text: &str) -> Result<(Session, u16)> {
+fn start(name: &str, all: &[Domain]) -> Result<(Session, u16)> {
     let mut machine = Machine::new(Hypervisor::Paravane);
     // The same in each machine: their accounts are compared.
     machine.hypervisor_args += " dom0_mem=192M";
     machine.cpus = 2;
-    machines::add(&mut machine, &described(name, text)?, true)?;
+    machines::add(&mut machine, &described(name, &describe::all(all))?, true)?;
     let port = free_port()?;
     machine.net = true;
     machine.forwards = vec![(port, WEB.into())];

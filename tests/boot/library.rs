@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use libtest_mimic::Trial;
+use xtask::describe::{self, Domain};
 use xtask::qemu::{Hypervisor, Machine};
 use xtask::session::Session;
 use xtask::{domains, project};
@@ -22,25 +23,12 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// A domain with its own number, and with xenstore: a driver domain's.
-const SERVED: &str = r#"
-[[domain]]
-id = 0
-name = "drivers"
-kernel = "guest:driver-domain"
-initrd = "drivers:archive"
-
-[[domain]]
-name = "grants"
-kernel = "guest:grants"
-cmdline = "xenstore"
-memory = "32M"
-served_by = "drivers"
-"#;
-
+/// In a domain with its own number, and with xenstore: a driver domain's.
 fn served() -> Result<()> {
+    let grants = Domain::new("grants", "guest:grants").cmdline("xenstore").memory("32M").served_by("drivers");
+    let text = describe::all(&[Domain::drivers(), grants]);
     let mut machine = Machine::new(Hypervisor::Paravane);
-    domains::add(&mut machine, &files::save("library.toml", SERVED.as_bytes())?, true)?;
+    domains::add(&mut machine, &files::save("library.toml", text.as_bytes())?, true)?;
     Session::start(&machine)?.wait_for("grants: all steps passed", SHORT).map(drop)
 }
 

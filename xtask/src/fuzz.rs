@@ -47,6 +47,12 @@ pub struct Options {
     /// Seconds for each target
     #[arg(long, default_value_t = 30)]
     pub seconds: u32,
+    /// `guest`: hypercalls to come to, however long that takes
+    #[arg(long)]
+    pub calls: Option<u64>,
+    /// `guest`: goes on where the last run with this seed ended or was interrupted
+    #[arg(long)]
+    pub resume: bool,
     /// Afterwards, add the inputs that reach new code to the kept ones
     #[arg(long)]
     pub keep: bool,

@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod coverage;
 pub mod cpio;
 pub mod debian;
+pub mod describe;
 pub mod domains;
 pub mod elf;
 pub mod fuzz;

@@ -5,11 +5,14 @@
 //! or, with `--first`, one attacker as the first domain. A life of an attacker ends when its time is over or when it did too
 //! much harm to itself; then it starts again with another seed, which it prints. What is looked for is in [`Finding`].
 //!
-//! The whole serial line is kept in `target/fuzz/guest.log`, `guest-first.log`.
+//! A long run is one machine after the other, each for five minutes at most and with seeds of its own. After each, what was counted
+//! is kept beside the logs, and `--resume` goes on from there. The whole serial line of the last machine is kept in
+//! `target/fuzz/guest.log`, `guest-first.log`.
 
 mod report;
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -21,7 +24,8 @@ use crate::progress::Step;
 use crate::qemu::{Hypervisor, Machine};
 use crate::session::{Ending, Heard, Session, tail};
 use crate::setup::Need;
-use crate::{build, domains, project, setup};
+use crate::{build, describe, domains, project, setup};
+use describe::Domain;
 use report::Report;
 pub use report::Summary;
 
@@ -37,66 +41,75 @@ const GROWTH: u64 = 64;
 /// Seconds of an unprivileged attacker's life.
 const LIFE: u64 = 6;
 
-/// Unprivileged attackers and their victim. `WORDS` is what every attacker gets. The kernel is what the last build left.
-const BESIDE: &str = r#"
-[[domain]]
-id = 1
-name = "victim"
-kernel = "../dist/hostile.elf"
-cmdline = "victim"
-memory = "32M"
-weight = 128
+/// Longest time that one machine runs: then what it counted is kept, accounts are compared, and another one begins.
+const BOOT_LIFE: Duration = Duration::from_secs(300);
 
-[[domain]]
-id = 2
-name = "a"
-kernel = "../dist/hostile.elf"
-cmdline = "calls own=2 neighbour=3 victim=1 seed=SEED_A WORDS"
-memory = "16M"
-vcpus = 4
-restart = "on-crash"
-restart_limit = 1000000
-restart_delay = 0
+/// The kernel of all of them, as the last build left it, from the folder of the description.
+const KERNEL: &str = "../dist/hostile.elf";
 
-[[domain]]
-id = 3
-name = "b"
-kernel = "../dist/hostile.elf"
-cmdline = "calls own=3 neighbour=2 victim=1 seed=SEED_B WORDS"
-memory = "16M"
-vcpus = 4
-restart = "on-crash"
-restart_limit = 1000000
-restart_delay = 0
-"#;
+fn victim() -> Domain {
+    Domain::new("victim", KERNEL).id(1).cmdline("victim").memory("32M")
+}
+
+/// Unprivileged attackers and their victim. `words` is what every attacker gets.
+fn beside(seeds: [u64; 2], words: &str) -> String {
+    let attacker = |id: u16, name: &str, neighbour: u16, seed: u64| {
+        let line = format!("calls own={id} neighbour={neighbour} victim=1 seed={seed} {words}");
+        Domain::new(name, KERNEL).id(id).cmdline(&line).memory("16M").vcpus(4).restarts()
+    };
+    describe::all(&[victim().weight(128), attacker(2, "a", 3, seeds[0]), attacker(3, "b", 2, seeds[1])])
+}
 
 /// The attacker is the first domain.
-const FIRST: &str = r#"
-[[domain]]
-id = 0
-name = "first"
-kernel = "../dist/hostile.elf"
-cmdline = "calls first own=0 victim=1 seed=SEED_A WORDS"
-
-[[domain]]
-id = 1
-name = "victim"
-kernel = "../dist/hostile.elf"
-cmdline = "victim"
-memory = "32M"
-"#;
+fn alone(seed: u64, words: &str) -> String {
+    let line = format!("calls first own=0 victim=1 seed={seed} {words}");
+    describe::all(&[Domain::new("first", KERNEL).id(0).cmdline(&line), victim()])
+}
 
 /// One run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// For how long.
+    /// For how long, unless there is a number of hypercalls to come to.
     pub time: Duration,
+    /// Hypercalls after which it is enough.
+    pub calls: Option<u64>,
+    /// Goes on where a run with this seed was interrupted.
+    pub resume: bool,
     /// What the attackers begin with.
     pub seed: u64,
     /// Every life begins with exactly this seed.
     pub again: bool,
     /// The attacker is the first domain.
     pub first: bool,
+}
+
+impl Plan {
+    /// A run of two unprivileged attackers.
+    #[must_use]
+    pub fn for_time(time: Duration, seed: u64) -> Self {
+        Self { time, calls: None, resume: false, seed, again: false, first: false }
+    }
+
+    /// When the machine that starts now is to end at the latest.
+    fn end(&self, begun: Instant) -> Instant {
+        let whole = if self.calls.is_some() { Instant::now() + BOOT_LIFE } else { begun + self.time };
+        whole.min(Instant::now() + BOOT_LIFE)
+    }
+
+    fn is_over(&self, begun: Instant, report: &Report) -> bool {
+        self.calls.map_or_else(|| begun.elapsed() >= self.time, |calls| report.made() >= calls)
+    }
+
+    /// What the attackers of machine number `boot` begin with.
+    fn seed_of(&self, boot: u64) -> u64 {
+        if self.again { self.seed } else { self.seed.wrapping_add(boot.wrapping_mul(0x9e37_79b9_7f4a_7c15)) }
+    }
+
+    /// Where what was counted so far is kept.
+    fn kept(&self) -> PathBuf {
+        let first = if self.first { "-first" } else { "" };
+        project::target().join("fuzz").join(format!("guest{first}-{}.counted", self.seed))
+    }
 }
 
 /// What was found.
@@ -127,6 +140,8 @@ pub fn run(options: &Options) -> Result<()> {
     build::all()?;
     let plan = Plan {
         time: Duration::from_secs(options.seconds.into()),
+        calls: options.calls,
+        resume: options.resume,
         seed: options.seed,
         again: options.again,
         first: options.first,
@@ -135,43 +150,63 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Lets them attack for a while.
+/// Lets them attack for a while, on one machine after the other.
 ///
 /// # Errors
 /// As [`run`].
 pub fn attack(plan: &Plan) -> Result<Summary> {
     let who = if plan.first { "the first domain" } else { "two domains" };
-    let step = Step::start(format!("{who} against the hypervisor for {} s", plan.time.as_secs()));
+    let much = match plan.calls {
+        Some(calls) => format!("until {calls} hypercalls are made"),
+        None => format!("for {} s", plan.time.as_secs()),
+    };
+    let step = Step::start(format!("{who} against the hypervisor {much}"));
     let mut report = Report::default();
-    let end = Instant::now() + plan.time;
-    if plan.first {
-        let mut seed = plan.seed;
-        while Instant::now() < end {
-            let mut session = start(plan, "first", FIRST, seed, "life=20")?;
-            let found = watch(&mut session, &mut report, end, &step)?;
-            keep(&session, "guest-first.log")?;
-            judge(found, &session, plan, &mut report)?;
-            if !plan.again {
-                seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
-            }
-        }
-    } else {
-        let before = idle(plan)?;
-        let mut session = start(plan, "beside", BESIDE, plan.seed, &format!("life={LIFE}"))?;
-        let found = watch(&mut session, &mut report, end, &step)
-            .and_then(|found| Ok(found.or(accounts(&mut session, &before)?)));
-        keep(&session, "guest.log")?;
-        judge(found?, &session, plan, &mut report)?;
+    if plan.resume {
+        let text = fs::read_to_string(plan.kept()).context("nothing to go on with: no such run was begun")?;
+        report = Report::parse(&text).with_context(|| format!("reading {}", plan.kept().display()))?;
+    }
+    let before = if plan.first { None } else { Some(idle(plan)?) };
+    let begun = Instant::now();
+    while !plan.is_over(begun, &report) {
+        let (end, seed) = (plan.end(begun), plan.seed_of(report.boots()));
+        let (name, text, log) = match plan.first {
+            true => ("first", alone(seed, "life=20"), "guest-first.log"),
+            false => ("beside", unprivileged(plan, seed, &format!("life={LIFE}")), "guest.log"),
+        };
+        let mut session = start(plan, name, &text)?;
+        let found = watch(&mut session, &mut report, plan, end, &step).and_then(|found| match &before {
+            Some(before) if found.is_none() => accounts(&mut session, before),
+            _ => Ok(found),
+        });
+        keep(&session, log)?;
+        judge(found?, &session, plan, seed, &mut report)?;
+        report.end_boot();
+        fs::write(plan.kept(), report.to_text())?;
     }
     step.done();
+    ensure!(report.made() > 0, "no attacker said anything");
     Ok(report.summary(plan.seed))
 }
 
+/// Two attackers, which differ.
+fn unprivileged(plan: &Plan, seed: u64, words: &str) -> String {
+    let vary = if plan.again { "" } else { " vary" };
+    let other = if plan.again { seed } else { seed.wrapping_add(1) };
+    beside([seed, other], &format!("{words}{vary}"))
+}
+
 /// Fails where something was found.
-fn judge(found: Option<Finding>, session: &Session, plan: &Plan, report: &mut Report) -> Result<()> {
+fn judge(
+    found: Option<Finding>,
+    session: &Session,
+    plan: &Plan,
+    seed: u64,
+    report: &mut Report,
+) -> Result<()> {
     report.end_lives();
     let Some(found) = found else { return Ok(()) };
-    let (seed, first) = (plan.seed, if plan.first { " --first" } else { "" });
+    let first = if plan.first { " --first" } else { "" };
     if let Finding::Emulator(how) = &found {
         bail!("the emulator itself ended ({how}); seed {seed}{first}\n{}", tail(&session.everything()));
     }
@@ -184,18 +219,15 @@ fn judge(found: Option<Finding>, session: &Session, plan: &Plan, report: &mut Re
 }
 
 /// A machine in which they work.
-fn start(plan: &Plan, name: &str, text: &str, seed: u64, words: &str) -> Result<Session> {
+fn start(plan: &Plan, name: &str, text: &str) -> Result<Session> {
     let mut machine = Machine::new(Hypervisor::Paravane);
     machine.cpus = 2;
     machine.memory = "256M".into();
     machine.hypervisor_args += " dom0_mem=32M dom0_max_vcpus=4";
-    let vary = if plan.again || plan.first { "" } else { " vary" };
-    let other = if plan.again { seed } else { seed.wrapping_add(1) };
-    let text = text.replace("SEED_A", &seed.to_string()).replace("SEED_B", &other.to_string());
     let folder = project::target().join("fuzz");
     fs::create_dir_all(&folder)?;
     let file = folder.join(format!("{name}.toml"));
-    fs::write(&file, text.replace("WORDS", &format!("{words}{vary}")))?;
+    fs::write(&file, text)?;
     domains::add(&mut machine, &file, !plan.first)?;
     let mut session = Session::start(&machine)?;
     session.wait_until(BOOT, |output| {
@@ -206,7 +238,7 @@ fn start(plan: &Plan, name: &str, text: &str, seed: u64, words: &str) -> Result<
 
 /// What is given out where the attackers did nothing and were ended, and then the victim.
 fn idle(plan: &Plan) -> Result<Accounts> {
-    let mut session = start(plan, "idle", BESIDE, 0, "idle")?;
+    let mut session = start(plan, "idle", &unprivileged(plan, 0, "idle"))?;
     let idle = |output: &str| output.lines().filter(|line| line.ends_with("calls: idle")).count() == 2;
     session.wait_until(BOOT, idle)?;
     end_all(&mut session)
@@ -234,11 +266,17 @@ fn keep(session: &Session, name: &str) -> Result<()> {
     Ok(fs::write(project::target().join("fuzz").join(name), session.everything())?)
 }
 
-/// Reads what they print until `end`, until something is found, or until the first domain has ended the machine.
-fn watch(session: &mut Session, report: &mut Report, end: Instant, step: &Step) -> Result<Option<Finding>> {
+/// Reads what they print until `end` or enough is made, until something is found, or until the first domain has ended the machine.
+fn watch(
+    session: &mut Session,
+    report: &mut Report,
+    plan: &Plan,
+    end: Instant,
+    step: &Step,
+) -> Result<Option<Finding>> {
     let mut heard = Instant::now();
     let mut ended_by_first = false;
-    while Instant::now() < end {
+    while Instant::now() < end && plan.calls.is_none_or(|calls| report.made() < calls) {
         match session.next_line(Duration::from_secs(1)) {
             Heard::Line(line) => {
                 heard = if of_victim(&line).is_some() { Instant::now() } else { heard };
@@ -258,7 +296,6 @@ fn watch(session: &mut Session, report: &mut Report, end: Instant, step: &Step) 
             return Ok(Some(Finding::NoProgress));
         }
     }
-    ensure!(report.made() > 0, "no attacker said anything:\n{}", tail(&session.output()));
     Ok(None)
 }
 

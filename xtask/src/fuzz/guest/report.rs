@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
+use anyhow::{Result, bail};
 use xen_abi::hypercall::Hypercall;
 
 /// Seeds that are remembered for each attacker.
@@ -25,11 +26,58 @@ pub struct Report {
     over: Counts,
     count: u64,
     seeds: BTreeMap<String, VecDeque<u64>>,
-    shares: Vec<u64>,
+    /// How often each share of a CPU was seen.
+    shares: BTreeMap<u64, u64>,
     longest: u64,
+    /// Machines that came to their end.
+    boots: u64,
 }
 
 impl Report {
+    /// Machines that came to their end.
+    #[must_use]
+    pub fn boots(&self) -> u64 {
+        self.boots
+    }
+
+    /// A machine came to its end.
+    pub fn end_boot(&mut self) {
+        self.end_lives();
+        self.boots += 1;
+    }
+
+    /// What was counted, to go on from later.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = format!("boots {}\nlives {}\nlongest {}\n", self.boots, self.count, self.longest);
+        let shares = self.shares.iter().map(|(share, seen)| format!("share {share} {seen}\n"));
+        let calls = self.over.iter().map(|(number, (made, done))| format!("calls {number} {made} {done}\n"));
+        text.extend(shares.chain(calls));
+        text
+    }
+
+    /// Reads [`Report::to_text`].
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut report = Self::default();
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let what = words.next().unwrap_or_default();
+            let numbers = words.map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+            match (what, &numbers[..]) {
+                ("boots", [boots]) => report.boots = *boots,
+                ("lives", [lives]) => report.count = *lives,
+                ("longest", [longest]) => report.longest = *longest,
+                ("share", [share, seen]) => drop(report.shares.insert(*share, *seen)),
+                ("calls", [number, made, done]) => drop(report.over.insert(*number, (*made, *done))),
+                _ => bail!("what is `{line}`?"),
+            }
+        }
+        Ok(report)
+    }
+
     /// Reads a line.
     pub fn line(&mut self, line: &str) {
         let (prefix, says) = line.split_once("calls: seed=").unwrap_or(("", ""));
@@ -37,7 +85,9 @@ impl Report {
             self.life(prefix, seed, counts);
         }
         if super::of_victim(line).is_some() {
-            self.shares.extend(after(line, "share="));
+            if let Some(share) = after(line, "share=") {
+                *self.shares.entry(share).or_default() += 1;
+            }
             self.longest = self.longest.max(after(line, "longest=").unwrap_or(0));
         }
     }
@@ -94,14 +144,21 @@ impl Report {
     /// All of it.
     #[must_use]
     pub fn summary(&self, seed: u64) -> Summary {
-        // The first and the last second are not whole ones.
-        let mut shares = self.shares.clone();
-        shares.sort_unstable();
+        // Half of the seconds are seen before the middle one.
+        let mut left = self.shares.values().sum::<u64>() / 2;
+        let middle = self.shares.iter().find(|(_, seen)| match left.checked_sub(**seen) {
+            Some(rest) => {
+                left = rest;
+                false
+            }
+            None => true,
+        });
         Summary {
             seed,
+            boots: self.boots,
             lives: self.count,
             counts: self.counts(),
-            share: shares.get(shares.len() / 2).copied().unwrap_or(0),
+            share: middle.map_or(0, |(share, _)| *share),
             longest: self.longest,
         }
     }
@@ -138,6 +195,8 @@ fn read(says: &str) -> Option<(u64, Counts)> {
 pub struct Summary {
     /// What it began with.
     pub seed: u64,
+    /// Machines.
+    pub boots: u64,
     /// Lives of attackers.
     pub lives: u64,
     /// By number: hypercalls made, and without an error. The last number stands for all above.
@@ -157,24 +216,33 @@ impl Summary {
 }
 
 impl fmt::Display for Summary {
+    /// A table for a page of the documentation, and a sentence.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| hypercall | made | without an error | share |\n|---|---:|---:|---:|")?;
+        let (mut all, mut done) = (0, 0);
         for (number, (made, succeeded)) in &self.counts {
             let name = Hypercall::by_nr(*number).map_or("-", |call| call.name);
             let name = if *number == OTHERS { "others" } else { name };
-            writeln!(f, "{number:>4} {name:<30} {made:>12} made {succeeded:>12} without an error")?;
+            writeln!(f, "| {number} {name} | {made} | {succeeded} | {} % |", percent(*succeeded, *made))?;
+            (all, done) = (all + made, done + succeeded);
         }
+        writeln!(f, "| all | {all} | {done} | {} % |\n", percent(done, all))?;
         write!(
             f,
-            "{} hypercalls of {} numbers in {} lives; the victim had {} % of a CPU and did not run for {} us at most; \
-             nothing found (seed {})",
-            self.made(),
+            "{all} hypercalls of {} numbers in {} lives on {} machines; the victim had {} % of a CPU and did not run for \
+             {} us at most; nothing found (seed {})",
             self.counts.len(),
             self.lives,
+            self.boots,
             self.share,
             self.longest,
             self.seed
         )
     }
+}
+
+fn percent(part: u64, whole: u64) -> u64 {
+    part * 100 / whole.max(1)
 }
 
 #[cfg(test)]
@@ -201,6 +269,28 @@ mod tests {
         let summary = report.summary(7);
         assert_eq!(summary.counts[&1], (5, 3));
         assert_eq!((summary.share, summary.longest), (66, 2500));
-        assert!(summary.to_string().contains("mmu_update"), "{summary}");
+        let text = summary.to_string();
+        assert!(text.contains("| 1 mmu_update | 5 | 3 | 60 % |"), "{text}");
+        assert!(text.contains("7 hypercalls of 3 numbers in 3 lives"), "{text}");
+    }
+
+    #[test]
+    fn what_was_counted_is_read_again() {
+        let mut report = Report::default();
+        for line in [
+            "(d2) calls: seed=7 by=1:4/2,26:3/3,",
+            "(d1) victim: 2 s, 9 rounds, 0 failed, share=66% gap=100 us longest=2500 us",
+            "(d1) victim: 3 s, 9 rounds, 0 failed, share=20% gap=100 us longest=2500 us",
+            "(d1) victim: 4 s, 9 rounds, 0 failed, share=70% gap=100 us longest=2500 us",
+        ] {
+            report.line(line);
+        }
+        report.end_boot();
+        let again = Report::parse(&report.to_text()).unwrap();
+        assert_eq!((again.made(), again.lives(), again.boots()), (7, 1, 1));
+        let summary = again.summary(7);
+        assert_eq!((summary.share, summary.longest), (66, 2500));
+        assert_eq!(again.to_text(), report.to_text());
+        assert!(Report::parse("calls 1 2").is_err());
     }
 }
