@@ -221,11 +221,6 @@ impl MockPlatform {
         self.longest.fetch_max(self.steps.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Whether a CPU has page tables loaded.
-    pub fn has_tables(&self, cpu: CpuId) -> bool {
-        self.tlbs.lock().unwrap().get(&cpu).is_some_and(tlb::Tlb::has_root)
-    }
-
     /// All pages that a guest on `cpu` can reach by what the CPU remembers, whatever the tables say by now.
     pub fn reach(&self, cpu: CpuId) -> Vec<Reach> {
         self.tlbs.lock().unwrap().get(&cpu).map_or_else(Vec::new, |tlb| tlb.reach(&self.frames))

@@ -1,7 +1,9 @@
 //! Grace periods among CPUs that really run at the same time: tasks of a model.
 
 use super::MockPlatform;
+use super::tlb::Tlb;
 use crate::cpumask::CpuMask;
+use crate::ids::CpuId;
 use crate::platform::Platform;
 
 /// CPUs that may hold something that they looked up.
@@ -16,6 +18,11 @@ pub(super) struct Grace {
 }
 
 impl MockPlatform {
+    /// Whether a CPU has page tables loaded.
+    pub fn has_tables(&self, cpu: CpuId) -> bool {
+        self.tlbs.lock().unwrap().get(&cpu).is_some_and(Tlb::has_root)
+    }
+
     /// This CPU runs something from now on: grace periods wait for it.
     pub fn begin_running(&self) {
         let mut grace = self.grace.lock().unwrap();
