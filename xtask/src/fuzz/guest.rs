@@ -276,7 +276,9 @@ fn watch(
 ) -> Result<Option<Finding>> {
     let mut heard = Instant::now();
     let mut ended_by_first = false;
-    while Instant::now() < end && plan.calls.is_none_or(|calls| report.made() < calls) {
+    // A host that is busy gets a little more time, until they have said something at all.
+    let is_time = |made: u64| Instant::now() < if made == 0 { end + SILENCE } else { end };
+    while is_time(report.made()) && plan.calls.is_none_or(|calls| report.made() < calls) {
         match session.next_line(Duration::from_secs(1)) {
             Heard::Line(line) => {
                 heard = if of_victim(&line).is_some() { Instant::now() } else { heard };
