@@ -55,7 +55,7 @@ const MOST_PAGES: u64 = 1 << 32;
 /// Weights are Xen's credit scheduler's: 1 to 65535.
 const MOST_WEIGHT: u64 = 65535;
 /// More vCPUs than that no described domain gets, so that a slip of the finger does not eat the heap.
-const MOST_VCPUS: u64 = crate::domain::MAX_VCPUS as u64;
+const MOST_VCPUS: u64 = 512;
 
 /// Ports that a domain without `event_channels` has: as many as `xl` gives a domain, and one page of the FIFO ABI shows.
 const DEFAULT_MAX_PORT: u32 = 1023;

@@ -46,9 +46,8 @@ const PATIENCE: u32 = 10_000;
 const LEAVING_STEP: usize = 8;
 /// vCPUs whose timers or `vcpu_info` pages it takes away between two looks.
 const TEARDOWN_STEP: usize = 64;
-/// Most vCPUs of a domain. Xen knows none of PV domains but 8192; operations on all vCPUs of a domain (pause, shutdown) look for no
-/// other work, so that the limit bounds them. It is twice the number of CPUs.
-pub const MAX_VCPUS: u32 = 512;
+/// Most vCPUs of a domain, as in Xen (`MAX_VIRT_CPUS`).
+pub const MAX_VCPUS: u32 = 8192;
 
 /// The CPU has other work first, or waits for other CPUs: call again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

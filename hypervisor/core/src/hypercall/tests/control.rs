@@ -146,8 +146,8 @@ fn creation() {
     assert_eq!(bad(|config| config.max_grant_frames = 65), Err(Errno::EINVAL));
     assert_eq!(bad(|config| config.max_maptrack_frames = 1 << 20), Err(Errno::EINVAL));
     assert_eq!(bad(|config| config.arch.misc_flags = 2), Err(Errno::EINVAL));
-    assert_eq!(bad(|config| config.max_vcpus = 512), Err(Errno::ENOMEM));
-    assert_eq!(bad(|config| config.max_vcpus = 513), Err(Errno::EINVAL));
+    assert_eq!(bad(|config| config.max_vcpus = 8192), Err(Errno::ENOMEM));
+    assert_eq!(bad(|config| config.max_vcpus = 8193), Err(Errno::EINVAL));
     assert_eq!(caller.hv.domains.all().len(), 4);
 }
 
