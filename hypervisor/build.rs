@@ -7,4 +7,6 @@ fn main() {
     println!("cargo:rustc-link-arg-bins=--no-pie");
     println!("cargo:rustc-link-arg-bins=--build-id=none");
     println!("cargo:rustc-link-arg-bins=-zmax-page-size=4096");
+    // Generic code of many types is the same for several of them. No function is told apart by its address here.
+    println!("cargo:rustc-link-arg-bins=--icf=all");
 }

@@ -17,7 +17,7 @@ mod start;
 mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
-mod unpack;
+pub(crate) mod unpack;
 
 pub use error::BuildError;
 pub use fill::Filling;

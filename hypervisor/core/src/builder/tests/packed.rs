@@ -30,7 +30,7 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     let mut file = vec![0x1f, 0x8b, 8, 0b1_1110, 0, 0, 0, 0, 2, 3, 4, 0];
     file.extend(b"xtranam\0comment\0hc");
     file.extend(miniz_oxide::deflate::compress_to_vec(data, 6));
-    file.extend(crc32fast::hash(data).to_le_bytes());
+    file.extend(crate::builder::unpack::crc32(data).to_le_bytes());
     sized(file, data.len())
 }
 

@@ -15,6 +15,12 @@ use alloc::vec::Vec;
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 
+/// The check of gzip and xz. Its table is 1 KiB: those that are faster have 16 KiB, which the image does not.
+pub(crate) fn crc32(data: &[u8]) -> u32 {
+    static CRC: crc::Crc<u32, crc::Table<1>> = crc::Crc::<u32, crc::Table<1>>::new(&crc::CRC_32_ISO_HDLC);
+    CRC.checksum(data)
+}
+
 /// Unpacks the payload of a bzImage.
 pub(super) fn payload(payload: &[u8]) -> Result<Cow<'_, [u8]>, BuildError> {
     let magic = *payload.first_chunk::<4>().ok_or(BuildError::BadPayload("it is truncated"))?;
@@ -44,7 +50,7 @@ pub(super) fn gzip(file: &[u8]) -> Result<Cow<'_, [u8]>, BuildError> {
         return Err(BuildError::BadPayload("the gzip data is damaged"));
     }
     let check = stream.get(packed..).and_then(|trailer| trailer.first_chunk()).ok_or(truncated)?;
-    if length != output.len() || crc32fast::hash(&output) != u32::from_le_bytes(*check) {
+    if length != output.len() || crc32(&output) != u32::from_le_bytes(*check) {
         return Err(BuildError::BadPayload("the gzip file has another size or checksum than it says"));
     }
     Ok(Cow::Owned(output))

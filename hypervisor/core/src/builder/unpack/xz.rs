@@ -36,7 +36,7 @@ pub(super) fn unpack(data: &[u8], output: &mut [u8]) -> Result<(), BuildError> {
         let size = (rest.len() - after.len() + packed).next_multiple_of(4);
         let (stored, after) =
             rest.get(size..).and_then(|r| r.split_at_checked(CHECK_SIZE[check])).ok_or(DAMAGED)?;
-        if check == CHECK_CRC32 && stored != crc32fast::hash(block).to_le_bytes() {
+        if check == CHECK_CRC32 && stored != super::crc32(block).to_le_bytes() {
             return Err(BuildError::BadPayload("the xz data has another checksum than it should"));
         }
         rest = after;
