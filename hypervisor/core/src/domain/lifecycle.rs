@@ -221,7 +221,7 @@ impl<P: Platform> Hypervisor<P> {
     /// The lifecycle is locked, and says that nothing of this domain runs any more.
     fn stop_vcpus(&self, domain: &Domain<P>) {
         domain.stopped.store(true, Ordering::SeqCst);
-        domain.vcpus.iter().for_each(|vcpu| self.suspend(vcpu, Reasons::STOPPED));
+        self.suspend_all(&domain.vcpus, Reasons::STOPPED);
     }
 
     /// Limits the memory of a domain, unless its teardown began.

@@ -75,6 +75,8 @@ pub struct VcpuSched {
     words: VcpuWords,
     /// It asked to let others go first, once.
     yielded: AtomicBool,
+    /// Under the null policy: it waits for a CPU. The lock of the assignments guards it.
+    in_line: AtomicBool,
     /// Virtual runtime in nanoseconds.
     vruntime: AtomicU64,
     /// What it shares with the domain's other vCPUs.
@@ -100,6 +102,7 @@ impl VcpuSched {
         Self {
             words: VcpuWords::new(AtomicU32::new),
             yielded: AtomicBool::new(false),
+            in_line: AtomicBool::new(false),
             vruntime: AtomicU64::new(0),
             share,
             counted: AtomicU32::new(0),

@@ -12,11 +12,12 @@ use crate::ids::{CpuId, Nanos};
 use crate::platform::Platform;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use core::sync::atomic::Ordering;
 
 /// Which CPU belongs to which vCPU.
 pub(super) struct Assignments<P: Platform> {
     owners: Box<[Option<VcpuRef<P>>]>,
-    /// vCPUs that want to run and have no CPU, first come, first served.
+    /// vCPUs that want to run and have no CPU, first come, first served; `in_line` says that one is here.
     waiting: VecDeque<VcpuRef<P>>,
 }
 
@@ -48,9 +49,27 @@ impl<P: Platform> Assignments<P> {
 
     /// The first that waits for a CPU and may run on `cpu`.
     fn next_for(&mut self, cpu: CpuId) -> Option<VcpuRef<P>> {
-        self.waiting.retain(|vcpu| vcpu.vcpu().sched.runnable());
+        self.keep_in_line(|vcpu| vcpu.vcpu().sched.runnable());
         let index = self.waiting.iter().position(|vcpu| vcpu.vcpu().sched.may_run_on(cpu))?;
-        self.waiting.remove(index)
+        let next = self.waiting.remove(index)?;
+        next.vcpu().sched.in_line.store(false, Ordering::Relaxed);
+        Some(next)
+    }
+
+    /// A vCPU wants to run and has no CPU.
+    fn line_up(&mut self, vcpu: &VcpuRef<P>) {
+        if !vcpu.vcpu().sched.in_line.swap(true, Ordering::Relaxed) {
+            self.waiting.push_back(vcpu.clone());
+        }
+    }
+
+    /// Takes all out of the line that are not to be kept.
+    fn keep_in_line(&mut self, keep: impl Fn(&VcpuRef<P>) -> bool) {
+        self.waiting.retain(|vcpu| {
+            let kept = keep(vcpu);
+            vcpu.vcpu().sched.in_line.store(kept, Ordering::Relaxed);
+            kept
+        });
     }
 }
 
@@ -78,9 +97,12 @@ impl<P: Platform> Scheduler<P> {
                 if let Some(owner) = table.owner(cpu) {
                     *owner = Some(vcpu.clone());
                 }
+                // One that has a CPU would take the next one from those that have none.
+                if sched.in_line.load(Ordering::Relaxed) {
+                    table.keep_in_line(|other| !same(other, vcpu.vcpu()));
+                }
             }
-            None if table.waiting.iter().any(|other| same(other, vcpu.vcpu())) => {}
-            None => table.waiting.push_back(vcpu.clone()),
+            None => table.line_up(vcpu),
         }
         found
     }
@@ -94,8 +116,9 @@ impl<P: Platform> Scheduler<P> {
         }
         let next = {
             let mut table = assignments.lock();
-            if gone(&vcpu.sched) {
-                table.waiting.retain(|other| !same(other, vcpu));
+            // The others of its domain that were stopped with it go out with it: one look for all of them.
+            if gone(&vcpu.sched) && vcpu.sched.in_line.load(Ordering::Relaxed) {
+                table.keep_in_line(|other| !gone(&other.vcpu().sched));
             }
             if !table.owns(vcpu, cpu) {
                 return;

@@ -266,6 +266,12 @@ impl<P: Platform> Hypervisor<P> {
         self.interrupt(vcpu);
     }
 
+    /// [`Hypervisor::suspend`] for many vCPUs: what is done for the first finds the reasons of all of them.
+    pub(crate) fn suspend_all(&self, vcpus: &[Vcpu<P>], reasons: Reasons) {
+        vcpus.iter().for_each(|vcpu| vcpu.sched.add(reasons));
+        vcpus.iter().for_each(|vcpu| self.interrupt(vcpu));
+    }
+
     /// Ends the poll of a vCPU that will not run again.
     pub(crate) fn stop_polling(&self, vcpu: &Vcpu<P>) {
         self.take_reasons(&vcpu.sched, Reasons::BLOCKED);

@@ -180,6 +180,34 @@ fn null_and_affinity() {
     assert_eq!(sim.running(), [Some(2), Some(1), Some(0)]);
 }
 
+/// A vCPU that found a CPU waits for none any more: the next CPU goes to one that has none. The end of a domain takes all of its
+/// vCPUs out of the line.
+#[test]
+fn null_line() {
+    let mut sim = Sim::with_domains(2, &[1, 1, 1, 20], Policy::Null);
+    for n in 0..23 {
+        sim.pin(n, &[0]);
+        sim.hv.bring_up(&sim.vcpu(n));
+    }
+    sim.settle();
+    assert_eq!(sim.running(), [Some(0), None]);
+    sim.pin(1, &[0, 1]);
+    sim.settle();
+    assert_eq!(sim.running(), [Some(0), Some(1)]);
+    sim.hv.take_down(sim.vcpu(0).vcpu());
+    sim.settle();
+    assert_eq!(sim.running(), [Some(2), Some(1)]);
+    let in_line = |sim: &Sim| sim.vcpus.iter().filter(|vcpu| vcpu.vcpu().sched.in_line.load(SeqCst)).count();
+    assert_eq!(in_line(&sim), 20);
+    let last = sim.vcpu(3).domain;
+    let held = Arc::strong_count(&last);
+    sim.hv.crash_domain(&last, "test");
+    assert_eq!(in_line(&sim), 0);
+    assert!(Arc::strong_count(&last) < held - 15, "the line still holds its vCPUs");
+    sim.settle();
+    assert_eq!(sim.running(), [Some(2), Some(1)]);
+}
+
 /// A CPU that goes leaves nothing behind: not what ran, not what waited, no timer, no budget to be filled.
 #[test]
 fn cpus_come_and_go() {
