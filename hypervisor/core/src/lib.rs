@@ -143,6 +143,8 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Self {
         let cpus = machine.apic_ids.len();
         let sched = sched::Scheduler::with_policy(cpus, options.sched);
+        // Refused is only what the options refuse as well.
+        let _ = sched.set_least_run_us(options.sched_ratelimit_us);
         Self {
             platform,
             machine,

@@ -11,7 +11,7 @@ mod tests;
 pub use memory::{Amount, Dom0Memory};
 
 use crate::cpu_policy::side_channels::Wishes;
-use crate::sched::Policy;
+use crate::sched::{LEAST_RUN_US, Policy, is_least_run_us};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -145,6 +145,8 @@ pub struct Options {
     pub max_cpus: u32,
     /// `sched=`: `null`, or proportional shares (`credit` and `credit2`).
     pub sched: Policy,
+    /// `sched_ratelimit_us=`: how long a vCPU that begins to run keeps its CPU whatever wakes up, in microseconds; 0: not at all.
+    pub sched_ratelimit_us: u32,
     /// `pv-linear-pt`: page tables may have entries that name tables of their own level.
     pub pv_linear_pt: bool,
     /// `nmi=`: what an NMI of the platform leads to.
@@ -179,6 +181,7 @@ impl Default for Options {
             dom0_vcpus_pin: false,
             max_cpus: u32::MAX,
             sched: Policy::Share,
+            sched_ratelimit_us: LEAST_RUN_US,
             pv_linear_pt: true,
             nmi: NmiPolicy::Dom0,
             noreboot: false,
@@ -276,6 +279,9 @@ impl Options {
             "maxcpus" => parse_u32(value).map(|v| self.max_cpus = v.max(1)),
             "nmi" => parse_nmi(value).map(|v| self.nmi = v),
             "sched" => parse_policy(value).map(|v| self.sched = v),
+            "sched_ratelimit_us" => {
+                parse_u32(value).filter(|v| is_least_run_us(*v)).map(|v| self.sched_ratelimit_us = v)
+            }
             "xpti" => self.side_channels.xpti(if value.is_empty() { "yes" } else { value }),
             "pv-l1tf" => self.side_channels.l1tf(if value.is_empty() { "yes" } else { value }),
             "spec-ctrl" => self.side_channels.spec_ctrl(value),

@@ -1,7 +1,7 @@
 //! The command line, against what Xen's own documentation promises of it.
 
 use super::*;
-use alloc::vec;
+use alloc::{format, vec};
 
 fn parse(line: &str) -> Options {
     let (options, errors) = Options::parse(line);
@@ -131,6 +131,13 @@ fn levels_ranges_and_the_rest() {
     assert_eq!(o.max_cpus, 1);
     assert!(o.dom0_vcpus_pin);
     assert_eq!(o.consoles, Consoles { vga: true, com1: true, com2: false });
+    assert_eq!(parse("").sched_ratelimit_us, 1000);
+    for (value, least) in [("0", 0), ("100", 100), ("500000", 500_000)] {
+        assert_eq!(parse(&format!("sched_ratelimit_us={value}")).sched_ratelimit_us, least);
+    }
+    for bad in ["sched_ratelimit_us=99", "sched_ratelimit_us=500001", "sched_ratelimit_us=1ms"] {
+        refused(bad);
+    }
     for bad in ["dom0_max_vcpus=0", "dom0_max_vcpus=4-2", "loglvl=loud", "maxcpus=-1", "nosmp=maybe"] {
         refused(bad);
     }

@@ -19,7 +19,9 @@
 //! least one runs first, on one scale for the whole machine, whose own virtual time advances as for a vCPU that gets just
 //! its share: a CPU takes over another's waiting vCPU when it is
 //! behind by more than [`MARGIN`], so that shares hold across CPUs and not just within one. Whoever slept comes back with
-//! at most [`WAKE_CREDIT`] of advantage over those that did not: it runs at once, but saved up nothing.
+//! at most [`WAKE_CREDIT`] of its own time of advantage over those that did not: it runs at once, but saved up nothing.
+//! What begins to run keeps its CPU for a while (option `sched_ratelimit_us=`, [`LEAST_RUN_US`]) unless it sleeps, yields or must
+//! stop: who sleeps for a few microseconds, again and again, cannot fill the time of those that compute with switches between them.
 //! Where nobody waits there is no slice timer and a decision is a handful of loads.
 //!
 //! Hard affinity is a rule; soft affinity is where a vCPU is put, and by whom it is taken over, as long as that leaves no CPU idle.
@@ -40,7 +42,8 @@ mod upcall;
 mod watchdog;
 mod words;
 
-pub use queue::{MARGIN, Policy, SLICE, Scheduler, WAKE_CREDIT};
+pub(crate) use queue::is_least_run_us;
+pub use queue::{LEAST_RUN_US, MARGIN, Policy, SLICE, Scheduler, WAKE_CREDIT};
 pub use share::{CAP_PERIOD, DEFAULT_WEIGHT, DomainSched, MAX_WEIGHT};
 pub(crate) use upcall::mark;
 pub use watchdog::Watchdogs;

@@ -1,6 +1,8 @@
 //! Where a vCPU that wants to run goes: into which queue, and out of it again to another CPU.
 
-use super::queue::{CpuQueue, GRANULARITY, MARGIN, NEVER, Policy, Scheduler, WAKE_CREDIT, home, scaled};
+use super::queue::{
+    CpuQueue, GRANULARITY, MARGIN, MOST_WAKE_CREDIT, NEVER, Policy, Scheduler, WAKE_CREDIT, home, scaled,
+};
 use super::words::{Place, Wanted};
 use crate::cpumask::CpuMask;
 use crate::domain::{Vcpu, VcpuRef};
@@ -11,6 +13,9 @@ use core::sync::atomic::Ordering;
 
 /// A busy CPU takes over a vCPU that would rather run elsewhere only where it is behind by so many times [`MARGIN`].
 const RELUCTANCE: u64 = 4;
+/// What a wake-up takes of the time of the vCPU that it finds running, in nanoseconds: the interrupt and the queueing, roughly. The
+/// vCPU that wakes up pays for it.
+const WAKE_COST: u64 = 1_000;
 
 /// What a vCPU did before it came into a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +38,7 @@ impl<P: Platform> Scheduler<P> {
     }
 
     /// Whether some other CPU's first waiting vCPU is behind `limit`.
-    fn any_head_below(&self, cpu: CpuId, limit: u64) -> bool {
+    pub(super) fn any_head_below(&self, cpu: CpuId, limit: u64) -> bool {
         self.heads().any(|(other, head)| head < limit && other != cpu)
     }
 
@@ -110,9 +115,11 @@ impl<P: Platform> Scheduler<P> {
                 }
             }
             if from != From::Cpu {
-                let credit = scaled(WAKE_CREDIT, sched.share.part()).max(WAKE_CREDIT);
+                let part = sched.share.part();
+                let credit = scaled(WAKE_CREDIT, part).clamp(WAKE_CREDIT, MOST_WAKE_CREDIT);
                 let floor = self.clock.lock().read(now).saturating_sub(credit);
-                sched.vruntime.fetch_max(floor, Ordering::Relaxed);
+                let woken = sched.vruntime().max(floor).saturating_add(scaled(WAKE_COST, part));
+                sched.vruntime.store(woken, Ordering::Relaxed);
             }
             self.insert(queue, &mut waiting, vcpu.clone(), now);
             drop(waiting);
@@ -159,11 +166,13 @@ impl<P: Platform> Scheduler<P> {
             .unwrap_or(home)
     }
 
-    /// Makes `cpu` choose anew where that is due to a vCPU that was queued there.
+    /// Makes `cpu` choose anew where that is due to a vCPU that was queued there. While the least run of what runs there is not
+    /// over, one look is enough, which ends its slice with its least run.
     fn notice(&self, platform: &P, cpu: CpuId, now: Nanos, vruntime: u64) {
         let queue = self.queue(cpu);
         let unaware = queue.contended.unaware();
-        if unaware || queue.running_vruntime(now) > vruntime.saturating_add(GRANULARITY) {
+        let due = || queue.running_vruntime(now) > vruntime.saturating_add(GRANULARITY);
+        if unaware || due() && !self.chooses_after_least_run(queue, now) {
             self.nudge(platform, cpu);
         }
     }
@@ -181,6 +190,8 @@ impl<P: Platform> Scheduler<P> {
         others.remove(cpu);
         let best = others
             .iter()
+            // What keeps its CPU in any case would only offer what waits there in turn.
+            .filter(|other| self.least_run_end(self.queue(*other), now).is_none())
             .map(|other| (other, self.queue(other).running_vruntime(now)))
             .max_by_key(|(other, vruntime)| (*vruntime, sched.likes(*other)));
         if let Some((other, vruntime)) = best

@@ -15,6 +15,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
+use xen_abi::errno::Errno;
+use xen_abi::sysctl::{XEN_SYSCTL_SCHED_RATELIMIT_MAX, XEN_SYSCTL_SCHED_RATELIMIT_MIN};
 
 /// Longest time a vCPU runs while another waits for the same CPU, in nanoseconds. One of less than the default weight has less
 /// of it, so that a round is short where many run.
@@ -26,6 +28,12 @@ pub const MARGIN: u64 = 5_000_000;
 /// Most time that sleeping earns over those that kept running, in nanoseconds: of virtual runtime, or of the vCPU's own time
 /// if that is more.
 pub const WAKE_CREDIT: u64 = 10_000_000;
+/// Most of that in virtual runtime, in nanoseconds: all vCPUs of a domain of the default weight that wake up at the same time are
+/// ahead by no more than this, however many they are.
+pub(super) const MOST_WAKE_CREDIT: u64 = 100_000_000;
+/// How long a vCPU that begins to run keeps its CPU whatever wakes up, in microseconds, unless the option `sched_ratelimit_us=` or
+/// the control domain says otherwise: as in Xen.
+pub const LEAST_RUN_US: u32 = 1000;
 /// A running vCPU is not interrupted for one that is behind by less than this, in nanoseconds.
 pub(super) const GRANULARITY: u64 = 500_000;
 /// How far a vCPU may get behind the machine's virtual time while it has a CPU for itself, and ahead of it while nobody waits at
@@ -51,6 +59,8 @@ pub struct Scheduler<P: Platform> {
     pub(super) cpus: Box<[CpuQueue<P>]>,
     /// vCPUs in all queues.
     pub(super) waiting: AtomicU32,
+    /// How long a vCPU runs at least before another one takes its CPU, in nanoseconds.
+    least_run: AtomicU64,
     /// CPUs that run nothing, those that are not up included.
     pub(super) idle_cpus: AtomicUsize,
     /// How long each CPU had nothing to run.
@@ -76,6 +86,8 @@ pub(super) struct CpuQueue<P: Platform> {
     weight: AtomicU32,
     vruntime: AtomicU64,
     since: AtomicU64,
+    /// When it was chosen to run here in place of another one.
+    began: AtomicU64,
     /// Somebody waits for what runs here to let it go first.
     pub contended: Contended,
     /// A deadline of this CPU changed with its choice of a vCPU: the timer is armed anew once the switch is over.
@@ -96,6 +108,7 @@ impl<P: Platform> CpuQueue<P> {
             weight: AtomicU32::new(0),
             vruntime: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            began: AtomicU64::new(0),
             contended: Contended::new(AtomicU32::new(0)),
             rearm: AtomicBool::new(false),
             slice_end: AtomicU64::new(NEVER),
@@ -150,6 +163,11 @@ pub(super) fn scaled(ran: u64, weight: u32) -> u64 {
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
+/// Whether Xen takes this for a minimum time slice, in microseconds.
+pub(crate) fn is_least_run_us(least: u32) -> bool {
+    least == 0 || (XEN_SYSCTL_SCHED_RATELIMIT_MIN..=XEN_SYSCTL_SCHED_RATELIMIT_MAX).contains(&least)
+}
+
 /// A time that may be [`NEVER`].
 fn time(nanos: &AtomicU64) -> Option<Nanos> {
     match nanos.load(Ordering::SeqCst) {
@@ -168,6 +186,8 @@ struct Pick<P: Platform> {
     vcpu: VcpuRef<P>,
     /// Others wait for this CPU.
     contended: bool,
+    /// The end of its least run where others would run by now but for that, [`NEVER`] otherwise.
+    spared_until: u64,
 }
 
 impl<P: Platform> Scheduler<P> {
@@ -182,6 +202,7 @@ impl<P: Platform> Scheduler<P> {
         Self {
             cpus: (0..cpus).map(|_| CpuQueue::new()).collect(),
             waiting: AtomicU32::new(0),
+            least_run: AtomicU64::new(u64::from(LEAST_RUN_US) * 1000),
             idle_cpus: AtomicUsize::new(cpus),
             idle: (0..cpus).map(|_| IdleAccount::new()).collect(),
             clock: Mutex::new(VirtualClock::new()),
@@ -194,6 +215,35 @@ impl<P: Platform> Scheduler<P> {
     /// How vCPUs and CPUs come together.
     pub fn policy(&self) -> Policy {
         if self.assignments.is_some() { Policy::Null } else { Policy::Share }
+    }
+
+    /// How long a vCPU that begins to run keeps its CPU whatever wakes up, in microseconds; 0: not at all.
+    pub fn least_run_us(&self) -> u32 {
+        u32::try_from(self.least_run.load(Ordering::Relaxed) / 1000).unwrap_or(u32::MAX)
+    }
+
+    /// Sets [`Scheduler::least_run_us`].
+    ///
+    /// # Errors
+    /// `EINVAL` for what Xen's schedulers refuse: other than 0, below `XEN_SYSCTL_SCHED_RATELIMIT_MIN` or above
+    /// `XEN_SYSCTL_SCHED_RATELIMIT_MAX`.
+    pub fn set_least_run_us(&self, least: u32) -> Result<(), Errno> {
+        if !is_least_run_us(least) {
+            return Err(Errno::EINVAL);
+        }
+        self.least_run.store(u64::from(least) * 1000, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The end of the least run of what runs in this queue's CPU, if it has not come yet.
+    pub(super) fn least_run_end(&self, queue: &CpuQueue<P>, now: Nanos) -> Option<u64> {
+        let end = queue.began.load(Ordering::Relaxed).saturating_add(self.least_run.load(Ordering::Relaxed));
+        (end > now.0 && !queue.idle()).then_some(end)
+    }
+
+    /// Whether this CPU chooses anew at the end of the least run of what it runs: it need not be told before.
+    pub(super) fn chooses_after_least_run(&self, queue: &CpuQueue<P>, now: Nanos) -> bool {
+        self.least_run_end(queue, now).is_some_and(|end| queue.slice_end.load(Ordering::SeqCst) <= end)
     }
 
     /// When the vCPU that runs on `cpu` must stop; `None` while nobody waits and no cap limits it.
@@ -270,7 +320,7 @@ impl<P: Platform> Scheduler<P> {
         }
         loop {
             let keep = current.filter(|c| c.vcpu().sched.runnable() && c.vcpu().sched.may_run_on(cpu));
-            let Pick { vcpu, contended } = self.pick(cpu, now, keep)?;
+            let Pick { vcpu, contended, spared_until } = self.pick(cpu, now, keep)?;
             let sched = &vcpu.vcpu().sched;
             let admission = match self.policy() {
                 Policy::Share => sched.admit(now),
@@ -290,8 +340,11 @@ impl<P: Platform> Scheduler<P> {
                 }
             };
             let weight = sched.counted.load(Ordering::Relaxed);
-            let slice = if contended { now.0.saturating_add(slice(weight)) } else { NEVER };
+            let slice = if contended { now.0.saturating_add(slice(weight)).min(spared_until) } else { NEVER };
             let published = keep.is_some() && !contended && limit == NEVER;
+            if current.is_none_or(|current| !core::ptr::eq(current.vcpu(), vcpu.vcpu())) {
+                self.queue(cpu).began.store(now.0, Ordering::Relaxed);
+            }
             if !published {
                 self.publish_running(cpu, Some(sched), now, contended, slice.min(limit));
             }
@@ -325,17 +378,31 @@ impl<P: Platform> Scheduler<P> {
             self.publish_running(cpu, Some(&keep.vcpu().sched), now, false, NEVER);
             if !waiting() || self.policy() == Policy::Null {
                 keep.vcpu().sched.yielded.store(false, Ordering::Relaxed);
-                return Some(Pick { vcpu: keep.clone(), contended: false });
+                return Some(Pick { vcpu: keep.clone(), contended: false, spared_until: NEVER });
+            }
+            if let Some(spared_until) = self.spare(cpu, now, &keep.vcpu().sched) {
+                return Some(Pick { vcpu: keep.clone(), contended: true, spared_until });
             }
         }
         if let Some(vcpu) = self.contend(cpu, now, keep) {
             let contended = waiting() && self.policy() == Policy::Share || keep.is_some();
-            return Some(Pick { vcpu, contended });
+            return Some(Pick { vcpu, contended, spared_until: NEVER });
         }
         self.publish_running(cpu, None, now, false, NEVER);
         // Who queued a vCPU before it could see that this CPU is idle looked for no idle CPU.
         let vcpu = waiting().then(|| self.contend(cpu, now, None)).flatten()?;
-        Some(Pick { vcpu, contended: self.policy() == Policy::Share && waiting() })
+        let contended = self.policy() == Policy::Share && waiting();
+        Some(Pick { vcpu, contended, spared_until: NEVER })
+    }
+
+    /// Whether the running vCPU keeps this CPU because its least run is not over, and did not ask to let others go first. Answers
+    /// the end of that where others are due, [`NEVER`] where they are not.
+    fn spare(&self, cpu: CpuId, now: Nanos, sched: &VcpuSched) -> Option<u64> {
+        let queue = self.queue(cpu);
+        let end = self.least_run_end(queue, now).filter(|_| !sched.yielded.load(Ordering::Relaxed))?;
+        let (kept, first) = (sched.vruntime(), queue.head.load(Ordering::SeqCst));
+        let due = first < kept || self.any_head_below(cpu, kept.saturating_sub(MARGIN));
+        Some(if due { end } else { NEVER })
     }
 
     /// Tells the other CPUs what this one runs from now on.

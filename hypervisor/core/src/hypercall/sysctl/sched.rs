@@ -5,6 +5,7 @@ use crate::cpumask::MAX_CPUS;
 use crate::hypercall::bitmap;
 use crate::hypercall::domctl::scheduler_id;
 use crate::platform::Platform;
+use crate::sched::Policy;
 use xen_abi::errno::Errno;
 use xen_abi::sysctl::*;
 
@@ -14,7 +15,8 @@ pub(super) fn id<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Errno>
     request.answer(&XenSysctlSchedId { sched_id })
 }
 
-/// `XEN_SYSCTL_scheduler_op`: there is no minimum time slice to set.
+/// `XEN_SYSCTL_scheduler_op`: the least time that a vCPU keeps its CPU. The null scheduler has no parameter, and answers what
+/// it was given.
 pub(super) fn parameters<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Errno> {
     let mut payload = request.payload::<XenSysctlSchedulerOp>()?;
     match payload.cmd {
@@ -27,11 +29,14 @@ pub(super) fn parameters<P: Platform>(request: &mut Request<'_, P>) -> Result<()
     if payload.sched_id != scheduler_id(request.cx.hv) {
         return Err(Errno::EINVAL);
     }
-    let ratelimit = u32::from_le_bytes([payload.u[0], payload.u[1], payload.u[2], payload.u[3]]);
-    if payload.cmd == XEN_SYSCTL_SCHEDOP_PUTINFO {
-        return if ratelimit == 0 { request.answer(&payload) } else { Err(Errno::EINVAL) };
+    let sched = &request.cx.hv.sched;
+    if sched.policy() == Policy::Share {
+        let [a, b, c, d, ..] = payload.u;
+        if payload.cmd == XEN_SYSCTL_SCHEDOP_PUTINFO {
+            sched.set_least_run_us(u32::from_le_bytes([a, b, c, d]))?;
+        }
+        payload.u[..4].copy_from_slice(&sched.least_run_us().to_le_bytes());
     }
-    payload.u[..4].copy_from_slice(&0u32.to_le_bytes());
     request.answer(&payload)
 }
 

@@ -331,3 +331,37 @@ fn machine() {
     assert_eq!(sysctl(&caller, XEN_SYSCTL_CPUTOPOINFO, &topology).1.num_cpus, 1);
     assert_eq!(sysctl(&caller, XEN_SYSCTL_CPUTOPOINFO, &XenSysctlCputopoinfo::default()).1.num_cpus, 2);
 }
+
+/// The least run of the pool's scheduler is told and set, in Xen's bounds; the null scheduler has none, and refuses none.
+#[test]
+fn least_run() {
+    let (mut caller, _) = pair();
+    let whole = |sched_id, cmd, least: u32| {
+        let mut op = XenSysctlSchedulerOp { sched_id, cmd, u: [0xff; 16], ..Default::default() };
+        op.u[..4].copy_from_slice(&least.to_le_bytes());
+        op
+    };
+    let told = |op: &XenSysctlSchedulerOp| {
+        assert_eq!(op.u[4..], [0xff; 12]);
+        u32::from_le_bytes([op.u[0], op.u[1], op.u[2], op.u[3]])
+    };
+    let ask = |caller: &Caller, sched_id, cmd, least| {
+        let (result, op) = sysctl(caller, XEN_SYSCTL_SCHEDULER_OP, &whole(sched_id, cmd, least));
+        (result, told(&op))
+    };
+    let (get, put) = (XEN_SYSCTL_SCHEDOP_GETINFO, XEN_SYSCTL_SCHEDOP_PUTINFO);
+    assert_eq!(ask(&caller, XEN_SCHEDULER_CREDIT2, get, 7), (Ok(0), 1000));
+    let mut current = 1000;
+    for least in [99, 100, 500_001, 500_000, u32::MAX, 0, 1, 2000] {
+        let fits = least == 0 || (100..=500_000).contains(&least);
+        let result = if fits { Ok(0) } else { Err(Errno::EINVAL) };
+        assert_eq!(ask(&caller, XEN_SCHEDULER_CREDIT2, put, least), (result, least));
+        current = if fits { least } else { current };
+        assert_eq!(ask(&caller, XEN_SCHEDULER_CREDIT2, get, 7), (Ok(0), current));
+    }
+    assert_eq!(ask(&caller, XEN_SCHEDULER_NULL, put, 100), (Err(Errno::EINVAL), 100));
+    caller.hv.sched = crate::sched::Scheduler::with_policy(1, crate::sched::Policy::Null);
+    for cmd in [get, put] {
+        assert_eq!(ask(&caller, XEN_SCHEDULER_NULL, cmd, 7), (Ok(0), 7));
+    }
+}

@@ -1,5 +1,6 @@
 //! Host tests of the scheduler: a machine of several CPUs in simulated time.
 
+mod naps;
 mod orders;
 mod policy;
 mod random;
