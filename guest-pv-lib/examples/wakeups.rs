@@ -1,8 +1,8 @@
 //! How long a virtual CPU that wakes up waits for a processor that another one computes on without end, and what it leaves to
 //! that one: where a scheduler stands between stalling those that communicate and starving those that compute.
 //!
-//! CPU 1 computes. CPU 0 sleeps until a time, again and again, and computes for a part of a period in between; then it and CPU 2
-//! wake each other without a pause. Prints a line for each pattern: `wakeups NAME: A B C D, computing E`, where A to D are
+//! CPU 1 computes. CPU 0 sleeps until a time, again and again, and computes for a part of a period in between; then it sleeps
+//! for a few microseconds, again and again; then it and CPU 2 wake each other without a pause. Prints a line for each pattern: `wakeups NAME: A B C D, computing E`, where A to D are
 //! nanoseconds from the wake-up (for the last pattern: of the way there and back) that half of all rounds, 90 and 99 of a hundred, and all
 //! stay within, and E is what CPU 1 ran, in thousandths of the time. `wakeups done` is the last line.
 #![cfg_attr(target_os = "none", no_std)]
@@ -27,6 +27,8 @@ const EXCHANGES: usize = 400;
 const PERIOD: u64 = 5_000_000;
 /// What CPU 0 computes of it.
 const PATTERNS: [(&str, u64); 3] = [("light", 200_000), ("half", 2_000_000), ("greedy", 4_000_000)];
+/// How long CPU 0 sleeps where it does nothing else, in nanoseconds.
+const NAPS: [(&str, u64); 2] = [("nap1", 1_000), ("nap4", 4_000)];
 /// Two readings of the counter that are further apart had somebody else between them, in ticks.
 const GAP: u64 = 3000;
 
@@ -101,6 +103,13 @@ fn period(part: u64) -> u64 {
     late
 }
 
+/// Sleeps for so long; answers how late it woke.
+fn nap(length: u64) -> u64 {
+    let deadline = time::now() + length;
+    let _ = sched::poll(&[port(0)], Some(deadline));
+    time::now().saturating_sub(deadline)
+}
+
 fn exchange() -> u64 {
     let begin = time::now();
     let _ = events::notify(port(1));
@@ -134,6 +143,9 @@ fn kernel(boot: BootContext) -> ! {
     }
     for (name, part) in PATTERNS {
         report::<ROUNDS>(name, || period(part));
+    }
+    for (name, length) in NAPS {
+        report::<ROUNDS>(name, || nap(length));
     }
     report::<EXCHANGES>("exchange", exchange);
     println!("wakeups done");

@@ -1,7 +1,7 @@
 //! `cargo xtask bench wakeups`: how long a vCPU that wakes up waits where another one computes without end, and what is left to
 //! that one.
 //!
-//! The guest `wakeups` measures four patterns of waking on one processor and prints how long half of the rounds, 90 and 99 of a
+//! The guest `wakeups` measures six patterns of waking on one processor and prints how long half of the rounds, 90 and 99 of a
 //! hundred, and all of them waited at most; here they become a table. A scheduler that serves each wake-up at once starves who
 //! computes, one that serves all in turn stalls who wakes: the goals keep ours from both.
 
@@ -22,10 +22,12 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 /// A pattern: key in the guest's output, name for people, and what is asked of ours: 99 of a hundred waits at most so long, in
 /// nanoseconds, and at least so many thousandths for who computes.
-const PATTERNS: [(&str, &str, u64, u64); 4] = [
+const PATTERNS: [(&str, &str, u64, u64); 6] = [
     ("light", "woken every 5 ms, asks for 4 %", 20_000, 940),
     ("half", "woken every 5 ms, asks for 40 %", 20_000, 580),
     ("greedy", "woken every 5 ms, asks for 80 %", 11_000_000, 480),
+    ("nap1", "sleeps for 1 us, again and again", 1_050_000, 950),
+    ("nap4", "sleeps for 4 us, again and again", 1_050_000, 950),
     ("exchange", "two that wake each other", 50_000, 320),
 ];
 
