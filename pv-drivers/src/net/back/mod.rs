@@ -89,9 +89,9 @@ pub struct Vif<T: Transport> {
     pub(super) address: Option<Mac>,
     /// What the front end takes.
     pub(super) accepts: Accepts,
-    /// Groups that it wants packets of, where it asked for such a filter.
+    /// Whether it wants only packets of groups that it joined.
     filter: bool,
-    groups: BTreeSet<Mac>,
+    pub(super) groups: Groups,
     /// Why nothing is moved any more.
     pub(super) broken: Option<Broken>,
     /// Whether the bridge has told of it.
@@ -120,7 +120,7 @@ impl<T: Transport> Vif<T> {
             address: None,
             accepts,
             filter: false,
-            groups: BTreeSet::new(),
+            groups: Groups::default(),
             broken: None,
             is_known_broken: false,
             sent: Counters::default(),
@@ -163,22 +163,30 @@ impl<T: Transport> Vif<T> {
         self.queues.iter().fold(false, |came, queue| came | queue.take_event())
     }
 
-    /// The front end joins or leaves a group; false: it is in too many.
-    pub(super) fn set_group(&mut self, group: Mac, join: bool) -> bool {
-        if !join {
-            self.groups.remove(&group);
-            return true;
-        }
-        let room = self.groups.len() < MAX_GROUPS || self.groups.contains(&group);
+    /// Whether a packet to `to` is for this front end.
+    pub(super) fn wants(&self, to: Mac) -> bool {
+        !self.filter || !to.is_group() || to == Mac::BROADCAST || self.groups.0.contains(&to)
+    }
+}
+
+/// The multicast groups that a front end joined: at most [`MAX_GROUPS`].
+#[derive(Debug, Default)]
+pub(super) struct Groups(BTreeSet<Mac>);
+
+impl Groups {
+    /// False: the address is no group's, or the front end is in too many groups.
+    pub fn join(&mut self, group: Mac) -> bool {
+        let room = self.0.len() < MAX_GROUPS || self.0.contains(&group);
         if room && group.is_group() {
-            self.groups.insert(group);
+            self.0.insert(group);
         }
         room && group.is_group()
     }
 
-    /// Whether a packet to `to` is for this front end.
-    pub(super) fn wants(&self, to: Mac) -> bool {
-        !self.filter || !to.is_group() || to == Mac::BROADCAST || self.groups.contains(&to)
+    /// False: the address is no group's.
+    pub fn leave(&mut self, group: Mac) -> bool {
+        self.0.remove(&group);
+        group.is_group()
     }
 }
 

@@ -53,16 +53,19 @@ impl<T: Transport> Tx<T> {
     /// Takes packets off the ring until `budget` of them wait, and at most `headers` new ones, which it counts down.
     /// What is no packet to forward is given to `order`, which says whether it is good, and answered. True: something
     /// was taken.
+    ///
+    /// No chain begins after as many slots as the ring has: a front end that adds chains while this runs, of packets or not,
+    /// has them taken in the next round.
     pub fn take(
         &mut self,
         budget: usize,
         headers: &mut usize,
         mut order: impl FnMut(Order) -> bool,
     ) -> Result<bool, Broken> {
-        let mut taken = false;
-        while self.waiting.len() < budget && *headers > 0 {
+        let (mut slots, most) = (0, self.ring.slots());
+        while self.waiting.len() < budget && *headers > 0 && slots < most {
             let Some(chain) = chain::take(&mut self.ring, &mut self.fragments)? else { break };
-            taken = true;
+            slots += u32::from(chain.fragments) + u32::from(chain.extras);
             if chain.order == Order::Send {
                 self.waiting.push_back(Head { chain, bytes: [0; HEADER], pieces: (0, 0), good: false });
                 self.unseen += 1;
@@ -74,7 +77,7 @@ impl<T: Transport> Tx<T> {
                 self.answer(ids, chain.extras, status(good))?;
             }
         }
-        Ok(taken)
+        Ok(slots > 0)
     }
 
     /// Adds the pieces that copy the headers of new packets into own memory, each to a place that `place` gives.

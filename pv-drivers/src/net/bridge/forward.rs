@@ -253,25 +253,20 @@ const GOOD: Offload = Offload { checksum: Checksum::Good, gso: None };
 /// Takes packets off a front end's rings, as long as there is room for their headers.
 fn take<T: Transport>(vif: &mut Vif<T>, headers: &mut usize) -> bool {
     let mut moved = false;
-    for number in 0..vif.queues.len() {
-        let mut groups = Vec::new();
-        let taken = vif.queues[number].tx.take(BUDGET, headers, |order| match order {
-            Order::Join(group) | Order::Leave(group) => {
-                groups.push((group, matches!(order, Order::Join(_))));
-                group.is_group()
-            }
+    let Vif { queues, groups, sent, broken, .. } = vif;
+    for queue in queues {
+        let taken = queue.tx.take(BUDGET, headers, |order| match order {
+            Order::Join(group) => groups.join(group),
+            Order::Leave(group) => groups.leave(group),
             Order::Send | Order::Refuse => {
-                vif.sent.errors += 1;
+                sent.errors += 1;
                 false
             }
         });
-        for (group, join) in groups {
-            vif.set_group(group, join);
-        }
         match taken {
             Ok(taken) => moved |= taken,
-            Err(broken) => {
-                vif.broken = Some(broken);
+            Err(why) => {
+                *broken = Some(why);
                 return moved;
             }
         }

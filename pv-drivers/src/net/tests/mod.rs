@@ -2,6 +2,7 @@
 
 extern crate std;
 
+mod budgets;
 mod connecting;
 pub(super) mod frames;
 mod hostile;
