@@ -122,7 +122,7 @@ impl<T: Transport> Default for Keyboard<T> {
 }
 
 impl<T: Transport> Keyboard<T> {
-    /// What was done next.
+    /// What was done next; none where there is nothing, or after a page's worth of events that are not known here.
     ///
     /// # Errors
     ///
@@ -130,7 +130,8 @@ impl<T: Transport> Keyboard<T> {
     pub fn take(&mut self) -> Result<Option<Input>, Corrupt> {
         let Some(Connection { events, port }) = &mut self.connection else { return Ok(None) };
         let _ = port.take();
-        while let Some(slot) = events.pop()? {
+        for _ in 0..InPage::SLOTS {
+            let Some(slot) = events.pop()? else { break };
             if let Some(input) = Input::from_slot(&slot) {
                 return Ok(Some(input));
             }

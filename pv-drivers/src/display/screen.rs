@@ -116,6 +116,7 @@ impl<T: Transport> Screen<T> {
         let Some(shared) = &mut self.shared else { return Ok(false) };
         let _ = (shared.port.take(), shared.events_port.take());
         let corrupt = Error::Peer("the back end's ring indices are impossible");
+        // At most as many as there are requests: none is made here.
         while let Some(response) = shared.ring.pop().map_err(|_| corrupt)? {
             if response.status != 0 {
                 self.failed = Some("the back end refused a request");
@@ -124,8 +125,12 @@ impl<T: Transport> Screen<T> {
                 self.under_way = 0;
             }
         }
-        // That a picture is seen changes nothing here.
-        while shared.events.pop().map_err(|_| corrupt)?.is_some() {}
+        // That a picture is seen changes nothing here. A back end that goes on telling takes a page's worth of a call.
+        for _ in 0..EventPage::SLOTS {
+            if shared.events.pop().map_err(|_| corrupt)?.is_none() {
+                break;
+            }
+        }
         match self.failed {
             Some(why) => Err(Error::Peer(why)),
             None => Ok(self.under_way == 0),

@@ -171,6 +171,50 @@ fn events_that_cannot_be_are_found_out_and_unknown_ones_ignored() {
     assert!(pair.front.driver_mut().take().is_err());
 }
 
+/// Writes events of no known type until `stop`, or until so many were taken that a call took more than its share.
+fn events_without_end(
+    page: &[core::sync::atomic::AtomicU32],
+    stop: &core::sync::atomic::AtomicBool,
+    slots: u32,
+) {
+    (256..1024).for_each(|word| page[word].store(0x77, Relaxed));
+    while !stop.load(Relaxed) && page[0].load(Relaxed) < 1 << 20 {
+        page[1].store(page[0].load(Relaxed).wrapping_add(slots), Relaxed);
+    }
+}
+
+#[test]
+fn a_front_end_takes_a_pages_worth_of_a_call_while_events_go_on() {
+    let stop = core::sync::atomic::AtomicBool::new(false);
+    let mut pair = Pair::new("vkbd", "", Keyboard::default(), Source::new((800, 600)));
+    pair.run();
+    let reference = pair.buses[1].value("/local/domain/1/device/vkbd/0/page-gref").unwrap();
+    let keys =
+        pair.machine.domain(2).map(1, &[crate::transport::GrantRef(reference)], Access::ReadWrite).unwrap();
+    let (mut shown, _) = screen("64x64");
+    let reference = shown.buses[1].value("/local/domain/1/device/vdispl/0/0/evt-ring-ref").unwrap();
+    let flips =
+        shown.machine.domain(2).map(1, &[crate::transport::GrantRef(reference)], Access::ReadWrite).unwrap();
+    let most_of = |page: &[core::sync::atomic::AtomicU32], mut call: Box<dyn FnMut() + '_>| {
+        let mut most = 0;
+        while page[0].load(Relaxed) < 20_000 {
+            let before = page[0].load(Relaxed);
+            call();
+            most = most.max(page[0].load(Relaxed) - before);
+            std::thread::yield_now();
+        }
+        most
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| events_without_end(&keys, &stop, 51));
+        scope.spawn(|| events_without_end(&flips, &stop, 63));
+        let keys = most_of(&keys, Box::new(|| assert_eq!(pair.front.driver_mut().take(), Ok(None))));
+        let flips = most_of(&flips, Box::new(|| assert!(shown.front.driver_mut().poll().is_ok())));
+        stop.store(true, Relaxed);
+        assert_eq!((keys, flips), (51, 63));
+    });
+}
+
 /// Numbers that are often nearly right.
 fn field() -> impl Strategy<Value = u32> {
     prop_oneof![0..4u32, 8..14u32, Just(32), Just(super::FORMAT), Just(4096), any::<u32>()]

@@ -117,9 +117,11 @@ impl<T: Transport> Queue<T> {
     }
 }
 
-/// The next packet whose checksum is right, in one piece: in its page or in `whole`.
+/// The next packet whose checksum is right, in one piece: in its page or in `whole`. None also after a
+/// ring's worth of answers.
 fn next_good<T: Transport>(rx: &mut Rx<T>, whole: &mut Vec<u8>) -> Result<Option<Received<T>>, Broken> {
-    while let Some(received) = rx.receive()? {
+    let mut left = rx.ring.slots();
+    while let Some(received) = rx.receive_counted(&mut left)? {
         let bytes = match received.bytes() {
             Some(bytes) => bytes,
             None => {

@@ -87,6 +87,8 @@ pub struct Rx<T: Transport> {
     lost: usize,
     /// The number of the next request.
     next: u16,
+    /// Answers that were taken, modulo 2^32.
+    answers: u32,
     counters: Counters,
 }
 
@@ -102,7 +104,8 @@ impl<T: Transport> Rx<T> {
         let spare = (0..slots).map(|_| transport.buffer(1)).collect::<Result<_, _>>()?;
         let lent = VecDeque::with_capacity(slots);
         let counters = Counters::default();
-        let mut rx = Self { transport, peer, port, ring, lent, spare, lost: 0, next: 0, counters };
+        let mut rx =
+            Self { transport, peer, port, ring, lent, spare, lost: 0, next: 0, answers: 0, counters };
         rx.refill();
         Ok(rx)
     }
@@ -139,14 +142,25 @@ impl<T: Transport> Rx<T> {
         self.lent.push_back((id, page));
     }
 
-    /// The next packet.
+    /// The next packet; none where there is none, or after a ring's worth of answers with errors: the pages that come back are
+    /// offered again at once, so that a back end can answer all the time. [`sleep`](Self::sleep) tells the two apart.
     ///
     /// # Errors
     ///
     /// [`Broken`]: the back end's answers make no sense.
     pub fn receive(&mut self) -> Result<Option<Received<T>>, Broken> {
-        while let Some(first) = self.ring.pop()? {
-            if let Some(received) = self.assemble(first)? {
+        let mut left = self.ring.slots();
+        self.receive_counted(&mut left)
+    }
+
+    /// The same after at most `left` answers, which it counts down, and those of the packet that it is at.
+    pub(super) fn receive_counted(&mut self, left: &mut u32) -> Result<Option<Received<T>>, Broken> {
+        while *left > 0 {
+            let Some(first) = self.ring.pop()? else { break };
+            let before = self.answers;
+            let received = self.assemble(first)?;
+            *left = left.saturating_sub(self.answers.wrapping_sub(before));
+            if let Some(received) = received {
                 self.counters.passed(received.len());
                 return Ok(Some(received));
             }
@@ -206,6 +220,7 @@ impl<T: Transport> Rx<T> {
     /// Takes the oldest page back, which is that of the slot at hand. None where the back end still has it.
     fn take_back(&mut self, id: Option<u16>) -> Result<Option<T::Buffer>, Broken> {
         let (posted, page) = self.lent.pop_front().ok_or(Broken::Id)?;
+        self.answers = self.answers.wrapping_add(1);
         if id.is_some_and(|id| id != posted) {
             return Err(Broken::Id);
         }
