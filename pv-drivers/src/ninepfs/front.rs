@@ -24,6 +24,8 @@ const ORDER: u32 = 4;
 const LARGEST: u32 = 64 << 10;
 /// Names in a directory that are listed: a back end must not be able to fill this domain's memory.
 const MOST_NAMES: usize = 1 << 16;
+/// Bytes of all their names together. The protocol allows 65,535 bytes for each.
+pub const MOST_NAMED: usize = 4 << 20;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Requests without an answer, before no more are made until one of them is answered.
@@ -308,13 +310,14 @@ impl<T: Transport> Files<T> {
     ///
     /// # Errors
     ///
-    /// [`Failed`]: [`Code::EFBIG`] for a directory of more than 65,536.
+    /// [`Failed`]: [`Code::EFBIG`] for a directory of more than 65,536 names, or of more than [`MOST_NAMED`] bytes of names.
     pub fn list(&mut self, path: &str) -> Result<Vec<String>, Failed> {
         self.at(&names(path), |files| {
             files.open(0)?;
             let (mut listed, mut offset, mut entries_left) = (Vec::new(), 0, MOST_NAMES + 2);
+            let (mut bytes_left, mut piece) = (MOST_NAMED, Vec::new());
             loop {
-                let mut piece = Vec::new();
+                piece.clear();
                 if files.piece(kind::TREADDIR, offset, &mut piece)? == 0 {
                     return Ok(listed);
                 }
@@ -325,11 +328,13 @@ impl<T: Transport> Files<T> {
                     // A server that goes back would have us list for ever.
                     offset = if next > offset { next } else { return Err(Broken::Size.into()) };
                     entries.u8()?;
-                    let name = String::from_utf8_lossy(entries.string()?).into_owned();
+                    let name = String::from_utf8_lossy(entries.string()?);
+                    let too_large = Failed::Refused(Code::EFBIG);
+                    bytes_left = bytes_left.checked_sub(name.len()).ok_or(too_large)?;
+                    entries_left = entries_left.checked_sub(1).ok_or(too_large)?;
                     if name != "." && name != ".." {
-                        listed.push(name);
+                        listed.push(name.into_owned());
                     }
-                    entries_left = entries_left.checked_sub(1).ok_or(Failed::Refused(Code::EFBIG))?;
                 }
             }
         })

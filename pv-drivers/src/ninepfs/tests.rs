@@ -14,7 +14,7 @@ use spin::Mutex;
 
 use super::back::{self, Server};
 use super::contents::Contents;
-use super::front::{Failed, Files};
+use super::front::{Failed, Files, MOST_NAMED};
 use super::message::{Code, HEADER, Reader, Writer, kind};
 use super::server::{Session, SharedTree};
 use super::tree::{DIRECTORY_COST, Kind, NAME_COST, NODE_COST, ROOT, Tree};
@@ -265,6 +265,25 @@ fn a_name_costs_what_it_takes() {
 }
 
 /// A back end whose answers come too late: it holds every answer back until it is told to go on.
+#[test]
+fn a_directory_of_long_names_does_not_fill_the_memory_of_the_one_that_lists_it() {
+    let shared = tree(64 << 20);
+    for (directory, count) in [("many", 17_000), ("some", 16_000)] {
+        let mut tree = shared.lock();
+        let directory =
+            tree.create(ROOT, directory.as_bytes(), Kind::Directory(BTreeMap::new()), 0o755, 0).unwrap();
+        for number in 0..count {
+            let name = format!("{number:0255}");
+            tree.create(directory, name.as_bytes(), Kind::Link(Vec::new()), 0o644, 0).unwrap();
+        }
+    }
+    with_files(&shared, |files| {
+        assert!(17_000 * 255 > MOST_NAMED);
+        assert_eq!(files.list("many"), Err(Failed::Refused(Code::EFBIG)));
+        assert_eq!(files.list("some").map(|names| names.len()), Ok(16_000));
+    });
+}
+
 #[test]
 fn a_late_answer_is_not_taken_for_another_one() {
     use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
