@@ -161,8 +161,9 @@ impl<T: Transport> Sources<T> {
     ///
     /// What xenstore says.
     pub fn interface(&self, path: &str) -> Result<Box<dyn Device>, String> {
-        let driver = Net::new(Arc::clone(&self.bridge));
-        Ok(Box::new(Interface(xenbus::Device::new(self.end(path)?, driver))))
+        let end = self.end(path)?;
+        let driver = Net::new(Arc::clone(&self.bridge), &end);
+        Ok(Box::new(Interface(xenbus::Device::new(end, driver))))
     }
 
     /// Forgets what was written under `key`.

@@ -74,7 +74,11 @@ impl Served {
     fn new(machine: &Machine, bus: Bus<HostTransport>, path: &str) -> Option<Self> {
         let bridge = Arc::new(Mutex::new(Bridge::new(bus.transport().clone()).ok()?));
         let (at_front, at_back) = machine.plug("vif", 0, GUEST, HONEST);
-        let back = |path| Some(Device::new(End::back(&bus, path).ok()?, back::Net::new(bridge.clone())));
+        let back = |path| {
+            let end = End::back(&bus, path).ok()?;
+            let driver = back::Net::new(bridge.clone(), &end);
+            Some(Device::new(end, driver))
+        };
         let backs = vec![back(path)?, back(&at_back)?];
         let guest_bus = Bus::new(machine.domain(GUEST));
         let guest = Device::new(End::front(&guest_bus, &at_front).ok()?, front::Net::new(1));

@@ -197,11 +197,10 @@ fn a_front_end_takes_a_pages_worth_of_a_call_while_events_go_on() {
         shown.machine.domain(2).map(1, &[crate::transport::GrantRef(reference)], Access::ReadWrite).unwrap();
     let most_of = |page: &[core::sync::atomic::AtomicU32], mut call: Box<dyn FnMut() + '_>| {
         let mut most = 0;
-        while page[0].load(Relaxed) < 20_000 {
+        while page[0].load(Relaxed) < 200_000 {
             let before = page[0].load(Relaxed);
             call();
             most = most.max(page[0].load(Relaxed) - before);
-            std::thread::yield_now();
         }
         most
     };

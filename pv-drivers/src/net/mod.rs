@@ -60,6 +60,10 @@ pub const MAX_FRAGMENTS: usize = xen_abi::io::netif::XEN_NETIF_NR_SLOTS_MIN;
 /// Bytes of an Ethernet header.
 pub const ETHERNET_HEADER: usize = 14;
 
+/// The longest frame that is put on a wire, or given to a local stack: 1,500 bytes behind the header, and the four of a VLAN's
+/// tag.
+pub const WIRE_FRAME: usize = ETHERNET_HEADER + 1500 + 4;
+
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);

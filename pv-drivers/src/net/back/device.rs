@@ -8,7 +8,7 @@ use spin::Mutex;
 use xen_abi::io::netif::keys;
 
 use super::super::Broken;
-use super::super::bridge::{Bridge, PortId};
+use super::super::bridge::{Bridge, Claim, PortId};
 use super::super::features::Accepts;
 use super::{Rings, Vif};
 use crate::transport::{Access, GrantRef, Transport};
@@ -24,14 +24,32 @@ pub type SharedBridge<T> = Arc<Mutex<Bridge<T>>>;
 #[derive(Debug)]
 pub struct Net<T: Transport> {
     bridge: SharedBridge<T>,
+    /// The device's address, from its creation until it is dropped: no other port takes it over while the device is not connected.
+    address: Option<Claim>,
     port: Option<PortId>,
 }
 
 impl<T: Transport> Net<T> {
-    /// A device that becomes a port of `bridge` when it is connected.
+    /// The device of `end`, which becomes a port of `bridge` when it is connected. The address that the end's own directory
+    /// names is the device's from now on.
     #[must_use]
-    pub const fn new(bridge: SharedBridge<T>) -> Self {
-        Self { bridge, port: None }
+    pub fn new(bridge: SharedBridge<T>, end: &End<T>) -> Self {
+        let mut net = Self { bridge, address: None, port: None };
+        net.claim(end);
+        net
+    }
+
+    /// Claims the address that the own directory names, which the toolstack wrote and the front end cannot change.
+    fn claim(&mut self, end: &End<T>) {
+        let wanted = end.own(keys::MAC);
+        if self.address.as_ref().map(Claim::address) == wanted {
+            return;
+        }
+        let mut bridge = self.bridge.lock();
+        if let Some(old) = self.address.take() {
+            bridge.release(old);
+        }
+        self.address = wanted.and_then(|address| bridge.claim(address));
     }
 
     /// Its port at the bridge.
@@ -59,7 +77,8 @@ pub fn check<T: Transport>(device: &mut xenbus::Device<T, Net<T>>) -> bool {
 impl<T: Transport> Driver<T> for Net<T> {
     const ROLE: Role = Role::Back;
 
-    fn publish(&mut self, _end: &End<T>) -> Result<Nodes, Error> {
+    fn publish(&mut self, end: &End<T>) -> Result<Nodes, Error> {
+        self.claim(end);
         let mut nodes = Nodes::new();
         Accepts::ALL.publish(&mut nodes);
         nodes.set(keys::FEATURE_RX_COPY, 1);
@@ -80,9 +99,9 @@ impl<T: Transport> Driver<T> for Net<T> {
         let queues: Vec<_> = (0..count).map(|number| rings(end, number, count)).collect::<Result<_, _>>()?;
         let mut vif = Vif::new(end.peer(), queues, Accepts::of_peer(end))?;
         vif.set_filter(end.peer_has(keys::REQUEST_MULTICAST_CONTROL));
-        // Of the own directory, which the toolstack wrote and the front end cannot change.
-        vif.set_address(end.own(keys::MAC));
         self.leave();
+        self.claim(end);
+        vif.set_address(self.address.as_ref());
         self.port = Some(self.bridge.lock().add_vif(vif));
         Ok(Nodes::new())
     }
@@ -103,6 +122,9 @@ impl<T: Transport> Net<T> {
 impl<T: Transport> Drop for Net<T> {
     fn drop(&mut self) {
         self.leave();
+        if let Some(address) = self.address.take() {
+            self.bridge.lock().release(address);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! moves the data. It keeps no packet: one that nobody has room for stays where it is, in its sender's pages.
 
 mod device;
+mod late;
 mod rx;
 mod tx;
 
@@ -16,10 +17,12 @@ pub use device::{Net, SharedBridge, check};
 pub(super) use rx::{Room, Rx};
 pub(super) use tx::{HEADER, Head, Tx, status};
 
+use super::bridge::Claim;
 use super::features::Accepts;
 use super::{Broken, Counters, Mac};
 use crate::ring::Back;
 use crate::transport::{DomId, Port, Transport};
+use late::Late;
 
 /// Groups that a front end may join.
 const MAX_GROUPS: usize = 64;
@@ -89,6 +92,8 @@ pub struct Vif<T: Transport> {
     pub(super) address: Option<Mac>,
     /// What the front end takes.
     pub(super) accepts: Accepts,
+    /// Frames that were completed for the front end, to be sent with the next round.
+    pub(super) late: Late,
     /// Whether it wants only packets of groups that it joined.
     filter: bool,
     pub(super) groups: Groups,
@@ -119,6 +124,7 @@ impl<T: Transport> Vif<T> {
             queues,
             address: None,
             accepts,
+            late: Late::default(),
             filter: false,
             groups: Groups::default(),
             broken: None,
@@ -128,9 +134,10 @@ impl<T: Transport> Vif<T> {
         })
     }
 
-    /// The device's configured address: the bridge gives no other port packets to it, and takes none from it there.
-    pub fn set_address(&mut self, address: Option<Mac>) {
-        self.address = address;
+    /// The device's configured address, which it has [claimed](super::bridge::Bridge::claim): the bridge gives no other port
+    /// packets to it, and takes none from it there.
+    pub fn set_address(&mut self, address: Option<&Claim>) {
+        self.address = address.map(Claim::address);
     }
 
     /// Whether only packets of groups that the front end joined are passed on to it.
@@ -155,6 +162,12 @@ impl<T: Transport> Vif<T> {
     #[must_use]
     pub const fn received(&self) -> &Counters {
         &self.received
+    }
+
+    /// Bytes of frames that were completed for the front end and wait for its pages.
+    #[must_use]
+    pub const fn waiting_bytes(&self) -> usize {
+        self.late.bytes()
     }
 
     /// Takes the events of all queues; true: one came.

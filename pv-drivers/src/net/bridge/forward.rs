@@ -11,7 +11,6 @@
 //! A piece that fails fails its packet for both: the sender is told, and the receiver's pages are answered with an
 //! error. Nobody else notices.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::time::Duration;
@@ -19,20 +18,16 @@ use core::time::Duration;
 use super::super::back::{Room, Vif, status};
 use super::super::chain::{Fragment, Order};
 use super::super::segment::Segments;
-use super::super::{Broken, Checksum, ETHERNET_HEADER, Offload, checksum};
+use super::super::{Broken, Checksum, ETHERNET_HEADER, MAX_PACKET, Offload, WIRE_FRAME, checksum};
 use super::route::{Router, Way, reserve};
 use super::staging::{HEADERS, Place, header_places};
 use super::{Bridge, Port, Progress, vif_at};
-use crate::transport::{Copy, Transport, words};
+use crate::transport::{Copy, Error, Transport, words};
 
 /// Packets that one queue has in a round.
 const BUDGET: usize = 32;
 /// Frames that a wire has in a round.
 const WIRE_BUDGET: usize = 64;
-/// Completed frames that wait for their receivers, before no more are made.
-pub const MAX_LATE: usize = 256;
-/// How many wait at most: those of the packets that a round completes, in pieces of ordinary size, beside them.
-const MOST_LATE: usize = 4 * MAX_LATE;
 
 /// What a round works on. Kept between rounds so that its lists need no new memory.
 #[derive(Debug, Default)]
@@ -49,6 +44,17 @@ pub struct Round {
     /// A frame that is being completed, and a piece of it.
     frame: Vec<u8>,
     piece: Vec<u8>,
+}
+
+impl Round {
+    /// With room for the largest frame that is completed.
+    pub fn new() -> Result<Self, Error> {
+        let mut round = Self::default();
+        for buffer in [&mut round.frame, &mut round.piece] {
+            buffer.try_reserve_exact(MAX_PACKET).map_err(|_| Error::NoMemory)?;
+        }
+        Ok(round)
+    }
 }
 
 /// A packet that was taken from its sender.
@@ -121,29 +127,35 @@ impl<T: Transport> Bridge<T> {
         (moved, until)
     }
 
-    /// Sets pages aside for frames that were completed before.
+    /// Sets pages aside for frames that were completed before, of each receiver as far as it has pages.
     fn gather_late(&mut self, now: Duration) -> (bool, Option<Duration>) {
-        let mut moved = false;
-        while let Some((to, frame)) = self.late.front() {
-            if !self.staging.has_room() {
-                return (true, None);
-            }
-            let to = *to;
-            match vif_at(&mut self.ports, to)
-                .map_or(Way::Drop, |vif| reserve(vif, frame, frame.len(), &GOOD, now))
-            {
-                Way::Wait(until) => return (moved, Some(until)),
-                Way::Direct(queue, room) => {
-                    if let Some(place) = self.staging.put(frame) {
-                        self.round.arrived.push(Arrived { from: to, place, to: Some((to, queue, room)) });
-                    }
+        let (mut moved, mut until) = (false, None::<Duration>);
+        let count = self.ports.len();
+        for number in (0..count).map(|step| self.turn.wrapping_add(step) % count) {
+            let Some(vif) = vif_at(&mut self.ports, number) else { continue };
+            while let Some(frame) = vif.late.pop() {
+                if !self.staging.has_room_for_late() {
+                    vif.late.put_back(frame);
+                    return (true, until);
                 }
-                Way::Staged(_) | Way::Drop => {}
+                match reserve(vif, &frame, frame.len(), &GOOD, now) {
+                    Way::Wait(at) => {
+                        vif.late.put_back(frame);
+                        until = Some(until.map_or(at, |other| other.min(at)));
+                        break;
+                    }
+                    Way::Direct(queue, room) => {
+                        if let Some(place) = self.staging.put(&frame) {
+                            let to = Some((number, queue, room));
+                            self.round.arrived.push(Arrived { from: number, place, to });
+                        }
+                    }
+                    Way::Staged(_) | Way::Drop => {}
+                }
+                moved = true;
             }
-            self.late.pop_front();
-            moved = true;
         }
-        (moved, None)
+        (moved, until)
     }
 
     fn gather_wire(&mut self, number: usize) -> bool {
@@ -198,7 +210,7 @@ impl<T: Transport> Bridge<T> {
             pieces: &mut pieces,
             now,
             until: None,
-            late: self.late.len(),
+            turn: self.turn,
         };
         router.arrived();
         let count = router.ports.len();
@@ -226,7 +238,7 @@ impl<T: Transport> Bridge<T> {
             frame.resize(staged.place.length, 0);
             words::load(&self.staging.memory, staged.place.offset, frame);
             if let Some(port) = self.ports.get_mut(staged.to).and_then(Option::as_mut) {
-                complete(port, staged.to, &staged.offload, frame, &mut round.piece, &mut self.late);
+                complete(port, &staged.offload, frame, &mut round.piece);
             }
         }
         round.fragments.clear();
@@ -236,6 +248,7 @@ impl<T: Transport> Bridge<T> {
         self.round = round;
         let mut broke = false;
         for vif in self.ports.iter_mut().flatten().filter_map(Port::vif_mut) {
+            vif.late.end_round();
             if vif.broken.is_none()
                 && let Err(broken) = publish(vif)
             {
@@ -310,25 +323,18 @@ fn publish<T: Transport>(vif: &mut Vif<T>) -> Result<(), Broken> {
 }
 
 /// Makes plain frames of a packet: for a wire at once, for a front end to be sent with the next round.
-fn complete<T: Transport>(
-    port: &mut Port<T>,
-    number: usize,
-    offload: &Offload,
-    frame: &mut [u8],
-    piece: &mut Vec<u8>,
-    late: &mut VecDeque<(usize, Vec<u8>)>,
-) {
+fn complete<T: Transport>(port: &mut Port<T>, offload: &Offload, frame: &mut [u8], piece: &mut Vec<u8>) {
     let Some(gso) = offload.gso else {
         if offload.is_blank() {
             checksum::fill(frame);
         }
-        send_plain(port, number, frame, late);
+        send_plain(port, frame);
         return;
     };
     match Segments::of(frame, gso) {
         Some(mut segments) => {
-            // Who has no room for a piece has none for those behind it.
-            while segments.next_into(piece) && send_plain(port, number, piece, late) {}
+            // A receiver without room for a piece has none for those behind it.
+            while segments.next_into(piece) && send_plain(port, piece) {}
         }
         // Not what its sender said it is.
         None => match port {
@@ -339,13 +345,9 @@ fn complete<T: Transport>(
 }
 
 /// Passes a complete frame on; whether it could be.
-fn send_plain<T: Transport>(
-    port: &mut Port<T>,
-    number: usize,
-    frame: &[u8],
-    late: &mut VecDeque<(usize, Vec<u8>)>,
-) -> bool {
+fn send_plain<T: Transport>(port: &mut Port<T>, frame: &[u8]) -> bool {
     match port {
+        Port::Wire { received, .. } if frame.len() > WIRE_FRAME => received.errors += 1,
         Port::Wire { wire, received, .. } => {
             if wire.transmit(frame) {
                 received.passed(frame.len());
@@ -354,10 +356,11 @@ fn send_plain<T: Transport>(
             received.dropped += 1;
         }
         Port::Vif(vif) if !vif.accepts.takes(&GOOD, frame.len(), 0) => vif.received.errors += 1,
-        Port::Vif(vif) if late.len() >= MOST_LATE => vif.received.dropped += 1,
-        Port::Vif(_) => {
-            late.push_back((number, frame.to_vec()));
-            return true;
+        Port::Vif(vif) => {
+            if vif.late.push(frame) {
+                return true;
+            }
+            vif.received.dropped += 1;
         }
     }
     false

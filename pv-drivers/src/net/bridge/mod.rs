@@ -5,19 +5,21 @@
 //!
 //! # Addresses
 //!
-//! The configured address of a domain's device is at that device's port for good. A packet that names it as its sender
-//! at any other port is dropped and counted, as is one from a domain that names a station behind a wire.
+//! The configured address of a domain's device is that device's from its creation to its end, connected or not
+//! ([`Bridge::claim`]). A packet that names it as its sender at any other port is dropped and counted, as is one from a
+//! domain that names a station behind a wire. A packet to it is dropped while the device is not connected.
 //!
 //! # Room and order
 //!
 //! Packets of one queue stay in order. The first one whose only receiver offers no room waits in its sender's pages, and
 //! those behind it wait too; a receiver that offers none for 20 ms loses packets until it does. What goes to
-//! everybody never waits.
+//! everybody never waits. What one domain sends is copied in a round as far as its share allows.
 //!
 //! # What a receiver cannot take
 //!
 //! A packet with a blank checksum or a large one goes to a receiver that did not agree to it by way of the
-//! driver domain's memory, where it is completed or cut up. A wire never sees anything but plain frames.
+//! driver domain's memory, where it is completed or cut up. What then waits for the receiver's pages is limited in bytes for
+//! each receiver. A wire never sees anything but plain frames of at most [`WIRE_FRAME`](super::WIRE_FRAME) bytes.
 
 mod forward;
 mod route;
@@ -25,15 +27,14 @@ mod staging;
 mod table;
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
 use self::staging::Staging;
 use self::table::Table;
-use super::Counters;
 use super::back::Vif;
+use super::{Counters, Mac};
 use crate::transport::{Error, Transport};
 
 /// Whatever takes and gives plain Ethernet frames with complete checksums.
@@ -53,6 +54,18 @@ pub trait Wire: Send {
 /// The number of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(usize);
+
+/// The right of one device to its configured address: [`Bridge::claim`] makes it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Claim(Mac);
+
+impl Claim {
+    /// The address.
+    #[must_use]
+    pub const fn address(&self) -> Mac {
+        self.0
+    }
+}
 
 /// What a port is.
 enum Port<T: Transport> {
@@ -84,8 +97,6 @@ pub struct Bridge<T: Transport> {
     ports: Vec<Option<Port<T>>>,
     table: Table,
     staging: Staging<T>,
-    /// Frames that were completed for a receiver, to be sent with the next round.
-    late: VecDeque<(usize, Vec<u8>)>,
     /// The port that is served first.
     turn: usize,
     round: forward::Round,
@@ -104,9 +115,8 @@ impl<T: Transport> Bridge<T> {
             ports: Vec::new(),
             table: Table::default(),
             staging,
-            late: VecDeque::new(),
             turn: 0,
-            round: forward::Round::default(),
+            round: forward::Round::new()?,
         })
     }
 
@@ -118,6 +128,17 @@ impl<T: Transport> Bridge<T> {
         }
         self.ports[number] = Some(port);
         PortId(number)
+    }
+
+    /// Keeps `address` for one device, until it is [released](Self::release). None: it is a group's, or another device has it.
+    #[must_use]
+    pub fn claim(&mut self, address: Mac) -> Option<Claim> {
+        self.table.claim(address).then_some(Claim(address))
+    }
+
+    /// The device is no more: its address is free.
+    pub fn release(&mut self, claim: Claim) {
+        self.table.release(claim.0);
     }
 
     /// Adds the back end of a domain's device.
@@ -135,13 +156,13 @@ impl<T: Transport> Bridge<T> {
         self.add(Port::Wire { wire, sent: Counters::default(), received: Counters::default() })
     }
 
-    /// Removes a port and forgets what was behind it. The back end is dropped, and with it what it had mapped.
+    /// Removes a port and forgets what was behind it, but not whose its configured address is. The back end is dropped, and with
+    /// it what it had mapped.
     pub fn remove(&mut self, port: PortId) {
         if let Some(place) = self.ports.get_mut(port.0) {
             *place = None;
         }
         self.table.forget_port(port.0);
-        self.late.retain(|(to, _)| *to != port.0);
     }
 
     /// All ports.
@@ -189,7 +210,7 @@ impl<T: Transport> Bridge<T> {
     /// again. True: there is work already.
     #[must_use = "true means: do not sleep"]
     pub fn sleep(&mut self) -> bool {
-        let mut work = !self.late.is_empty();
+        let mut work = false;
         for port in self.ports.iter_mut().flatten() {
             match port {
                 Port::Wire { wire, .. } => work |= wire.sleep(),
@@ -213,6 +234,7 @@ fn sleep<T: Transport>(vif: &mut Vif<T>) -> Result<bool, super::Broken> {
     for queue in &mut vif.queues {
         // A queue whose first packet waits for its receiver is woken by that one.
         work |= !queue.tx.is_waiting() && queue.tx.sleep()?;
+        // So is a completed frame that waits for the receiver.
         work |= queue.rx.sleep()?;
     }
     Ok(work)
@@ -224,9 +246,6 @@ fn vif_at<T: Transport>(ports: &mut [Option<Port<T>>], number: usize) -> Option<
 
 impl<T: Transport> fmt::Debug for Bridge<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bridge")
-            .field("ports", &self.ports.len())
-            .field("late", &self.late.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Bridge").field("ports", &self.ports.len()).finish_non_exhaustive()
     }
 }

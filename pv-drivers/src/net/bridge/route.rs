@@ -8,11 +8,15 @@ use super::super::back::{HEADER, Head, Room, Vif};
 use super::super::chain::Fragment;
 use super::super::checksum::{self, Transport as Segment};
 use super::super::{Mac, Offload};
-use super::forward::{Given, MAX_LATE, Round, Sent, Staged};
+use super::forward::{Given, Round, Sent, Staged};
 use super::staging::{Place, Places};
-use super::table::Table;
+use super::table::{Place as Found, Table};
 use super::{Port, vif_at};
 use crate::transport::{Copy, CopyEnd, DomId, GrantRef, PAGE_SIZE, Transport, words};
+
+/// Pieces in which the packets of one front end are copied in a round, to all of their receivers together, and those of its
+/// last packet. What is behind them waits for the next round: a packet to all ports costs a piece for each fragment and port.
+const PIECES: usize = 1024;
 
 /// What becomes of a packet at one port.
 #[derive(Debug)]
@@ -107,8 +111,8 @@ pub struct Router<'r, T: Transport> {
     pub pieces: &'r mut Vec<Copy>,
     pub now: Duration,
     pub until: Option<Duration>,
-    /// Frames that wait to be sent already.
-    pub late: usize,
+    /// The queue that is served first.
+    pub turn: usize,
 }
 
 /// The packet that is being routed.
@@ -179,9 +183,12 @@ impl<T: Transport> Router<'_, T> {
         let count =
             vif_at(self.ports, number).filter(|vif| vif.broken.is_none()).map_or(0, |vif| vif.queues.len());
         let (mut moved, mut ways) = (false, core::mem::take(&mut self.round.ways));
-        for queue in 0..count {
-            while let Some(head) =
-                vif_at(self.ports, number).and_then(|vif| vif.queues[queue].tx.head().copied())
+        let most = self.pieces.len() + PIECES;
+        let turn = self.turn;
+        for queue in (0..count).map(|step| turn.wrapping_add(step) % count) {
+            while self.pieces.len() < most
+                && let Some(head) =
+                    vif_at(self.ports, number).and_then(|vif| vif.queues[queue].tx.head().copied())
             {
                 if !self.first(number, queue, &head, &mut ways) {
                     break;
@@ -236,16 +243,17 @@ impl<T: Transport> Router<'_, T> {
         if receiver.is_link_local() {
             return true;
         }
-        match self.table.find(receiver, self.now).filter(|_| !receiver.is_group()) {
-            Some(to) if to == packet.from => {}
-            Some(to) => match self.way(to, packet) {
+        match self.table.find(receiver, self.now) {
+            Found::Away => {}
+            Found::Port(to) if to == packet.from => {}
+            Found::Port(to) => match self.way(to, packet) {
                 Way::Wait(until) if patient => {
                     self.until = Some(self.until.map_or(until, |other| other.min(until)));
                     return false;
                 }
                 way => ways.push((to, way)),
             },
-            None => {
+            Found::Unknown => {
                 for to in (0..self.ports.len()).filter(|to| *to != packet.from) {
                     let way = self.way(to, packet);
                     ways.push((to, way));
@@ -257,9 +265,9 @@ impl<T: Transport> Router<'_, T> {
 
     /// What becomes of a packet at a port.
     fn way(&mut self, to: usize, packet: &Packet<'_>) -> Way {
-        let direct = match self.ports.get_mut(to).and_then(Option::as_mut) {
+        match self.ports.get_mut(to).and_then(Option::as_mut) {
             None => return Way::Drop,
-            Some(Port::Wire { .. }) => false,
+            Some(Port::Wire { .. }) => {}
             Some(Port::Vif(vif)) => {
                 if !vif.wants(packet.receiver()) {
                     return Way::Drop;
@@ -267,14 +275,17 @@ impl<T: Transport> Router<'_, T> {
                 if vif.accepts.takes(&packet.offload, packet.length, packet.version()) {
                     return reserve(vif, packet.header, packet.length, &packet.offload, self.now);
                 }
-                true
+                if vif.late.is_full() {
+                    return Way::Wait(self.now + Duration::from_millis(1));
+                }
             }
-        };
-        if direct && self.late >= MAX_LATE {
-            return Way::Wait(self.now + Duration::from_millis(1));
         }
         // Without room in the staging memory: the next round has some.
-        self.places.take(packet.length).map_or(Way::Wait(self.now), Way::Staged)
+        let Some(place) = self.places.take(packet.length) else { return Way::Wait(self.now) };
+        if let Some(vif) = vif_at(self.ports, to) {
+            vif.late.fetch(packet.length);
+        }
+        Way::Staged(place)
     }
 
     /// Lists the pieces of a packet on its way to a port.

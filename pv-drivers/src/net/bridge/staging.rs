@@ -44,6 +44,12 @@ impl<T: Transport> Staging<T> {
         place(self.used, MAX_PACKET).is_some()
     }
 
+    /// The same for a frame that was completed before. Such frames take half of the memory: what wires have, and what is to
+    /// be completed, finds room in every round.
+    pub fn has_room_for_late(&self) -> bool {
+        self.used + MAX_PACKET <= HEADER_BYTES + (PAGES * PAGE_SIZE - HEADER_BYTES) / 2
+    }
+
     /// Keeps a frame; none: there is no room.
     pub fn put(&mut self, frame: &[u8]) -> Option<Place> {
         let (place, used) = place(self.used, frame.len())?;

@@ -1,7 +1,7 @@
 //! Which address is behind which port.
 //!
-//! The configured address of a domain's device is *static*: it is at that device's port, and a packet that names it as its
-//! sender at any other port is refused.
+//! The configured address of a domain's device is *static*: it is at that device's port, or nowhere while the device has
+//! none, and a packet that names it as its sender at any other port is refused.
 //!
 //! Other addresses are learned from the packets that come in and forgotten when none came for a while. A packet from a
 //! domain moves no address that was learned at a wire, so that a domain cannot take over a station of the network there.
@@ -26,22 +26,59 @@ struct Entry {
     seen: Duration,
 }
 
+/// Where an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At that port.
+    Port(usize),
+    /// At no port: its device is not connected.
+    Away,
+    /// Not known, or everywhere: of a group.
+    Unknown,
+}
+
+/// The learned addresses of one port.
+#[derive(Debug, Default)]
+struct Share {
+    count: usize,
+    /// None of them is too old before that.
+    fresh_until: Duration,
+}
+
 /// The addresses of a bridge.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// Configured addresses and their ports.
-    fixed: BTreeMap<Mac, usize>,
+    /// Claimed addresses, and the ports of their devices where these are connected.
+    fixed: BTreeMap<Mac, Option<usize>>,
     entries: BTreeMap<Mac, Entry>,
-    /// How many of them are behind each port.
-    counts: BTreeMap<usize, usize>,
+    /// The entries of each port.
+    shares: BTreeMap<usize, Share>,
+    /// How often all entries were looked through.
+    #[cfg(test)]
+    scans: usize,
 }
 
 impl Table {
-    /// `mac` is the configured address at `port`, until the port is gone. An address that another port has already stays
-    /// there.
+    /// `mac` is the configured address of a device, which has no port yet, until it is [released](Self::release). False: it
+    /// is another device's, or a group's.
+    pub fn claim(&mut self, mac: Mac) -> bool {
+        if mac.is_group() || self.fixed.contains_key(&mac) {
+            return false;
+        }
+        self.fixed.insert(mac, None);
+        self.forget(mac);
+        true
+    }
+
+    /// No device has the address any more.
+    pub fn release(&mut self, mac: Mac) {
+        self.fixed.remove(&mac);
+    }
+
+    /// The device whose claimed address `mac` is is at `port`, until that is gone.
     pub fn fix(&mut self, mac: Mac, port: usize) {
-        if !mac.is_group() {
-            self.fixed.entry(mac).or_insert(port);
+        if let Some(place) = self.fixed.get_mut(&mac) {
+            *place = Some(port);
         }
     }
 
@@ -49,7 +86,7 @@ impl Table {
     /// packet must not pass.
     pub fn accept(&mut self, mac: Mac, port: usize, is_wire: bool, now: Duration) -> bool {
         if let Some(owner) = self.fixed.get(&mac) {
-            return *owner == port;
+            return *owner == Some(port);
         }
         let known = self.entries.get(&mac).filter(|entry| now.saturating_sub(entry.seen) < AGE);
         if known.is_some_and(|entry| entry.is_wire && !is_wire && entry.port != port) {
@@ -78,46 +115,64 @@ impl Table {
                     self.forget(mac);
                 }
                 self.entries.insert(mac, Entry { port, is_wire: false, seen: now });
-                *self.counts.entry(port).or_default() += 1;
+                self.shares.entry(port).or_default().count += 1;
             }
         }
     }
 
     /// The port that `mac` is configured for, or was last seen at.
-    pub fn find(&self, mac: Mac, now: Duration) -> Option<usize> {
-        if let Some(port) = self.fixed.get(&mac) {
-            return Some(*port);
+    pub fn find(&self, mac: Mac, now: Duration) -> Place {
+        if let Some(place) = self.fixed.get(&mac) {
+            return place.map_or(Place::Away, Place::Port);
         }
-        let entry = self.entries.get(&mac)?;
-        (now.saturating_sub(entry.seen) < AGE).then_some(entry.port)
+        match self.entries.get(&mac) {
+            Some(entry) if now.saturating_sub(entry.seen) < AGE => Place::Port(entry.port),
+            _ => Place::Unknown,
+        }
     }
 
-    /// Forgets what is behind `port`, which is gone.
+    /// Forgets what was learned at `port`, which is gone. A configured address stays its device's.
     pub fn forget_port(&mut self, port: usize) {
-        self.fixed.retain(|_, fixed| *fixed != port);
+        for place in self.fixed.values_mut().filter(|place| **place == Some(port)) {
+            *place = None;
+        }
         self.entries.retain(|_, entry| entry.port != port);
-        self.counts.remove(&port);
+        self.shares.remove(&port);
     }
 
     fn count(&self, port: usize) -> usize {
-        self.counts.get(&port).copied().unwrap_or(0)
+        self.shares.get(&port).map_or(0, |share| share.count)
     }
 
-    /// Forgets a port's addresses that are too old; false: it has none.
+    /// Forgets a port's addresses that are too old; false: it has none. The entries are only looked through when one may have
+    /// become too old, so that a domain that makes up addresses costs a scan for each of its entries in [`AGE`] at most.
     fn make_room(&mut self, port: usize, now: Duration) -> bool {
-        let before = self.entries.len();
-        self.entries.retain(|_, entry| entry.port != port || now.saturating_sub(entry.seen) < AGE);
-        let gone = before - self.entries.len();
-        if let Some(count) = self.counts.get_mut(&port) {
-            *count -= gone;
+        let Some(share) = self.shares.get_mut(&port) else { return true };
+        if now < share.fresh_until {
+            return false;
         }
+        #[cfg(test)]
+        {
+            self.scans += 1;
+        }
+        let (before, mut oldest) = (self.entries.len(), now);
+        self.entries.retain(|_, entry| {
+            let stays = entry.port != port || now.saturating_sub(entry.seen) < AGE;
+            if stays && entry.port == port {
+                oldest = oldest.min(entry.seen);
+            }
+            stays
+        });
+        let gone = before - self.entries.len();
+        share.count -= gone;
+        share.fresh_until = oldest + AGE;
         gone > 0
     }
 
     fn forget(&mut self, mac: Mac) {
         let Some(entry) = self.entries.remove(&mac) else { return };
-        if let Some(count) = self.counts.get_mut(&entry.port) {
-            *count -= 1;
+        if let Some(share) = self.shares.get_mut(&entry.port) {
+            share.count -= 1;
         }
     }
 }
@@ -137,29 +192,33 @@ mod tests {
     fn addresses_are_found_where_they_were_last_seen_until_they_are_old() {
         let mut table = Table::default();
         table.learn(mac(1), 3, NOW);
-        assert_eq!(table.find(mac(1), NOW), Some(3));
-        assert_eq!(table.find(mac(2), NOW), None);
+        assert_eq!(table.find(mac(1), NOW), Place::Port(3));
+        assert_eq!(table.find(mac(2), NOW), Place::Unknown);
         table.learn(mac(1), 4, NOW);
-        assert_eq!(table.find(mac(1), NOW + AGE - Duration::from_millis(1)), Some(4));
-        assert_eq!(table.find(mac(1), NOW + AGE), None);
+        assert_eq!(table.find(mac(1), NOW + AGE - Duration::from_millis(1)), Place::Port(4));
+        assert_eq!(table.find(mac(1), NOW + AGE), Place::Unknown);
         table.learn(mac(1), 4, NOW + AGE);
-        assert_eq!(table.find(mac(1), NOW + AGE), Some(4), "seen again");
+        assert_eq!(table.find(mac(1), NOW + AGE), Place::Port(4), "seen again");
     }
 
     #[test]
     fn a_configured_address_stays_at_its_port() {
         let mut table = Table::default();
         assert!(table.accept(mac(1), 4, false, NOW), "not configured yet");
+        assert!(table.claim(mac(1)) && !table.claim(mac(1)));
+        assert_eq!(table.count(4), 0);
         table.fix(mac(1), 3);
-        table.fix(mac(1), 5);
         for is_wire in [false, true] {
             assert!(!table.accept(mac(1), 4, is_wire, NOW));
         }
         assert!(table.accept(mac(1), 3, false, NOW));
-        assert_eq!(table.find(mac(1), NOW + AGE * 2), Some(3), "it does not grow old");
+        assert_eq!(table.find(mac(1), NOW + AGE * 2), Place::Port(3), "it does not grow old");
         table.forget_port(3);
+        assert_eq!(table.find(mac(1), NOW + AGE * 2), Place::Away);
+        assert!(!table.accept(mac(1), 5, false, NOW + AGE * 2), "its device may come back");
+        table.release(mac(1));
         assert!(table.accept(mac(1), 5, false, NOW + AGE * 2));
-        assert_eq!(table.find(mac(1), NOW + AGE * 2), Some(5));
+        assert_eq!(table.find(mac(1), NOW + AGE * 2), Place::Port(5));
     }
 
     #[test]
@@ -167,12 +226,12 @@ mod tests {
         let mut table = Table::default();
         assert!(table.accept(mac(1), 3, true, NOW));
         assert!(!table.accept(mac(1), 4, false, NOW));
-        assert_eq!(table.find(mac(1), NOW), Some(3));
+        assert_eq!(table.find(mac(1), NOW), Place::Port(3));
         assert!(table.accept(mac(1), 4, false, NOW + AGE), "forgotten by then");
         assert!(table.accept(mac(1), 3, true, NOW + AGE));
-        assert_eq!(table.find(mac(1), NOW + AGE), Some(3));
+        assert_eq!(table.find(mac(1), NOW + AGE), Place::Port(3));
         assert!(table.accept(mac(2), 4, false, NOW) && table.accept(mac(2), 5, false, NOW));
-        assert_eq!(table.find(mac(2), NOW), Some(5), "between domains, what is not configured moves");
+        assert_eq!(table.find(mac(2), NOW), Place::Port(5), "between domains, what is not configured moves");
     }
 
     #[test]
@@ -180,8 +239,8 @@ mod tests {
         let mut table = Table::default();
         table.learn(Mac::BROADCAST, 1, NOW);
         table.learn(Mac([1, 0, 0x5e, 0, 0, 1]), 1, NOW);
-        assert_eq!(table.find(Mac::BROADCAST, NOW), None);
-        assert_eq!(table.find(Mac([1, 0, 0x5e, 0, 0, 1]), NOW), None);
+        assert_eq!(table.find(Mac::BROADCAST, NOW), Place::Unknown);
+        assert_eq!(table.find(Mac([1, 0, 0x5e, 0, 0, 1]), NOW), Place::Unknown);
     }
 
     #[test]
@@ -192,14 +251,35 @@ mod tests {
             table.learn(mac(number), 2, NOW);
         }
         assert_eq!(table.entries.len(), SHARE + 1);
-        assert_eq!(table.find(mac(0), NOW), Some(1));
+        assert_eq!(table.find(mac(0), NOW), Place::Port(1));
         // Nor can it take an address over once its share is used up.
         table.learn(mac(0), 2, NOW);
-        assert_eq!(table.find(mac(0), NOW), Some(1));
+        assert_eq!(table.find(mac(0), NOW), Place::Port(1));
         // When its own are old, they make room.
         table.learn(mac(6000), 2, NOW + AGE);
-        assert_eq!(table.find(mac(6000), NOW + AGE), Some(2));
+        assert_eq!(table.find(mac(6000), NOW + AGE), Place::Port(2));
         assert_eq!((table.count(1), table.count(2)), (1, 1));
+    }
+
+    #[test]
+    fn a_full_share_is_looked_through_once_for_each_of_its_addresses() {
+        let mut table = Table::default();
+        let at = |number: u16| NOW + Duration::from_millis(number.into());
+        (0..256).for_each(|number| table.learn(mac(number), 1, at(number)));
+        for number in 1000..5000 {
+            table.learn(mac(number), 1, at(300));
+        }
+        assert_eq!((table.count(1), table.scans), (SHARE, 1));
+        // The first one is seen again, the others grow old.
+        table.learn(mac(0), 1, at(400));
+        table.learn(mac(1000), 1, at(0) + AGE);
+        assert_eq!((table.find(mac(1000), at(0) + AGE), table.scans), (Place::Unknown, 2));
+        for number in 2000..3000 {
+            table.learn(mac(number), 1, at(1) + AGE - Duration::from_micros(1));
+        }
+        assert_eq!(table.scans, 2);
+        table.learn(mac(1000), 1, at(1) + AGE);
+        assert_eq!((table.find(mac(1000), at(1) + AGE), table.scans), (Place::Port(1), 3));
     }
 
     #[test]
@@ -208,7 +288,7 @@ mod tests {
         table.learn(mac(1), 1, NOW);
         table.learn(mac(2), 2, NOW);
         table.forget_port(1);
-        assert_eq!((table.find(mac(1), NOW), table.find(mac(2), NOW)), (None, Some(2)));
+        assert_eq!((table.find(mac(1), NOW), table.find(mac(2), NOW)), (Place::Unknown, Place::Port(2)));
         assert_eq!((table.count(1), table.count(2)), (0, 1));
     }
 }

@@ -14,8 +14,8 @@ use super::super::front;
 use super::super::{Broken, Checksum, Mac, Offload};
 use super::{BACK, bytes, frame, send, station};
 use crate::store::{Store, Transaction};
-use crate::transport::Transport;
 use crate::transport::host::{HostTransport, Machine};
+use crate::transport::Transport;
 use crate::xenbus::{Bus, Device, End, State};
 
 type FrontDevice = Device<HostTransport, front::Net<HostTransport>>;
@@ -45,7 +45,8 @@ impl Host {
         bus.store().write(Transaction::NONE, "device/vif/0/mac", b"00:16:3e:00:00:07").unwrap();
         let path = format!("backend/vif/{domain}/0");
         let back = End::back(&self.bus, &path).unwrap();
-        self.backs.push(Device::new(back, back::Net::new(self.bridge.clone())));
+        let driver = back::Net::new(self.bridge.clone(), &back);
+        self.backs.push(Device::new(back, driver));
         let front = End::front(&bus, "device/vif/0").unwrap();
         self.fronts.push((bus, Device::new(front, front::Net::new(queues))));
     }
@@ -167,7 +168,8 @@ fn a_front_end_with_nonsense_in_xenstore_is_refused() {
         let bus = Bus::new(host.machine.domain(1));
         host.machine.plug("vif", 0, 1, BACK);
         let end = End::back(&host.bus, "backend/vif/1/0").unwrap();
-        host.backs.push(Device::new(end, back::Net::new(host.bridge.clone())));
+        let driver = back::Net::new(host.bridge.clone(), &end);
+        host.backs.push(Device::new(end, driver));
         host.run();
         let queue = front::Queue::new(&host.machine.domain(1), BACK, Accepts::ALL).unwrap();
         let (tx, rx) = queue.ring_refs();
@@ -285,4 +287,38 @@ fn a_device_has_the_address_that_its_own_directory_says() {
     assert_eq!(host.bridge.lock().vif(port).unwrap().sent().errors, 1);
     // The front end's own node changes nothing.
     assert_eq!(host.fronts[1].1.driver().mac(), Some(Mac([0, 0x16, 0x3e, 0, 0, 7])));
+}
+
+#[test]
+fn a_configured_address_is_its_devices_while_that_is_not_connected() {
+    let mut host = Host::new();
+    for domain in 1..=3 {
+        host.add(domain, 1);
+        let mac = format!("02:00:00:00:00:{domain:02x}");
+        let path = format!("backend/vif/{domain}/0/mac");
+        host.bus.store().write(Transaction::NONE, &path, mac.as_bytes()).unwrap();
+    }
+    host.run();
+    // The first domain starts anew.
+    host.fronts[0].1.close();
+    host.run();
+    assert!(!host.backs[0].is_connected());
+    send(host.queue(1), &frame(station(1), station(3), b"I am one"), PLAIN);
+    host.run();
+    assert!(bytes(host.queue(2)).is_empty());
+    send(host.queue(2), &frame(station(3), station(1), b"for one alone"), PLAIN);
+    host.run();
+    assert!(bytes(host.queue(1)).is_empty());
+    host.fronts[0].1.reopen();
+    host.run();
+    let late = frame(station(3), station(1), b"now it is there");
+    send(host.queue(2), &late, PLAIN);
+    host.run();
+    assert_eq!((bytes(host.queue(0)), bytes(host.queue(1)).len()), (std::vec![late], 0));
+    // Its end frees the address.
+    drop(host.backs.remove(0));
+    let moved = frame(station(1), station(3), b"I am the next one");
+    send(host.queue(1), &moved, PLAIN);
+    host.run();
+    assert_eq!(bytes(host.queue(2)), [moved]);
 }

@@ -70,7 +70,7 @@ impl Net {
         let domain = u16::from(number);
         let front = Queue::new(&self.machine.domain(domain), BACK, Accepts::ALL).unwrap();
         let mut vif = Vif::new(domain, [self.rings(domain, &front)], Accepts::ALL).unwrap();
-        vif.set_address(Some(station(number)));
+        vif.set_address(self.bridge.claim(station(number)).as_ref());
         (front, self.bridge.add_vif(vif))
     }
 
