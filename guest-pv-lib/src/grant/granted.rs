@@ -25,6 +25,7 @@ static ASIDE_COUNT: AtomicUsize = AtomicUsize::new(0);
 #[derive(Debug)]
 struct Held {
     pages: SharedPages,
+    peer: u16,
     refs: SmallVec<[GrantRef; INLINE]>,
 }
 
@@ -66,7 +67,7 @@ impl Granted {
             Ok(table) => table,
             Err(error) => return Err((error, pages)),
         };
-        let mut held = Held { refs: SmallVec::new(), pages: SharedPages::from(pages) };
+        let mut held = Held { refs: SmallVec::new(), peer, pages: SharedPages::from(pages) };
         // All references first: once the peer may use one page, the others must not fail.
         for page in 0..held.pages.count() {
             match table.reserve(held.pages.mfn(page), setup::grow) {
@@ -182,11 +183,25 @@ pub fn kept_aside() -> usize {
     ASIDE_COUNT.load(Relaxed)
 }
 
+/// Pages that are kept aside because `peer` uses them still, or others that were granted together with them. What peers have
+/// let go is freed first.
+#[must_use]
+pub fn kept_aside_for(peer: u16) -> usize {
+    reap_up_to(kept_aside());
+    crate::events::without_upcalls(|| {
+        ASIDE.lock().iter().filter(|held| held.peer == peer).map(|held| held.pages.count()).sum()
+    })
+}
+
 /// Looks through what is kept aside and frees what peers have let go. New grants do that, a few at a time.
 pub fn reap() {
     /// So many at a time: the rest has its turn next time.
     const AT_ONCE: usize = 16;
-    for _ in 0..AT_ONCE.min(kept_aside()) {
+    reap_up_to(AT_ONCE);
+}
+
+fn reap_up_to(most: usize) {
+    for _ in 0..most.min(kept_aside()) {
         let Some(held) = crate::events::without_upcalls(|| ASIDE.lock().pop_front()) else { return };
         ASIDE_COUNT.fetch_sub(1, Relaxed);
         held.free_or_keep();

@@ -33,7 +33,7 @@ use xen_abi::grant_table as abi;
 
 pub use copy::{Copy, Source, Target, copy};
 #[cfg(feature = "alloc")]
-pub use granted::{Granted, kept_aside, reap};
+pub use granted::{Granted, kept_aside, kept_aside_for, reap};
 #[cfg(feature = "alloc")]
 pub use mapped::{Mapped, MappedReadOnly};
 #[cfg(all(target_os = "none", feature = "alloc"))]

@@ -92,6 +92,10 @@ impl<S: Store> Transport for Guest<S> {
         granted.end()
     }
 
+    fn kept_aside(&self, peer: DomId) -> usize {
+        grant::kept_aside_for(peer)
+    }
+
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapped, Error> {
         if access != Access::ReadWrite {
             return Err(Error::BadGrant);

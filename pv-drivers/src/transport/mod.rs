@@ -185,6 +185,9 @@ pub trait Transport: Clone + Send + Sync + Sized + fmt::Debug + 'static {
     #[doc(alias = "gnttab_end_foreign_access")]
     fn take_back(&self, granted: Self::Granted) -> Result<Self::Buffer, Self::Granted>;
 
+    /// Pages that were lent to `peer`, and dropped here, and that it uses still: they are kept aside until it lets go.
+    fn kept_aside(&self, peer: DomId) -> usize;
+
     /// Maps pages that `peer` granted, one behind the other, for reading and writing. Dropping them ends the mapping. Those that
     /// are only to be read are mapped by [`map_read_only`](Self::map_read_only).
     ///

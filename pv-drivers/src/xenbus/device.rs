@@ -2,6 +2,9 @@
 //!
 //! A front end that lost its back end comes back when the back end does; a back end serves a front end that starts anew.
 //! What is shared stays until the other end has left: then, and when the device is dropped, the driver gives it back.
+//!
+//! A back end that says that it has left can still have pages mapped. They are kept aside, and a front end of a back end that
+//! has [`MOST_KEPT`] of them shares no new ones with it: connections that end and begin again do not take all memory.
 
 use super::{End, Error, Nodes, Role, State, next};
 use crate::transport::Transport;
@@ -9,6 +12,8 @@ use crate::transport::Transport;
 /// The most steps of one poll: a whole way down and up again. A peer whose state changes all the time takes no more of
 /// a round than this.
 const STEPS: usize = 6;
+/// Pages that a back end may keep of connections that ended: those of two connections of an ordinary device.
+pub const MOST_KEPT: usize = 1024;
 
 /// The work that the steps of a connection stand for.
 pub trait Driver<T: Transport> {
@@ -197,6 +202,9 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
         };
         match state {
             State::Initialised | State::InitWait => {
+                if D::ROLE == Role::Front && self.end.transport().kept_aside(self.end.peer()) >= MOST_KEPT {
+                    return Err(Error::Peer("the back end keeps pages of connections that ended"));
+                }
                 self.is_shared = true;
                 let nodes = self.driver.publish(&self.end)?;
                 let state = if D::ROLE == Role::Front { D::READY } else { state };

@@ -23,7 +23,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 pub use bus::{Bus, Watch};
-pub use device::{Device, Driver};
+pub use device::{Device, Driver, MOST_KEPT};
 pub use end::End;
 pub use state::{Role, State, next};
 

@@ -15,8 +15,8 @@ use super::super::{Broken, Checksum, Mac, Offload};
 use super::{BACK, bytes, frame, send, station};
 use crate::store::{Store, Transaction};
 use crate::transport::host::{HostTransport, Machine};
-use crate::transport::Transport;
-use crate::xenbus::{Bus, Device, End, State};
+use crate::transport::{Access, GrantRef, Transport};
+use crate::xenbus::{Bus, Device, End, MOST_KEPT, State};
 
 type FrontDevice = Device<HostTransport, front::Net<HostTransport>>;
 type BackDevice = Device<HostTransport, back::Net<HostTransport>>;
@@ -287,6 +287,49 @@ fn a_device_has_the_address_that_its_own_directory_says() {
     assert_eq!(host.bridge.lock().vif(port).unwrap().sent().errors, 1);
     // The front end's own node changes nothing.
     assert_eq!(host.fronts[1].1.driver().mac(), Some(Mac([0, 0x16, 0x3e, 0, 0, 7])));
+}
+
+#[test]
+fn a_back_end_that_keeps_pages_and_begins_anew_is_left_in_the_end() {
+    let machine = Machine::new();
+    let back = machine.domain(BACK);
+    let bus = Bus::new(machine.domain(1));
+    let (_, path) = machine.plug("vif", 0, 1, BACK);
+    let mut front: FrontDevice = Device::new(End::front(&bus, "device/vif/0").unwrap(), front::Net::new(1));
+    let put = |name: &str, value: &[u8]| {
+        back.store().write(Transaction::NONE, &format!("{path}/{name}"), value).unwrap();
+    };
+    put("feature-rx-copy", b"1");
+    let mut kept = Vec::new();
+    let run = |front: &mut FrontDevice, state: &[u8]| {
+        put("state", state);
+        for _ in 0..10 {
+            let _ = bus.poll() | front.poll();
+        }
+    };
+    let map = |reference: u32| back.map(1, &[GrantRef(reference)], Access::ReadWrite);
+    let mut connections = 0;
+    for _ in 0..20 {
+        run(&mut front, b"2");
+        let Some(ring) = bus.value("device/vif/0/rx-ring-ref").and_then(|ring| map(ring).ok()) else { break };
+        for slot in 0..256 {
+            kept.push(map(ring[17 + slot * 2].load(core::sync::atomic::Ordering::Relaxed)).unwrap());
+        }
+        run(&mut front, b"4");
+        assert!(front.is_connected());
+        connections += 1;
+        run(&mut front, b"5");
+        run(&mut front, b"6");
+    }
+    assert_eq!((connections, kept.len()), (4, MOST_KEPT));
+    let reason = bus.text("error/device/vif/0/error");
+    assert!(reason.is_some_and(|reason| reason.contains("keeps pages")) && front.is_closed());
+    // It can be used again once the back end has let go.
+    drop(kept);
+    front.reopen();
+    run(&mut front, b"2");
+    run(&mut front, b"4");
+    assert!(front.is_connected());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ops::Deref;
 use core::sync::atomic::AtomicU32;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::vec;
 use std::vec::Vec;
 
@@ -44,6 +44,8 @@ impl Entry {
 pub(super) struct Table {
     entries: BTreeMap<GrantRef, Entry>,
     last: u32,
+    /// Runs of pages that were dropped while a peer had one of them mapped, and how many pages each has.
+    aside: Vec<(DomId, Weak<[AtomicU32]>, usize)>,
 }
 
 impl Table {
@@ -55,6 +57,12 @@ impl Table {
         }
         self.entries.insert(GrantRef(self.last), entry);
         GrantRef(self.last)
+    }
+
+    /// Pages that were dropped while `peer` had them mapped, and still has.
+    pub(super) fn kept_aside(&mut self, peer: DomId) -> usize {
+        self.aside.retain(|(_, run, _)| run.strong_count() > 0);
+        self.aside.iter().filter(|(user, ..)| *user == peer).map(|(.., pages)| pages).sum()
     }
 }
 
@@ -148,8 +156,13 @@ impl Granted {
     /// Takes the entries away. Whoever has a page mapped keeps the page alive.
     fn revoke(&self) {
         let _ = self.machine.with(self.owner, |domain| {
+            let mut user = None;
             for reference in &self.refs {
-                domain.grants.entries.remove(reference);
+                let entry = domain.grants.entries.remove(reference);
+                user = user.or(entry.filter(|entry| entry.mapped > 0).map(|entry| entry.peer));
+            }
+            if let Some(user) = user {
+                domain.grants.aside.push((user, Arc::downgrade(&self.run), self.refs.len()));
             }
         });
     }

@@ -186,6 +186,10 @@ impl Transport for HostTransport {
         granted.end()
     }
 
+    fn kept_aside(&self, peer: DomId) -> usize {
+        self.machine.with(self.id, |domain| domain.grants.kept_aside(peer)).unwrap_or(0)
+    }
+
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapped, Error> {
         if access != Access::ReadWrite {
             return Err(Error::BadGrant);
