@@ -6,6 +6,8 @@
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Bound;
 
 use spin::Mutex;
 
@@ -18,6 +20,8 @@ use super::tree::{Id, Kind, MAX_NAME, Node, ROOT, Tree};
 const MAX_HANDLES: usize = 1024;
 /// Names in one walk, as the protocol bounds it.
 const MAX_WALK: u16 = 16;
+/// Entries of a directory that are counted off for one request.
+const MOST_SKIPPED: usize = 1 << 14;
 /// The smallest message size that can be agreed to.
 const MIN_MESSAGE: u32 = 4096;
 /// Bytes of an answer to a read before its data.
@@ -54,11 +58,19 @@ pub struct Session {
     largest: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Handle {
     node: Id,
     /// The access that it was opened with.
     open: Option<u32>,
+    /// Of a directory that was read: the offset that comes next, and the name before it.
+    listed: Option<(u64, Vec<u8>)>,
+}
+
+impl Handle {
+    fn new(node: Id, open: Option<u32>) -> Self {
+        Self { node, open, listed: None }
+    }
 }
 
 type Done = Result<(), Code>;
@@ -127,7 +139,7 @@ impl Session {
         }
         let mut tree = self.tree.lock();
         tree.hold(node);
-        if let Some(old) = self.handles.insert(handle, Handle { node, open: None }) {
+        if let Some(old) = self.handles.insert(handle, Handle::new(node, None)) {
             tree.release(old.node);
         }
         Ok(())
@@ -207,7 +219,7 @@ impl Session {
         reply.qid(qid(node, tree.node(node)?));
         reply.u32(0);
         drop(tree);
-        self.handles.insert(handle, Handle { node, open: Some(access) });
+        self.handles.insert(handle, Handle::new(node, Some(access)));
         Ok(())
     }
 
@@ -241,23 +253,34 @@ impl Session {
         Ok(())
     }
 
-    /// Entries from number `offset` on: `.`, `..` and the names in their order.
+    /// Entries from number `offset` on: `.`, `..` and the names in their order. A handle that is read on finds its place by the
+    /// last name that was listed. Any other place is counted off, which is refused beyond [`MOST_SKIPPED`].
     fn read_directory(&mut self, mut fields: Reader<'_>, reply: &mut Writer) -> Done {
         let (handle, offset, count) = (fields.u32()?, fields.u64()?, fields.u32()?);
         let (directory, count) = (self.opened(handle, false)?, self.bounded(count));
+        let listed = self.handles.get(&handle).and_then(|handle| handle.listed.clone());
         let tree = self.tree.lock();
         let Kind::Directory(names) = &tree.node(directory)?.kind else { return Err(Code::ENOTDIR) };
+        let (from, skip) = match &listed {
+            Some((next, last)) if *next == offset => (Bound::Excluded(last.as_slice()), 0),
+            _ => (Bound::Unbounded, usize::try_from(offset).unwrap_or(usize::MAX)),
+        };
+        if skip > MOST_SKIPPED {
+            return Err(Code::EINVAL);
+        }
         let dots = [(&b"."[..], directory), (b"..", tree.lookup(directory, b"..")?)];
-        let all = dots.into_iter().chain(names.iter().map(|(name, id)| (&name[..], *id)));
-        let mut entries = Writer::default();
-        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (number, (name, id)) in all.enumerate().skip(skip) {
+        let dots = dots.into_iter().filter(|_| from == Bound::Unbounded);
+        let behind = names.range::<[u8], _>((from, Bound::Unbounded));
+        let all = dots.chain(behind.map(|(name, id)| (&name[..], *id))).skip(skip);
+        let (mut entries, mut next, mut last) = (Writer::default(), offset, None);
+        for (name, id) in all {
             if entries.len() + 24 + name.len() > count {
                 break;
             }
             let qid = qid(id, tree.node(id)?);
+            (next, last) = (next + 1, Some(name));
             entries.qid(qid);
-            entries.u64(number as u64 + 1);
+            entries.u64(next);
             entries.u8(match qid.0 {
                 QID_DIRECTORY => 4,
                 QID_LINK => 10,
@@ -266,6 +289,10 @@ impl Session {
             entries.string(name);
         }
         reply.data(entries.bytes());
+        let last = last.filter(|last| !matches!(*last, b"." | b".."));
+        if let (Some(last), Some(handle)) = (last, self.handles.get_mut(&handle)) {
+            handle.listed = Some((next, last.to_vec()));
+        }
         Ok(())
     }
 
@@ -372,7 +399,7 @@ impl Session {
         let file = Kind::File(Contents::default());
         let id = self.tree.lock().create(directory, name, file, mode, gid)?;
         self.bind(handle, id)?;
-        self.handles.insert(handle, Handle { node: id, open: Some(flags & OPEN_ACCESS) });
+        self.handles.insert(handle, Handle::new(id, Some(flags & OPEN_ACCESS)));
         reply.qid(qid(id, self.tree.lock().node(id)?));
         reply.u32(0);
         Ok(())

@@ -285,6 +285,58 @@ fn a_directory_of_long_names_does_not_fill_the_memory_of_the_one_that_lists_it()
 }
 
 #[test]
+fn a_directory_is_read_on_behind_the_last_name_and_not_counted_off_without_limit() {
+    let shared = tree(64 << 20);
+    {
+        let mut tree = shared.lock();
+        for number in 0..20_000 {
+            let name = format!("{number:05}");
+            tree.create(ROOT, name.as_bytes(), Kind::Link(Vec::new()), 0o644, 0).unwrap();
+        }
+    }
+    let mut session = attached(&shared);
+    walk(&mut session, 2, &[]).unwrap();
+    ask(&mut session, kind::TLOPEN, |fields| {
+        fields.u32(2);
+        fields.u32(0);
+    })
+    .unwrap();
+    let mut read = |offset: u64| {
+        let answer = ask(&mut session, kind::TREADDIR, |fields| {
+            fields.u32(2);
+            fields.u64(offset);
+            fields.u32(1000);
+        })?;
+        let (mut entries, mut found) = (Reader::new(&answer[4..]), Vec::new());
+        while !entries.is_empty() {
+            entries.qid().unwrap();
+            let next = entries.u64().unwrap();
+            entries.u8().unwrap();
+            found.push((next, String::from_utf8(entries.string().unwrap().to_vec()).unwrap()));
+        }
+        Ok::<_, Code>(found)
+    };
+    assert_eq!(read(19_000), Err(Code::EINVAL), "a place that was not reached");
+    let (mut at, mut all) = (0, Vec::new());
+    loop {
+        let found = read(at).unwrap();
+        let Some((next, _)) = found.last() else { break };
+        at = *next;
+        all.extend(found);
+        if all.len() < 200 {
+            // A name that was listed and goes does not let another one be left out.
+            shared.lock().unlink(ROOT, all.last().unwrap().1.as_bytes(), false).ok();
+        }
+    }
+    let numbers: Vec<u64> = all.iter().map(|(next, _)| *next).collect();
+    assert!(numbers.iter().copied().eq(1..=20_002));
+    let names = all.into_iter().skip(2).map(|(_, name)| name.parse::<u32>().unwrap());
+    assert!(names.eq(0..20_000));
+    assert_eq!(read(at).unwrap(), [], "the end stays the end");
+    assert_eq!(read(1).unwrap()[0], (2, "..".to_string()), "places nearby are counted off");
+}
+
+#[test]
 fn a_late_answer_is_not_taken_for_another_one() {
     use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
     let shared = tree(1 << 20);
