@@ -2,6 +2,11 @@
 //! that nobody waits for a medium.
 //!
 //! Several back ends may share a disk. What belongs to one that is gone ends all the same, and is forgotten.
+//!
+//! A flush is the exception: the device's driver can only wait for it, and nothing else may be under way. All flushes that
+//! were asked for are one of the device, at most one in a round of all back ends. From the moment when one is due, no job begins
+//! before it; behind it, every back end may begin jobs before the next one is due. Neither flushes nor jobs without end keep
+//! the other back ends from their turn.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -29,7 +34,7 @@ pub trait Queue: Send {
     /// What the disk is like.
     fn geometry(&self) -> Geometry;
 
-    /// Begins to read or write `bytes` at a sector, or to flush, and answers the job's number, which no other one has until it
+    /// Begins to read or write `bytes` at a sector, and answers the job's number, which no other one has until it
     /// ended. The bytes are the queue's until then.
     ///
     /// # Errors
@@ -37,6 +42,13 @@ pub trait Queue: Send {
     /// [`Refused`], with the bytes.
     fn begin(&mut self, operation: Operation, sector: u64, bytes: Vec<u8>)
     -> Result<u16, (Refused, Vec<u8>)>;
+
+    /// Waits until all that was written is on the medium. Nothing is under way meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// The device failed, or there is no memory for the request.
+    fn flush(&mut self) -> Result<(), Failed>;
 
     /// A job that ended, and its bytes.
     fn ended(&mut self) -> Option<(u16, Vec<u8>, Result<(), Failed>)>;
@@ -56,11 +68,34 @@ struct Shared<Q> {
     queue: Q,
     begun: BTreeMap<u16, Begun>,
     ended: BTreeMap<u64, VecDeque<Ended>>,
+    /// Flushes that were asked for, and by whom.
+    flushes: Vec<(u64, Job)>,
+    /// How often a back end has taken what ended since the last flush.
+    turns: usize,
     last_user: u64,
 }
 
 impl<Q: Queue> Shared<Q> {
-    /// Takes what ended, for whomever it is.
+    /// Begins a job, or notes a flush.
+    fn begin(&mut self, user: u64, job: Job, bytes: Vec<u8>) -> Result<(), (Refused, Vec<u8>)> {
+        if job.operation == Operation::Flush {
+            self.flushes.push((user, job));
+            return Ok(());
+        }
+        if self.is_flush_due() {
+            return Err((Refused::Full, bytes));
+        }
+        let number = self.queue.begin(job.operation, job.sector, bytes)?;
+        self.begun.insert(number, Begun { user, job });
+        Ok(())
+    }
+
+    /// Whether jobs wait for a flush: every back end had its turn since the last one.
+    fn is_flush_due(&self) -> bool {
+        !self.flushes.is_empty() && self.turns >= self.ended.len()
+    }
+
+    /// Takes what ended, for whomever it is, and flushes where that is due.
     fn collect(&mut self) {
         for _ in 0..AT_ONCE {
             let Some((number, bytes, result)) = self.queue.ended() else { break };
@@ -68,6 +103,17 @@ impl<Q: Queue> Shared<Q> {
             let read = (job.operation == Operation::Read).then_some(bytes);
             if let Some(ended) = self.ended.get_mut(&user) {
                 ended.push_back((job.tag, job.offset, result.map(|()| read)));
+            }
+        }
+        self.turns = self.turns.saturating_add(1);
+        if !self.is_flush_due() || !self.begun.is_empty() {
+            return;
+        }
+        self.turns = 0;
+        let result = self.queue.flush();
+        for (user, job) in self.flushes.drain(..) {
+            if let Some(ended) = self.ended.get_mut(&user) {
+                ended.push_back((job.tag, job.offset, result.map(|()| None)));
             }
         }
     }
@@ -91,14 +137,15 @@ impl<Q> fmt::Debug for Disk<Q> {
 impl<Q: Queue> Disk<Q> {
     /// The disk behind a queue.
     pub fn new(queue: Q) -> Self {
-        let (begun, ended) = (BTreeMap::new(), BTreeMap::new());
-        Self(Arc::new(Mutex::new(Shared { queue, begun, ended, last_user: 0 })))
+        let (begun, ended, flushes) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self(Arc::new(Mutex::new(Shared { queue, begun, ended, flushes, turns: 0, last_user: 0 })))
     }
 
     /// Whether it works on something: nothing tells when that ends, so it must be polled.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        !self.0.lock().begun.is_empty()
+        let shared = self.0.lock();
+        !shared.begun.is_empty() || !shared.flushes.is_empty()
     }
 
     /// One use of it.
@@ -131,12 +178,8 @@ impl<Q: Queue> fmt::Debug for Opened<Q> {
 impl<Q: Queue> Opened<Q> {
     /// Gives a job to the queue, or lets it wait.
     fn begin(&mut self, job: Job, bytes: Vec<u8>) -> Result<(), Failed> {
-        let mut shared = self.disk.0.lock();
-        match shared.queue.begin(job.operation, job.sector, bytes) {
-            Ok(number) => {
-                shared.begun.insert(number, Begun { user: self.user, job });
-                Ok(())
-            }
+        match self.disk.0.lock().begin(self.user, job, bytes) {
+            Ok(()) => Ok(()),
             Err((Refused::Full, bytes)) => {
                 self.waiting.push_front((job, bytes));
                 Ok(())
@@ -209,6 +252,7 @@ mod tests {
         bytes: Vec<u8>,
         begun: VecDeque<(u16, Operation, usize, Vec<u8>)>,
         may_end: usize,
+        flushes: usize,
     }
 
     impl Queue for Slow {
@@ -233,6 +277,12 @@ mod tests {
             Ok(number)
         }
 
+        fn flush(&mut self) -> Result<(), Failed> {
+            assert!(self.begun.is_empty());
+            self.flushes += 1;
+            Ok(())
+        }
+
         fn ended(&mut self) -> Option<(u16, Vec<u8>, Result<(), Failed>)> {
             self.may_end = self.may_end.checked_sub(1)?;
             let (number, operation, start, mut bytes) = self.begun.pop_front()?;
@@ -248,7 +298,7 @@ mod tests {
     type Staging = <HostTransport as Transport>::Memory;
 
     fn disk() -> Disk<Slow> {
-        Disk::new(Slow { bytes: vec![0; 100 * SECTOR], begun: VecDeque::new(), may_end: 0 })
+        Disk::new(Slow { bytes: vec![0; 100 * SECTOR], begun: VecDeque::new(), may_end: 0, flushes: 0 })
     }
 
     fn job(tag: u16, operation: Operation, sector: u64) -> Job {
@@ -292,6 +342,52 @@ mod tests {
         assert_eq!((bytes, disk.is_busy()), ([7; SECTOR], false));
         assert_eq!(submit(&mut one, job(5, Operation::Read, 99), &staging), Err(Failed));
         assert_eq!(submit(&mut one, job(6, Operation::Discard, 1), &staging), Err(Failed));
+    }
+
+    fn flush(tag: u16) -> Job {
+        Job { sectors: 0, ..job(tag, Operation::Flush, 0) }
+    }
+
+    #[test]
+    fn flushes_are_one_of_the_device_in_a_round() {
+        let staging = Machine::new().domain(1).memory(8).unwrap();
+        let disk = disk();
+        let (mut one, mut two) = (disk.open(), disk.open());
+        for tag in 0..32 {
+            submit(&mut one, flush(tag), &staging).unwrap();
+        }
+        submit(&mut two, flush(1), &staging).unwrap();
+        assert!(disk.is_busy());
+        assert_eq!(poll(&mut one, &staging), [], "the other one may have jobs");
+        assert_eq!(poll(&mut two, &staging), [(1, true)]);
+        assert_eq!(poll(&mut one, &staging), (0..32).map(|tag| (tag, true)).collect::<Vec<_>>());
+        assert!(!disk.is_busy());
+        assert_eq!(disk.0.lock().queue.flushes, 1);
+    }
+
+    #[test]
+    fn flushes_and_jobs_without_end_leave_each_their_turn() {
+        let staging = Machine::new().domain(1).memory(8).unwrap();
+        let disk = disk();
+        let (mut one, mut two) = (disk.open(), disk.open());
+        let (mut flushed, mut written) = (0, 0);
+        for tag in 0..7 {
+            submit(&mut two, job(tag, Operation::Write, 5), &staging).unwrap();
+        }
+        for _ in 0..100 {
+            // The device always has a job of the second one, if it may.
+            disk.0.lock().queue.may_end = 1;
+            submit(&mut one, flush(1), &staging).unwrap();
+            flushed += poll(&mut one, &staging).len();
+            let ended = poll(&mut two, &staging);
+            written += ended.len();
+            for (tag, good) in ended {
+                assert!(good);
+                submit(&mut two, job(tag, Operation::Write, 5), &staging).unwrap();
+            }
+        }
+        assert!(flushed >= 90 && written >= 50, "{flushed} flushes, {written} writes");
+        assert!(disk.0.lock().queue.flushes >= 20);
     }
 
     #[test]

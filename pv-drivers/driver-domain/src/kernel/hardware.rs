@@ -1,7 +1,7 @@
 //! The machine's own virtio devices: a network card as the bridge's uplink, and disks.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use driver_domain::disk::{Disk, Queue, Refused};
@@ -132,21 +132,18 @@ struct Begun {
     bytes: Vec<u8>,
 }
 
+/// The memory that a flush takes.
+const FLUSH: [usize; 3] = [size_of::<BlkReq>(), size_of::<BlkResp>(), PvHal::LIST];
+
 /// The queue of a virtio disk.
 pub struct DiskQueue {
     device: VirtIOBlk<PvHal, PciTransport>,
     begun: BTreeMap<u16, Begun>,
-    /// Flushes, which the driver can only wait for, by numbers that no token has.
-    flushed: VecDeque<(u16, Result<(), Failed>)>,
-    last_flush: u16,
 }
-
-/// The first number of a flush: tokens are places in a queue of 16.
-const FLUSH: u16 = 1 << 15;
 
 impl DiskQueue {
     fn new(device: VirtIOBlk<PvHal, PciTransport>) -> Self {
-        Self { device, begun: BTreeMap::new(), flushed: VecDeque::new(), last_flush: 0 }
+        Self { device, begun: BTreeMap::new() }
     }
 
     /// Ends what the device is done with; none: nothing.
@@ -183,15 +180,6 @@ impl Queue for DiskQueue {
             let refused = if self.begun.is_empty() { Refused::Failed } else { Refused::Full };
             return Err((refused, bytes));
         }
-        if operation == Operation::Flush {
-            // The driver waits for a flush, and must find nothing else at the end of the queue.
-            if !self.begun.is_empty() {
-                return Err((Refused::Full, bytes));
-            }
-            self.last_flush = (self.last_flush + 1) % FLUSH;
-            self.flushed.push_back((FLUSH + self.last_flush, self.device.flush().map_err(|_| Failed)));
-            return Ok(FLUSH + self.last_flush);
-        }
         let Ok(first) = usize::try_from(sector) else { return Err((Refused::Failed, bytes)) };
         if bytes.is_empty() {
             return Err((Refused::Failed, bytes));
@@ -218,10 +206,15 @@ impl Queue for DiskQueue {
         }
     }
 
-    fn ended(&mut self) -> Option<(u16, Vec<u8>, Result<(), Failed>)> {
-        match self.flushed.pop_front() {
-            Some((number, result)) => Some((number, Vec::new(), result)),
-            None => self.complete(),
+    fn flush(&mut self) -> Result<(), Failed> {
+        // The driver waits for the end of its request, and must find nothing else at the end of the queue.
+        if !self.begun.is_empty() || PvHal::prepare(&FLUSH).is_err() {
+            return Err(Failed);
         }
+        self.device.flush().map_err(|_| Failed)
+    }
+
+    fn ended(&mut self) -> Option<(u16, Vec<u8>, Result<(), Failed>)> {
+        self.complete()
     }
 }
