@@ -1,7 +1,8 @@
 //! The back end of a display: maps what the front end draws in, and hands its pictures to a [`Panel`].
 //!
 //! Buffers and frame buffers have names that the front end chooses. How many there are, and how large, is limited. A
-//! buffer is mapped for reading from its creation to its destruction.
+//! buffer is mapped for reading from its creation to its destruction. Both take as many rounds as they need: a round maps,
+//! unmaps and shows [`STEP`] pages and the rest of the request that it is at.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -32,6 +33,10 @@ use crate::xenbus::{self, Driver, End, Error, Nodes, Role};
 const MAX_BUFFERS: usize = 8;
 /// Pages of all its buffers together: 128 MiB.
 const MAX_PAGES: usize = 32768;
+/// Pages that are mapped at once: a picture of 1920 by 1080.
+const STEP: usize = 2048;
+/// Pixels in them.
+const STEP_PIXELS: usize = STEP * PAGE_SIZE / PIXEL as usize;
 
 /// A picture in a front end's memory, which may change while it is read.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +45,8 @@ pub struct Picture<'a> {
     pub width: u32,
     /// Lines.
     pub height: u32,
-    pixels: &'a [ReadWord],
+    /// [`STEP_PIXELS`] each, the last one perhaps fewer.
+    pixels: &'a [&'a [ReadWord]],
     /// Pixels from one line to the next in memory.
     stride: u32,
 }
@@ -51,7 +57,8 @@ impl Picture<'_> {
     pub fn get(&self, x: u32, y: u32) -> Option<u32> {
         let inside = x < self.width && y < self.height;
         let at = y as usize * self.stride as usize + x as usize;
-        self.pixels.get(at).filter(|_| inside).map(|word| u32::from_le(word.load(Relaxed)) & 0x00ff_ffff)
+        let word = self.pixels.get(at / STEP_PIXELS).and_then(|step| step.get(at % STEP_PIXELS));
+        word.filter(|_| inside).map(|word| u32::from_le(word.load(Relaxed)) & 0x00ff_ffff)
     }
 }
 
@@ -66,9 +73,22 @@ pub trait Panel: Send {
 
 /// Mapped pages of a front end.
 struct Buffer<M> {
-    pixels: M,
+    /// [`STEP`] pages each, the last one perhaps fewer.
+    pixels: Vec<M>,
     width: u32,
     height: u32,
+}
+
+/// A buffer that is being made.
+struct Creating<M> {
+    request: XendisplReq,
+    cookie: u64,
+    buffer: Buffer<M>,
+    /// Pages that are not mapped yet, and the page that lists the next of them.
+    left: usize,
+    list: GrantRef,
+    /// References that were listed and are not mapped yet.
+    refs: Vec<GrantRef>,
 }
 
 /// The driver of one front end's display: `xenbus::Device<T, Display<T>>` connects it, [`poll`](Self::poll) serves.
@@ -88,7 +108,13 @@ struct Connection<T: Transport> {
     buffers: BTreeMap<u64, Buffer<T::MappedReadOnly>>,
     /// Frame buffers: their buffer, width and height.
     frames: BTreeMap<u64, (u64, u32, u32)>,
+    creating: Option<Creating<T::MappedReadOnly>>,
+    /// What was mapped for buffers that are gone.
+    leaving: Vec<T::MappedReadOnly>,
+    /// Pages that are mapped or will be.
     pages: usize,
+    /// Pages that this round mapped, unmapped or showed.
+    spent: usize,
 }
 
 impl<T: Transport> Display<T> {
@@ -131,12 +157,24 @@ fn payload<P: FromBytes>(request: &XendisplReq) -> Result<P, Errno> {
 impl<T: Transport> Connection<T> {
     /// Answers what is on the ring; none: the ring is broken.
     fn serve(&mut self, panel: &mut dyn Panel) -> Option<bool> {
-        let mut moved = false;
+        self.spent = 0;
+        let mut moved = self.unmap();
         // A front end that goes on asking takes no more of a round than that.
         for _ in 0..self.ring.slots() {
-            let Some(request) = self.ring.pop().ok()? else { break };
+            if self.spent >= STEP {
+                break;
+            }
+            let (request, done) = match self.creating.take() {
+                Some(creating) => (creating.request, self.go_on(creating)),
+                None => {
+                    let Some(request) = self.ring.pop().ok()? else { break };
+                    (request, self.order(&request, panel))
+                }
+            };
             moved = true;
-            let done = self.order(&request, panel);
+            if self.creating.is_some() {
+                continue;
+            }
             let mut response = XendisplResp::new_zeroed();
             response.id = request.id;
             response.operation = request.operation;
@@ -149,13 +187,21 @@ impl<T: Transport> Connection<T> {
         Some(self.ring.finish().ok()? | moved)
     }
 
+    /// Unmaps pages of buffers that are gone; whether there were some.
+    fn unmap(&mut self) -> bool {
+        let Some(step) = self.leaving.pop() else { return false };
+        let pages = step.len() * 4 / PAGE_SIZE;
+        (self.pages, self.spent) = (self.pages - pages, self.spent + pages);
+        true
+    }
+
     fn order(&mut self, request: &XendisplReq, panel: &mut dyn Panel) -> Result<(), Errno> {
         match request.operation {
-            XENDISPL_OP_DBUF_CREATE => self.create(&payload(request)?),
+            XENDISPL_OP_DBUF_CREATE => self.create(request, &payload(request)?),
             XENDISPL_OP_DBUF_DESTROY => {
                 let XendisplDbufDestroyReq { dbuf_cookie } = payload(request)?;
                 let buffer = self.buffers.remove(&dbuf_cookie).ok_or(Errno::ENOENT)?;
-                self.pages -= buffer.pixels.len() * 4 / PAGE_SIZE;
+                self.leaving.extend(buffer.pixels);
                 self.frames.retain(|_, (buffer, ..)| *buffer != dbuf_cookie);
                 Ok(())
             }
@@ -182,7 +228,7 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    fn create(&mut self, request: &XendisplDbufCreateReq) -> Result<(), Errno> {
+    fn create(&mut self, order: &XendisplReq, request: &XendisplDbufCreateReq) -> Result<(), Errno> {
         let (width, height) = (request.width, request.height);
         let sides = (1..=MAX_SIDE).contains(&width) && (1..=MAX_SIDE).contains(&height);
         let plain = request.bpp == PIXEL * 8 && request.flags == 0 && request.data_ofs == 0;
@@ -198,10 +244,40 @@ impl<T: Transport> Connection<T> {
         if self.buffers.len() >= MAX_BUFFERS || self.pages + pages > MAX_PAGES {
             return Err(Errno::ENOSPC);
         }
-        let refs = self.directory(GrantRef(request.gref_directory), pages)?;
-        let pixels = self.map(&refs)?;
         self.pages += pages;
-        self.buffers.insert(request.dbuf_cookie, Buffer { pixels, width, height });
+        self.go_on(Creating {
+            request: *order,
+            cookie: request.dbuf_cookie,
+            buffer: Buffer { pixels: Vec::new(), width, height },
+            left: pages,
+            list: GrantRef(request.gref_directory),
+            refs: Vec::new(),
+        })
+    }
+
+    /// Maps the next pages of a buffer.
+    fn go_on(&mut self, mut creating: Creating<T::MappedReadOnly>) -> Result<(), Errno> {
+        let pages = creating.left.min(STEP);
+        let mapped = self.list(&mut creating, pages).and_then(|()| self.map(&creating.refs[..pages]));
+        self.spent += pages;
+        let Creating { buffer, left, refs, .. } = &mut creating;
+        match mapped {
+            Ok(step) => {
+                buffer.pixels.push(step);
+                refs.drain(..pages);
+                *left -= pages;
+            }
+            Err(errno) => {
+                self.pages -= *left;
+                self.leaving.append(&mut buffer.pixels);
+                return Err(errno);
+            }
+        }
+        if *left > 0 {
+            self.creating = Some(creating);
+        } else {
+            self.buffers.insert(creating.cookie, creating.buffer);
+        }
         Ok(())
     }
 
@@ -209,16 +285,16 @@ impl<T: Transport> Connection<T> {
         self.transport.map_read_only(self.domain, refs).map_err(|_| Errno::EINVAL)
     }
 
-    /// The references of `pages` pages, from a list of pages that list them.
-    fn directory(&self, first: GrantRef, pages: usize) -> Result<Vec<GrantRef>, Errno> {
-        let (mut refs, mut next) = (Vec::with_capacity(pages), first);
+    /// Reads the pages that list references, each of which names the next, until `pages` of them are known.
+    fn list(&self, creating: &mut Creating<T::MappedReadOnly>, pages: usize) -> Result<(), Errno> {
+        let Creating { refs, list, left, .. } = creating;
         while refs.len() < pages {
-            let page = self.map(&[next])?;
-            let listed = page[1..].iter().take(pages - refs.len());
+            let page = self.map(&[*list])?;
+            let listed = page[1..].iter().take(*left - refs.len());
             refs.extend(listed.map(|word| GrantRef(word.load(Relaxed))));
-            next = GrantRef(page[0].load(Relaxed));
+            *list = GrantRef(page[0].load(Relaxed));
         }
-        Ok(refs)
+        Ok(())
     }
 
     fn attach(&mut self, request: &XendisplFbAttachReq) -> Result<(), Errno> {
@@ -238,10 +314,13 @@ impl<T: Transport> Connection<T> {
         Ok(())
     }
 
-    fn show(&self, frame: u64, panel: &mut dyn Panel) -> Result<(), Errno> {
+    fn show(&mut self, frame: u64, panel: &mut dyn Panel) -> Result<(), Errno> {
         let (buffer, width, height) = *self.frames.get(&frame).ok_or(Errno::ENOENT)?;
         let buffer = self.buffers.get(&buffer).ok_or(Errno::ENOENT)?;
-        panel.show(&Picture { width, height, pixels: buffer.pixels.deref(), stride: buffer.width });
+        // Sides are bounded: the product fits.
+        self.spent += ((width * height * PIXEL) as usize).div_ceil(PAGE_SIZE);
+        let pixels: Vec<&[ReadWord]> = buffer.pixels.iter().map(Deref::deref).collect();
+        panel.show(&Picture { width, height, pixels: &pixels, stride: buffer.width });
         Ok(())
     }
 
@@ -281,7 +360,10 @@ impl<T: Transport> Driver<T> for Display<T> {
             events_port,
             buffers: BTreeMap::new(),
             frames: BTreeMap::new(),
+            creating: None,
+            leaving: Vec::new(),
             pages: 0,
+            spent: 0,
         });
         self.broken = false;
         Ok(Nodes::new())

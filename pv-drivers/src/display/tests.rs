@@ -171,6 +171,22 @@ fn events_that_cannot_be_are_found_out_and_unknown_ones_ignored() {
     assert!(pair.front.driver_mut().take().is_err());
 }
 
+#[test]
+fn a_large_buffer_is_mapped_and_unmapped_in_steps() {
+    // 8,192 pages.
+    let (mut pair, seen) = screen("8192x1024");
+    assert!(pair.front.is_connected());
+    pair.front.driver_mut().set(8191, 1023, 0x12_3456);
+    for _ in 0..4 {
+        assert!(pair.back.driver_mut().poll());
+        assert_eq!(seen.0.lock().unwrap().0, 0, "not mapped as a whole yet");
+    }
+    assert!(pair.back.driver_mut().poll());
+    let picture = seen.0.lock().unwrap().clone();
+    assert_eq!((picture.0, picture.1.last()), (1, Some(&0x12_3456)));
+    assert!(!pair.back.driver_mut().poll());
+}
+
 /// Writes events of no known type until `stop`, or until so many were taken that a call took more than its share.
 fn events_without_end(
     page: &[core::sync::atomic::AtomicU32],
