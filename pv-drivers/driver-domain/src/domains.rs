@@ -6,7 +6,8 @@
 //! domain anew only when nobody holds a page of the old one. What it had in xenstore goes in steps, round by round.
 //!
 //! Each round gives each domain a budget: of requests and work for them in xenstore, of bytes on its console, of requests to its
-//! devices.
+//! devices. While a domain's transaction is being committed, or watchers are being told of what this domain wrote, this
+//! domain does nothing in xenstore: it waits for the next round.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -15,8 +16,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use pv_drivers::store::Error as StoreError;
 use pv_drivers::store::server::{Link, Local, Quota, Server};
+use pv_drivers::store::{Error as StoreError, Store};
 use pv_drivers::transport::{Access, Error, GrantRef, Port, Transport};
 use spin::Mutex;
 
@@ -90,6 +91,8 @@ struct Here<T: Transport> {
 struct Domain<T: Transport> {
     served: Served,
     here: Option<Here<T>>,
+    /// It is gone, and nodes of it are there still.
+    is_left: bool,
     /// When to look again.
     next: Duration,
 }
@@ -113,8 +116,8 @@ impl<T: Transport> fmt::Debug for Domains<T> {
 impl<T: Transport> Domains<T> {
     /// All are away.
     pub fn new(transport: T, server: &Arc<Mutex<Server>>, config: Config) -> Self {
-        let store = Local::new(server, config.own, true, None);
-        let away = |served| Domain { served, here: None, next: Duration::ZERO };
+        let store = Local::deferring(server, config.own, true);
+        let away = |served| Domain { served, here: None, is_left: false, next: Duration::ZERO };
         let domains = config.served.into_iter().map(away).collect();
         Self {
             transport,
@@ -131,10 +134,7 @@ impl<T: Transport> Domains<T> {
         let now = self.transport.now();
         let mut moved = self.take_input(machine) | self.server.lock().poll();
         for index in 0..self.domains.len() {
-            if now >= self.domains[index].next {
-                self.domains[index].next = now + LOOK;
-                moved |= self.look(index, machine);
-            }
+            moved |= self.look(index, now, machine);
             let Domain { served, here, .. } = &mut self.domains[index];
             if let Some(here) = here {
                 let is_chosen = self.keyboard.chosen() == Some(served.id);
@@ -144,7 +144,8 @@ impl<T: Transport> Domains<T> {
                 });
             }
         }
-        moved
+        // What is under way there is gone on with in the next round.
+        moved | !self.store.is_ready()
     }
 
     /// Gives what was typed to those whom it is for; whether there was something.
@@ -174,20 +175,33 @@ impl<T: Transport> Domains<T> {
         self.domains.iter().filter(|domain| domain.here.is_some()).count()
     }
 
-    /// Sees whether a domain has come or gone.
-    fn look(&mut self, index: usize, machine: &mut impl Machine<T>) -> bool {
-        let Domain { served, here, .. } = &mut self.domains[index];
-        if let Some(domain) = here {
+    /// Sees whether a domain has come or gone, where it is time for that.
+    fn look(&mut self, index: usize, now: Duration, machine: &mut impl Machine<T>) -> bool {
+        let Domain { served, here, is_left, next } = &mut self.domains[index];
+        let mut moved = false;
+        if let Some(domain) = here
+            && now >= *next
+        {
+            *next = now + LOOK;
             if machine.is_connected(&domain.port) {
                 return false;
             }
             *here = None;
+            (*is_left, moved) = (true, true);
             self.server.lock().begin_release(served.id);
+            machine.gone(&served.name);
+        }
+        if *is_left && self.store.is_ready() {
+            *is_left = false;
             // What xenstore says of nodes that are not there any more does not matter.
             let _ = nodes::forget(&self.store, self.own, served);
-            machine.gone(&served.name);
             return true;
         }
+        let is_away = here.is_none() && !*is_left;
+        if !is_away || now < *next || !self.store.is_ready() || self.server.lock().is_forgetting(served.id) {
+            return moved;
+        }
+        *next = now + LOOK;
         match self.meet(index, machine) {
             Ok(()) => true,
             Err(Failure::NotThere) => false,
@@ -201,7 +215,7 @@ impl<T: Transport> Domains<T> {
 
     /// Connects to a domain.
     fn meet(&mut self, index: usize, machine: &mut impl Machine<T>) -> Result<(), Failure> {
-        let Domain { served, here, .. } = &mut self.domains[index];
+        let Domain { served, here, is_left, .. } = &mut self.domains[index];
         let transport = &self.transport;
         let accept = |offer: Offer| {
             let page = transport.map(served.id, &[GrantRef(offer.reference)], Access::ReadWrite)?;
@@ -213,12 +227,25 @@ impl<T: Transport> Domains<T> {
         nodes::forget(&self.store, self.own, served)?;
         nodes::introduce(&self.store, self.own, served)?;
         let connection = self.server.lock().connect(served.id, false, None);
-        let Ok(link) = Link::new(ring, connection) else { return Err(Failure::NotThere) };
-        self.server.lock().introduce(served.id);
-        machine.line(&served.name, format_args!("is domain {}", served.id));
-        let devices = devices(transport, &self.store, served, machine)?;
-        *here = Some(Here { link, port, console, devices });
-        Ok(())
+        let begin = || {
+            let link = Link::new(ring, connection).map_err(|_| Failure::NotThere)?;
+            self.server.lock().begin_introduce(served.id);
+            machine.line(&served.name, format_args!("is domain {}", served.id));
+            let devices = devices(transport, &self.store, served, machine)?;
+            Ok((link, devices))
+        };
+        match begin() {
+            Ok((link, devices)) => {
+                *here = Some(Here { link, port, console, devices });
+                Ok(())
+            }
+            Err(why) => {
+                // Its client ends with the attempt.
+                self.server.lock().begin_release(served.id);
+                *is_left = true;
+                Err(why)
+            }
+        }
     }
 }
 
@@ -298,6 +325,7 @@ mod tests {
     use core::sync::atomic::AtomicU32;
     use guest_pv_lib::xenstore::{Client, Link as ClientLink, Ring};
     use pv_drivers::console::Page;
+    use pv_drivers::store::server::{Connection, Message};
     use pv_drivers::transport::Granted;
     use pv_drivers::transport::host::{self, HostTransport};
 
@@ -308,6 +336,8 @@ mod tests {
         typed: Vec<u8>,
         gone: bool,
         has_no_disks: bool,
+        /// The nodes of its devices are gone when a back end is made.
+        loses_nodes: bool,
     }
 
     /// A device that does nothing.
@@ -326,7 +356,16 @@ mod tests {
     }
 
     impl Machine<HostTransport> for Around {
-        fn disk(&mut self, _: &HostTransport, _: &Served, disk: &Disk) -> Result<Box<dyn Device>, String> {
+        fn disk(
+            &mut self,
+            transport: &HostTransport,
+            served: &Served,
+            disk: &Disk,
+        ) -> Result<Box<dyn Device>, String> {
+            if self.loses_nodes {
+                let path = format!("/local/domain/{}/device", served.id);
+                pv_drivers::store::Store::remove(transport.store(), Default::default(), &path).unwrap();
+            }
             if self.has_no_disks { Err(format!("{} is lost", disk.storage)) } else { Ok(Box::new(Idle)) }
         }
 
@@ -423,6 +462,60 @@ mod tests {
         domains.serve(&mut around);
         assert_eq!((domains.here(), around.said.last().unwrap().as_str()), (0, "g: is gone"));
         assert!(!there(&back) && !there("/local/domain/4"));
+    }
+
+    /// How many clients xenstore has.
+    fn clients(server: &Mutex<Server>, admin: Connection) -> u32 {
+        let kind = xen_abi::io::xs_wire::XS_CONTROL;
+        let ask = Message { kind, request: 0, transaction: 0, payload: b"info\0".to_vec() };
+        let answer = server.lock().answer(admin, &ask);
+        let text = String::from_utf8(answer.payload).unwrap();
+        text.lines().next().unwrap().strip_prefix("clients ").unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn an_attempt_that_fails_leaves_no_client() {
+        let machine = host::Machine::new();
+        let server = machine.server();
+        let (_page, _port, served) = guest(&machine, 4);
+        let mut around = Around { has_no_disks: true, loses_nodes: true, ..Around::default() };
+        let mut domains = Domains::new(machine.domain(9), &server, Config { own: 9, served: vec![served] });
+        let admin = server.lock().connect(0, true, None);
+        let before = clients(&server, admin);
+        for _ in 0..5 {
+            domains.domains[0].next = Duration::ZERO;
+            while domains.serve(&mut around) {}
+            assert_eq!((domains.here(), clients(&server, admin)), (0, before));
+        }
+        assert_eq!(around.said.iter().filter(|line| line.contains("xenstore says")).count(), 5);
+    }
+
+    #[test]
+    fn a_domain_that_starts_anew_at_once_is_forgotten_in_steps() {
+        let machine = host::Machine::new();
+        let server = Arc::new(Mutex::new(Server::default()));
+        let (_page, _port, served) = guest(&machine, 4);
+        let mut around = Around::default();
+        let mut domains = Domains::new(machine.domain(9), &server, Config { own: 9, served: vec![served] });
+        while domains.serve(&mut around) {}
+        let connection = server.lock().connect(4, false, None);
+        (0..900)
+            .for_each(|n| server.lock().mkdir(connection, Default::default(), &format!("data/{n}")).unwrap());
+        server.lock().write(connection, Default::default(), "data/0", b"old").unwrap();
+        let mut most = 0;
+        around.gone = true;
+        for _ in 0..500 {
+            domains.domains[0].next = Duration::ZERO;
+            let before = server.lock().steps();
+            domains.serve(&mut around);
+            most = most.max(server.lock().steps() - before);
+            around.gone = false;
+        }
+        assert_eq!((domains.here(), around.said.len()), (1, 3), "{:?}", around.said);
+        assert!(most < 6000, "{most} steps in one round");
+        let store = Local::new(&server, 9, true, None);
+        let names = pv_drivers::store::Store::directory(&store, Default::default(), "/local/domain/4/data");
+        assert_eq!(names, Ok(Vec::new()));
     }
 
     #[test]

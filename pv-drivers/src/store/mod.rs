@@ -102,6 +102,12 @@ pub trait Store: Send + Sync + 'static {
     #[doc(alias = "XS_UNWATCH")]
     fn unwatch(&self, path: &str, token: &str) -> Result<(), Error>;
 
+    /// Whether operations are short now. Where not, an event loop begins none and comes back later, as it does where
+    /// nothing can be done yet; an operation that is begun all the same takes as long as what is under way.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     /// The next event of a watch, if there is one. Does not wait.
     fn next_event(&self) -> Option<Event>;
 }

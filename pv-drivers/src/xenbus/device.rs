@@ -7,6 +7,7 @@
 //! has [`MOST_KEPT`] of them shares no new ones with it: connections that end and begin again do not take all memory.
 
 use super::{End, Error, Nodes, Role, State, next};
+use crate::store::Store;
 use crate::transport::Transport;
 
 /// The most steps of one poll: a whole way down and up again. A peer whose state changes all the time takes no more of
@@ -60,6 +61,8 @@ pub struct Device<T: Transport, D> {
     is_reopening: bool,
     /// Whether there may be a step without a change at the other end.
     is_due: bool,
+    /// This end shall leave, which xenstore could not be told yet, and why.
+    late: Option<Option<Error>>,
 }
 
 impl<T: Transport, D: Driver<T>> Device<T, D> {
@@ -73,6 +76,7 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
             is_wanted: true,
             is_reopening: false,
             is_due: true,
+            late: None,
         }
     }
 
@@ -110,8 +114,16 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
         self.end.state() == State::Closed && !self.is_shared
     }
 
-    /// Steps as far as the other end allows; true where something changed.
+    /// Steps as far as the other end allows; true where something changed. Nothing does while xenstore is busy.
     pub fn poll(&mut self) -> bool {
+        if !self.is_store_ready() {
+            return false;
+        }
+        match self.late.take() {
+            Some(Some(error)) => self.fail_now(&error),
+            Some(None) => self.leave(),
+            None => {}
+        }
         let changed = self.end.poll();
         if !changed && !self.is_due {
             return false;
@@ -122,7 +134,7 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
             match self.step() {
                 Ok(true) => progress = true,
                 Ok(false) => return progress,
-                Err(error) => self.fail(&error),
+                Err(error) => self.fail_now(&error),
             }
         }
         self.is_due = true;
@@ -132,7 +144,12 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
     /// Ends the connection, and does not connect again until [`reopen`](Self::reopen).
     pub fn close(&mut self) {
         self.is_wanted = false;
-        self.leave();
+        if self.is_store_ready() {
+            self.leave();
+        } else {
+            self.is_connected = false;
+            self.late.get_or_insert(None);
+        }
     }
 
     /// Connects again after [`close`](Self::close).
@@ -154,6 +171,7 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
         self.end.renew()?;
         self.is_reopening = false;
         self.is_due = true;
+        self.late = None;
         if !self.is_wanted {
             self.leave();
         }
@@ -162,6 +180,19 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
 
     /// Ends the connection because of `error`, which is published.
     pub fn fail(&mut self, error: &Error) {
+        if self.is_store_ready() {
+            self.fail_now(error);
+        } else {
+            self.is_connected = false;
+            self.late = Some(Some(*error));
+        }
+    }
+
+    fn is_store_ready(&self) -> bool {
+        self.end.bus().store().is_ready()
+    }
+
+    fn fail_now(&mut self, error: &Error) {
         self.end.report(error);
         // A back end serves the next kernel of the domain; a front end that cannot use a back end does not try again.
         self.is_wanted &= D::ROLE == Role::Back;

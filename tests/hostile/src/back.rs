@@ -85,7 +85,7 @@ pub fn run(boot: &BootContext, random: Random) -> ! {
     };
     println!("hostile: a back end for {} domains", config.served.len());
     let server = Arc::new(Mutex::new(Server::default()));
-    let transport = Guest::new(Local::new(&server, config.own, true, None));
+    let transport = Guest::new(Local::deferring(&server, config.own, true));
     let mut around = Around { random };
     let mut domains = Domains::new(transport, &server, config);
     loop {

@@ -55,7 +55,7 @@ fn serve(boot: &BootContext) -> Result<Infallible, String> {
             let free = memory::free_pages() * PAGE_SIZE;
             let server = Server::new(domains::quota(free, config.served.len()));
             let server = Arc::new(Mutex::new(server));
-            let devices = Devices::new(boot, Guest::new(Local::new(&server, config.own, true, None)))?;
+            let devices = Devices::new(boot, Guest::new(Local::deferring(&server, config.own, true)))?;
             let domains = Domains::new(devices.bus.transport().clone(), &server, config.clone());
             let around = Around {
                 sources: devices.sources(archive),

@@ -23,6 +23,15 @@ impl Local {
         let connection = server.lock().connect(domain, privileged, waker);
         Self { server: server.clone(), connection }
     }
+
+    /// The same, where what its operations cause, such as telling watchers, is left to [`Server::poll`]: for an event loop,
+    /// in which no operation may be a long one.
+    #[must_use]
+    pub fn deferring(server: &Arc<Mutex<Server>>, domain: u16, privileged: bool) -> Self {
+        let local = Self::new(server, domain, privileged, None);
+        server.lock().defer(local.connection);
+        local
+    }
 }
 
 impl fmt::Debug for Local {
@@ -82,6 +91,10 @@ impl Store for Local {
 
     fn unwatch(&self, path: &str, token: &str) -> Result<(), Error> {
         self.server.lock().unwatch(self.connection, path, token)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.server.lock().is_ready(self.connection)
     }
 
     fn next_event(&self) -> Option<Event> {

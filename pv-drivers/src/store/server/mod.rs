@@ -19,8 +19,10 @@
 //! for, and others only as long as one budget. While the changes of a transaction are being made, other domains' requests
 //! wait as well, so nobody sees a part of them. What belongs to no client any more, [`Server::poll`] works on.
 //!
-//! The methods of [`Server`] are for those who cannot wait: each finishes the jobs of its client, and a commit that another
-//! one has begun.
+//! The methods of [`Server`] are for those who cannot wait: each finishes the jobs of its client, and the commit that another
+//! one has begun. A client that defers ([`Local::deferring`]), as the driver domain's own, leaves its jobs to
+//! [`Server::poll`]. It asks [`Server::is_ready`] first and comes back later where something is under way: so one
+//! domain's transaction, or the watches of all, never make an operation of the driver domain a long one.
 
 mod account;
 mod children;
@@ -128,6 +130,8 @@ pub struct Server {
     committing: Option<Connection>,
     /// Work of no client.
     jobs: VecDeque<Job>,
+    /// Clients whose jobs are left to [`poll`](Server::poll).
+    deferring: Vec<Connection>,
 }
 
 impl fmt::Debug for Server {
@@ -164,6 +168,7 @@ impl Server {
             actions: VecDeque::new(),
             committing: None,
             jobs: VecDeque::new(),
+            deferring: Vec::new(),
         }
     }
 
@@ -190,16 +195,42 @@ impl Server {
         Connection(self.last_connection)
     }
 
+    /// What a client's operations cause is left to [`poll`](Self::poll) from now on.
+    pub(super) fn defer(&mut self, connection: Connection) {
+        self.deferring.push(connection);
+    }
+
+    fn defers(&self, connection: Connection) -> bool {
+        self.deferring.contains(&connection)
+    }
+
+    /// Whether an operation of a client would be a short one: all that it caused is done, and nobody's transaction is being
+    /// committed.
+    #[must_use]
+    pub fn is_ready(&self, connection: Connection) -> bool {
+        !self.must_wait(connection)
+    }
+
     /// A client is gone, with its watches and transactions.
     pub fn disconnect(&mut self, connection: Connection) {
+        let defers = self.defers(connection);
         self.begin_disconnect(connection);
-        self.finish(None);
+        if !defers {
+            self.finish(None);
+        }
     }
 
     fn begin_disconnect(&mut self, connection: Connection) {
         let Some(mut client) = self.clients.remove(&connection) else { return };
+        self.deferring.retain(|other| *other != connection);
         self.accounts.credit_bytes(client.actor.domain, CLIENT);
         work::cancel(&mut client.jobs);
+        if self.committing == Some(connection)
+            && let Some(commit) = client.jobs.pop_front()
+        {
+            // Undone before anything else is done.
+            self.jobs.push_front(commit);
+        }
         self.jobs.append(&mut client.jobs);
         self.jobs.push_back(Job::Kept(connection, client.actor.domain, Box::new(client.kept)));
     }
@@ -207,7 +238,7 @@ impl Server {
     /// A number is in use. What an earlier domain of this number left is forgotten first.
     fn admit(&mut self, domain: u16) {
         if self.known.since(domain).is_none() {
-            if self.jobs.iter().any(|job| matches!(job, Job::Forget(walk) if walk.domain == domain)) {
+            if self.is_forgetting(domain) {
                 self.finish(None);
             }
             let stamp = self.next_stamp();
@@ -215,14 +246,24 @@ impl Server {
         }
     }
 
+    /// Whether a domain of this number is gone and not yet out of the tree. The next one of its number is connected when it
+    /// is, by those who can wait.
+    #[must_use]
+    pub fn is_forgetting(&self, domain: u16) -> bool {
+        self.jobs.iter().any(|job| matches!(job, Job::Forget(walk) if walk.domain == domain))
+    }
+
     /// A domain is there: tells those who watch for it.
     pub fn introduce(&mut self, domain: u16) {
+        self.begin_introduce(domain);
+        self.finish(None);
+    }
+
+    /// The same, where [`poll`](Self::poll) does the work.
+    pub fn begin_introduce(&mut self, domain: u16) {
         self.admit(domain);
         self.introduced.insert(domain);
-        let mut job = Some(Job::Fire(Box::new(Firing::new(Vec::new(), Some(Special::Introduce)))));
-        while let Some(left) = job {
-            job = self.step(left, None);
-        }
+        self.jobs.push_back(Job::Fire(Box::new(Firing::new(Vec::new(), Some(Special::Introduce)))));
     }
 
     /// A domain is gone: with it its clients, its nodes, and all rights that it had. Tells those who watch for it.
@@ -268,13 +309,17 @@ impl Server {
         self.clients.get_mut(&connection).ok_or(Errno::ENOTCONN)
     }
 
-    /// Does something for a client whose work is done, and while nobody commits; and then what it causes.
+    /// Does something for a client while nobody commits. Before and after it all work of the client is done, where it does
+    /// not leave that for later.
     fn now<R>(&mut self, connection: Connection, work: impl FnOnce(&mut Self) -> R) -> R {
-        self.settle();
-        self.finish(Some(connection));
+        self.catch_up(connection);
         let result = work(self);
-        self.finish(Some(connection));
+        self.catch_up(connection);
         result
+    }
+
+    fn catch_up(&mut self, connection: Connection) {
+        if self.defers(connection) { self.settle() } else { self.finish(Some(connection)) }
     }
 
     /// Shows a node to a client that may read it, and notes in its transaction what it saw: the list of names (`list`), or
@@ -471,7 +516,8 @@ impl Server {
         let transaction = client.kept.transactions.remove(&id.0).ok_or(Errno::ENOENT)?;
         if commit {
             self.committing = Some(connection);
-            client.jobs.push_back(Job::Commit(Box::new(Commit::new(client.actor, transaction))));
+            // A client that defers may have others, which wait.
+            client.jobs.push_front(Job::Commit(Box::new(Commit::new(client.actor, transaction))));
         } else {
             client.ended = Some(Ok(()));
             client.jobs.push_back(Job::Transaction(client.actor.domain, transaction));

@@ -338,7 +338,7 @@ impl Server {
     ///
     /// `EINVAL`, `EEXIST`, `E2BIG` where the client has too many, `ENOSPC`.
     pub fn watch(&mut self, connection: Connection, path: &str, token: &str) -> Result<(), Errno> {
-        self.finish(Some(connection));
+        self.catch_up(connection);
         let client = self.clients.get_mut(&connection).ok_or(Errno::ENOTCONN)?;
         let (actor, watches) = (client.actor, &mut client.kept.watches);
         let watch = Watch::new(path, token, actor.domain)?;
@@ -363,7 +363,7 @@ impl Server {
     ///
     /// `EINVAL`, `ENOENT`.
     pub fn unwatch(&mut self, connection: Connection, path: &str, token: &str) -> Result<(), Errno> {
-        self.finish(Some(connection));
+        self.catch_up(connection);
         let client = self.clients.get_mut(&connection).ok_or(Errno::ENOTCONN)?;
         let watch = Watch::new(path, token, client.actor.domain)?;
         if !client.kept.watches.remove(&watch) {

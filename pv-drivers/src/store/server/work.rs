@@ -2,7 +2,8 @@
 //!
 //! A transaction is committed so: each path that it saw is compared with the tree, then each change is made, in order; where
 //! one cannot be made any more, those before it are undone, the last one first. Meanwhile nobody else changes or sees the
-//! tree. Watchers are told afterwards (`watch`), when all of it is there.
+//! tree: other jobs wait, too, because what they find there may be taken back. Watchers are told afterwards (`watch`), when
+//! all of it is there.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -95,21 +96,33 @@ impl Server {
         self.tree.steps()
     }
 
-    /// Does some of the work that belongs to no client; whether there was any.
+    /// Does some of the work that belongs to no client, and of what each client that does not wait for it has caused;
+    /// whether there was any.
     pub fn poll(&mut self) -> bool {
-        self.run(None, self.steps() + BUDGET)
+        let mut worked = self.run(None, self.steps() + BUDGET);
+        for at in 0..self.deferring.len() {
+            let connection = self.deferring[at];
+            worked |= self.run(Some(connection), self.steps() + BUDGET);
+        }
+        worked
     }
 
     /// Does all work of a client, or of none.
     pub(super) fn finish(&mut self, who: Option<Connection>) {
+        self.settle();
         self.run(who, u64::MAX);
     }
 
-    /// Ends the commit that is under way, if there is one.
+    /// Makes all changes of the transaction that is being committed, or none. What follows from them stays to be done.
     pub(super) fn settle(&mut self) {
-        if let Some(connection) = self.committing {
-            self.finish(Some(connection).filter(|connection| self.clients.contains_key(connection)));
-        }
+        while let Some(committer) = self.committer()
+            && self.advance(committer)
+        {}
+    }
+
+    /// In whose queue the commit under way is. It is the first job there.
+    fn committer(&self) -> Option<Option<Connection>> {
+        self.committing.map(|connection| Some(connection).filter(|it| self.clients.contains_key(it)))
     }
 
     /// Whether a client must wait before it asks for more: its own work is not done, or another one's transaction is being
@@ -119,19 +132,28 @@ impl Server {
         has_work || self.committing.is_some()
     }
 
-    /// Works on the jobs of a client, or of none, until all are done or so many steps were taken; whether there was one.
+    /// Works on the jobs of a client, or of none, until all are done, or must wait, or so many steps were taken; whether
+    /// something was done.
     pub(super) fn run(&mut self, who: Option<Connection>, until: u64) -> bool {
         let mut worked = false;
-        while self.steps() < until
-            && let Some(job) = self.queue(who).and_then(VecDeque::pop_front)
-        {
+        while self.steps() < until && self.advance(who) {
             worked = true;
-            self.tree.step();
-            if let (Some(rest), Some(queue)) = (self.step(job, who), self.queue(who)) {
-                queue.push_front(rest);
-            }
         }
         worked
+    }
+
+    /// Does a piece of the first job of a client, or of none. False: there is none, or a commit in another queue is under
+    /// way.
+    fn advance(&mut self, who: Option<Connection>) -> bool {
+        if self.committer().is_some_and(|committer| committer != who) {
+            return false;
+        }
+        let Some(job) = self.queue(who).and_then(VecDeque::pop_front) else { return false };
+        self.tree.step();
+        if let (Some(rest), Some(queue)) = (self.step(job, who), self.queue(who)) {
+            queue.push_front(rest);
+        }
+        true
     }
 
     fn queue(&mut self, who: Option<Connection>) -> Option<&mut VecDeque<Job>> {
@@ -149,7 +171,7 @@ impl Server {
     }
 
     /// Does a piece of a job; what is left of it.
-    pub(super) fn step(&mut self, job: Job, who: Option<Connection>) -> Option<Job> {
+    fn step(&mut self, job: Job, who: Option<Connection>) -> Option<Job> {
         match job {
             Job::Commit(commit) => self.commit(commit, who),
             Job::Fire(firing) => self.fire(firing, who),

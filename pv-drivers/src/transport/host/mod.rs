@@ -74,6 +74,12 @@ impl Machine {
         Self::default()
     }
 
+    /// Its xenstore, for tests that serve domains by pages.
+    #[must_use]
+    pub fn server(&self) -> Arc<spin::Mutex<Server>> {
+        self.store.clone()
+    }
+
     /// The domain of this number, made where it does not exist.
     #[must_use]
     pub fn domain(&self, id: DomId) -> HostTransport {

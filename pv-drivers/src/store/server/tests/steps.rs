@@ -152,3 +152,149 @@ fn a_domain_that_ends_in_the_middle_of_its_commit_leaves_nothing_of_it() {
         assert_eq!(server.accounts.of(1), Default::default());
     }
 }
+
+/// A page of domain 1, and its transaction of 1,024 changes deep in the tree.
+fn large_transaction(server: &mut Server) -> (Link<Page>, Page, Message) {
+    let toolstack = server.connect(0, true, None);
+    server.mkdir(toolstack, NONE, &format!("{}/d", home(1))).unwrap();
+    server.set_rights(toolstack, NONE, &format!("{}/d", home(1)), Rights::private(1)).unwrap();
+    let one = server.connect(1, false, None);
+    let deep = "/x".repeat(58);
+    server.write(one, NONE, &format!("d{deep}"), b"0").unwrap();
+    (0..128).for_each(|n| server.watch(one, &format!("d{deep}"), &n.to_string()).unwrap());
+    while server.next_event(one).is_some() {}
+    let t = server.begin(one).unwrap();
+    (0..1024).for_each(|n| server.write(one, t, &format!("d{deep}"), &[n as u8; 20]).unwrap());
+    let page = page();
+    (Link::new(page.clone(), one).unwrap(), page, message(abi::XS_TRANSACTION_END, t.0, b"T\0"))
+}
+
+/// The driver domain's devices look at xenstore when it is theirs to look at.
+#[test]
+fn a_device_of_the_driver_domain_waits_for_a_guests_commit() {
+    use crate::console::Back;
+    use crate::transport::Transport;
+    use crate::transport::host::Machine;
+    use crate::xenbus::{Bus, End, State};
+    let machine = Machine::new();
+    let (front, back) = machine.plug("console", 0, 1, 2);
+    let server = machine.server();
+    let front = format!("{}/{front}", home(1));
+    let bus = Bus::new(machine.domain(2));
+    let mut device = Back::new(End::back(&bus, &back).unwrap());
+    while bus.poll() | device.poll() {}
+    let (mut link, page, end) = large_transaction(&mut server.lock());
+    let write = format!("{front}/state\x001");
+    let owner = Rights::new(&[(1, Permission::None), (2, Permission::Read)]).unwrap();
+    let toolstack = server.lock().connect(0, true, None);
+    server.lock().set_rights(toolstack, NONE, &format!("{front}/state"), owner).unwrap();
+    send(&page, &message(abi::XS_WRITE, 0, write.as_bytes()).to_bytes());
+    send(&page, &end.to_bytes());
+    let (mut input, mut most, mut rounds) = (Vec::new(), 0, 0);
+    loop {
+        let before = server.lock().steps();
+        let mut moved = bus.poll() | device.poll();
+        most = most.max(server.lock().steps() - before);
+        moved |= serve(&mut server.lock(), &mut link);
+        receive(&page, &mut input);
+        rounds += 1;
+        if !moved {
+            break;
+        }
+    }
+    assert!(rounds > 100 && most <= work::BUDGET, "{rounds} rounds, {most} steps of one operation");
+    let state = machine.domain(2).store().read(Transaction::NONE, &format!("{back}/state")).unwrap();
+    assert_eq!(State::from_node(&state), State::InitWait);
+    assert!(device.is_closed() || !device.is_connected());
+}
+
+/// An operation that could not wait makes the changes of the commit, and leaves all that follows from them.
+#[test]
+fn who_defers_leaves_what_follows_from_a_commit() {
+    let server = Arc::new(spin::Mutex::new(Server::default()));
+    let own = Local::deferring(&server, 9, true);
+    own.write(Transaction::NONE, "x", b"x").unwrap();
+    while server.lock().poll() {}
+    assert!(own.is_ready());
+    let (mut link, page, end) = large_transaction(&mut server.lock());
+    send(&page, &end.to_bytes());
+    serve(&mut server.lock(), &mut link);
+    assert!(!own.is_ready());
+    own.read(Transaction::NONE, "x").unwrap();
+    let mut server = server.lock();
+    assert!(server.committing.is_none() && server.must_wait(link.connection()), "watchers are told later");
+    let (mut input, mut told) = (Vec::new(), 0);
+    while serve(&mut server, &mut link) {
+        told += messages(&page, &mut input).iter().filter(|it| it.kind == abi::XS_WATCH_EVENT).count();
+    }
+    assert!(told >= 128, "{told}");
+}
+
+#[test]
+fn watchers_of_what_the_driver_domain_writes_are_told_in_steps() {
+    let server = Arc::new(spin::Mutex::new(Server::default()));
+    let own = Local::deferring(&server, 9, true);
+    own.write(Transaction::NONE, "/a", b"").unwrap();
+    let readable = [(9, Permission::Read)];
+    own.set_permissions(Transaction::NONE, "/a", &readable).unwrap();
+    while server.lock().poll() {}
+    let mut watchers = Vec::new();
+    for domain in 1..=8 {
+        let mut server = server.lock();
+        let connection = server.connect(domain, false, None);
+        (0..128).for_each(|n| server.watch(connection, "/", &n.to_string()).unwrap());
+        events(&mut server, connection);
+        watchers.push(connection);
+    }
+    let mut most = 0;
+    let mut count = |work: &mut dyn FnMut() -> bool| {
+        let before = server.lock().steps();
+        let worked = work();
+        most = most.max(server.lock().steps() - before);
+        worked
+    };
+    for commit in [false, true] {
+        let t = if commit { own.begin().unwrap() } else { Transaction::NONE };
+        count(&mut || own.write(t, "/a", b"x").is_ok());
+        if commit {
+            count(&mut || own.end(t, true).is_ok());
+        }
+        while count(&mut || server.lock().poll()) {}
+        for connection in &watchers {
+            assert_eq!(events(&mut server.lock(), *connection).len(), 128);
+        }
+    }
+    assert!(most <= work::BUDGET + 16, "{most} steps at once");
+}
+
+/// What a commit has changed may be changed back: the way through the tree after a domain's end waits.
+#[test]
+fn a_domain_that_ends_during_anothers_commit_leaves_nothing() {
+    for steps in 1..60 {
+        let (mut server, toolstack, one, two) = world();
+        let open = |owner| Rights::new(&[(owner, Permission::Both)]).unwrap();
+        server.write(toolstack, NONE, "/shared", b"").unwrap();
+        server.set_rights(toolstack, NONE, "/shared", open(0)).unwrap();
+        server.write(one, NONE, "/shared/a", b"mine").unwrap();
+        server.set_rights(one, NONE, "/shared/a", open(1)).unwrap();
+        (0..20).for_each(|n| server.mkdir(one, NONE, &format!("/shared/a/{n}")).unwrap());
+        // Removes the node of domain 1, and does not fit any more afterwards.
+        let t = server.begin(two).unwrap();
+        server.remove(two, t, "/shared/a").unwrap();
+        (0..995).for_each(|n| server.write(two, t, &format!("n{n}"), b"").unwrap());
+        (0..20).for_each(|n| server.mkdir(two, NONE, &format!("o{n}")).unwrap());
+        assert!(server.request(two, &message(abi::XS_TRANSACTION_END, t.0, b"T\0")).is_none());
+        server.run(Some(two), server.steps() + 500 * steps);
+        if server.committing.is_none() {
+            assert!(steps > 10);
+            return;
+        }
+        server.begin_release(1);
+        while server.poll() {}
+        server.finish(Some(two));
+        while server.poll() {}
+        assert_eq!(server.accounts.of(1), Default::default(), "after {steps} times 500 steps");
+        assert_eq!(server.read(toolstack, NONE, "/shared/a"), Err(Errno::ENOENT));
+    }
+    panic!("the commit never ends");
+}
