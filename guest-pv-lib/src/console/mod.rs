@@ -77,6 +77,12 @@ pub fn write(bytes: &[u8]) {
     in_turn(|| put(bytes));
 }
 
+/// Bytes that can be written now without a wait. None: the console is the machine's, which does not say.
+#[must_use]
+pub fn room() -> Option<usize> {
+    USE_RING.load(Acquire).then(ring::room)
+}
+
 /// Takes what was typed, without waiting, and returns how many bytes that was. None for a domain that may not read the
 /// machine's console.
 pub fn read(buffer: &mut [u8]) -> usize {

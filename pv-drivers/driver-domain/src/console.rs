@@ -2,7 +2,8 @@
 //! goes to the one that was chosen, whose output appears as it is.
 //!
 //! The page is the other domain's. Its indexes are only believed where they make sense, and a line that
-//! never ends is cut.
+//! never ends is cut. Output is taken from the page only while this domain's own console has room for it: the rest waits
+//! there, and the domain that writes it waits for nobody but itself.
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -15,7 +16,7 @@ use pv_drivers::console::Page;
 use xen_abi::io::console::XENCONS_OUT_SIZE;
 
 /// A line is cut after so many bytes.
-const LONGEST: usize = 512;
+pub const LONGEST: usize = 512;
 /// Input that waits at most for a domain that does not read; further input is lost, as on any line without flow control.
 const BACKLOG: usize = 4096;
 /// The byte of the hypervisor's notes in the input, before the number of the domain that what follows is for.
@@ -50,37 +51,52 @@ impl<M: Deref<Target = [AtomicU32]>> Console<M> {
         Page::new(page).map(|page| Self { page, line: Vec::new(), typed: VecDeque::new() })
     }
 
-    /// Takes what the domain wrote and hands it on, and gives it what was typed, as far as there is room. True: something
-    /// moved, and the domain is to be notified.
-    pub fn serve(&mut self, is_chosen: bool, mut out: impl FnMut(Output<'_>)) -> bool {
-        let mut bytes = [0; XENCONS_OUT_SIZE as usize];
+    /// Takes what the domain wrote and hands it on, and gives it what was typed, as far as there is room: for `room` bytes
+    /// of output at first, and then for as many as `out` answers. True: something moved, and the domain is to be notified.
+    pub fn serve(&mut self, is_chosen: bool, room: usize, mut out: impl FnMut(Output<'_>) -> usize) -> bool {
+        let taken = if is_chosen { self.show(room, &mut out) } else { self.collect(room, &mut out) };
+        self.give() | (taken > 0)
+    }
+
+    /// Whether the domain wrote more than was taken.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        self.page.output().readable().is_ok_and(|count| count > 0)
+    }
+
+    /// The prompt that stands there, and what follows. How many bytes of it were taken from the page.
+    fn show(&mut self, mut room: usize, out: &mut impl FnMut(Output<'_>) -> usize) -> usize {
+        if !self.line.is_empty() && room >= LONGEST {
+            room = out(Output::Raw(&core::mem::take(&mut self.line)));
+        }
+        let mut bytes = [0; LONGEST];
+        let wanted = if self.line.is_empty() { room.min(LONGEST) } else { 0 };
         // A ring that makes no sense has nothing in it.
-        let count = self.page.output().pop(&mut bytes).unwrap_or(0);
-        if is_chosen {
-            self.show(&bytes[..count], &mut out);
-        } else {
-            self.collect(&bytes[..count], &mut out);
+        let count = self.page.output().pop(&mut bytes[..wanted]).unwrap_or(0);
+        if count > 0 {
+            out(Output::Raw(&bytes[..count]));
         }
-        self.give() | (count > 0)
+        count
     }
 
-    /// The prompt that stands there, and what follows.
-    fn show(&mut self, bytes: &[u8], out: &mut impl FnMut(Output<'_>)) {
-        for part in [&core::mem::take(&mut self.line), bytes].into_iter().filter(|part| !part.is_empty()) {
-            out(Output::Raw(part));
-        }
-    }
-
-    fn collect(&mut self, bytes: &[u8], out: &mut impl FnMut(Output<'_>)) {
-        for &byte in bytes {
+    /// Takes bytes while there is room for the line that each of them may end; how many.
+    fn collect(&mut self, mut room: usize, out: &mut impl FnMut(Output<'_>) -> usize) -> usize {
+        let (mut taken, mut next) = (0, [0]);
+        while room >= LONGEST
+            && taken < XENCONS_OUT_SIZE as usize
+            && self.page.output().pop(&mut next).unwrap_or(0) == 1
+        {
+            taken += 1;
+            let [byte] = next;
             if byte == b'\n' || self.line.len() == LONGEST {
-                out(Output::Line(&clean(&self.line)));
+                room = out(Output::Line(&clean(&self.line)));
                 self.line.clear();
             }
             if !matches!(byte, b'\n' | b'\r') {
                 self.line.push(byte);
             }
         }
+        taken
     }
 
     /// Types something.
@@ -155,9 +171,12 @@ mod tests {
 
     fn output(console: &mut Console<Words>, is_chosen: bool) -> (bool, Vec<String>) {
         let mut all = Vec::new();
-        let moved = console.serve(is_chosen, |out| match out {
-            Output::Line(line) => all.push(line.into()),
-            Output::Raw(bytes) => all.push(format!("raw {}", str::from_utf8(bytes).unwrap())),
+        let moved = console.serve(is_chosen, LONGEST, |out| {
+            match out {
+                Output::Line(line) => all.push(line.into()),
+                Output::Raw(bytes) => all.push(format!("raw {}", str::from_utf8(bytes).unwrap())),
+            }
+            LONGEST
         });
         (moved, all)
     }
@@ -210,6 +229,33 @@ mod tests {
         assert_eq!(output(&mut console, true), (true, vec!["raw ro\x1b[m".into()]));
         write(&page, b"ot\n");
         assert_eq!(lines(&mut console).1, ["ot"]);
+    }
+
+    /// A page full of line ends is more on this domain's console than in the page.
+    #[test]
+    fn output_stays_in_the_page_while_there_is_no_room_for_it() {
+        let (page, mut console) = console();
+        write(&page, &[b'\n'; XENCONS_OUT_SIZE as usize]);
+        let mut serve = |is_chosen, room| {
+            let (mut lines, mut left) = (0, room);
+            let moved = console.serve(is_chosen, room, |out| {
+                lines += 1;
+                left -= if let Output::Raw(bytes) = out { bytes.len() } else { 10 };
+                left
+            });
+            (moved, lines, console.has_output())
+        };
+        for is_chosen in [false, true] {
+            assert_eq!(serve(is_chosen, 0), (false, 0, true));
+        }
+        assert_eq!(serve(false, LONGEST), (true, 1, true));
+        assert_eq!(serve(false, LONGEST + 95), (true, 10, true));
+        assert_eq!(serve(true, 2037), (true, 1, true));
+        let mut rounds = 0;
+        while serve(true, 100).2 {
+            rounds += 1;
+        }
+        assert_eq!(rounds, (2048 - 11 - LONGEST) / 100);
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //! devices. While a domain's transaction is being committed, or watchers are being told of what this domain wrote, this
 //! domain does nothing in xenstore: it waits for the next round.
 
+#[cfg(test)]
+mod tests;
+
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -22,12 +25,19 @@ use pv_drivers::transport::{Access, Error, GrantRef, Port, Transport};
 use spin::Mutex;
 
 use crate::config::{Config, Disk, Net, Offer, Served};
-use crate::console::{Console, Keyboard, Output};
+use crate::console::{Console, Keyboard, LONGEST, Output};
 use crate::devices::Device;
 use crate::nodes;
 
 /// How often a domain that is away is tried, and one that is here is looked after.
 pub const LOOK: Duration = Duration::from_millis(500);
+
+/// Bytes of the domains' output in a round, all together.
+const OUTPUT: usize = 2 * LONGEST;
+/// What a line of output has beside its text and its domain's name.
+const AROUND: usize = 8;
+/// Pieces of typed input in a round.
+const TYPED: usize = 16;
 
 /// The part of the memory that xenstore may take for all domains together: a quarter.
 const STORE_SHARE: usize = 4;
@@ -63,6 +73,11 @@ pub trait Machine<T: Transport> {
 
     /// A line that a domain wrote to its console, or a message about it.
     fn line(&mut self, name: &str, line: fmt::Arguments<'_>);
+
+    /// Bytes of output that the console takes now without a wait.
+    fn room(&mut self) -> usize {
+        usize::MAX
+    }
 
     /// A domain is gone, with all that it had of this one.
     fn gone(&mut self, name: &str) {
@@ -105,6 +120,10 @@ pub struct Domains<T: Transport> {
     store: Local,
     domains: Vec<Domain<T>>,
     keyboard: Keyboard,
+    /// Whose output is shown first in this round.
+    turn: usize,
+    /// Output waits for room.
+    is_held: bool,
 }
 
 impl<T: Transport> fmt::Debug for Domains<T> {
@@ -126,22 +145,48 @@ impl<T: Transport> Domains<T> {
             store,
             domains,
             keyboard: Keyboard::default(),
+            turn: 0,
+            is_held: false,
         }
+    }
+
+    /// Whether output waits until this domain's console has room for it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.is_held
     }
 
     /// Does what there is to do for each of them; answers whether there was anything.
     pub fn serve(&mut self, machine: &mut impl Machine<T>) -> bool {
         let now = self.transport.now();
         let mut moved = self.take_input(machine) | self.server.lock().poll();
+        let mut room = OUTPUT;
+        self.is_held = false;
+        self.turn = (self.turn + 1) % self.domains.len().max(1);
         for index in 0..self.domains.len() {
+            let index = (self.turn + index) % self.domains.len();
             moved |= self.look(index, now, machine);
             let Domain { served, here, .. } = &mut self.domains[index];
             if let Some(here) = here {
                 let is_chosen = self.keyboard.chosen() == Some(served.id);
-                moved |= here.serve(&self.server, is_chosen, |out| match out {
-                    Output::Line(line) => machine.line(&served.name, format_args!("{line}")),
-                    Output::Raw(bytes) => machine.raw(bytes),
+                moved |= here.serve(&self.server);
+                let margin = (served.name.len() + AROUND).min(OUTPUT - LONGEST);
+                let first = room.min(machine.room()).saturating_sub(margin);
+                moved |= here.serve_console(is_chosen, first, |out| {
+                    let shown = match out {
+                        Output::Line(line) => {
+                            machine.line(&served.name, format_args!("{line}"));
+                            margin + line.len()
+                        }
+                        Output::Raw(bytes) => {
+                            machine.raw(bytes);
+                            bytes.len()
+                        }
+                    };
+                    room = room.saturating_sub(shown);
+                    room.min(machine.room()).saturating_sub(margin)
                 });
+                self.is_held |= here.console.as_ref().is_some_and(|(console, _)| console.has_output());
             }
         }
         // What is under way there is gone on with in the next round.
@@ -151,10 +196,10 @@ impl<T: Transport> Domains<T> {
     /// Gives what was typed to those whom it is for; whether there was something.
     fn take_input(&mut self, machine: &mut impl Machine<T>) -> bool {
         let (mut bytes, mut moved) = ([0; 64], false);
-        loop {
+        for _ in 0..TYPED {
             let count = machine.typed(&mut bytes);
             if count == 0 {
-                return moved;
+                break;
             }
             moved = true;
             let domains = &mut self.domains;
@@ -167,6 +212,7 @@ impl<T: Transport> Domains<T> {
                 }
             });
         }
+        moved
     }
 
     /// How many are here.
@@ -298,280 +344,26 @@ impl From<StoreError> for Failure {
 }
 
 impl<T: Transport> Here<T> {
-    fn serve(&mut self, server: &Mutex<Server>, is_chosen: bool, out: impl FnMut(Output<'_>)) -> bool {
+    fn serve(&mut self, server: &Mutex<Server>) -> bool {
         let _ = self.port.take();
         let mut moved = self.link.serve(&mut server.lock());
         if moved {
             self.port.notify();
-        }
-        if let Some((console, port)) = &mut self.console {
-            let _ = port.take();
-            if console.serve(is_chosen, out) {
-                port.notify();
-                moved = true;
-            }
         }
         for device in &mut self.devices {
             moved |= device.serve();
         }
         moved
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::format;
-    use core::sync::atomic::AtomicU32;
-    use guest_pv_lib::xenstore::{Client, Link as ClientLink, Ring};
-    use pv_drivers::console::Page;
-    use pv_drivers::store::server::{Connection, Message};
-    use pv_drivers::transport::Granted;
-    use pv_drivers::transport::host::{self, HostTransport};
-
-    /// The machine around the loop: what was said, and who still lives.
-    #[derive(Default)]
-    struct Around {
-        said: Vec<String>,
-        typed: Vec<u8>,
-        gone: bool,
-        has_no_disks: bool,
-        /// The nodes of its devices are gone when a back end is made.
-        loses_nodes: bool,
-    }
-
-    /// A device that does nothing.
-    struct Idle;
-
-    impl Device for Idle {
-        fn serve(&mut self) -> bool {
-            false
+    /// As of [`Console::serve`].
+    fn serve_console(&mut self, is_chosen: bool, room: usize, out: impl FnMut(Output<'_>) -> usize) -> bool {
+        let Some((console, port)) = &mut self.console else { return false };
+        let _ = port.take();
+        let moved = console.serve(is_chosen, room, out);
+        if moved {
+            port.notify();
         }
-
-        fn close(&mut self) {}
-
-        fn is_closed(&self) -> bool {
-            true
-        }
-    }
-
-    impl Machine<HostTransport> for Around {
-        fn disk(
-            &mut self,
-            transport: &HostTransport,
-            served: &Served,
-            disk: &Disk,
-        ) -> Result<Box<dyn Device>, String> {
-            if self.loses_nodes {
-                let path = format!("/local/domain/{}/device", served.id);
-                pv_drivers::store::Store::remove(transport.store(), Default::default(), &path).unwrap();
-            }
-            if self.has_no_disks { Err(format!("{} is lost", disk.storage)) } else { Ok(Box::new(Idle)) }
-        }
-
-        fn interface(&mut self, _: &HostTransport, _: &Served, _: &Net) -> Result<Box<dyn Device>, String> {
-            Ok(Box::new(Idle))
-        }
-
-        fn is_connected(&self, _: &host::Port) -> bool {
-            !self.gone
-        }
-
-        fn line(&mut self, name: &str, line: fmt::Arguments<'_>) {
-            self.said.push(format!("{name}: {line}"));
-        }
-
-        fn raw(&mut self, bytes: &[u8]) {
-            self.said.push(format!("raw {}", String::from_utf8_lossy(bytes)));
-        }
-
-        fn typed(&mut self, bytes: &mut [u8]) -> usize {
-            let count = self.typed.len().min(bytes.len());
-            bytes[..count].copy_from_slice(&self.typed[..count]);
-            self.typed.drain(..count);
-            count
-        }
-    }
-
-    /// Nobody is told: the loop of these tests runs all the time.
-    struct Silent;
-
-    impl ClientLink for Silent {
-        fn notify(&self) {}
-        fn wait(&self) {}
-    }
-
-    /// The words of pages that are granted.
-    struct Lent(Arc<host::Granted>);
-
-    impl core::ops::Deref for Lent {
-        type Target = [AtomicU32];
-
-        fn deref(&self) -> &[AtomicU32] {
-            &self.0
-        }
-    }
-
-    /// A domain with a ring, and what a server is told of it.
-    fn guest(machine: &host::Machine, id: u16) -> (Arc<host::Granted>, host::Port, Served) {
-        let transport = machine.domain(id);
-        let page = transport.buffer(1).unwrap();
-        let page = Arc::new(transport.lend(page, 9, Access::ReadWrite).map_err(|(error, _)| error).unwrap());
-        let port = transport.listen(9).unwrap();
-        let line = format!("paravane.domain=9 paravane.serve=g:{id}:{}:0", port.number());
-        let text =
-            "[[domain]]\nname = \"g\"\n[[domain.disk]]\nname = \"xvda\"\nram = \"1M\"\n[[domain.net]]\n";
-        let mut served = Config::read(&line, Some(text.as_bytes())).unwrap().served.remove(0);
-        served.store.reference = page.refs()[0].0;
-        (page, port, served)
-    }
-
-    #[test]
-    fn a_domain_finds_its_devices_and_is_forgotten_when_it_ends() {
-        let machine = host::Machine::new();
-        let server = Arc::new(Mutex::new(Server::default()));
-        let (page, port, served) = guest(&machine, 4);
-        let config = Config { own: 9, served: vec![served] };
-        let mut around = Around::default();
-        let mut domains = Domains::new(machine.domain(9), &server, config);
-        domains.serve(&mut around);
-        assert_eq!((domains.here(), &around.said[..]), (1, &["g: is domain 4".into()][..]));
-
-        let client = Client::new(Ring::new(Lent(page)).unwrap(), Silent);
-        let none = guest_pv_lib::xenstore::Transaction::NONE;
-        let mut read = |path: &str| {
-            let request =
-                client.submit(xen_abi::io::xs_wire::XS_READ, none, &[path.as_bytes(), b"\0"]).unwrap();
-            while domains.serve(&mut around) {}
-            request.wait().map(|value| String::from_utf8(value).unwrap())
-        };
-        assert_eq!(read("name"), Ok("g".into()));
-        assert_eq!(read("device/vif/0/mac"), Ok("00:16:3e:00:00:04".into()));
-        let back = read("device/vbd/51712/backend").unwrap();
-        assert_eq!(back, "/local/domain/9/backend/vbd/4/51712");
-        assert_eq!(read(&format!("{back}/frontend")), Ok("/local/domain/4/device/vbd/51712".into()));
-        assert_eq!(read(&format!("{back}/state")), Ok("1".into()));
-        assert_eq!(read("none"), Err(StoreError::ENOENT));
-        assert!(port.take(), "it was notified");
-
-        let store = Local::new(&server, 9, true, None);
-        let there = |path: &str| pv_drivers::store::Store::read(&store, Default::default(), path).is_ok();
-        assert!(there(&back));
-        around.gone = true;
-        domains.domains[0].next = Duration::ZERO;
-        domains.serve(&mut around);
-        assert_eq!((domains.here(), around.said.last().unwrap().as_str()), (0, "g: is gone"));
-        assert!(!there(&back) && !there("/local/domain/4"));
-    }
-
-    /// How many clients xenstore has.
-    fn clients(server: &Mutex<Server>, admin: Connection) -> u32 {
-        let kind = xen_abi::io::xs_wire::XS_CONTROL;
-        let ask = Message { kind, request: 0, transaction: 0, payload: b"info\0".to_vec() };
-        let answer = server.lock().answer(admin, &ask);
-        let text = String::from_utf8(answer.payload).unwrap();
-        text.lines().next().unwrap().strip_prefix("clients ").unwrap().parse().unwrap()
-    }
-
-    #[test]
-    fn an_attempt_that_fails_leaves_no_client() {
-        let machine = host::Machine::new();
-        let server = machine.server();
-        let (_page, _port, served) = guest(&machine, 4);
-        let mut around = Around { has_no_disks: true, loses_nodes: true, ..Around::default() };
-        let mut domains = Domains::new(machine.domain(9), &server, Config { own: 9, served: vec![served] });
-        let admin = server.lock().connect(0, true, None);
-        let before = clients(&server, admin);
-        for _ in 0..5 {
-            domains.domains[0].next = Duration::ZERO;
-            while domains.serve(&mut around) {}
-            assert_eq!((domains.here(), clients(&server, admin)), (0, before));
-        }
-        assert_eq!(around.said.iter().filter(|line| line.contains("xenstore says")).count(), 5);
-    }
-
-    #[test]
-    fn a_domain_that_starts_anew_at_once_is_forgotten_in_steps() {
-        let machine = host::Machine::new();
-        let server = Arc::new(Mutex::new(Server::default()));
-        let (_page, _port, served) = guest(&machine, 4);
-        let mut around = Around::default();
-        let mut domains = Domains::new(machine.domain(9), &server, Config { own: 9, served: vec![served] });
-        while domains.serve(&mut around) {}
-        let connection = server.lock().connect(4, false, None);
-        (0..900)
-            .for_each(|n| server.lock().mkdir(connection, Default::default(), &format!("data/{n}")).unwrap());
-        server.lock().write(connection, Default::default(), "data/0", b"old").unwrap();
-        let mut most = 0;
-        around.gone = true;
-        for _ in 0..500 {
-            domains.domains[0].next = Duration::ZERO;
-            let before = server.lock().steps();
-            domains.serve(&mut around);
-            most = most.max(server.lock().steps() - before);
-            around.gone = false;
-        }
-        assert_eq!((domains.here(), around.said.len()), (1, 3), "{:?}", around.said);
-        assert!(most < 6000, "{most} steps in one round");
-        let store = Local::new(&server, 9, true, None);
-        let names = pv_drivers::store::Store::directory(&store, Default::default(), "/local/domain/4/data");
-        assert_eq!(names, Ok(Vec::new()));
-    }
-
-    #[test]
-    fn many_domains_share_the_memory_that_xenstore_may_take() {
-        let usual = Quota::default().bytes;
-        assert_eq!(quota(64 << 20, 1).bytes, usual);
-        assert_eq!(quota(64 << 20, 32).bytes, 512 << 10);
-        assert_eq!(quota(1 << 20, 100).bytes, STORE_LEAST);
-    }
-
-    #[test]
-    fn what_cannot_be_served_is_not_there() {
-        let machine = host::Machine::new();
-        let server = Arc::new(Mutex::new(Server::default()));
-        let (_page, _port, served) = guest(&machine, 4);
-        let mut around = Around { has_no_disks: true, ..Around::default() };
-        let mut domains = Domains::new(machine.domain(9), &server, Config { own: 9, served: vec![served] });
-        domains.serve(&mut around);
-        assert_eq!(around.said, ["g: is domain 4", "g: has no xvda: ram:1024K is lost"]);
-        let store = Local::new(&server, 9, true, None);
-        let names = |path: &str| pv_drivers::store::Store::directory(&store, Default::default(), path);
-        assert_eq!(
-            names("/local/domain/4/device/vbd"),
-            Ok(Vec::new()),
-            "a front end has nothing to wait for"
-        );
-        assert_eq!(names("/local/domain/9/backend/vbd/4"), Ok(Vec::new()));
-        assert_eq!(names("/local/domain/4/device/vif"), Ok(vec!["0".into()]));
-    }
-
-    #[test]
-    fn a_console_is_seen_and_typed_to() {
-        let machine = host::Machine::new();
-        let server = Arc::new(Mutex::new(Server::default()));
-        let (_ring, _port, mut served) = guest(&machine, 4);
-        let transport = machine.domain(4);
-        let page = transport.lend(transport.buffer(1).unwrap(), 9, Access::ReadWrite);
-        let page = Arc::new(page.map_err(|(error, _)| error).unwrap());
-        let port = transport.listen(9).unwrap();
-        served.console = Some(Offer { reference: page.refs()[0].0, port: port.number() });
-        let mut around = Around::default();
-        let mut domains = Domains::new(machine.domain(9), &server, Config { own: 9, served: vec![served] });
-        let page = Page::new(Lent(page)).unwrap();
-        let mut write = |around: &mut Around, bytes: &[u8]| {
-            page.output().push(bytes).unwrap();
-            while domains.serve(around) {}
-            around.said.pop()
-        };
-        assert_eq!(write(&mut around, b"one\n").as_deref(), Some("g: one"));
-        around.typed.extend(b"x\xff\x00\x04ls\n");
-        assert_eq!(write(&mut around, b"# ").as_deref(), Some("raw # "));
-        let mut bytes = [0; 8];
-        assert_eq!((page.input().pop(&mut bytes), &bytes[..3]), (Ok(3), &b"ls\n"[..]));
-        assert!(port.take(), "it was notified");
-        around.typed.extend(b"\xff\x00\x09quit");
-        assert_eq!(write(&mut around, b"two\n").as_deref(), Some("g: two"));
-        assert_eq!(page.input().pop(&mut bytes), Ok(0));
+        moved
     }
 }

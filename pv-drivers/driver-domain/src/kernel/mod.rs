@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::fmt;
+use core::time::Duration;
 
 use driver_domain::archive;
 use driver_domain::config::{self, Config, Net, Served};
@@ -20,7 +21,7 @@ use driver_domain::nodes;
 use guest_pv_lib::events::Channel;
 use guest_pv_lib::sched::{self, Shutdown};
 use guest_pv_lib::virtio::PciPorts;
-use guest_pv_lib::{BootContext, console, events, memory, println, xenstore};
+use guest_pv_lib::{BootContext, console, events, memory, println, time, xenstore};
 use pv_drivers::blk::{BackOptions, BlockDevice};
 use pv_drivers::net::back::SharedBridge;
 use pv_drivers::net::bridge::Bridge;
@@ -62,6 +63,7 @@ fn serve(boot: &BootContext) -> Result<Infallible, String> {
                 keys: console::channel().ok(),
                 has_input: true,
                 is_open: false,
+                output_at: 0,
             };
             devices.run(Described { domains, around })
         }
@@ -87,6 +89,11 @@ struct Devices<T: Transport> {
 trait Round {
     /// Does what there is to do; answers whether there was anything.
     fn serve(&mut self) -> bool;
+
+    /// How long the loop may sleep after that without an event.
+    fn patience(&self) -> Duration {
+        LOOK
+    }
 }
 
 impl<T: Transport> Devices<T> {
@@ -133,7 +140,7 @@ impl<T: Transport> Devices<T> {
                 continue;
             }
             let until = progress.until.map_or(LOOK, |until| until.saturating_sub(transport.now()));
-            transport.wait(Some(until.min(LOOK)));
+            transport.wait(Some(until.min(round.patience())));
         }
     }
 }
@@ -154,6 +161,10 @@ impl<T: Transport> Round for Described<T> {
     fn serve(&mut self) -> bool {
         self.domains.serve(&mut self.around)
     }
+
+    fn patience(&self) -> Duration {
+        if self.domains.is_held() { HELD } else { LOOK }
+    }
 }
 
 /// What this domain has for others.
@@ -165,6 +176,29 @@ struct Around<T: Transport> {
     has_input: bool,
     /// What the chosen domain wrote last is no whole line.
     is_open: bool,
+    /// When the machine's console may be written to again.
+    output_at: u64,
+}
+
+/// How long the loop sleeps at most while output waits for room.
+const HELD: Duration = Duration::from_millis(10);
+/// A piece of output that takes longer, in nanoseconds, waited for the machine's console.
+const SLOW: u64 = 1_000_000;
+/// The loop does other things for so many times as long as it waited.
+const PAUSE: u64 = 7;
+
+impl<T: Transport> Around<T> {
+    /// Shows something. The machine's console does not say how much room it has: where it made this domain wait, it gets
+    /// time to empty.
+    fn show(&mut self, work: impl FnOnce()) {
+        let start = time::now();
+        work();
+        let now = time::now();
+        let took = now.saturating_sub(start);
+        if took > SLOW {
+            self.output_at = now.saturating_add(took.saturating_mul(PAUSE));
+        }
+    }
 }
 
 impl<T: Transport> Machine<T> for Around<T> {
@@ -184,12 +218,17 @@ impl<T: Transport> Machine<T> for Around<T> {
 
     fn line(&mut self, name: &str, line: fmt::Arguments<'_>) {
         let end = if core::mem::take(&mut self.is_open) { "\n" } else { "" };
-        println!("{end}({name}) {line}");
+        self.show(|| println!("{end}({name}) {line}"));
     }
 
     fn raw(&mut self, bytes: &[u8]) {
         self.is_open = bytes.last() != Some(&b'\n');
-        console::write(bytes);
+        self.show(|| console::write(bytes));
+    }
+
+    fn room(&mut self) -> usize {
+        let room = console::room().unwrap_or(usize::MAX);
+        if time::now() >= self.output_at { room } else { 0 }
     }
 
     fn typed(&mut self, bytes: &mut [u8]) -> usize {
