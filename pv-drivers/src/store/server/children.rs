@@ -54,6 +54,11 @@ impl<T> Children<T> {
         self.0.pop()
     }
 
+    /// What stands at a place in the order of names.
+    pub fn at(&self, place: usize) -> Option<(&str, &T)> {
+        self.0.get(place).map(|(name, child)| (&**name, child))
+    }
+
     /// The first name behind `name`, or of all.
     pub fn after(&self, name: Option<&str>) -> Option<&str> {
         let at = name.map_or(0, |name| match self.find(name) {

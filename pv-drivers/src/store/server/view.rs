@@ -1,5 +1,7 @@
 //! What a client sees: the tree, through the changes of its transaction where it is in one; and what may be done there.
 
+use core::cmp::Ordering;
+
 use super::super::Errno;
 use super::path::Path;
 use super::rights::{Actor, Deed, Rights};
@@ -20,8 +22,7 @@ pub(super) struct Sight<'a> {
     base: Option<&'a Node>,
     delta: Option<&'a Delta>,
     transaction: Option<&'a Transaction>,
-    /// The root's rights. Whatever is seen has rights in the tree or the transaction, so they are not used.
-    fallback: &'a Rights,
+    tree: &'a Tree,
 }
 
 /// How far the way to a node leads.
@@ -37,8 +38,7 @@ impl<'a> View<'a> {
     fn walk(self, path: &Path) -> Walk<'a> {
         let delta = self.transaction.map(|transaction| &transaction.root);
         let root = &self.tree.root;
-        let (base, fallback) = (Some(root), &root.rights);
-        let mut last = Sight { base, delta, transaction: self.transaction, fallback };
+        let mut last = Sight { base: Some(root), delta, transaction: self.transaction, tree: self.tree };
         let mut depth = 0;
         for name in path.names() {
             self.tree.step();
@@ -79,7 +79,8 @@ impl<'a> Sight<'a> {
     /// Its rights.
     pub fn rights(self) -> &'a Rights {
         let own = self.delta.and_then(|delta| delta.rights.as_ref());
-        own.or(self.base.map(|node| &node.rights)).unwrap_or(self.fallback)
+        // Whatever is seen has rights in the tree or the transaction, so the root's are not used.
+        own.or(self.base.map(|node| &node.rights)).unwrap_or(&self.tree.root.rights)
     }
 
     /// Its value.
@@ -96,20 +97,26 @@ impl<'a> Sight<'a> {
         self.base.map_or(0, |node| node.list_stamp).max(own)
     }
 
-    /// The names of its children, in order.
+    /// The names of its children, in order: a step for each that the tree or the transaction has.
     pub fn names(self) -> impl Iterator<Item = &'a str> {
-        let mut at = None;
+        let (mut in_base, mut in_delta) = (0, 0);
         core::iter::from_fn(move || {
             loop {
-                let base = self.base.and_then(|node| node.children.after(at));
-                let own = self.delta.and_then(|delta| delta.children.after(at));
-                let next = match (base, own) {
-                    (Some(base), Some(own)) => base.min(own),
-                    (base, own) => base.or(own)?,
+                self.tree.step();
+                let base = self.base.and_then(|node| node.children.at(in_base)).map(|(name, _)| name);
+                let own = self.delta.and_then(|delta| delta.children.at(in_delta));
+                let order = match (base, own) {
+                    (Some(base), Some((own, _))) => base.cmp(own),
+                    (Some(_), None) => Ordering::Less,
+                    (None, _) => Ordering::Greater,
                 };
-                at = Some(next);
-                if self.child(next).is_some() {
-                    return at;
+                in_base += usize::from(order.is_le());
+                in_delta += usize::from(order.is_ge());
+                let (name, delta) =
+                    if order.is_lt() { (base?, None) } else { own.map(|(n, d)| (n, Some(d)))? };
+                let is_base = order.is_le() && !delta.is_some_and(|delta| delta.hides);
+                if is_base || delta.is_some_and(|delta| delta.rights.is_some()) {
+                    return Some(name);
                 }
             }
         })

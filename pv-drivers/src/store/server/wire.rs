@@ -225,7 +225,7 @@ impl Server {
 
     /// The names of a node's children, each with a NUL behind it, from byte `offset` on and as many as there is room for, which
     /// depends on the number that changes with them; that number, and whether these were the last. Bounded by the room and
-    /// by the children, of which no domain has more than its quota of nodes.
+    /// by the children, of which no domain has more than its quota of nodes; each that is passed is a step.
     fn names(
         &mut self,
         connection: Connection,

@@ -298,3 +298,22 @@ fn a_domain_that_ends_during_anothers_commit_leaves_nothing() {
     }
     panic!("the commit never ends");
 }
+
+#[test]
+fn each_name_of_a_list_is_a_step() {
+    let (mut server, _, one, _) = world();
+    (0..900).for_each(|n| server.mkdir(one, NONE, &format!("d/{n:03}")).unwrap());
+    let page = page();
+    let mut link = Link::new(page.clone(), one).unwrap();
+    // The end of the list, again and again.
+    let request = message(abi::XS_DIRECTORY_PART, 0, format!("d\0{}\0", 900 * 4 - 1).as_bytes());
+    (0..8).for_each(|_| assert_eq!(send(&page, &request.to_bytes()), request.to_bytes().len()));
+    let (mut input, mut answers) = (Vec::new(), 0);
+    while serve(&mut server, &mut link) {
+        let now = messages(&page, &mut input);
+        assert!(now.len() <= 1, "{} lists in a round", now.len());
+        assert!(now.iter().all(|answer| answer.payload.ends_with(b"\0\0")));
+        answers += now.len();
+    }
+    assert_eq!(answers, 8);
+}
