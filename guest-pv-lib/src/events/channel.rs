@@ -28,6 +28,8 @@ use crate::hypercall::Errno;
 #[derive(Debug)]
 pub struct Channel {
     port: Port,
+    /// See [`quiet`](Self::quiet).
+    is_quiet: bool,
 }
 
 impl Channel {
@@ -39,7 +41,7 @@ impl Channel {
             return Err(Errno::ENOSPC);
         }
         super::unmask(port);
-        Ok(Self { port })
+        Ok(Self { port, is_quiet: false })
     }
 
     /// Binds a virtual interrupt; one that exists for each CPU to the calling CPU.
@@ -103,6 +105,14 @@ impl Channel {
         Self::adopt(port)
     }
 
+    /// Interrupts once for each [`take`](Self::take) from now on, however often the other end sends: for a peer that is not
+    /// trusted. Who waits for events must take them. Without a handler only.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        table::set_quiet(self.port);
+        Self { is_quiet: true, port: self.into_port() }
+    }
+
     /// The port's number, which the other end connects to.
     #[must_use]
     pub fn number(&self) -> u32 {
@@ -128,7 +138,12 @@ impl Channel {
     pub fn take(&self) -> bool {
         // Both, in this order: what the upcall kept, and what no upcall has come for yet.
         let kept = table::fired(self.port);
-        super::take(self.port) || kept
+        let came = super::take(self.port) || kept;
+        if self.is_quiet && table::release(self.port) {
+            // What comes from here on is another event.
+            super::rearm(self.port);
+        }
+        came
     }
 
     /// Runs `handler` for each event from now on, in the upcall, with upcalls masked. An event that was kept runs it
@@ -150,11 +165,15 @@ impl Channel {
 
     fn catch_up(&self) {
         super::without_upcalls(|| super::run_handler(self.port));
+        if self.is_quiet {
+            super::unmask(self.port);
+        }
     }
 
     /// Stops upcalls for this channel; an event stays pending meanwhile.
     pub fn mask(&self) {
         super::mask(self.port);
+        let _ = table::release(self.port);
     }
 
     /// Lets the channel fire again, at once where an event came meanwhile. A new channel is unmasked.
@@ -210,4 +229,30 @@ pub enum Sharing {
     /// Yes: a level-triggered line that several devices share.
     #[doc(alias = "BIND_PIRQ__WILL_SHARE")]
     Shared,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{is_masked, run_handler};
+
+    #[test]
+    fn a_quiet_channel_interrupts_once_until_it_is_taken() {
+        let port = Port(301);
+        assert!(table::set_latch(port));
+        let channel = Channel { port, is_quiet: false }.quiet();
+        for _ in 0..2 {
+            crate::events::unmask(port);
+            run_handler(port);
+            assert!(is_masked(port), "further events wait");
+            // One that came meanwhile is taken with the first.
+            crate::events::set_pending(port);
+            assert!(channel.take() && !is_masked(port));
+            assert!(!channel.take());
+        }
+        run_handler(port);
+        channel.mask();
+        assert!(channel.take() && is_masked(port), "it was masked for another reason");
+        let _ = channel.into_port();
+    }
 }

@@ -80,6 +80,18 @@ pub fn unmask(port: Port) {
     }
 }
 
+/// Unmasks a port whose events are latched. As [`unmask`], without a call of the hypervisor where no event came.
+fn rearm(port: Port) {
+    if !fifo::in_use() && is_live() {
+        if !two_level::rearm(shared::info(), port) {
+            // Refused only for a port that is not open, where there is nothing to deliver.
+            let _ = bind::unmask(port);
+        }
+    } else {
+        unmask(port);
+    }
+}
+
 /// Clears the pending bit of `port` and says whether it was set: for code that polls a masked port.
 #[doc(alias = "evtchn_pending")]
 #[must_use]
@@ -161,7 +173,7 @@ pub(crate) fn dispatch() {
 }
 
 fn run_handler(port: Port) {
-    if table::run(port) == table::Outcome::Unwanted {
+    if table::run(port) != table::Outcome::Done {
         // A source that fires on would never let the CPU go.
         mask(port);
     }

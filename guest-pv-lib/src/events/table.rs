@@ -29,8 +29,12 @@ const CLOSURE: u64 = 1 << 48;
 const LATCH: u64 = 1 << 49;
 /// An event came while there was no handler.
 const FIRED: u64 = 1 << 50;
+/// With [`LATCH`]: an event masks the port until it is taken.
+const QUIET: u64 = 1 << 51;
+/// An event masked the port.
+const HELD: u64 = 1 << 52;
 /// What an upcall adds while it uses the entry.
-const RUN: u64 = 1 << 51;
+const RUN: u64 = 1 << 53;
 /// All of the entry but the count of upcalls that use it.
 const CONTENTS: u64 = RUN - 1;
 
@@ -56,6 +60,8 @@ pub(super) fn extend(page: usize, entries: &'static Entries) {
 pub(super) enum Outcome {
     /// A handler ran, or the event is kept.
     Done,
+    /// The event is kept, and the port says nothing more until it is taken.
+    Held,
     /// Nobody wants it.
     Unwanted,
 }
@@ -67,6 +73,9 @@ pub(super) fn run(port: Port) -> Outcome {
     let outcome = if contents & ADDRESS != 0 {
         call(contents, port);
         Outcome::Done
+    } else if contents & QUIET != 0 {
+        entry.fetch_or(FIRED | HELD, Release);
+        Outcome::Held
     } else if contents & LATCH != 0 {
         entry.fetch_or(FIRED, Release);
         Outcome::Done
@@ -142,6 +151,18 @@ pub(super) fn set_latch(port: Port) -> bool {
     set(port, LATCH).is_some()
 }
 
+/// Keeps events from now on, and has the port masked when it keeps one.
+pub(super) fn set_quiet(port: Port) {
+    if let Some(entry) = entry(port) {
+        entry.fetch_or(QUIET, AcqRel);
+    }
+}
+
+/// Whether an event masked the port; it counts as unmasked, or masked for another reason, from now on.
+pub(super) fn release(port: Port) -> bool {
+    entry(port).is_some_and(|entry| entry.fetch_and(!HELD, AcqRel) & HELD != 0)
+}
+
 /// Whether an event was kept since the last call.
 pub(super) fn fired(port: Port) -> bool {
     entry(port).is_some_and(|entry| entry.fetch_and(!FIRED, AcqRel) & FIRED != 0)
@@ -173,6 +194,18 @@ mod tests {
         run(Port(12));
         assert_eq!(set_function(Port(12), |_| ()), Some(true));
         assert!(!fired(Port(12)), "it was handed on with the answer above");
+    }
+
+    #[test]
+    fn a_quiet_port_is_held_until_it_is_released() {
+        assert!(set_latch(Port(13)));
+        set_quiet(Port(13));
+        assert!(!release(Port(13)));
+        assert_eq!(run(Port(13)), Outcome::Held);
+        assert!(fired(Port(13)) && release(Port(13)) && !release(Port(13)));
+        assert_eq!(run(Port(13)), Outcome::Held, "again");
+        assert!(set_latch(Port(13)) && !release(Port(13)), "the next channel of that number");
+        assert_eq!(run(Port(13)), Outcome::Done);
     }
 
     #[test]

@@ -62,6 +62,18 @@ pub fn unmask(shared: &SharedInfo, vcpu: &VcpuInfo, port: Port) -> bool {
     true
 }
 
+/// Clears the port's mask bit where the port is not pending. False: it is, and stays masked.
+pub fn rearm(shared: &SharedInfo, port: Port) -> bool {
+    let Some((word, bit)) = locate(port) else { return true };
+    shared.mask[word].fetch_and(!bit, SeqCst);
+    // An event from here on finds the port unmasked.
+    if shared.pending[word].load(SeqCst) & bit == 0 {
+        return true;
+    }
+    shared.mask[word].fetch_or(bit, SeqCst);
+    false
+}
+
 /// Clears the port's pending bit and returns what it was.
 pub fn take(shared: &SharedInfo, port: Port) -> bool {
     locate(port).is_some_and(|(word, bit)| shared.pending[word].fetch_and(!bit, AcqRel) & bit != 0)
@@ -144,6 +156,21 @@ mod tests {
         assert!(unmask(&shared, vcpu, Port(9)));
         assert_eq!(fired(&shared, vcpu), [9]);
         assert!(!unmask(&shared, vcpu, Port(9)));
+    }
+
+    #[test]
+    fn a_port_is_armed_again_only_where_no_event_came() {
+        let shared = SharedInfo::default();
+        let vcpu = &shared.vcpu[0];
+        mask(&shared, Port(9));
+        assert!(rearm(&shared, Port(9)) && !is_masked(&shared, Port(9)));
+        raise(&shared, vcpu, 9);
+        assert_eq!(fired(&shared, vcpu), [9]);
+        mask(&shared, Port(9));
+        raise(&shared, vcpu, 9);
+        assert!(!rearm(&shared, Port(9)) && is_masked(&shared, Port(9)), "that event would be lost");
+        assert!(unmask(&shared, vcpu, Port(9)));
+        assert_eq!(fired(&shared, vcpu), [9]);
     }
 
     #[test]

@@ -70,6 +70,7 @@ struct Line<M, P> {
 impl<M: Deref<Target = [AtomicU32]>, P: Port> Line<M, P> {
     /// Puts bytes into a ring; how many found room.
     fn put(&self, ring: ByteRing<'_>, bytes: &[u8]) -> Result<usize, Corrupt> {
+        let _ = self.port.take();
         let count = ring.push(bytes)?;
         if count > 0 {
             self.port.notify();
