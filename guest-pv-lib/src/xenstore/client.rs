@@ -5,6 +5,9 @@
 //!
 //! A request is queued whole, so requests of several callers do not mix. An answer belongs to the request whose number it
 //! carries; one that nobody waits for (any more) is dropped.
+//!
+//! The server is the other end: however fast it writes, upcalls are masked for a ring's worth of messages at a time, a call
+//! ends, and what waits here is counted in bytes.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
@@ -21,11 +24,14 @@ use xen_abi::io::xs_wire::{
 use zerocopy::IntoBytes;
 
 use super::message::{Assembler, Message, error_of, strings};
+use super::queue::Events;
 use super::{Ring, Transaction};
 use crate::Errno;
 
-/// Events that are kept for [`Client::next_event`] before further ones of the server are lost.
-const EVENTS: usize = 4096;
+/// Messages that are taken with upcalls masked: as many as the ring holds.
+const AT_ONCE: usize = 64;
+/// How often a call looks for more than that.
+const LOOKS: usize = 16;
 
 /// How a client reaches the server's attention and waits for it.
 pub trait Link: Send + Sync {
@@ -38,7 +44,7 @@ pub trait Link: Send + Sync {
 
 /// A watch that fired.
 #[doc(alias = "XS_WATCH_EVENT")]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Event {
     /// The node that changed, or the watched one itself when the watch was set.
     pub path: String,
@@ -61,7 +67,7 @@ struct State {
     outgoing: VecDeque<u8>,
     incoming: Assembler,
     pending: BTreeMap<u32, Pending>,
-    events: VecDeque<Event>,
+    events: Events,
     event_waker: Option<Waker>,
     /// Path and token of the watches that stand, to be set again on a new connection.
     watches: BTreeSet<(String, String)>,
@@ -128,22 +134,33 @@ impl<M: Deref<Target = [AtomicU32]>, L: Link> Client<M, L> {
         self.submit(kind, transaction, parts)?.wait()
     }
 
-    /// Moves bytes between the queues and the ring and wakes whoever waits for what came. Does not wait.
+    /// Moves bytes between the queues and the ring and wakes whoever waits for what came. Does not wait, and ends even where
+    /// the server goes on: what is left is moved by the next call.
     pub fn poll(&self) {
+        for _ in 0..LOOKS {
+            if !self.advance() {
+                break;
+            }
+        }
+    }
+
+    /// Does a piece of that; whether there is more.
+    fn advance(&self) -> bool {
         let mut wakers = Vec::new();
-        let moved = self.locked(|state| state.pump(&self.ring, &mut wakers));
+        let (moved, more) = self.locked(|state| state.pump(&self.ring, &mut wakers));
         if moved {
             self.link.notify();
         }
         wakers.into_iter().for_each(Waker::wake);
+        more
     }
 
     /// The next event of a watch, if there is one. Does not wait.
     pub fn next_event(&self) -> Option<Event> {
-        let queued = self.locked(|state| state.events.pop_front());
+        let queued = self.locked(|state| state.events.pop());
         queued.or_else(|| {
             self.poll();
-            self.locked(|state| state.events.pop_front())
+            self.locked(|state| state.events.pop())
         })
     }
 
@@ -231,34 +248,42 @@ impl State {
         }
     }
 
-    /// Moves what can be moved, and says whether anything was.
-    fn pump<M: Deref<Target = [AtomicU32]>>(&mut self, ring: &Ring<M>, wakers: &mut Vec<Waker>) -> bool {
+    /// Moves what can be moved, and says whether anything was, and whether there may be more.
+    fn pump<M: Deref<Target = [AtomicU32]>>(
+        &mut self,
+        ring: &Ring<M>,
+        wakers: &mut Vec<Waker>,
+    ) -> (bool, bool) {
         // While the server resets the ring its indices mean nothing.
         if self.broken || !ring.is_connected() {
-            return false;
+            return (false, false);
         }
         let mut moved = self.send(ring);
-        loop {
+        for _ in 0..AT_ONCE {
             let before = ring.replies().readable();
             match self.incoming.next(ring.replies()) {
                 Ok(Some(message)) => {
                     moved = true;
                     self.deliver(message, wakers);
                 }
-                Ok(None) => return moved | before.is_ok_and(|there| there > 0),
+                Ok(None) => return (moved | before.is_ok_and(|there| there > 0), false),
                 Err(_) => {
                     self.broken = true;
-                    break;
+                    self.fail_all(Errno::EIO, wakers);
+                    return (moved, false);
                 }
             }
         }
-        self.fail_all(Errno::EIO, wakers);
-        moved
+        (moved, true)
     }
 
     fn send<M: Deref<Target = [AtomicU32]>>(&mut self, ring: &Ring<M>) -> bool {
         let mut moved = false;
-        while !self.outgoing.is_empty() {
+        // A server that takes bytes as fast as they come gets the rest by the next call.
+        for _ in 0..AT_ONCE {
+            if self.outgoing.is_empty() {
+                break;
+            }
             // Impossible indices are found on the way in, too, or the server repairs them.
             let len = ring.requests().push(self.outgoing.as_slices().0).unwrap_or(0);
             if len == 0 {
@@ -287,11 +312,7 @@ impl State {
     fn fire(&mut self, payload: &[u8], wakers: &mut Vec<Waker>) {
         let mut texts = strings(payload).map(core::str::from_utf8);
         let (Some(Ok(path)), Some(Ok(token))) = (texts.next(), texts.next()) else { return };
-        let event = Event { path: path.into(), token: token.into() };
-        // An event says "look again": a second one like it, before anybody looked, says nothing more.
-        if self.events.len() < EVENTS && !self.events.contains(&event) {
-            self.events.push_back(event);
-        }
+        self.events.push(Event { path: path.into(), token: token.into() });
         wakers.extend(self.event_waker.take());
     }
 

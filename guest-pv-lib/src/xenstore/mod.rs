@@ -16,6 +16,8 @@ mod guest;
 pub mod message;
 #[cfg(feature = "alloc")]
 mod operations;
+#[cfg(feature = "alloc")]
+mod queue;
 pub mod ring;
 #[cfg(all(test, feature = "alloc"))]
 mod tests;

@@ -16,6 +16,13 @@ use super::message::{Entry, Permission, strings};
 use super::{Reply, Transaction};
 use crate::Errno;
 
+/// Bytes of the longest list of names.
+const LIST: usize = 1 << 20;
+/// How often a list is begun again because it changed meanwhile.
+const LISTS: usize = 100;
+/// How often a transaction is tried.
+const TRIES: usize = 10_000;
+
 /// What ends a string.
 const NUL: &[u8] = &[0];
 
@@ -83,7 +90,7 @@ impl<M: Deref<Target = [AtomicU32]>, L: Link> Client<M, L> {
     ///
     /// # Errors
     ///
-    /// `ENOENT`, `EACCES`.
+    /// `ENOENT`, `EACCES`; `E2BIG` beyond 1 MiB of names, `EAGAIN` where they change all the time.
     #[doc(alias = "XS_DIRECTORY")]
     pub fn directory(&self, transaction: Transaction, path: &str) -> Result<Vec<String>, Errno> {
         let payload = match self.path_call(XS_DIRECTORY, transaction, path) {
@@ -98,6 +105,7 @@ impl<M: Deref<Target = [AtomicU32]>, L: Link> Client<M, L> {
     #[doc(alias = "XS_DIRECTORY_PART")]
     fn directory_parts(&self, transaction: Transaction, path: &str) -> Result<Vec<u8>, Errno> {
         let (mut names, mut generation) = (Vec::new(), Vec::new());
+        let mut lists = 1;
         loop {
             let mut offset = String::new();
             // Writing to a string cannot fail.
@@ -108,6 +116,10 @@ impl<M: Deref<Target = [AtomicU32]>, L: Link> Client<M, L> {
             let (now, list) = (&part[..end], &part[end + 1..]);
             if !names.is_empty() && generation != now {
                 names.clear();
+                lists += 1;
+                if lists > LISTS {
+                    return Err(Errno::EAGAIN);
+                }
                 continue;
             }
             generation = now.to_vec();
@@ -120,6 +132,9 @@ impl<M: Deref<Target = [AtomicU32]>, L: Link> Client<M, L> {
                     return Ok(names);
                 }
                 _ => names.extend(list),
+            }
+            if names.len() > LIST {
+                return Err(Errno::E2BIG);
             }
         }
     }
@@ -186,9 +201,10 @@ impl<M: Deref<Target = [AtomicU32]>, L: Link> Client<M, L> {
     ///
     /// # Errors
     ///
-    /// The first error of `work` other than `EAGAIN` (the transaction is given up then), or the server's.
+    /// The first error of `work` other than `EAGAIN` (the transaction is given up then), or the server's; `EAGAIN` after
+    /// 10,000 tries.
     pub fn transact<R>(&self, mut work: impl FnMut(Transaction) -> Result<R, Errno>) -> Result<R, Errno> {
-        loop {
+        for _ in 0..TRIES {
             let transaction = self.begin()?;
             let done = work(transaction);
             let ended = self.end(transaction, done.is_ok());
@@ -198,6 +214,7 @@ impl<M: Deref<Target = [AtomicU32]>, L: Link> Client<M, L> {
                 (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
             }
         }
+        Err(Errno::EAGAIN)
     }
 
     /// Asks for an event, with `token`, at each change of `path` or below; one comes at once.

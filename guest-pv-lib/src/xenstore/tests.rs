@@ -389,3 +389,69 @@ mod hostile {
         }
     }
 }
+
+/// A page whose server writes events whenever the client looks at it.
+struct Storm {
+    page: Page,
+    fired: core::sync::atomic::AtomicU32,
+}
+
+impl core::ops::Deref for Storm {
+    type Target = [core::sync::atomic::AtomicU32];
+
+    fn deref(&self) -> &Self::Target {
+        let server = Server::new(&self.page);
+        if server.ring.replies().room().unwrap() >= 64 && self.fired.load(Relaxed) < 100_000 {
+            self.fired.fetch_add(1, Relaxed);
+            server.fire("path", "token");
+        }
+        &self.page
+    }
+}
+
+#[test]
+fn a_call_ends_while_the_server_goes_on() {
+    let storm = Arc::new(Storm { page: page(), fired: 0.into() });
+    struct Shared(Arc<Storm>);
+    impl core::ops::Deref for Shared {
+        type Target = [core::sync::atomic::AtomicU32];
+        fn deref(&self) -> &Self::Target {
+            &self.0
+        }
+    }
+    let client = Client::new(Ring::new(Shared(storm.clone())).unwrap(), no_wait());
+    client.poll();
+    let fired = storm.fired.load(Relaxed);
+    assert!((500..2000).contains(&fired), "{fired} events in one call");
+    assert!(client.next_event().is_some());
+}
+
+#[test]
+fn events_that_wait_are_counted_in_bytes() {
+    let page = page();
+    let client = Client::new(Ring::new(page.clone()).unwrap(), no_wait());
+    let server = Server::new(&page);
+    for number in 0..2000 {
+        server.fire(&format!("{number}{}", "p".repeat(900)), "t");
+        client.poll();
+    }
+    let kept: usize = core::iter::from_fn(|| client.next_event()).map(|event| event.path.len()).sum();
+    assert!((200 << 10..=256 << 10).contains(&kept), "{kept} bytes");
+    server.fire("p", "t");
+    assert!(client.next_event().is_some(), "there is room again");
+}
+
+#[test]
+fn a_list_that_never_ends_is_an_error() {
+    let endless = |number: std::sync::atomic::AtomicU32, changes: bool| {
+        served(move |message| match message.header.type_ {
+            XS_DIRECTORY => (XS_ERROR, b"E2BIG\0".to_vec()),
+            _ => {
+                let stamp = if changes { number.fetch_add(1, Relaxed) } else { 0 };
+                (XS_DIRECTORY_PART, format!("{stamp}\0{}\0", "n".repeat(900)).into_bytes())
+            }
+        })
+    };
+    assert_eq!(endless(0.into(), false).directory(Transaction::NONE, "a"), Err(Errno::E2BIG));
+    assert_eq!(endless(0.into(), true).directory(Transaction::NONE, "a"), Err(Errno::EAGAIN));
+}

@@ -112,16 +112,20 @@ pub trait Store: Send + Sync + 'static {
     fn next_event(&self) -> Option<Event>;
 }
 
+/// How often a transaction is tried.
+const TRIES: usize = 10_000;
+
 /// Runs `work` in a transaction, again where somebody else interfered.
 ///
 /// # Errors
 ///
-/// The first error of `work` other than `EAGAIN` (the transaction is given up then), or the server's.
+/// The first error of `work` other than `EAGAIN` (the transaction is given up then), or the server's; `EAGAIN` after 10,000
+/// tries.
 pub fn transact<S: Store, R>(
     store: &S,
     mut work: impl FnMut(Transaction) -> Result<R, Error>,
 ) -> Result<R, Error> {
-    loop {
+    for _ in 0..TRIES {
         let transaction = store.begin()?;
         let done = work(transaction);
         let ended = store.end(transaction, done.is_ok());
@@ -131,4 +135,5 @@ pub fn transact<S: Store, R>(
             (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
         }
     }
+    Err(Errno::EAGAIN)
 }
