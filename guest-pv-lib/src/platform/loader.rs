@@ -85,11 +85,16 @@ impl Said {
         &self.ranges[..self.count]
     }
 
-    /// The end of the range of memory that begins at or below 1 MiB and goes beyond it: where kernels are loaded.
+    /// The end of the range of memory that begins at or below 1 MiB and goes beyond it: where kernels are loaded. It ends
+    /// where a range begins that is no memory: the maps of some machines have such within memory, and they count.
     pub fn memory_end(&self) -> Option<u64> {
         let ends =
             self.ranges().iter().filter(|range| range.kind == Region::RAM && { range.start } <= MEGABYTE);
-        ends.filter_map(Region::end).filter(|end| *end > MEGABYTE).max()
+        let end = ends.filter_map(Region::end).filter(|end| *end > MEGABYTE).max()?;
+        let others = self.ranges().iter().filter(|range| range.kind != Region::RAM);
+        let behind = others.filter(|range| range.end().is_none_or(|end| end > MEGABYTE));
+        let end = behind.map(|range| range.start).fold(end, u64::min);
+        (end > MEGABYTE).then_some(end)
     }
 
     /// Takes a memory map from elsewhere, where the loader gave none: `fetch` fills it in and says how many ranges it
@@ -207,6 +212,20 @@ mod tests {
         let said = Said::read(&memory, MULTIBOOT, 0x100);
         assert_eq!((line(&said), said.module, said.rsdp), (&b"kernel a b"[..], Some((0x5000, 0x123)), None));
         assert_eq!((said.ranges().len(), said.memory_end()), (2, Some(0x710_0000)));
+    }
+
+    #[test]
+    fn memory_ends_where_something_else_begins_within_it() {
+        let mut said = Said::new();
+        said.add(0, 0x1000_0000, Region::RAM);
+        said.add(0xf_0000, 0x1_0000, 2);
+        assert_eq!(said.memory_end(), Some(0x1000_0000), "below 1 MiB");
+        said.add(0x800_0000, 0x1000, 2);
+        assert_eq!(said.memory_end(), Some(0x800_0000));
+        said.add(0x700_0000, u64::MAX, 2);
+        assert_eq!(said.memory_end(), Some(0x700_0000), "its end is beyond all");
+        said.add(0xf_0000, 0x2_0000, 2);
+        assert_eq!(said.memory_end(), None);
     }
 
     #[test]
