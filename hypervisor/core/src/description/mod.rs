@@ -108,8 +108,8 @@ pub struct Description {
     pub ioports: Vec<(u64, u64)>,
     /// `irqs`: interrupts by number (GSI).
     pub irqs: Vec<u64>,
-    /// `event_channels`: the highest port of an event channel that it may allocate, 1023 unless given. Each channel that a driver
-    /// domain serves takes one, and each domain's xenstore and console.
+    /// `event_channels`: the highest port of an event channel that it may allocate, 1023 unless given. A driver domain takes
+    /// one for each domain's xenstore and console, up to 4 for a disk and up to 16 for a network interface.
     pub max_port: u32,
     /// What happens when it ends.
     pub restart: Policy,
