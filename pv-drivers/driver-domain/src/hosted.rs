@@ -13,10 +13,9 @@
 //! it.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
@@ -29,6 +28,37 @@ use crate::devices::{Device, Sources};
 
 /// The kinds of devices that can be asked for.
 const KINDS: [&str; 2] = ["vbd", "vif"];
+
+/// What is watched.
+const TOP: &str = "backend";
+
+/// Where something changed.
+enum Place<'a> {
+    /// At the directory of all devices, of a kind, or of a kind and a domain.
+    Above,
+    /// In a device's directory: that, and the node there; none for the directory itself.
+    Device(&'a str, Option<&'a str>),
+    Other,
+}
+
+impl<'a> Place<'a> {
+    fn of(path: &'a str) -> Self {
+        let mut parts = path.split('/');
+        let (top, kind) = (parts.next(), parts.next());
+        if top != Some(TOP) || kind.is_some_and(|kind| !KINDS.contains(&kind)) {
+            return Self::Other;
+        }
+        match path.match_indices('/').map(|(at, _)| at).nth(3) {
+            Some(end) => Self::Device(&path[..end], path[end + 1..].split('/').next()),
+            None if parts.count() == 2 => Self::Device(path, None),
+            None => Self::Above,
+        }
+    }
+}
+
+fn is_at_or_below(path: &str, top: &str) -> bool {
+    path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
 
 /// How long the directory of a device that closed stays: whoever asked for the end looks for the state `Closed`.
 const STAY: Duration = Duration::from_secs(2);
@@ -65,16 +95,15 @@ impl<T: Transport> Hosted<T> {
     ///
     /// What xenstore says.
     pub fn new(sources: Sources<T>) -> Result<Self, StoreError> {
-        let watch = sources.bus().watch("backend")?;
+        let watch = sources.bus().watch_paths(TOP)?;
         Ok(Self { sources, watch, entries: BTreeMap::new() })
     }
 
     /// Does what there is to do; answers whether there was anything. `line` takes messages.
     pub fn serve(&mut self, mut line: impl FnMut(fmt::Arguments<'_>)) -> bool {
-        let mut moved = self.watch.take();
-        if moved {
-            self.look(&mut line);
-        }
+        let paths = self.watch.take_paths();
+        let mut moved = !paths.is_empty();
+        self.look(&paths, &mut line);
         let now = self.sources.bus().transport().now();
         let sources = &mut self.sources;
         self.entries.retain(|path, entry| {
@@ -99,40 +128,57 @@ impl<T: Transport> Hosted<T> {
         self.entries.values().filter(|entry| entry.device.is_some()).count()
     }
 
-    /// Compares the directories with what is served.
-    fn look(&mut self, line: &mut impl FnMut(fmt::Arguments<'_>)) {
+    /// Compares directories with what is served: those that changes at `paths` concern. A change of the state of a device
+    /// that is served, which its front end causes as often as it likes, concerns none.
+    fn look(&mut self, paths: &BTreeSet<String>, line: &mut impl FnMut(fmt::Arguments<'_>)) {
         let bus = self.sources.bus().clone();
-        let found: Vec<_> = KINDS
-            .iter()
-            .flat_map(|kind| bus.back_ends(kind).into_iter().map(move |path| (*kind, path)))
-            .collect();
-        let sources = &mut self.sources;
-        self.entries.retain(|path, entry| {
-            let stays = found.iter().any(|(_, there)| there == path);
-            if !stays && entry.device.is_some() {
+        let mut found = BTreeSet::new();
+        for path in paths {
+            match Place::of(path) {
+                Place::Above => {
+                    let is_below = |other: &String| is_at_or_below(other, path);
+                    let there = KINDS.iter().flat_map(|kind| bus.back_ends(kind));
+                    found.extend(there.chain(self.entries.keys().cloned()).filter(is_below));
+                }
+                Place::Device(directory, node) => {
+                    let is_news =
+                        !self.entries.contains_key(directory) || matches!(node, None | Some("online"));
+                    found.extend(Some(directory.to_string()).filter(|_| is_news));
+                }
+                Place::Other => {}
+            }
+        }
+        for path in found {
+            self.look_at(&bus, path, line);
+        }
+    }
+
+    /// Compares a directory with what is served.
+    fn look_at(&mut self, bus: &Bus<T>, path: String, line: &mut impl FnMut(fmt::Arguments<'_>)) {
+        if bus.text(&path).is_none() {
+            if self.entries.remove(&path).is_some_and(|entry| entry.device.is_some()) {
                 line(format_args!("{path}: gone"));
-                sources.forget(path);
+                self.sources.forget(&path);
             }
-            stays
-        });
-        for (kind, path) in found {
-            let is_leaving = bus.value::<u32>(&format!("{path}/online")) == Some(0);
-            if let Some(entry) = self.entries.get_mut(&path) {
-                if is_leaving && !entry.is_leaving {
-                    entry.is_leaving = true;
-                    entry.device.iter_mut().for_each(|device| device.close());
-                }
-            } else if !is_leaving && is_complete(&bus, &path) {
-                let made = self.make(kind, &path);
-                if let Err(why) = &made {
-                    line(format_args!("{path}: {why}"));
-                    refuse(&bus, &path, why);
-                } else {
-                    line(format_args!("{path}: served"));
-                }
-                let (device, contents) = made.map_or((None, None), |(device, key)| (Some(device), key));
-                self.entries.insert(path, Entry { device, contents, is_leaving, remove_at: None });
+            return;
+        }
+        let is_leaving = bus.value::<u32>(&format!("{path}/online")) == Some(0);
+        if let Some(entry) = self.entries.get_mut(&path) {
+            if is_leaving && !entry.is_leaving {
+                entry.is_leaving = true;
+                entry.device.iter_mut().for_each(|device| device.close());
             }
+        } else if !is_leaving && is_complete(bus, &path) {
+            let kind = path.split('/').nth(1).unwrap_or_default();
+            let made = self.make(kind, &path);
+            if let Err(why) = &made {
+                line(format_args!("{path}: {why}"));
+                refuse(bus, &path, why);
+            } else {
+                line(format_args!("{path}: served"));
+            }
+            let (device, contents) = made.map_or((None, None), |(device, key)| (Some(device), key));
+            self.entries.insert(path, Entry { device, contents, is_leaving, remove_at: None });
         }
     }
 
@@ -271,6 +317,27 @@ mod tests {
         around.toolstack.store().remove(Transaction::NONE, &ram).unwrap();
         around.serve();
         assert_eq!((around.hosted.here(), around.read(&ram)), (2, None), "nothing is written behind it");
+    }
+
+    #[test]
+    fn a_state_that_changes_makes_nobody_look_at_all_devices() {
+        let machine = Machine::new();
+        let mut around = Around::new(&machine);
+        let paths: Vec<_> = (0..30).map(|number| around.ask(&machine, "vif", number, "")).collect();
+        assert_eq!(around.hosted.here(), 30);
+        let steps = |around: &mut Around, name: &str, value: &str| {
+            around.write(&format!("{}/{name}", paths[7]), value);
+            let before = machine.server().lock().steps();
+            around.serve();
+            machine.server().lock().steps() - before
+        };
+        assert!(steps(&mut around, "state", "3") < 20);
+        assert!(steps(&mut around, "any/thing", "3") < 20);
+        assert!((5..200).contains(&steps(&mut around, "online", "0")), "that one is looked at");
+        assert!(around.hosted.entries.values().any(|entry| entry.is_leaving));
+        around.toolstack.store().remove(Transaction::NONE, "/local/domain/2/backend/vif").unwrap();
+        around.serve();
+        assert_eq!(around.hosted.here(), 0, "with the directory above them");
     }
 
     #[test]

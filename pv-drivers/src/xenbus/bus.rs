@@ -1,6 +1,6 @@
 //! One connection to xenstore, used by many drivers.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -27,8 +27,21 @@ struct Shared<T> {
 #[derive(Default)]
 struct Watches {
     last: u64,
-    fired: BTreeMap<String, Arc<AtomicBool>>,
+    fired: BTreeMap<String, Arc<Fired>>,
 }
+
+/// What was told of a watch.
+struct Fired {
+    is: AtomicBool,
+    path: String,
+    /// What changed, where that is asked for.
+    paths: Option<Mutex<BTreeSet<String>>>,
+}
+
+/// Events that one poll takes: a server that tells of ever more is listened to again in the next round.
+const EVENTS: usize = 1024;
+/// Paths that are noted of one watch. Of more only that there are: the watched one stands for all of them.
+const PATHS: usize = 128;
 
 impl<T: Transport> Clone for Bus<T> {
     fn clone(&self) -> Self {
@@ -65,9 +78,13 @@ impl<T: Transport> Bus<T> {
     /// event loop, before the devices.
     pub fn poll(&self) -> bool {
         let mut any = false;
-        while let Some(event) = self.store().next_event() {
+        for _ in 0..EVENTS {
+            let Some(event) = self.store().next_event() else { break };
             if let Some(fired) = self.0.watches.lock().fired.get(&event.token) {
-                fired.store(true, Release);
+                if let Some(paths) = &fired.paths {
+                    note(&mut paths.lock(), event.path, &fired.path);
+                }
+                fired.is.store(true, Release);
                 any = true;
             }
         }
@@ -80,7 +97,24 @@ impl<T: Transport> Bus<T> {
     ///
     /// What xenstore says.
     pub fn watch(&self, path: &str) -> Result<Watch<T>, store::Error> {
-        let fired = Arc::new(AtomicBool::new(true));
+        self.set_watch(path, None)
+    }
+
+    /// The same, for [`Watch::take_paths`]. `path` counts as changed from the start.
+    ///
+    /// # Errors
+    ///
+    /// What xenstore says.
+    pub fn watch_paths(&self, path: &str) -> Result<Watch<T>, store::Error> {
+        self.set_watch(path, Some(Mutex::new(BTreeSet::from([path.to_string()]))))
+    }
+
+    fn set_watch(
+        &self,
+        path: &str,
+        paths: Option<Mutex<BTreeSet<String>>>,
+    ) -> Result<Watch<T>, store::Error> {
+        let fired = Arc::new(Fired { is: AtomicBool::new(true), path: path.into(), paths });
         let token = {
             let mut watches = self.0.watches.lock();
             watches.last += 1;
@@ -130,12 +164,20 @@ impl<T: Transport> Bus<T> {
     }
 }
 
+/// Notes that something changed below a watched node.
+fn note(paths: &mut BTreeSet<String>, changed: String, watched: &str) {
+    if paths.len() >= PATHS {
+        *paths = BTreeSet::from([watched.to_string()]);
+    }
+    paths.insert(changed);
+}
+
 /// A watch that one driver set. Dropping it ends it.
 pub struct Watch<T: Transport> {
     bus: Bus<T>,
     path: String,
     token: String,
-    fired: Arc<AtomicBool>,
+    fired: Arc<Fired>,
     is_set: bool,
 }
 
@@ -143,7 +185,15 @@ impl<T: Transport> Watch<T> {
     /// Whether it fired since the last call.
     #[must_use]
     pub fn take(&self) -> bool {
-        self.fired.swap(false, AcqRel)
+        self.fired.is.swap(false, AcqRel)
+    }
+
+    /// What changed since the last call, of a watch that [`Bus::watch_paths`] set: nodes at or below the watched one. Where
+    /// there were too many, the watched one.
+    #[must_use]
+    pub fn take_paths(&self) -> BTreeSet<String> {
+        self.fired.is.store(false, Release);
+        self.fired.paths.as_ref().map(|paths| core::mem::take(&mut *paths.lock())).unwrap_or_default()
     }
 
     /// What is watched.
