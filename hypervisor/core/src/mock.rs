@@ -140,6 +140,8 @@ pub struct MockPlatform {
     pub console_input: Mutex<VecDeque<u8>>,
     /// Bytes that the console's line still takes; `usize::MAX` for one that takes everything at once.
     pub console_room: AtomicUsize,
+    /// What is done, once, when the core asks whether the console's line has room.
+    pub at_room_question: Mutex<Option<Hook>>,
     /// Interrupts that arrived.
     pub irqs: Mutex<VecDeque<Pirq>>,
     /// Frames that [`Platform::mmio_reserved`] refuses.
@@ -196,6 +198,7 @@ impl MockPlatform {
             record: Mutex::new(Record::default()),
             console_input: Mutex::new(VecDeque::new()),
             console_room: AtomicUsize::new(usize::MAX),
+            at_room_question: Mutex::new(None),
             irqs: Mutex::new(VecDeque::new()),
             reserved_mmio: Mutex::new(Vec::new()),
         }
@@ -454,6 +457,10 @@ impl Platform for MockPlatform {
     }
 
     fn console_has_room(&self, bytes: usize) -> bool {
+        let hook = self.at_room_question.lock().unwrap().take();
+        if let Some(hook) = hook {
+            hook();
+        }
         bytes <= self.console_room.load(Ordering::Relaxed)
     }
 

@@ -163,7 +163,7 @@ impl<P: Platform> Hypervisor<P> {
             }
             return;
         };
-        let mut end = ring.end.lock();
+        let Some(mut end) = ring.open() else { return };
         end.add_input(bytes);
         let moved = end.give_input(self.platform.frame_words(ring.mfn));
         drop(end);

@@ -12,7 +12,9 @@
 //! # Invariants
 //! - Locks: a ring's end, then `input`, then `screen`. Nothing is sent to a domain while `input` or `screen` is held. The
 //!   screen's lock is held while the platform writes, so that lines of several CPUs do not mix.
-//! - A ring in `rings` holds a type reference to its page, which [`Hypervisor::detach_console`] gives back.
+//! - A ring in `rings` holds a type reference to its page, which [`Hypervisor::detach_console`] gives back. A CPU
+//!   may have found the ring before that, through `rings`, which names rings of dying domains too. So the page is accessed only
+//!   with the ring's end locked and not closed, and is given back only after the end was closed.
 //! - The line is slow, and writing never waits for it, but for the answers to keys. Text of guests is taken only while the line has
 //!   room; the rest stays in their rings, or their hypercall is made again.
 //! - A guest's text is written in its own time, a burst ([`BURST`] bytes, [`LINES`] lines) for each entry: a notification with more
@@ -202,8 +204,7 @@ impl<P: Platform> Hypervisor<P> {
             }
         };
         self.platform.words(GuestFrame::held(mfn)).iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        let ring = Ring { mfn, port, end: Mutex::new(RingEnd::default()) };
-        self.console.rings.lock().insert(domain.id, Arc::new(ring));
+        self.console.rings.lock().insert(domain.id, Arc::new(Ring::new(mfn, port)));
         self.console_appeared(domain);
         Ok(port)
     }
@@ -214,22 +215,7 @@ impl<P: Platform> Hypervisor<P> {
     /// [`Restart`] when the CPU has other work first.
     pub fn detach_console(&self, domain: &Arc<Domain<P>>) -> Result<(), Restart> {
         if let Some(ring) = self.console.ring(domain.id) {
-            let page = self.platform.frame_words(ring.mfn);
-            let mut left = XENCONS_OUT_SIZE as usize;
-            while left != 0 && self.console_has_room() {
-                let text = ring.end.lock().take_output(page, left.min(BURST), LINES);
-                if text.is_empty() {
-                    break;
-                }
-                left -= text.len();
-                self.console_output(domain.id, &text);
-                if self.platform.work_pending() {
-                    return Err(Restart);
-                }
-            }
-        }
-        if let Some(ring) = self.console.rings.lock().remove(&domain.id) {
-            self.put_page_and_type(ring.mfn);
+            self.finish_ring(domain.id, &ring)?;
         }
         self.console
             .screen
@@ -239,12 +225,38 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
+    /// Writes the last text of a ring, takes the ring out of use and gives its page back, in this order: other CPUs may have found the
+    /// ring before and use it as long as it is open.
+    fn finish_ring(&self, domain: DomId, ring: &Ring) -> Result<(), Restart> {
+        let page = || self.platform.frame_words(ring.mfn);
+        let mut left = XENCONS_OUT_SIZE as usize;
+        while left != 0 && self.console_has_room() {
+            let Some(mut end) = ring.open() else { break };
+            let text = end.take_output(page(), left.min(BURST), LINES);
+            if text.is_empty() {
+                break;
+            }
+            left -= text.len();
+            self.console_output(domain, &text);
+            drop(end);
+            if self.platform.work_pending() {
+                return Err(Restart);
+            }
+        }
+        let Some(mut end) = ring.open() else { return Ok(()) };
+        end.close();
+        drop(end);
+        self.console.rings.lock().remove(&domain);
+        self.put_page_and_type(ring.mfn);
+        Ok(())
+    }
+
     /// The domain sent an event by its console's port: writes a burst of its text, and gives it the input for which there was no room.
     /// Answers whether it is to send the event again, because there is more to write.
     pub(crate) fn serve_console(&self, domain: &Arc<Domain<P>>) -> bool {
         let Some(ring) = self.console.ring(domain.id) else { return false };
+        let Some(mut end) = ring.open() else { return false };
         let page = self.platform.frame_words(ring.mfn);
-        let mut end = ring.end.lock();
         let has_room = !end.has_output(page) || self.console_has_room();
         let text = if has_room { end.take_output(page, BURST, LINES) } else { Vec::new() };
         let more = end.has_output(page);
@@ -260,7 +272,7 @@ impl<P: Platform> Hypervisor<P> {
         more && has_room
     }
 
-    /// Writes text that was taken from a ring, and tells its domain.
+    /// Writes text that was taken from a ring, whose end is locked and open, and tells its domain.
     fn finish_burst(
         &self,
         domain: &Arc<Domain<P>>,
@@ -285,18 +297,21 @@ impl<P: Platform> Hypervisor<P> {
             self.console.rings.lock().iter().map(|(id, ring)| (*id, ring.clone())).collect();
         let (up_to_last, behind) = rings.split_at(rings.partition_point(|(id, _)| *id <= last));
         let mut in_turn = behind.iter().chain(up_to_last);
-        let Some((id, ring)) = in_turn.find(|(_, ring)| ring.end.lock().owes_output()) else { return };
+        let owes = |ring: &Ring| ring.open().is_some_and(|end| end.owes_output());
+        let Some((id, ring)) = in_turn.find(|(_, ring)| owes(ring)) else { return };
         self.console.more_output.store(true, Ordering::SeqCst);
         if !self.console_has_room() {
             return;
         }
         self.console.served_last.store(id.0.into(), Ordering::Relaxed);
-        let mut end = ring.end.lock();
-        let text = end.take_owed(self.platform.frame_words(ring.mfn), BURST, LINES);
-        match self.domains.get(*id) {
-            Some(domain) => self.finish_burst(&domain, ring, end, &text),
-            // It is being torn down, which writes the rest.
-            None => self.console_output(*id, &text),
+        // It may have been closed meanwhile: then the next ring has its turn.
+        if let Some(mut end) = ring.open() {
+            let text = end.take_owed(self.platform.frame_words(ring.mfn), BURST, LINES);
+            match self.domains.get(*id) {
+                Some(domain) => self.finish_burst(&domain, ring, end, &text),
+                // It is being torn down, which writes the rest.
+                None => self.console_output(*id, &text),
+            }
         }
         self.platform.raise_work(self.platform.this_cpu(), Work::CONSOLE);
     }

@@ -11,7 +11,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 use xen_abi::io::console::{XENCONS_IN_SIZE, XENCONS_OUT_SIZE, XenconsInterface, mask_xencons_idx};
 
 /// The word of the guest's index of `in` (low half) and ours (high half).
@@ -29,8 +29,21 @@ pub(super) struct Ring {
     pub(super) mfn: Mfn,
     /// The guest's port.
     pub(super) port: Port,
-    /// This end.
-    pub(super) end: Mutex<RingEnd>,
+    end: Mutex<RingEnd>,
+}
+
+impl Ring {
+    /// A ring that was just made in this page, for this port.
+    pub(super) fn new(mfn: Mfn, port: Port) -> Self {
+        Self { mfn, port, end: Mutex::new(RingEnd::default()) }
+    }
+
+    /// This end of the ring, locked: while the answer is held the page stays the ring's. `None` when the ring was closed; its page may
+    /// be in use for anything then.
+    pub(super) fn open(&self) -> Option<MutexGuard<'_, RingEnd>> {
+        let end = self.end.lock();
+        (!end.closed).then_some(end)
+    }
 }
 
 /// What this end knows of the ring.
@@ -40,10 +53,17 @@ pub(super) struct RingEnd {
     in_prod: u32,
     /// Bytes of output that had been announced when the line had no room, and are not taken yet.
     owed: u32,
+    /// The page is given back, or about to be.
+    closed: bool,
     backlog: VecDeque<u8>,
 }
 
 impl RingEnd {
+    /// Ends the use of the page by this end: from now on [`Ring::open`] refuses.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
     /// Takes at most `most` bytes of output, and of lines no more than `lines`.
     pub(super) fn take_output(&mut self, page: &FrameWords, most: usize, lines: usize) -> Vec<u8> {
         let indexes = page[OUT_INDEXES].load(Ordering::Acquire);

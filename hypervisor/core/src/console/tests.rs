@@ -10,6 +10,7 @@ use alloc::sync::Arc;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::SeqCst;
 use proptest::prelude::*;
+use std::boxed::Box;
 use std::string::String;
 use std::vec;
 use std::vec::Vec;
@@ -352,6 +353,39 @@ fn the_page_is_held() {
     assert_eq!(hv.send_event(&guest.domain, guest.port), Ok(()));
     hv.type_keys(&[1, 1, 1]);
     assert!(hv.screen().contains("to the hypervisor"));
+}
+
+/// A domain's teardown gives the page of its ring back while another CPU is about to go on with the text of that ring: the
+/// page, which is another domain's by then, is neither read nor written.
+#[test]
+fn a_ring_that_was_given_back_is_left_alone() {
+    let hv: &'static Hypervisor<MockPlatform> = Box::leak(Box::new(mock::hypervisor(64)));
+    let (guest, other) = (Guest::new(hv, 1), Guest::new(hv, 2));
+    hv.platform.console_room.store(10, SeqCst);
+    for guest in [&guest, &other] {
+        guest.put(hv, &"x".repeat(100));
+        guest.send(hv);
+    }
+    hv.screen();
+    let (domain, page) = (guest.domain.clone(), guest.page);
+    *hv.platform.at_room_question.lock().unwrap() = Some(Box::new(move || {
+        // The line takes no more of the domain's text.
+        hv.domains.begin_dying(&domain);
+        hv.detach_console(&domain).unwrap();
+        let secret = u64::from_le_bytes([b's'; 8]);
+        hv.ring_words(page).iter().for_each(|word| word.store(secret, SeqCst));
+        set_word32(hv.ring_words(page), offset_of!(XenconsInterface, out_prod), 100);
+        hv.platform.console_room.store(usize::MAX, SeqCst);
+    }));
+    hv.console.served_last.store(0, SeqCst);
+    hv.console_work();
+    assert_eq!(guest.taken(hv), u32::from_le_bytes([b's'; 4]), "the index of the ring that was");
+    // The other domain has its turn at the next look, which is to be made.
+    let raised = core::mem::take(&mut hv.platform.record.lock().unwrap().raised);
+    assert!(raised.iter().any(|(_, work)| work.contains(Work::CONSOLE)));
+    hv.console_work();
+    assert_eq!(other.taken(hv), 100);
+    assert!(!hv.screen().contains("ss"));
 }
 
 /// The owner of the input ends: the next domain gets it.
