@@ -195,7 +195,9 @@ impl<P: Platform> Hypervisor<P> {
                 return Progress::Preempted;
             }
         }
-        self.release_pirqs(domain);
+        if self.release_pirqs(domain) == Progress::Preempted {
+            return Progress::Preempted;
+        }
         self.fifo_destroy(events, &mut events.changes.lock());
         Progress::Finished
     }

@@ -7,10 +7,12 @@
 //!
 //! - A line is unmasked exactly while a guest is bound to it and no bound guest owes an acknowledgement. The platform
 //!   hands level-triggered interrupts over masked; the last acknowledgement unmasks.
+//! - `taken` has exactly the numbers of `mappings`, so that a free number is found without a look at each mapping.
 //! - The table's lock is the innermost one of the event channels; no event is sent while it is held.
 
-use super::EventError;
+use super::pirq_map::Numbers;
 use super::slot::{Binding, MAX_NUMBER};
+use super::{EventError, Progress};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{CpuId, DomId, Mfn, Pirq, Port, VcpuId};
@@ -29,6 +31,10 @@ const MAX_SHARERS: usize = 8;
 const DELIVERY_BATCH: u32 = 256;
 /// Pirqs beyond the IOAPIC lines, for MSIs.
 const MSI_PIRQS: u32 = 1024;
+/// The same for a domain that does not control the machine (Xen's default of `extra_guest_irqs=`).
+const GUEST_MSI_PIRQS: u32 = 32;
+/// Pirqs that a teardown takes away before it looks for other work.
+const RELEASE_STEP: usize = 32;
 /// IOAPIC lines below this are the ISA bus's: edge-triggered and active high unless ACPI or a guest says otherwise.
 const ISA_LINES: u32 = 16;
 
@@ -42,6 +48,8 @@ pub struct PirqTable<P: Platform> {
 pub(super) struct PirqState {
     /// What each pirq of each domain is.
     pub mappings: BTreeMap<(DomId, u32), Mapping>,
+    /// The numbers of each domain that are taken.
+    pub taken: BTreeMap<DomId, Numbers>,
     /// The guests of each interrupt of the machine that has any.
     lines: BTreeMap<Pirq, Sharers>,
     /// IOAPIC lines whose trigger mode was set.
@@ -114,6 +122,7 @@ impl<P: Platform> PirqTable<P> {
         Self {
             state: Mutex::new(PirqState {
                 mappings: BTreeMap::new(),
+                taken: BTreeMap::new(),
                 lines: BTreeMap::new(),
                 routed: BTreeSet::new(),
                 eoi_maps: BTreeMap::new(),
@@ -123,8 +132,9 @@ impl<P: Platform> PirqTable<P> {
     }
 
     /// One more than the highest pirq that a domain may have.
-    pub fn limit(platform: &P) -> u32 {
-        platform.gsi_count().saturating_add(MSI_PIRQS).min(MAX_NUMBER)
+    pub fn limit(platform: &P, domain: &Domain<P>) -> u32 {
+        let messages = if domain.privileged { MSI_PIRQS } else { GUEST_MSI_PIRQS };
+        platform.gsi_count().saturating_add(messages).min(MAX_NUMBER)
     }
 
     /// The machine's number of the interrupt that is mapped as a domain's pirq.
@@ -242,7 +252,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Whether a domain may bind its pirq to a port.
     pub(super) fn may_bind_pirq(&self, domain: &Domain<P>, pirq: u32) -> Result<(), EventError> {
-        if pirq >= PirqTable::limit(&self.platform) {
+        if pirq >= PirqTable::limit(&self.platform, domain) {
             return Err(EventError::Invalid);
         }
         let state = self.pirqs.state.lock();
@@ -372,18 +382,28 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Gives back everything that a domain in teardown has of interrupts; its ports are closed.
-    pub(super) fn release_pirqs(&self, domain: &Domain<P>) {
+    /// Gives back everything that a domain in teardown has of interrupts; its ports are closed. In steps, for a domain may have many
+    /// numbers, and all others need the lock.
+    pub(super) fn release_pirqs(&self, domain: &Domain<P>) -> Progress {
         let range = (domain.id, 0)..=(domain.id, u32::MAX);
-        let mut state = self.pirqs.state.lock();
-        let pirqs: Vec<u32> = state.mappings.range(range).map(|(guest, _)| guest.1).collect();
-        for pirq in pirqs {
-            state.unmap(&self.platform, (domain.id, pirq));
-        }
-        let map = state.eoi_maps.remove(&domain.id);
-        drop(state);
-        if let Some(map) = map {
-            self.put_page_and_type(map.page);
+        loop {
+            let mut state = self.pirqs.state.lock();
+            let numbers = state.mappings.range(range.clone()).map(|(guest, _)| guest.1);
+            let step: Vec<u32> = numbers.take(RELEASE_STEP).collect();
+            if step.is_empty() {
+                state.taken.remove(&domain.id);
+                let map = state.eoi_maps.remove(&domain.id);
+                drop(state);
+                if let Some(map) = map {
+                    self.put_page_and_type(map.page);
+                }
+                return Progress::Finished;
+            }
+            step.iter().for_each(|pirq| state.unmap(&self.platform, (domain.id, *pirq)));
+            drop(state);
+            if self.platform.work_pending() {
+                return Progress::Preempted;
+            }
         }
     }
 }

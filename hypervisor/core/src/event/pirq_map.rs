@@ -7,6 +7,7 @@ use crate::domain::Domain;
 use crate::ids::{DomId, Pirq};
 use crate::platform::{Line, MsiRequest, Platform};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use xen_abi::errno::Errno;
 
 /// Most vectors of one MSI capability (PCI 3.0, 6.8.1.3).
@@ -23,9 +24,75 @@ pub enum WantedPirq {
     Exactly(u32),
 }
 
+/// A set of a domain's numbers: bit `n % 64` of word `n / 64` for number `n`.
+#[derive(Default)]
+pub(super) struct Numbers(Vec<u64>);
+
+/// The numbers of a domain that has none.
+static NO_NUMBERS: Numbers = Numbers(Vec::new());
+
+impl Numbers {
+    fn word(&self, index: u32) -> u64 {
+        self.0.get(index as usize).copied().unwrap_or(0)
+    }
+
+    fn has(&self, number: u32) -> bool {
+        self.word(number / 64) >> (number % 64) & 1 != 0
+    }
+
+    fn insert(&mut self, number: u32) {
+        let index = (number / 64) as usize;
+        if self.0.len() <= index {
+            self.0.resize(index + 1, 0);
+        }
+        self.0[index] |= 1 << (number % 64);
+    }
+
+    fn remove(&mut self, number: u32) {
+        if let Some(word) = self.0.get_mut((number / 64) as usize) {
+            *word &= !(1 << (number % 64));
+        }
+    }
+
+    /// The highest number of `from..to` that is not in the set.
+    fn highest_free(&self, from: u32, to: u32) -> Option<u32> {
+        let mut end = to;
+        while from < end {
+            let last = end - 1;
+            let index = last / 64;
+            let free = !self.word(index) & u64::MAX >> (63 - last % 64);
+            if free != 0 {
+                return Some(index * 64 + free.ilog2()).filter(|number| *number >= from);
+            }
+            end = index * 64;
+        }
+        None
+    }
+
+    /// The start of the highest `count` consecutive numbers of `from..to` that are not in the set.
+    fn highest_free_run(&self, from: u32, to: u32, count: u32) -> Option<u32> {
+        let mut found = 0;
+        (from..to).rev().find(|number| {
+            found = if self.has(*number) { 0 } else { found + 1 };
+            found == count
+        })
+    }
+}
+
 impl PirqState {
+    /// The domain's numbers that are taken.
+    fn numbers(&self, domain: DomId) -> &Numbers {
+        self.taken.get(&domain).unwrap_or(&NO_NUMBERS)
+    }
+
     fn is_free(&self, domain: DomId, pirq: u32) -> bool {
-        !self.mappings.contains_key(&(domain, pirq))
+        !self.numbers(domain).has(pirq)
+    }
+
+    /// A number means something from now on.
+    fn map(&mut self, guest: (DomId, u32), source: Source) {
+        self.taken.entry(guest.0).or_default().insert(guest.1);
+        self.mappings.insert(guest, Mapping::new(source));
     }
 
     /// The domain's number for an interrupt of the machine.
@@ -36,29 +103,29 @@ impl PirqState {
 
     /// The highest run of `count` free pirqs beyond the lines.
     fn free_run(&self, domain: DomId, from: u32, to: u32, count: u32) -> Result<u32, EventError> {
-        let mut found = 0;
-        for pirq in (from..to).rev() {
-            found = if self.is_free(domain, pirq) { found + 1 } else { 0 };
-            if found == count {
-                return Ok(pirq);
-            }
-        }
-        Err(EventError::NoPort)
+        self.numbers(domain).highest_free_run(from, to, count).ok_or(EventError::NoPort)
     }
 
     /// A free pirq: the lowest that is a line's number if a line is wanted and there is one, else the highest.
     fn free_pirq(&self, domain: DomId, lines: u32, limit: u32, line: bool) -> Result<u32, EventError> {
-        let free_line = (FIRST_FREE_GSI..lines).find(|pirq| line && self.is_free(domain, *pirq));
-        free_line.map_or_else(|| self.free_run(domain, lines, limit, 1), Ok)
+        let numbers = self.numbers(domain);
+        let free_line = (FIRST_FREE_GSI..lines).find(|pirq| line && !numbers.has(*pirq));
+        free_line.or_else(|| numbers.highest_free(lines, limit)).ok_or(EventError::NoPort)
     }
 
     /// Forgets a pirq, bound or not; the last one of a group of messages gives the group back.
     pub(super) fn unmap<P: Platform>(&mut self, platform: &P, guest: (DomId, u32)) {
         self.leave(platform, guest);
         let Some(mapping) = self.mappings.remove(&guest) else { return };
-        if let Source::Msi { first, .. } = mapping.source {
-            let member = |m: &Mapping| matches!(m.source, Source::Msi { first: f, .. } if f == first);
-            if !self.mappings.values().any(member) {
+        if let Some(numbers) = self.taken.get_mut(&guest.0) {
+            numbers.remove(guest.1);
+        }
+        if let Source::Msi { irq, first, count } = mapping.source {
+            // The numbers of a group are consecutive, and one domain's.
+            let base = guest.1.saturating_sub(irq.0 - first.0);
+            let is_member = |m: &Mapping| matches!(m.source, Source::Msi { first: f, .. } if f == first);
+            let left = |number| self.mappings.get(&(guest.0, number)).is_some_and(is_member);
+            if !(base..base + count).any(left) {
                 // The platform made it and knows it: it cannot refuse.
                 let _ = platform.irq_unmap(first);
             }
@@ -109,7 +176,7 @@ impl<P: Platform> Hypervisor<P> {
         let domain = self.pirq_target(caller, dom)?;
         let lines = self.platform.gsi_count();
         let gsi = u32::try_from(gsi).ok().filter(|gsi| *gsi < lines).ok_or(EventError::Invalid)?;
-        let limit = PirqTable::limit(&self.platform);
+        let limit = PirqTable::limit(&self.platform, &domain);
         let mut state = self.pirqs.state.lock();
         // The caller names a line by its own number for it.
         let own = state.mappings.get(&(caller.id, gsi)).and_then(|mapping| mapping.source.irq());
@@ -134,7 +201,7 @@ impl<P: Platform> Hypervisor<P> {
         let occupied = state.mappings.get(&(domain.id, pirq)).is_some_and(|m| m.source != Source::Reserved);
         if !occupied {
             domain.permissions.write().irqs.insert(u64::from(irq.0), u64::from(irq.0));
-            state.mappings.insert((domain.id, pirq), Mapping::new(Source::Gsi(irq)));
+            state.map((domain.id, pirq), Source::Gsi(irq));
         }
         Ok(pirq)
     }
@@ -159,7 +226,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let count = request.count.next_power_of_two();
         let lines = self.platform.gsi_count();
-        let limit = PirqTable::limit(&self.platform);
+        let limit = PirqTable::limit(&self.platform, &domain);
         let mut state = self.pirqs.state.lock();
         let request = MsiRequest { count, ..*request };
         let irq = self.platform.irq_map_msi(&request).map_err(EventError::Platform)?;
@@ -188,7 +255,7 @@ impl<P: Platform> Hypervisor<P> {
         };
         for n in 0..count {
             let source = Source::Msi { irq: Pirq(irq.0 + n), first: irq, count };
-            state.mappings.insert((domain.id, pirq + n), Mapping::new(source));
+            state.map((domain.id, pirq + n), source);
         }
         Ok(pirq)
     }
@@ -218,15 +285,16 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Reserves a number for an interrupt that the domain will map later (`PHYSDEVOP_get_free_pirq`).
+    /// Reserves a number for an interrupt that the domain will map later (`PHYSDEVOP_get_free_pirq`). As in Xen any domain may, as often
+    /// as it has numbers.
     ///
     /// # Errors
     /// [`EventError::NoPort`] when none is free.
     pub fn reserve_pirq(&self, domain: &Domain<P>, line: bool) -> Result<u32, EventError> {
         let lines = self.platform.gsi_count();
         let mut state = self.pirqs.state.lock();
-        let pirq = state.free_pirq(domain.id, lines, PirqTable::limit(&self.platform), line)?;
-        state.mappings.insert((domain.id, pirq), Mapping::new(Source::Reserved));
+        let pirq = state.free_pirq(domain.id, lines, PirqTable::limit(&self.platform, domain), line)?;
+        state.map((domain.id, pirq), Source::Reserved);
         Ok(pirq)
     }
 }

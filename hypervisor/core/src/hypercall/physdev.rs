@@ -133,7 +133,7 @@ fn eoi<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<PhysdevEoi>) -> Result<(), Errn
 
 fn irq_status_query<P: Platform>(cx: Cx<'_, P>, arg: GuestPtr<PhysdevIrqStatusQuery>) -> Result<(), Errno> {
     let mut query = arg.read(cx.hv)?;
-    if query.irq >= PirqTable::limit(&cx.hv.platform) {
+    if query.irq >= PirqTable::limit(&cx.hv.platform, cx.domain) {
         return Err(Errno::EINVAL);
     }
     // A guest that asks here does not use the bitmap page: as in Xen it acknowledges every interrupt.

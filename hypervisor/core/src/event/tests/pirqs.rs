@@ -3,7 +3,9 @@
 use super::*;
 use crate::event::{Progress, WantedPirq};
 use crate::ids::{CpuId, DomId, Pirq};
+use crate::mock::GSI_COUNT;
 use crate::platform::{Line, MsiRequest, PciAddress};
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use xen_abi::errno::Errno;
 use xen_abi::xen::DOMID_SELF;
@@ -191,4 +193,56 @@ fn the_old_way_of_acknowledging_looks_at_the_mask() {
     hv.unmask_event(&d0, port).unwrap();
     hv.acknowledge_unmasked_pirqs(&d0);
     assert!(!is_masked(&hv, 18));
+}
+
+/// As in Xen, an unprivileged domain has few numbers beyond those of the lines; the control domain has more.
+#[test]
+fn numbers_for_messages_are_few() {
+    let (hv, [d0, d1]) = machine_with_irqs();
+    for (domain, numbers) in [(&d0, 1024), (&d1, 32)] {
+        let given: Vec<u32> = (0..5000).map_while(|_| hv.reserve_pirq(domain, false).ok()).collect();
+        let highest = GSI_COUNT + numbers;
+        assert!(given.iter().copied().eq((GSI_COUNT..highest).rev()), "{} numbers", given.len());
+        assert_eq!(hv.reserve_pirq(domain, false), Err(EventError::NoPort));
+        assert_eq!(hv.bind_pirq(domain, highest, false), Err(EventError::Invalid));
+        assert_eq!(hv.bind_pirq(domain, highest - 1, false), Err(EventError::NotPermitted));
+    }
+    let lines: Vec<u32> = (0..99).map_while(|_| hv.reserve_pirq(&d1, true).ok()).collect();
+    assert!(lines.iter().copied().eq(16..GSI_COUNT), "{lines:?}");
+}
+
+/// A number that was given back is the next to be given out, one that has become something else is not.
+#[test]
+fn numbers_come_back() {
+    let (hv, [d0, d1]) = machine_with_irqs();
+    let [a, b, c] = [(); 3].map(|()| hv.reserve_pirq(&d0, false).unwrap());
+    assert_eq!((b, c), (a - 1, a - 2));
+    hv.map_msi(&d0, SELF, &msi(1), WantedPirq::Exactly(b)).unwrap();
+    assert_eq!(hv.reserve_pirq(&d0, false), Ok(a - 3));
+    hv.unmap_pirq(&d0, SELF, b as i32).unwrap();
+    assert_eq!(hv.reserve_pirq(&d0, false), Ok(b));
+    // Several in a row: the machine's own numbers if they are free, else the highest.
+    assert_eq!(hv.map_msi(&d0, DomId(1), &msi(4), WantedPirq::Any), Ok(GSI_COUNT));
+    assert_eq!(hv.map_msi(&d0, DomId(1), &msi(32), WantedPirq::Any), Err(EventError::NoPort));
+    assert_eq!(hv.map_msi(&d0, DomId(1), &msi(16), WantedPirq::Any), Ok(GSI_COUNT + 16));
+    assert_eq!(hv.reserve_pirq(&d1, false), Ok(GSI_COUNT + 15));
+    assert_eq!(hv.map_msi(&d0, DomId(1), &msi(8), WantedPirq::Any), Ok(GSI_COUNT + 7));
+    assert_eq!(hv.reserve_pirq(&d1, false), Ok(GSI_COUNT + 6));
+    hv.unmap_pirq(&d0, DomId(1), GSI_COUNT as i32 + 7).unwrap();
+    assert_eq!(hv.reserve_pirq(&d1, false), Ok(GSI_COUNT + 14));
+}
+
+/// A domain's numbers are taken away in steps, with looks for other work in between.
+#[test]
+fn numbers_are_taken_away_in_steps() {
+    let (hv, [d0, _]) = machine_with_irqs();
+    let first = hv.map_msi(&d0, SELF, &msi(32), WantedPirq::Any).unwrap();
+    let port = hv.bind_pirq(&d0, first, false).unwrap();
+    while hv.reserve_pirq(&d0, false).is_ok() {}
+    hv.platform.preempt_every.store(1, Ordering::Relaxed);
+    let steps = (0..1000).take_while(|_| hv.destroy_events(&d0) == Progress::Preempted).count();
+    assert!(steps >= 1024 / 64, "{steps}");
+    assert_eq!(d0.events.binding(port), Some(crate::event::slot::Binding::Free));
+    assert!(hv.platform.record.lock().unwrap().msis.is_empty());
+    assert_eq!(hv.reserve_pirq(&d0, false), Ok(GSI_COUNT + 1023), "nothing is left");
 }

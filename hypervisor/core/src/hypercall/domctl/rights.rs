@@ -73,7 +73,7 @@ pub(super) fn ioport<P: Platform>(request: &Request<'_, P>, domain: &Domain<P>) 
 pub(super) fn irq<P: Platform>(request: &Request<'_, P>, domain: &Domain<P>) -> Answer {
     let wanted = request.payload::<XenDomctlIrqPermission>()?;
     let hv = request.cx.hv;
-    if wanted.pirq >= PirqTable::<P>::limit(&hv.platform) {
+    if wanted.pirq >= PirqTable::limit(&hv.platform, request.cx.domain) {
         return Err(Errno::EINVAL);
     }
     let irq = hv.pirqs.irq_of(request.cx.domain.id, wanted.pirq).ok_or(Errno::EPERM)?;
