@@ -11,6 +11,8 @@
 //! # Invariants
 //! - A timer is in the heap of the CPU that its slot names, at the position that its slot names, or in none. The
 //!   heap's lock guards the position; the CPU changes only under `VcpuTime::arming`, while the timer is in no heap.
+//! - A periodic timer is armed while its vCPU runs, on the CPU where it runs, and only with `VcpuTime::arming` held and a period that is
+//!   not 0. So it costs no CPU anything that its vCPU does not have anyway, and a teardown that sets the period to 0 stops it for good.
 //! - Locks: `VcpuTime::arming`, then one heap. Timers expire with no lock held.
 
 pub mod heap;
@@ -43,7 +45,7 @@ pub struct VcpuTime {
     version: AtomicU64,
     /// Its timers, by [`TimerKind`].
     slots: [Slot; TimerKind::COUNT],
-    /// Held while a timer is armed or stopped.
+    /// Held while a timer is armed or stopped, and while the period changes.
     arming: Mutex<()>,
     /// Period of the periodic timer in nanoseconds, 0 while it is stopped.
     period: AtomicU64,

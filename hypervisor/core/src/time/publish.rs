@@ -99,7 +99,7 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn vcpu_time_started(&self, vcpu: &VcpuRef<P>, now: Nanos) -> bool {
         self.publish_time(vcpu);
         self.update_runstate_area(vcpu, Through::running(vcpu));
-        self.periodic_work(vcpu, now)
+        self.periodic_work(self.platform.this_cpu(), vcpu, now)
     }
 
     /// The vCPU does not run any more. Answers whether this CPU's timer is to be armed anew.

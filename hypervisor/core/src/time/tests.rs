@@ -5,9 +5,9 @@ use super::timers::TimerKind;
 use crate::Hypervisor;
 use crate::domain::{Domain, VcpuRef};
 use crate::hypercall::Cx;
-use crate::ids::{Nanos, VcpuId};
+use crate::ids::{CpuId, Nanos, VcpuId};
 use crate::mock::{self, MockPlatform};
-use crate::platform::Platform;
+use crate::platform::{Platform, Work};
 use alloc::rc::Rc;
 use alloc::sync::Arc;
 use alloc::vec;
@@ -120,6 +120,15 @@ impl Bench {
         self.hv.platform.record.lock().unwrap().timer.map(|t| t.0)
     }
 
+    /// Puts vCPU 0 on this CPU.
+    fn runs(&self) -> VcpuRef<MockPlatform> {
+        let vcpu = self.vcpu(0);
+        assert!(self.hv.bring_up(&vcpu));
+        let chosen = self.hv.schedule(None).expect("it is runnable");
+        self.hv.vcpu_switched(None, Some(&chosen));
+        vcpu
+    }
+
     fn single(&self, n: u32, deadline: u64) {
         let vcpu = self.vcpu(n);
         self.hv.arm_singleshot(Cx { hv: &self.hv, domain: &vcpu.domain, vcpu: vcpu.vcpu() }, Nanos(deadline));
@@ -173,7 +182,7 @@ fn timers_move_between_cpus() {
 #[test]
 fn periodic() {
     let bench = Bench::new();
-    let vcpu = bench.vcpu(0);
+    let vcpu = bench.runs();
     bench.at(100_000_000);
     bench.hv.set_periodic(&vcpu, 10_000_000);
     assert!(bench.ticked(0), "the last tick was long ago");
@@ -291,6 +300,7 @@ fn area_through_page_tables() {
 #[test]
 fn stop_all() {
     let bench = Bench::new();
+    bench.runs();
     bench.single(0, 5_000_000);
     bench.hv.set_periodic(&bench.vcpu(0), 10_000_000);
     bench.ticked(0);
@@ -298,4 +308,55 @@ fn stop_all() {
     bench.at(50_000_000);
     assert!(!bench.ticked(0));
     assert_eq!(TimerKind::COUNT, 3);
+}
+
+/// The periodic timer of a vCPU that does not run is only noted: it costs no CPU anything until the vCPU runs.
+#[test]
+fn periodic_of_one_that_is_down() {
+    let bench = Bench::new();
+    let other = bench.vcpu(1);
+    bench.hv.set_periodic(&other, 1_000_000);
+    assert_eq!(bench.armed(), None);
+    assert!(!bench.ticked(1));
+    // It starts, and its timer with it.
+    bench.at(5_000_000);
+    bench.started(&other);
+    assert!(bench.ticked(1));
+    assert_eq!(bench.armed(), Some(6_000_000));
+    // One that is armed although its vCPU does not run on this CPU expires once, and tells nobody.
+    bench.at(6_000_000);
+    assert!(!bench.ticked(1));
+    assert_eq!(bench.armed(), None);
+}
+
+/// Another vCPU sets the timer of one that runs elsewhere: it is armed there, and that CPU is told.
+#[test]
+fn periodic_of_one_that_runs_elsewhere() {
+    let mut bench = Bench::new();
+    bench.hv.timers = super::TimerQueues::new(2);
+    let vcpu = bench.runs();
+    bench.hv.platform.cpu.store(1, SeqCst);
+    bench.hv.platform.record.lock().unwrap().raised.clear();
+    bench.hv.set_periodic(&vcpu, 2_000_000);
+    let raised = core::mem::take(&mut bench.hv.platform.record.lock().unwrap().raised);
+    assert_eq!(raised, [(CpuId(0), Work::TIMER)]);
+    bench.at(10_000_000);
+    assert!(!bench.ticked(0), "not by this CPU");
+    bench.hv.platform.cpu.store(0, SeqCst);
+    bench.at(10_000_000);
+    assert!(bench.ticked(0));
+    assert_eq!(bench.armed(), Some(12_000_000));
+}
+
+/// A CPU took the periodic timer out of its heap when the teardown stops all timers: the timer is not armed again.
+#[test]
+fn an_expired_timer_stays_stopped() {
+    let bench = Bench::new();
+    let vcpu = bench.runs();
+    bench.hv.set_periodic(&vcpu, 1_000_000);
+    bench.hv.stop_timers(vcpu.vcpu());
+    assert!(!bench.hv.periodic_work(CpuId(0), &vcpu, bench.hv.platform.now()));
+    bench.started(&vcpu);
+    bench.hv.rearm_timer();
+    assert_eq!(bench.armed(), None);
 }

@@ -110,9 +110,21 @@ impl<P: Platform> TimerQueues<P> {
         vcpu: &Vcpu<P>,
         kind: TimerKind,
     ) -> bool {
-        let time = &vcpu.time;
-        let slot = &time.slots[kind as usize];
-        let _arming = time.arming.lock();
+        let _arming = vcpu.time.arming.lock();
+        self.arm_locked(cpu, deadline, domain, vcpu, kind)
+    }
+
+    /// [`TimerQueues::arm`]; the vCPU's `arming` is held.
+    #[inline(always)]
+    fn arm_locked(
+        &self,
+        cpu: CpuId,
+        deadline: Nanos,
+        domain: &Arc<Domain<P>>,
+        vcpu: &Vcpu<P>,
+        kind: TimerKind,
+    ) -> bool {
+        let slot = &vcpu.time.slots[kind as usize];
         if slot.cpu.load(Ordering::Relaxed) != cpu.0 {
             self.disarm(slot);
             slot.cpu.store(cpu.0, Ordering::Relaxed);
@@ -194,8 +206,10 @@ impl<P: Platform> Hypervisor<P> {
             let Some(due) = self.timers.pop_due(cpu, now) else { break };
             match due.kind {
                 TimerKind::Singleshot => self.tick(&due.vcpu),
-                // The timer is armed below.
-                TimerKind::Periodic => drop(self.periodic_work(&due.vcpu, now)),
+                // It ticks for a vCPU that runs. One that stopped running meanwhile arms it when it starts. The platform's timer is
+                // armed below.
+                TimerKind::Periodic if self.cpu_of(&due.vcpu) != Some(cpu) => {}
+                TimerKind::Periodic => drop(self.periodic_work(cpu, &due.vcpu, now)),
                 TimerKind::Poll => self.end_poll(&due.vcpu),
             }
             if served == MOST_AT_ONCE {
@@ -269,14 +283,32 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Sets the period of a vCPU's periodic timer in nanoseconds, 0 to stop it. The next tick is one period after the
-    /// last one: at once if that is past.
+    /// last one: at once if that is past. The timer of a vCPU that does not run is armed when it starts, that of one that runs on
+    /// another CPU on that CPU.
     pub fn set_periodic(&self, vcpu: &VcpuRef<P>, period: u64) {
         let time = &vcpu.vcpu().time;
-        self.timers.stop(time, TimerKind::Periodic);
-        time.period.store(period, Ordering::Relaxed);
-        if self.periodic_work(vcpu, self.platform.now()) {
-            self.rearm_timer();
+        {
+            let _arming = time.arming.lock();
+            self.timers.disarm(&time.slots[TimerKind::Periodic as usize]);
+            time.period.store(period, Ordering::SeqCst);
         }
+        // A CPU that starts to run it says so before it looks at the period: either it sees the new one, or it is seen here. One that
+        // stops running it meanwhile leaves the timer armed; it expires once, and is not armed again.
+        let Some(cpu) = self.cpu_of(vcpu) else { return };
+        if !self.periodic_work(cpu, vcpu, self.platform.now()) {
+            return;
+        }
+        if cpu == self.platform.this_cpu() {
+            self.rearm_timer();
+        } else {
+            self.platform.raise_work(cpu, Work::TIMER);
+        }
+    }
+
+    /// The CPU that a vCPU runs on.
+    fn cpu_of(&self, vcpu: &VcpuRef<P>) -> Option<CpuId> {
+        let vcpu = vcpu.vcpu();
+        self.sched.is_on_cpu(vcpu).then(|| CpuId(vcpu.cpu.load(Ordering::SeqCst)))
     }
 
     /// Raises `VIRQ_TIMER` at a vCPU.
@@ -284,21 +316,32 @@ impl<P: Platform> Hypervisor<P> {
         self.send_virq(&vcpu.domain, vcpu.id, VIRQ_TIMER);
     }
 
-    /// The periodic timer ticks if it is due, and is armed for its next tick. Answers whether that is this CPU's earliest deadline
-    /// now, so that the platform's timer is to be armed anew.
-    pub(super) fn periodic_work(&self, vcpu: &VcpuRef<P>, now: Nanos) -> bool {
+    /// The periodic timer of a vCPU that runs on `cpu` ticks if it is due, and is armed for its next tick. Answers whether that is the
+    /// CPU's earliest deadline now, so that the platform's timer is to be armed anew.
+    pub(super) fn periodic_work(&self, cpu: CpuId, vcpu: &VcpuRef<P>, now: Nanos) -> bool {
         let time = &vcpu.vcpu().time;
+        if time.period.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let arming = time.arming.lock();
+        // Who stops the timer does that with `arming` held, so that it is not armed again afterwards.
         let period = time.period.load(Ordering::Relaxed);
         if period == 0 {
             return false;
         }
         let mut next = time.last_tick.load(Ordering::Relaxed).saturating_add(period);
-        if next <= now.0 {
+        let due = next <= now.0;
+        if due {
             time.last_tick.store(now.0, Ordering::Relaxed);
             next = now.0.saturating_add(period);
+        }
+        let (domain, kind) = (&vcpu.domain, TimerKind::Periodic);
+        let earliest = self.timers.arm_locked(cpu, Nanos(next), domain, vcpu.vcpu(), kind);
+        drop(arming);
+        if due {
             self.tick(vcpu);
         }
-        self.timers.arm(self.platform.this_cpu(), Nanos(next), &vcpu.domain, vcpu.vcpu(), TimerKind::Periodic)
+        earliest
     }
 
     /// Whoever polled until its time was up goes on.
@@ -314,10 +357,12 @@ impl<P: Platform> Hypervisor<P> {
         time.period.load(Ordering::Relaxed) != 0 && self.timers.stop(time, TimerKind::Periodic)
     }
 
-    /// Stops all timers of a vCPU that will not run again.
+    /// Stops all timers of a vCPU that will not run again. A CPU that took one of them out of its heap before does not arm it again.
     pub fn stop_timers(&self, vcpu: &Vcpu<P>) {
-        for kind in [TimerKind::Singleshot, TimerKind::Periodic, TimerKind::Poll] {
-            self.timers.stop(&vcpu.time, kind);
+        let _arming = vcpu.time.arming.lock();
+        vcpu.time.period.store(0, Ordering::SeqCst);
+        for slot in &vcpu.time.slots {
+            self.timers.disarm(slot);
         }
     }
 
