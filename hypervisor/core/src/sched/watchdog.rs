@@ -1,4 +1,7 @@
 //! Watchdogs of domains (`SCHEDOP_watchdog`) and the reasons for ending that they announced (`SCHEDOP_shutdown_code`).
+//!
+//! One CPU looks at all watchdogs, at the latest one second after its last look while any is set. A watchdog bites no earlier than
+//! one second after it was set, so the CPU need not be told of new deadlines: domains cannot make it work by moving theirs.
 
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -19,13 +22,17 @@ const WATCHDOG_CPU: CpuId = CpuId(0);
 /// No watchdog is set.
 const NEVER: u64 = u64::MAX;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// Longest time between two looks at watchdogs that are set: the shortest time that one can be set to.
+const LOOK_PERIOD: u64 = NANOS_PER_SECOND;
 
 /// The watchdogs and announcements of all domains.
 pub struct Watchdogs<P: Platform> {
-    table: Mutex<BTreeMap<DomId, Entry<P>>>,
-    /// Earliest deadline of all watchdogs.
-    next: AtomicU64,
+    table: Mutex<Table<P>>,
+    /// When the CPU looks at the watchdogs next; no deadline is earlier. Changes with the table locked.
+    next_look: AtomicU64,
 }
+
+type Table<P> = BTreeMap<DomId, Entry<P>>;
 
 struct Entry<P: Platform> {
     domain: Arc<Domain<P>>,
@@ -42,28 +49,34 @@ impl<P: Platform> Entry<P> {
 
 impl<P: Platform> Watchdogs<P> {
     pub(super) const fn new() -> Self {
-        Self { table: Mutex::new(BTreeMap::new()), next: AtomicU64::new(NEVER) }
+        Self { table: Mutex::new(BTreeMap::new()), next_look: AtomicU64::new(NEVER) }
     }
 
-    /// When the first watchdog bites, as far as `cpu` has to see to it.
-    pub(crate) fn next_deadline(&self, cpu: CpuId) -> Option<Nanos> {
-        match self.next.load(Ordering::SeqCst) {
+    /// When `cpu` has to look at the watchdogs.
+    pub(crate) fn next_look(&self, cpu: CpuId) -> Option<Nanos> {
+        match self.next_look.load(Ordering::SeqCst) {
             next if next != NEVER && cpu == WATCHDOG_CPU => Some(Nanos(next)),
             _ => None,
         }
     }
 
-    fn publish_next(&self, table: &BTreeMap<DomId, Entry<P>>) {
-        let next = table.values().flat_map(|entry| entry.deadlines).flatten().min();
-        self.next.store(next.map_or(NEVER, |next| next.0), Ordering::SeqCst);
+    /// The entry of a domain, made if there is none; `None` for a domain whose teardown began: it would never be removed.
+    fn entry<'a>(table: &'a mut Table<P>, domain: &Arc<Domain<P>>) -> Option<&'a mut Entry<P>> {
+        if domain.is_dying() {
+            return table.get_mut(&domain.id);
+        }
+        Some(table.entry(domain.id).or_insert_with(|| Entry::new(domain)))
+    }
+
+    /// A watchdog was set to this deadline. Answers whether the CPU that looks is to be told, because it would look too late.
+    fn expect(&self, deadline: Nanos, now: Nanos) -> bool {
+        let look = deadline.0.min(now.0.saturating_add(LOOK_PERIOD));
+        self.next_look.fetch_min(look, Ordering::SeqCst) > deadline.0
     }
 
     /// The domains whose watchdog has bitten; it is set no more.
     fn take_expired(&self, now: Nanos) -> Vec<Arc<Domain<P>>> {
         let mut expired = Vec::new();
-        if self.next.load(Ordering::SeqCst) > now.0 {
-            return expired;
-        }
         let mut table = self.table.lock();
         for entry in table.values_mut() {
             let due = |deadline: &Option<Nanos>| deadline.is_some_and(|deadline| deadline <= now);
@@ -72,7 +85,10 @@ impl<P: Platform> Watchdogs<P> {
                 expired.push(entry.domain.clone());
             }
         }
-        self.publish_next(&table);
+        let deadlines = table.values().flat_map(|entry| entry.deadlines).flatten();
+        let first = deadlines.map(|deadline| deadline.0).min().unwrap_or(NEVER);
+        let look = if first == NEVER { NEVER } else { first.min(now.0.saturating_add(LOOK_PERIOD)) };
+        self.next_look.store(look, Ordering::SeqCst);
         expired
     }
 }
@@ -81,12 +97,13 @@ impl<P: Platform> Hypervisor<P> {
     /// Sets a new watchdog (`id` 0), winds up a set one, or stops it (`seconds` 0). Answers the number of a new one.
     ///
     /// # Errors
-    /// `EINVAL` for a watchdog that is not set, `ENOSPC` when all are.
+    /// `EINVAL` for a watchdog that is not set, or of a domain in teardown; `ENOSPC` when all are.
     pub fn watchdog(&self, domain: &Arc<Domain<P>>, id: u32, seconds: u32) -> Result<u32, Errno> {
-        let deadline = Nanos(self.platform.now().0.saturating_add(u64::from(seconds) * NANOS_PER_SECOND));
+        let now = self.platform.now();
+        let deadline = Nanos(now.0.saturating_add(u64::from(seconds) * NANOS_PER_SECOND));
         let watchdogs = &self.sched.watchdogs;
         let mut table = watchdogs.table.lock();
-        let entry = table.entry(domain.id).or_insert_with(|| Entry::new(domain));
+        let entry = Watchdogs::entry(&mut table, domain).ok_or(Errno::EINVAL)?;
         let answer = match usize::try_from(id).ok().and_then(|id| id.checked_sub(1)) {
             None => {
                 let free = entry.deadlines.iter().position(Option::is_none).ok_or(Errno::ENOSPC)?;
@@ -99,9 +116,13 @@ impl<P: Platform> Hypervisor<P> {
                 0
             }
         };
-        watchdogs.publish_next(&table);
+        // One that was stopped leaves the next look where it is: the CPU then finds nothing.
+        let stopped = id != 0 && seconds == 0;
+        let tell = !stopped && watchdogs.expect(deadline, now);
         drop(table);
-        self.platform.raise_work(WATCHDOG_CPU, Work::TIMER);
+        if tell {
+            self.platform.raise_work(WATCHDOG_CPU, Work::TIMER);
+        }
         Ok(answer)
     }
 
@@ -116,13 +137,15 @@ impl<P: Platform> Hypervisor<P> {
     /// Remembers the reason that a domain gives for its coming end; the first one counts.
     pub fn announce_shutdown(&self, domain: &Arc<Domain<P>>, reason: u32) {
         let mut table = self.sched.watchdogs.table.lock();
-        table.entry(domain.id).or_insert_with(|| Entry::new(domain)).announced.get_or_insert(reason);
+        if let Some(entry) = Watchdogs::entry(&mut table, domain) {
+            entry.announced.get_or_insert(reason);
+        }
     }
 
     /// The reason that a domain gave before, or else this one, which counts from now on.
     pub(super) fn settle_shutdown_reason(&self, domain: &Arc<Domain<P>>, reason: u32) -> u32 {
         let mut table = self.sched.watchdogs.table.lock();
-        *table.entry(domain.id).or_insert_with(|| Entry::new(domain)).announced.get_or_insert(reason)
+        Watchdogs::entry(&mut table, domain).map_or(reason, |entry| *entry.announced.get_or_insert(reason))
     }
 
     /// Forgets the reason that a domain gave for an end which was not its last.
@@ -134,8 +157,6 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Forgets the watchdogs and announcements of a domain that ends or begins anew.
     pub fn forget_watchdogs(&self, domain: DomId) {
-        let mut table = self.sched.watchdogs.table.lock();
-        table.remove(&domain);
-        self.sched.watchdogs.publish_next(&table);
+        self.sched.watchdogs.table.lock().remove(&domain);
     }
 }

@@ -223,7 +223,7 @@ impl<P: Platform> Hypervisor<P> {
         if slice_over {
             self.platform.raise_work(cpu, Work::RESCHEDULE);
         }
-        if self.sched.watchdogs.next_deadline(cpu).is_some_and(|next| next <= now) {
+        if self.sched.watchdogs.next_look(cpu).is_some_and(|next| next <= now) {
             self.run_watchdogs(now);
         }
         if self.keeper.next_deadline(cpu).is_some_and(|next| next <= now) {
@@ -255,7 +255,7 @@ impl<P: Platform> Hypervisor<P> {
         const NEVER: u64 = u64::MAX;
         let or_never = |deadline: Option<Nanos>| deadline.map_or(NEVER, |at| at.0);
         let timer = or_never(self.timers.next_deadline(cpu));
-        let watchdog = or_never(self.sched.watchdogs.next_deadline(cpu));
+        let watchdog = or_never(self.sched.watchdogs.next_look(cpu));
         let keeper = or_never(self.keeper.next_deadline(cpu));
         let refill = or_never(self.sched.next_refill(cpu));
         let first = timer.min(watchdog).min(keeper).min(refill).min(or_never(slice));

@@ -491,6 +491,46 @@ fn watchdogs() {
     assert_eq!(ended, crate::domain::Lifecycle::Shutdown(xen_abi::sched::SHUTDOWN_WATCHDOG));
 }
 
+/// Winding up watchdogs from other CPUs does not cost the CPU that looks at them anything, whatever the times.
+#[test]
+fn winding_up_a_watchdog_tells_no_cpu() {
+    let mut sim = Sim::singles(2, 2);
+    sim.up_all();
+    sim.on_cpu(1);
+    let domain = sim.vcpus[1].domain.clone();
+    let told = |sim: &Sim| {
+        let raised = core::mem::take(&mut sim.hv.platform.record.lock().unwrap().raised);
+        raised.iter().filter(|(cpu, work)| cpu.0 == 0 && work.contains(Work::TIMER)).count()
+    };
+    told(&sim);
+    assert_eq!(sim.hv.watchdog(&domain, 0, 1000), Ok(1));
+    assert_eq!(told(&sim), 1);
+    for seconds in (1..1000).rev() {
+        sim.hv.watchdog(&domain, 1, 1000).unwrap();
+        sim.hv.watchdog(&domain, 1, seconds).unwrap();
+        sim.hv.watchdog(&domain, 1, 0).unwrap();
+        assert_eq!(sim.hv.watchdog(&domain, 0, seconds), Ok(1));
+    }
+    assert_eq!(told(&sim), 0);
+    sim.run(900_000_000);
+    assert!(!domain.stopped.load(SeqCst));
+    sim.run(200_000_000);
+    assert!(domain.stopped.load(SeqCst), "the last one had a second");
+}
+
+/// A domain whose teardown is over is not remembered because something ends it once more.
+#[test]
+fn the_dead_are_not_remembered() {
+    let sim = Sim::singles(1, 2);
+    let domain = sim.vcpu(1).domain;
+    sim.hv.destroy_domain(&domain).unwrap();
+    let holders = Arc::strong_count(&domain);
+    sim.hv.shutdown_domain(&domain, 0);
+    sim.hv.announce_shutdown(&domain, 1);
+    assert_eq!(sim.hv.watchdog(&domain, 0, 1), Err(Errno::EINVAL));
+    assert_eq!(Arc::strong_count(&domain), holders);
+}
+
 #[test]
 #[should_panic(expected = "the machine ended: Reboot")]
 fn control_domain_ends_the_machine() {
