@@ -7,6 +7,8 @@
 //!
 //! - A line is unmasked exactly while a guest is bound to it and no bound guest owes an acknowledgement. The platform
 //!   hands level-triggered interrupts over masked; the last acknowledgement unmasks.
+//! - A guest of a line that may be shared owes its acknowledgement for [`ACKNOWLEDGEMENT_TIME`] only, as in Xen: then the line may
+//!   signal again, whether the guest has served it or not. The CPU that took the interrupt sees to that.
 //! - `taken` has exactly the numbers of `mappings`, so that a free number is found without a look at each mapping.
 //! - The table's lock is the innermost one of the event channels; no event is sent while it is held.
 
@@ -15,7 +17,7 @@ use super::slot::{Binding, MAX_NUMBER};
 use super::{EventError, Progress};
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::ids::{CpuId, DomId, Mfn, Pirq, Port, VcpuId};
+use crate::ids::{CpuId, DomId, Mfn, Nanos, Pirq, Port, VcpuId};
 use crate::platform::{GuestFrame, Line, Platform, Work};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -33,6 +35,8 @@ const DELIVERY_BATCH: u32 = 256;
 const MSI_PIRQS: u32 = 1024;
 /// The same for a domain that does not control the machine (Xen's default of `extra_guest_irqs=`).
 const GUEST_MSI_PIRQS: u32 = 32;
+/// How long the guests of a shared line are waited for, in nanoseconds.
+const ACKNOWLEDGEMENT_TIME: u64 = 1_000_000;
 /// Pirqs that a teardown takes away before it looks for other work.
 const RELEASE_STEP: usize = 32;
 /// IOAPIC lines below this are the ISA bus's: edge-triggered and active high unless ACPI or a guest says otherwise.
@@ -100,6 +104,8 @@ struct Sharers {
     guests: Vec<(DomId, u32)>,
     /// Guests that must acknowledge before the line may signal again.
     owing: u32,
+    /// When a line that may be shared signals again without them.
+    overdue_at: Option<Nanos>,
 }
 
 /// A domain's page with a bit per pirq, set when the pirq needs `PHYSDEVOP_eoi`.
@@ -155,19 +161,41 @@ impl<P: Platform> Default for PirqTable<P> {
 }
 
 impl PirqState {
-    /// Notes that an interrupt arrived; answers the events it causes.
-    fn arrived(&mut self, irq: Pirq, level: bool) -> [Option<Target>; MAX_SHARERS] {
+    /// Notes that an interrupt arrived, a level-triggered one when its guests are to be waited for until `wait_until`. Answers the
+    /// events it causes, and whether the wait has that end.
+    fn arrived(&mut self, irq: Pirq, wait_until: Option<Nanos>) -> ([Option<Target>; MAX_SHARERS], bool) {
         let mut targets = [const { None }; MAX_SHARERS];
-        let Some(line) = self.lines.get_mut(&irq) else { return targets };
+        let Some(line) = self.lines.get_mut(&irq) else { return (targets, false) };
         for (target, guest) in targets.iter_mut().zip(&line.guests) {
             let Some(mapping) = self.mappings.get_mut(guest) else { continue };
-            if level && !mapping.unacknowledged {
+            if wait_until.is_some() && !mapping.unacknowledged {
                 mapping.unacknowledged = true;
                 line.owing += 1;
             }
             *target = mapping.port.map(|port| Target { domain: guest.0, port, pirq: guest.1 });
         }
-        targets
+        line.overdue_at = wait_until.filter(|_| line.shared && line.owing != 0);
+        (targets, line.overdue_at.is_some())
+    }
+
+    /// Lines whose guests had their time by `now` may signal again. Answers when the next line is overdue.
+    fn end_waits<P: Platform>(&mut self, platform: &P, now: Nanos) -> Option<Nanos> {
+        let mut next: Option<Nanos> = None;
+        for (irq, line) in self.lines.range_mut(..Pirq(platform.gsi_count())) {
+            let Some(at) = line.overdue_at else { continue };
+            if at > now {
+                next = Some(next.map_or(at, |next| next.min(at)));
+                continue;
+            }
+            for guest in &line.guests {
+                if let Some(mapping) = self.mappings.get_mut(guest) {
+                    mapping.unacknowledged = false;
+                }
+            }
+            (line.owing, line.overdue_at) = (0, None);
+            platform.irq_unmask(*irq);
+        }
+        next
     }
 
     /// A guest owes nothing any more; answers the line that may signal again because of that.
@@ -179,14 +207,19 @@ impl PirqState {
         let irq = mapping.source.irq()?;
         let line = self.lines.get_mut(&irq)?;
         line.owing = line.owing.saturating_sub(1);
-        (line.owing == 0).then_some(irq)
+        if line.owing != 0 {
+            return None;
+        }
+        line.overdue_at = None;
+        Some(irq)
     }
 
     /// Adds a guest to the sharers of a line; answers whether it is the first.
     fn join(&mut self, irq: Pirq, guest: (DomId, u32), share: bool) -> Result<bool, EventError> {
         match self.lines.get_mut(&irq) {
             None => {
-                self.lines.insert(irq, Sharers { shared: share, guests: alloc::vec![guest], owing: 0 });
+                let guests = alloc::vec![guest];
+                self.lines.insert(irq, Sharers { shared: share, guests, owing: 0, overdue_at: None });
                 Ok(true)
             }
             Some(line) if share && line.shared && line.guests.len() < MAX_SHARERS => {
@@ -236,10 +269,17 @@ impl PirqState {
 impl<P: Platform> Hypervisor<P> {
     /// Sends the events of all interrupts that arrived on this CPU. To be called when [`Work::IRQ`] was raised.
     pub fn deliver_pirqs(&self) {
+        let cpu = self.platform.this_cpu();
+        let (mut rearm, mut more) = (false, true);
         for _ in 0..DELIVERY_BATCH {
-            let Some(irq) = self.platform.irq_take() else { return };
+            let Some(irq) = self.platform.irq_take() else {
+                more = false;
+                break;
+            };
             let level = self.platform.irq_needs_eoi(irq);
-            let targets = self.pirqs.state.lock().arrived(irq, level);
+            let wait_until = level.then(|| Nanos(self.platform.now().0.saturating_add(ACKNOWLEDGEMENT_TIME)));
+            let (targets, waits) = self.pirqs.state.lock().arrived(irq, wait_until);
+            rearm |= wait_until.is_some_and(|at| waits && self.timers.expect_line(cpu, at));
             for target in targets.iter().flatten() {
                 // A domain that is not found is being torn down, which acknowledges for it.
                 if let Some(domain) = self.domains.get(target.domain) {
@@ -247,7 +287,17 @@ impl<P: Platform> Hypervisor<P> {
                 }
             }
         }
-        self.platform.raise_work(self.platform.this_cpu(), Work::IRQ);
+        if rearm {
+            self.rearm_timer();
+        }
+        if more {
+            self.platform.raise_work(cpu, Work::IRQ);
+        }
+    }
+
+    /// Lets shared lines signal again whose guests had their time to acknowledge. Answers when the next line is overdue.
+    pub(crate) fn end_waits_for_guests(&self, now: Nanos) -> Option<Nanos> {
+        self.pirqs.state.lock().end_waits(&self.platform, now)
     }
 
     /// Whether a domain may bind its pirq to a port.

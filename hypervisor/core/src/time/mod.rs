@@ -5,8 +5,8 @@
 //! it changes). Wall-clock time is system time plus an offset that stands in `shared_info`.
 //!
 //! [`timers`] has the timers of each vCPU: one-shot, periodic, and the end of a `SCHEDOP_poll`. Each CPU has a
-//! [`heap`] of deadlines; the platform's timer is always armed for the earliest of them, of the scheduler's slice and of the
-//! watchdogs. [`runstate`] has the account and its copy in guest memory.
+//! [`heap`] of deadlines; the platform's timer is always armed for the earliest of them, of the scheduler's slice, of the
+//! watchdogs and of interrupt lines that wait for guests. [`runstate`] has the account and its copy in guest memory.
 //!
 //! # Invariants
 //! - A timer is in the heap of the CPU that its slot names, at the position that its slot names, or in none. The

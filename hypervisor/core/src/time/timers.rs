@@ -10,7 +10,7 @@ use crate::platform::{Platform, Work};
 use crate::sched::Reasons;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use spin::Mutex;
 use xen_abi::xen::VIRQ_TIMER;
 
@@ -18,6 +18,9 @@ use xen_abi::xen::VIRQ_TIMER;
 pub(super) const DEFAULT_PERIOD: u64 = 10_000_000;
 /// [`Slot::position`] of a timer that is not armed.
 const UNARMED: u32 = u32::MAX;
+
+/// A deadline that does not come.
+const NEVER: u64 = u64::MAX;
 
 /// Timers that are served between two looks for other work.
 const MOST_AT_ONCE: u32 = 32;
@@ -81,6 +84,8 @@ impl<P: Platform> Entry for Armed<P> {
 /// Armed timers of all CPUs, and the wall clock.
 pub struct TimerQueues<P: Platform> {
     heaps: Box<[Mutex<Heap<Armed<P>>>]>,
+    /// By CPU: when it looks at the lines whose acknowledgement it waits for, in nanoseconds; [`NEVER`]: not at all.
+    line_looks: Box<[AtomicU64]>,
     /// Nanoseconds to add to the wall clock that the machine booted with.
     pub(super) wallclock_shift: AtomicI64,
 }
@@ -90,6 +95,7 @@ impl<P: Platform> TimerQueues<P> {
     pub fn new(cpus: usize) -> Self {
         Self {
             heaps: (0..cpus.max(1)).map(|_| Mutex::new(Heap::new())).collect(),
+            line_looks: (0..cpus.max(1)).map(|_| AtomicU64::new(NEVER)).collect(),
             wallclock_shift: AtomicI64::new(0),
         }
     }
@@ -170,6 +176,8 @@ impl<P: Platform> TimerQueues<P> {
         if cpu == heir {
             return;
         }
+        let look = self.line_look(cpu).swap(NEVER, Ordering::SeqCst);
+        self.line_look(heir).fetch_min(look, Ordering::SeqCst);
         // One at a time, so that the locks are taken in their order. Nobody arms a timer on a CPU that is gone.
         loop {
             let first = self.heap(cpu).lock().first().map(|armed| (armed.vcpu.clone(), armed.kind));
@@ -188,6 +196,16 @@ impl<P: Platform> TimerQueues<P> {
             slot.cpu.store(heir.0, Ordering::Relaxed);
             self.heap(heir).lock().insert(deadline, Armed { vcpu: vcpu.clone(), kind });
         }
+    }
+
+    fn line_look(&self, cpu: CpuId) -> &AtomicU64 {
+        self.line_looks.get(cpu.0 as usize).unwrap_or(&self.line_looks[0])
+    }
+
+    /// `cpu` is to look at the lines that wait for an acknowledgement, at this time at the latest. Answers whether it would have looked
+    /// later.
+    pub(crate) fn expect_line(&self, cpu: CpuId, at: Nanos) -> bool {
+        self.line_look(cpu).fetch_min(at.0, Ordering::SeqCst) > at.0
     }
 
     /// The earliest deadline of `cpu`.
@@ -223,6 +241,12 @@ impl<P: Platform> Hypervisor<P> {
         if slice_over {
             self.platform.raise_work(cpu, Work::RESCHEDULE);
         }
+        if self.timers.line_look(cpu).load(Ordering::SeqCst) <= now.0 {
+            self.timers.line_look(cpu).store(NEVER, Ordering::SeqCst);
+            if let Some(next) = self.end_waits_for_guests(now) {
+                self.timers.expect_line(cpu, next);
+            }
+        }
         if self.sched.watchdogs.next_look(cpu).is_some_and(|next| next <= now) {
             self.run_watchdogs(now);
         }
@@ -252,13 +276,13 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn arm_for(&self, cpu: CpuId, slice: Option<Nanos>) {
-        const NEVER: u64 = u64::MAX;
         let or_never = |deadline: Option<Nanos>| deadline.map_or(NEVER, |at| at.0);
         let timer = or_never(self.timers.next_deadline(cpu));
+        let line = self.timers.line_look(cpu).load(Ordering::SeqCst);
         let watchdog = or_never(self.sched.watchdogs.next_look(cpu));
         let keeper = or_never(self.keeper.next_deadline(cpu));
         let refill = or_never(self.sched.next_refill(cpu));
-        let first = timer.min(watchdog).min(keeper).min(refill).min(or_never(slice));
+        let first = timer.min(line).min(watchdog).min(keeper).min(refill).min(or_never(slice));
         self.platform.arm_timer((first != NEVER).then_some(Nanos(first)));
     }
 

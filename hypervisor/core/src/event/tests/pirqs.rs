@@ -246,3 +246,55 @@ fn numbers_are_taken_away_in_steps() {
     assert!(hv.platform.record.lock().unwrap().msis.is_empty());
     assert_eq!(hv.reserve_pirq(&d0, false), Ok(GSI_COUNT + 1023), "nothing is left");
 }
+
+/// A guest that shares a line and does not acknowledge keeps it from the others for a millisecond.
+#[test]
+fn a_shared_line_waits_for_a_millisecond() {
+    let (mut hv, [d0, d1]) = machine_with_irqs();
+    hv.timers = crate::time::TimerQueues::new(2);
+    hv.setup_gsi(&d0, 20, LEVEL).unwrap();
+    hv.map_gsi(&d0, SELF, 20, WantedPirq::Exactly(20)).unwrap();
+    hv.map_gsi(&d0, DomId(1), 20, WantedPirq::Exactly(40)).unwrap();
+    let a = hv.bind_pirq(&d0, 20, true).unwrap();
+    hv.bind_pirq(&d1, 40, true).unwrap();
+    let armed = || hv.platform.record.lock().unwrap().timer.map(|at| at.0);
+    let at = |time: u64| {
+        hv.platform.time.store(time, Ordering::Relaxed);
+        hv.run_timers();
+    };
+    let arrived_at = hv.platform.now().0;
+    arrive(&hv, 20);
+    hv.acknowledge_pirq(&d0, 20).unwrap();
+    assert_eq!(armed(), Some(arrived_at + 1_000_000));
+    at(arrived_at + 999_999);
+    assert!(is_masked(&hv, 20), "one of two");
+    // Only the CPU that took the interrupt looks.
+    hv.platform.cpu.store(1, Ordering::Relaxed);
+    at(arrived_at + 1_000_000);
+    assert!(is_masked(&hv, 20));
+    hv.platform.cpu.store(0, Ordering::Relaxed);
+    hv.run_timers();
+    assert!(!is_masked(&hv, 20), "the other one had its time");
+    assert_eq!(armed(), None);
+    // What comes late acknowledges nothing.
+    guest(&hv, &d0).clear_pending(a);
+    arrive(&hv, 20);
+    assert!(guest(&hv, &d0).pending(a));
+    hv.acknowledge_pirq(&d1, 40).unwrap();
+    hv.acknowledge_pirq(&d1, 40).unwrap();
+    assert!(is_masked(&hv, 20), "the first owes now");
+    hv.acknowledge_pirq(&d0, 20).unwrap();
+    assert!(!is_masked(&hv, 20));
+    // A line that waits for nothing any more is left alone, and the next interrupt has its own time.
+    let again_at = hv.platform.now().0 + 600_000;
+    hv.platform.time.store(again_at, Ordering::Relaxed);
+    arrive(&hv, 20);
+    at(again_at + 400_000);
+    assert!(is_masked(&hv, 20));
+    assert_eq!(armed(), Some(again_at + 1_000_000));
+    // The CPU goes: another one sees to it.
+    hv.timers.adopt(CpuId(0), CpuId(1));
+    hv.platform.cpu.store(1, Ordering::Relaxed);
+    at(again_at + 1_000_000);
+    assert!(!is_masked(&hv, 20));
+}
