@@ -28,10 +28,10 @@ impl<P: Platform> Hypervisor<P> {
         dom: DomId,
         remote: DomId,
     ) -> Result<Port, EventError> {
-        // Xen looks for a port before it asks whether the caller may have one.
-        let domain = self.named_domain(caller, dom).ok_or(EventError::NoSuchDomain)?;
+        // Xen looks for a port before it asks whether the caller may have one. Here a domain without the right neither takes the other
+        // domain's lock nor learns whether that has a port left.
+        let domain = self.managed_domain(caller, dom)?;
         let (mut changes, port) = self.free_port(&domain)?;
-        self.managed_domain(caller, dom)?;
         let remote = if remote.0 == DOMID_SELF { caller.id } else { remote };
         self.take_port(&domain, &mut changes, port)?.set_binding(Binding::Unbound(remote));
         Ok(port)

@@ -298,3 +298,13 @@ fn a_shared_line_waits_for_a_millisecond() {
     at(again_at + 1_000_000);
     assert!(!is_masked(&hv, 20));
 }
+
+/// The right to another domain's ports is judged before anything of that domain is looked at.
+#[test]
+fn rights_come_first() {
+    let (hv, [d0, d1]) = machine_with_irqs();
+    d0.events.set_max_port(Port(0));
+    assert_eq!(hv.alloc_unbound(&d1, DomId(0), DomId(1)), Err(EventError::NotPermitted));
+    assert_eq!(hv.alloc_unbound(&d1, DomId(9), DomId(1)), Err(EventError::NoSuchDomain));
+    assert_eq!(hv.alloc_unbound(&d0, SELF, DomId(1)), Err(EventError::NoPort));
+}
