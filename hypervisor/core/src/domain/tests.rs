@@ -364,3 +364,25 @@ fn a_domain_of_many_vcpus_ends_in_steps() {
     assert!(rounds > VCPUS && longest < 400, "{rounds} rounds, {longest} in one of them");
     assert_eq!(domain.pages.current(), 0);
 }
+
+/// The teardown of a domain that mapped a foreign page flushes the CPUs that may remember the domain's entries, and no others.
+#[test]
+fn the_end_of_a_foreign_mapping_flushes_few_cpus() {
+    let (hv, owner) = machine();
+    let mapper = mock::domain(&hv, 1, 1, 64);
+    let mfn = page(&hv, &owner);
+    hv.platform.cpus.store(8, SeqCst);
+    mapper.dirty_cpus.insert(CpuId(3));
+    for dying in [false, true] {
+        hv.get_page_and_type(&owner, mfn, PageType::Writable).expect("a page");
+        if dying {
+            hv.domains.begin_dying(&mapper);
+        }
+        hv.platform.record.lock().unwrap().flushes.clear();
+        hv.put_l1_entry(mapper.id, mfn.addr().0 | pte::PRESENT | pte::RW);
+        let flushes = core::mem::take(&mut hv.platform.record.lock().unwrap().flushes);
+        let flushed = |cpu| flushes.iter().any(|(cpus, _)| cpus.contains(CpuId(cpu)));
+        // CPU 0 is the one that does it.
+        assert_eq!((1..8).filter(|cpu| flushed(*cpu)).collect::<Vec<_>>(), [3], "dying: {dying}");
+    }
+}

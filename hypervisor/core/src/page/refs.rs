@@ -392,7 +392,9 @@ impl<P: Platform> Hypervisor<P> {
             return false;
         }
         if entry & pte::RW != 0 {
-            let cpus = self.domains.get(tables).map(|domain| domain.dirty_cpus.load());
+            // A domain is among the dying before it leaves the others.
+            let mapper = self.domains.get(tables).or_else(|| self.domains.get_dying(tables));
+            let cpus = mapper.map(|domain| domain.dirty_cpus.load());
             self.flush_tlb_all(&cpus.unwrap_or_else(|| self.platform.online_cpus()));
         }
         true
