@@ -8,6 +8,9 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::Ordering;
 
+/// Most lines about one domain that the answer to a key has: the CPU waits for the line meanwhile.
+const MOST_LINES: usize = 64;
+
 /// A key that wants more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pending {
@@ -113,9 +116,11 @@ impl<P: Platform> Hypervisor<P> {
                 domain.id.0,
                 domain.events.active_ports()
             ));
-            for (port, binding) in domain.events.bindings() {
+            let mut bindings = domain.events.bindings();
+            for (port, binding) in bindings.by_ref().take(MOST_LINES) {
                 self.log(format_args!("  {:4} {binding:?}\n", port.0));
             }
+            self.say_there_is_more(bindings.next().is_some());
         }
     }
 
@@ -134,7 +139,9 @@ impl<P: Platform> Hypervisor<P> {
                 domain.id.0,
                 domain.pages.current()
             ));
-            domain.vcpus.iter().for_each(|vcpu| self.log(format_args!("  {}\n", VcpuLine(vcpu))));
+            let shown = domain.vcpus.iter().take(MOST_LINES);
+            shown.for_each(|vcpu| self.log(format_args!("  {}\n", VcpuLine(vcpu))));
+            self.say_there_is_more(domain.vcpus.len() > MOST_LINES);
         }
     }
 
@@ -146,10 +153,18 @@ impl<P: Platform> Hypervisor<P> {
 
     fn show_domain_registers(&self, domain: &Arc<Domain<P>>) {
         self.log(format_args!("Domain {}: {} vCPUs\n", domain.id.0, domain.vcpus.len()));
-        for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.sched.is_up() && !self.sched.is_on_cpu(vcpu)) {
+        let mut off = domain.vcpus.iter().filter(|vcpu| vcpu.sched.is_up() && !self.sched.is_on_cpu(vcpu));
+        for vcpu in off.by_ref().take(MOST_LINES / 2) {
             let regs = *vcpu.saved.lock();
             self.log(format_args!("{}{}: rip {:016x} rsp {:016x}\n", domain.id, vcpu.id, regs.rip, regs.rsp));
             self.log(format_args!("  rax {:016x} rdi {:016x} rsi {:016x}\n", regs.rax, regs.rdi, regs.rsi));
+        }
+        self.say_there_is_more(off.next().is_some());
+    }
+
+    fn say_there_is_more(&self, there_is: bool) {
+        if there_is {
+            self.log(format_args!("  ... and more\n"));
         }
     }
 }

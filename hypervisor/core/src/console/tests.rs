@@ -388,6 +388,24 @@ fn a_ring_that_was_given_back_is_left_alone() {
     assert!(!hv.screen().contains("ss"));
 }
 
+/// The answer to a key is short, however many ports, vCPUs or domains there are: the CPU waits for the line meanwhile.
+#[test]
+fn answers_to_keys_are_short() {
+    let (hv, dom0) = mock::machine_with_domain(64);
+    let crowd = mock::domain(&hv, 1, 200, 64);
+    for _ in 0..200 {
+        hv.bind_ipi(&dom0, crate::ids::VcpuId(0)).unwrap();
+    }
+    assert!(crowd.vcpu_refs().all(|vcpu| hv.bring_up(&vcpu)));
+    for key in b"deq" {
+        let before = hv.platform.record.lock().unwrap().console_waits;
+        hv.console_key(*key);
+        let lines = hv.platform.record.lock().unwrap().console_waits - before;
+        assert!((3..150).contains(&lines), "{}: {lines}", char::from(*key));
+    }
+    assert!(hv.screen().contains("more"));
+}
+
 /// The owner of the input ends: the next domain gets it.
 #[test]
 fn input_survives_its_owner() {
