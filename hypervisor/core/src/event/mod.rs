@@ -22,7 +22,7 @@
 //! - Ports come in chunks that are made once and live as long as the domain: readers need no lock to find a slot.
 //! - Shared memory is only reached through the platform's frame words, with atomics; nothing read from it is trusted.
 //! - Locks inside: mutex, then slot lock bit, then the FIFO queue locks (lower vCPU first), then the table of physical
-//!   interrupts. None is held while the scheduler is called, except the slot lock bit of a sender.
+//!   interrupts, then a domain's pirqs. None is held while the scheduler is called, except the slot lock bit of a sender.
 
 mod bind;
 mod close;
@@ -51,6 +51,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use fifo::Fifo;
+use pirq_map::Numbers;
 use slot::{Binding, Slot, SlotTable};
 use spin::{Mutex, MutexGuard, Once};
 use xen_abi::errno::Errno;
@@ -141,6 +142,8 @@ pub struct DomainEvents {
     uses_fifo: AtomicBool,
     /// Highest port that the domain may allocate.
     max_port: AtomicU32,
+    /// The numbers that mean a physical interrupt, or are reserved for one.
+    pirqs: Mutex<Numbers>,
     /// Serialises every change of a binding.
     changes: Mutex<Changes>,
 }
@@ -177,6 +180,7 @@ impl DomainEvents {
             fifo: Once::new(),
             uses_fifo: AtomicBool::new(false),
             max_port: AtomicU32::new(u32::MAX),
+            pirqs: Mutex::new(Numbers::default()),
             changes: Mutex::new(Changes {
                 lowest_free: 1,
                 search_from: 0,

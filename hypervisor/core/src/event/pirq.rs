@@ -9,10 +9,10 @@
 //!   hands level-triggered interrupts over masked; the last acknowledgement unmasks.
 //! - A guest of a line that may be shared owes its acknowledgement for [`ACKNOWLEDGEMENT_TIME`] only, as in Xen: then the line may
 //!   signal again, whether the guest has served it or not. The CPU that took the interrupt sees to that.
-//! - `taken` has exactly the numbers of `mappings`, so that a free number is found without a look at each mapping.
+//! - A domain's `DomainEvents::pirqs` has exactly its numbers of `mappings`, so that a free number is found without a look at each
+//!   mapping. It changes with the table's lock held.
 //! - The table's lock is the innermost one of the event channels; no event is sent while it is held.
 
-use super::pirq_map::Numbers;
 use super::slot::{Binding, MAX_NUMBER};
 use super::{EventError, Progress};
 use crate::Hypervisor;
@@ -52,8 +52,6 @@ pub struct PirqTable<P: Platform> {
 pub(super) struct PirqState {
     /// What each pirq of each domain is.
     pub mappings: BTreeMap<(DomId, u32), Mapping>,
-    /// The numbers of each domain that are taken.
-    pub taken: BTreeMap<DomId, Numbers>,
     /// The guests of each interrupt of the machine that has any.
     lines: BTreeMap<Pirq, Sharers>,
     /// IOAPIC lines whose trigger mode was set.
@@ -128,7 +126,6 @@ impl<P: Platform> PirqTable<P> {
         Self {
             state: Mutex::new(PirqState {
                 mappings: BTreeMap::new(),
-                taken: BTreeMap::new(),
                 lines: BTreeMap::new(),
                 routed: BTreeSet::new(),
                 eoi_maps: BTreeMap::new(),
@@ -441,7 +438,6 @@ impl<P: Platform> Hypervisor<P> {
             let numbers = state.mappings.range(range.clone()).map(|(guest, _)| guest.1);
             let step: Vec<u32> = numbers.take(RELEASE_STEP).collect();
             if step.is_empty() {
-                state.taken.remove(&domain.id);
                 let map = state.eoi_maps.remove(&domain.id);
                 drop(state);
                 if let Some(map) = map {
@@ -449,7 +445,7 @@ impl<P: Platform> Hypervisor<P> {
                 }
                 return Progress::Finished;
             }
-            step.iter().for_each(|pirq| state.unmap(&self.platform, (domain.id, *pirq)));
+            step.iter().for_each(|pirq| state.unmap(&self.platform, domain, *pirq));
             drop(state);
             if self.platform.work_pending() {
                 return Progress::Preempted;

@@ -28,9 +28,6 @@ pub enum WantedPirq {
 #[derive(Default)]
 pub(super) struct Numbers(Vec<u64>);
 
-/// The numbers of a domain that has none.
-static NO_NUMBERS: Numbers = Numbers(Vec::new());
-
 impl Numbers {
     fn word(&self, index: u32) -> u64 {
         self.0.get(index as usize).copied().unwrap_or(0)
@@ -77,22 +74,19 @@ impl Numbers {
             found == count
         })
     }
+
+    /// A free pirq: the lowest that is a line's number if a line is wanted and there is one, else the highest.
+    fn free_pirq(&self, lines: u32, limit: u32, line: bool) -> Result<u32, EventError> {
+        let free_line = (FIRST_FREE_GSI..lines).find(|pirq| line && !self.has(*pirq));
+        free_line.or_else(|| self.highest_free(lines, limit)).ok_or(EventError::NoPort)
+    }
 }
 
 impl PirqState {
-    /// The domain's numbers that are taken.
-    fn numbers(&self, domain: DomId) -> &Numbers {
-        self.taken.get(&domain).unwrap_or(&NO_NUMBERS)
-    }
-
-    fn is_free(&self, domain: DomId, pirq: u32) -> bool {
-        !self.numbers(domain).has(pirq)
-    }
-
     /// A number means something from now on.
-    fn map(&mut self, guest: (DomId, u32), source: Source) {
-        self.taken.entry(guest.0).or_default().insert(guest.1);
-        self.mappings.insert(guest, Mapping::new(source));
+    fn map<P: Platform>(&mut self, domain: &Domain<P>, pirq: u32, source: Source) {
+        domain.events.pirqs.lock().insert(pirq);
+        self.mappings.insert((domain.id, pirq), Mapping::new(source));
     }
 
     /// The domain's number for an interrupt of the machine.
@@ -101,30 +95,17 @@ impl PirqState {
         own.find(|(_, mapping)| mapping.source.irq() == Some(irq)).map(|(guest, _)| guest.1)
     }
 
-    /// The highest run of `count` free pirqs beyond the lines.
-    fn free_run(&self, domain: DomId, from: u32, to: u32, count: u32) -> Result<u32, EventError> {
-        self.numbers(domain).highest_free_run(from, to, count).ok_or(EventError::NoPort)
-    }
-
-    /// A free pirq: the lowest that is a line's number if a line is wanted and there is one, else the highest.
-    fn free_pirq(&self, domain: DomId, lines: u32, limit: u32, line: bool) -> Result<u32, EventError> {
-        let numbers = self.numbers(domain);
-        let free_line = (FIRST_FREE_GSI..lines).find(|pirq| line && !numbers.has(*pirq));
-        free_line.or_else(|| numbers.highest_free(lines, limit)).ok_or(EventError::NoPort)
-    }
-
     /// Forgets a pirq, bound or not; the last one of a group of messages gives the group back.
-    pub(super) fn unmap<P: Platform>(&mut self, platform: &P, guest: (DomId, u32)) {
+    pub(super) fn unmap<P: Platform>(&mut self, platform: &P, domain: &Domain<P>, pirq: u32) {
+        let guest = (domain.id, pirq);
         self.leave(platform, guest);
         let Some(mapping) = self.mappings.remove(&guest) else { return };
-        if let Some(numbers) = self.taken.get_mut(&guest.0) {
-            numbers.remove(guest.1);
-        }
+        domain.events.pirqs.lock().remove(pirq);
         if let Source::Msi { irq, first, count } = mapping.source {
             // The numbers of a group are consecutive, and one domain's.
-            let base = guest.1.saturating_sub(irq.0 - first.0);
+            let base = pirq.saturating_sub(irq.0 - first.0);
             let is_member = |m: &Mapping| matches!(m.source, Source::Msi { first: f, .. } if f == first);
-            let left = |number| self.mappings.get(&(guest.0, number)).is_some_and(is_member);
+            let left = |number| self.mappings.get(&(domain.id, number)).is_some_and(is_member);
             if !(base..base + count).any(left) {
                 // The platform made it and knows it: it cannot refuse.
                 let _ = platform.irq_unmap(first);
@@ -184,7 +165,7 @@ impl<P: Platform> Hypervisor<P> {
         let current = state.pirq_of(domain.id, irq);
         let pirq = match (wanted, current) {
             (WantedPirq::Any, Some(pirq)) => pirq,
-            (WantedPirq::Any, None) => state.free_pirq(domain.id, lines, limit, true)?,
+            (WantedPirq::Any, None) => domain.events.pirqs.lock().free_pirq(lines, limit, true)?,
             (WantedPirq::Exactly(pirq), Some(other)) if pirq != other => {
                 return Err(EventError::AlreadyBound);
             }
@@ -201,7 +182,7 @@ impl<P: Platform> Hypervisor<P> {
         let occupied = state.mappings.get(&(domain.id, pirq)).is_some_and(|m| m.source != Source::Reserved);
         if !occupied {
             domain.permissions.write().irqs.insert(u64::from(irq.0), u64::from(irq.0));
-            state.map((domain.id, pirq), Source::Gsi(irq));
+            state.map(&domain, pirq, Source::Gsi(irq));
         }
         Ok(pirq)
     }
@@ -233,8 +214,10 @@ impl<P: Platform> Hypervisor<P> {
         let pirq = match wanted {
             WantedPirq::Any => {
                 // The same number on both sides where possible: easier to follow in the logs.
-                let same = (irq.0..irq.0 + count).all(|n| n < limit && state.is_free(domain.id, n));
-                if same { Ok(irq.0) } else { state.free_run(domain.id, lines, limit, count) }
+                let numbers = domain.events.pirqs.lock();
+                let same = (irq.0..irq.0 + count).all(|n| n < limit && !numbers.has(n));
+                let run = || numbers.highest_free_run(lines, limit, count).ok_or(EventError::NoPort);
+                if same { Ok(irq.0) } else { run() }
             }
             WantedPirq::Exactly(pirq) => {
                 let usable = |n: u32| {
@@ -255,7 +238,7 @@ impl<P: Platform> Hypervisor<P> {
         };
         for n in 0..count {
             let source = Source::Msi { irq: Pirq(irq.0 + n), first: irq, count };
-            state.map((domain.id, pirq + n), source);
+            state.map(&domain, pirq + n, source);
         }
         Ok(pirq)
     }
@@ -275,10 +258,10 @@ impl<P: Platform> Hypervisor<P> {
             Source::Reserved => return Err(EventError::Invalid),
             Source::Msi { irq, first, .. } if irq != first => return Err(EventError::Busy),
             Source::Msi { count, .. } => {
-                (0..count).for_each(|n| state.unmap(&self.platform, (domain.id, pirq + n)));
+                (0..count).for_each(|n| state.unmap(&self.platform, &domain, pirq + n));
             }
             Source::Gsi(irq) => {
-                state.unmap(&self.platform, (domain.id, pirq));
+                state.unmap(&self.platform, &domain, pirq);
                 domain.permissions.write().irqs.remove(u64::from(irq.0), u64::from(irq.0));
             }
         }
@@ -293,8 +276,9 @@ impl<P: Platform> Hypervisor<P> {
     pub fn reserve_pirq(&self, domain: &Domain<P>, line: bool) -> Result<u32, EventError> {
         let lines = self.platform.gsi_count();
         let mut state = self.pirqs.state.lock();
-        let pirq = state.free_pirq(domain.id, lines, PirqTable::limit(&self.platform, domain), line)?;
-        state.map((domain.id, pirq), Source::Reserved);
+        let limit = PirqTable::limit(&self.platform, domain);
+        let pirq = domain.events.pirqs.lock().free_pirq(lines, limit, line)?;
+        state.map(domain, pirq, Source::Reserved);
         Ok(pirq)
     }
 }
