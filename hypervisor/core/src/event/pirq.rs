@@ -54,6 +54,8 @@ pub(super) struct PirqState {
     pub mappings: BTreeMap<(DomId, u32), Mapping>,
     /// The guests of each interrupt of the machine that has any.
     lines: BTreeMap<Pirq, Sharers>,
+    /// Lines that may be shared and wait for an acknowledgement, and when they signal again without it.
+    waiting: Vec<(Pirq, Nanos)>,
     /// IOAPIC lines whose trigger mode was set.
     pub routed: BTreeSet<u32>,
     /// Pages in which domains look up which of their pirqs need an acknowledgement.
@@ -102,8 +104,6 @@ struct Sharers {
     guests: Vec<(DomId, u32)>,
     /// Guests that must acknowledge before the line may signal again.
     owing: u32,
-    /// When a line that may be shared signals again without them.
-    overdue_at: Option<Nanos>,
 }
 
 /// A domain's page with a bit per pirq, set when the pirq needs `PHYSDEVOP_eoi`.
@@ -127,6 +127,7 @@ impl<P: Platform> PirqTable<P> {
             state: Mutex::new(PirqState {
                 mappings: BTreeMap::new(),
                 lines: BTreeMap::new(),
+                waiting: Vec::new(),
                 routed: BTreeSet::new(),
                 eoi_maps: BTreeMap::new(),
             }),
@@ -171,26 +172,35 @@ impl PirqState {
             }
             *target = mapping.port.map(|port| Target { domain: guest.0, port, pirq: guest.1 });
         }
-        line.overdue_at = wait_until.filter(|_| line.shared && line.owing != 0);
-        (targets, line.overdue_at.is_some())
+        let Some(until) = wait_until.filter(|_| line.shared && line.owing != 0) else {
+            return (targets, false);
+        };
+        match self.waiting.iter_mut().find(|(waiting, _)| *waiting == irq) {
+            Some((_, at)) => *at = until,
+            None => self.waiting.push((irq, until)),
+        }
+        (targets, true)
     }
 
     /// Lines whose guests had their time by `now` may signal again. Answers when the next line is overdue.
     fn end_waits<P: Platform>(&mut self, platform: &P, now: Nanos) -> Option<Nanos> {
         let mut next: Option<Nanos> = None;
-        for (irq, line) in self.lines.range_mut(..Pirq(platform.gsi_count())) {
-            let Some(at) = line.overdue_at else { continue };
+        let mut index = 0;
+        while let Some((irq, at)) = self.waiting.get(index).copied() {
             if at > now {
                 next = Some(next.map_or(at, |next| next.min(at)));
+                index += 1;
                 continue;
             }
+            self.waiting.swap_remove(index);
+            let Some(line) = self.lines.get_mut(&irq) else { continue };
             for guest in &line.guests {
                 if let Some(mapping) = self.mappings.get_mut(guest) {
                     mapping.unacknowledged = false;
                 }
             }
-            (line.owing, line.overdue_at) = (0, None);
-            platform.irq_unmask(*irq);
+            line.owing = 0;
+            platform.irq_unmask(irq);
         }
         next
     }
@@ -207,7 +217,9 @@ impl PirqState {
         if line.owing != 0 {
             return None;
         }
-        line.overdue_at = None;
+        if let Some(index) = self.waiting.iter().position(|(waiting, _)| *waiting == irq) {
+            self.waiting.swap_remove(index);
+        }
         Some(irq)
     }
 
@@ -215,8 +227,7 @@ impl PirqState {
     fn join(&mut self, irq: Pirq, guest: (DomId, u32), share: bool) -> Result<bool, EventError> {
         match self.lines.get_mut(&irq) {
             None => {
-                let guests = alloc::vec![guest];
-                self.lines.insert(irq, Sharers { shared: share, guests, owing: 0, overdue_at: None });
+                self.lines.insert(irq, Sharers { shared: share, guests: alloc::vec![guest], owing: 0 });
                 Ok(true)
             }
             Some(line) if share && line.shared && line.guests.len() < MAX_SHARERS => {

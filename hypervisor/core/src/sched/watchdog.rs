@@ -1,7 +1,8 @@
 //! Watchdogs of domains (`SCHEDOP_watchdog`) and the reasons for ending that they announced (`SCHEDOP_shutdown_code`).
 //!
 //! One CPU looks at all watchdogs, at the latest one second after its last look while any is set. A watchdog bites no earlier than
-//! one second after it was set, so the CPU need not be told of new deadlines: domains cannot make it work by moving theirs.
+//! one second after it was set (but for a time of 0 seconds), so the CPU need not be told of new deadlines: domains cannot make it work
+//! by moving theirs.
 
 use crate::Hypervisor;
 use crate::domain::Domain;
