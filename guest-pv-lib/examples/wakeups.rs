@@ -1,10 +1,10 @@
 //! How long a virtual CPU that wakes up waits for a processor that another one computes on without end, and what it leaves to
 //! that one: where a scheduler stands between stalling those that communicate and starving those that compute.
 //!
-//! CPU 1 computes. CPU 0 sleeps until a time, again and again, and computes for a part of a period in between; then it sleeps
-//! for a few microseconds, again and again; then it and CPU 2 wake each other without a pause. Prints a line for each pattern: `wakeups NAME: A B C D, computing E`, where A to D are
-//! nanoseconds from the wake-up (for the last pattern: of the way there and back) that half of all rounds, 90 and 99 of a hundred, and all
-//! stay within, and E is what CPU 1 ran, in thousandths of the time. `wakeups done` is the last line.
+//! CPU 1 computes. CPU 0 sleeps until a time, again and again, and computes for a part of a period in between; then it and CPU 2
+//! wake each other without a pause; then it sleeps for a few microseconds, again and again. Prints a line for each pattern:
+//! `wakeups NAME: A B C D, computing E`, where A to D are nanoseconds from the wake-up (for `exchange`: of the way there and
+//! back) that half of all rounds, 90 and 99 of a hundred, and all stay within, and E is what CPU 1 ran, in thousandths of the time. `wakeups done` is the last line.
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
 // On a hosted target there is no entry, so nothing looks used.
@@ -144,10 +144,10 @@ fn kernel(boot: BootContext) -> ! {
     for (name, part) in PATTERNS {
         report::<ROUNDS>(name, || period(part));
     }
+    report::<EXCHANGES>("exchange", exchange);
     for (name, length) in NAPS {
         report::<ROUNDS>(name, || nap(length));
     }
-    report::<EXCHANGES>("exchange", exchange);
     println!("wakeups done");
     shutdown(Shutdown::PowerOff)
 }
