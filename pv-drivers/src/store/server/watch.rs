@@ -5,7 +5,8 @@
 //! is not put in line again, so a client that is slow learns of each place once.
 //!
 //! An index by path finds the watches of a change: those at its node and at each above, and for a removal those below, which
-//! stand together. [`Firing`] goes through them one by one, so that it can stop anywhere.
+//! stand together. [`Firing`] goes through them one by one, so that it can stop anywhere. Who changes something pays for
+//! that, so a client that may not know of it costs one look, however many watches it has there.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -127,8 +128,17 @@ impl Index {
     }
 
     /// The watcher behind `last` at a node, or the first.
-    fn at(&self, path: &Path, last: Option<&Watcher>) -> Option<&Watcher> {
-        next(self.nodes.get(path.as_str())?, last)
+    fn at(&self, path: &Path, last: Option<&Last>) -> Option<&Watcher> {
+        let watchers = self.nodes.get(path.as_str())?;
+        match last {
+            Some(Last::Client(Connection(number))) => {
+                let connection = Connection(number.checked_add(1)?);
+                let first = Watcher { connection, is_relative: false, token: "".into() };
+                watchers.range(first..).next()
+            }
+            Some(Last::Watcher(watcher)) => next(watchers, Some(watcher)),
+            None => next(watchers, None),
+        }
     }
 
     /// The watcher behind `last` among those below a node, or the first.
@@ -182,7 +192,15 @@ struct Current {
 enum At {
     Below(Option<(Path, Watcher)>),
     /// The change's node or one above.
-    Above(Path, Option<Watcher>),
+    Above(Path, Option<Last>),
+}
+
+/// How far the watchers of a node were told.
+#[derive(Debug)]
+enum Last {
+    Watcher(Watcher),
+    /// None of this client is to be told.
+    Client(Connection),
 }
 
 impl Firing {
@@ -270,11 +288,13 @@ impl Server {
         change: &Done,
         after: &[Option<Rights>; 2],
         path: &Path,
-        last: Option<&Watcher>,
-    ) -> Option<Watcher> {
+        last: Option<&Last>,
+    ) -> Option<Last> {
         let watcher = self.index.at(path, last)?.clone();
-        self.tell_if(&watcher, &change.path, change.before.as_ref(), after);
-        Some(watcher)
+        match self.tell_if(&watcher, &change.path, change.before.as_ref(), after) {
+            true => Some(Last::Watcher(watcher)),
+            false => Some(Last::Client(watcher.connection)),
+        }
     }
 
     fn tell_special(
@@ -291,18 +311,18 @@ impl Server {
     }
 
     /// Tells a watcher that something changed at `path`, if it may know: if it may read the node, as it was or is, or the
-    /// node above.
+    /// node above. False: its client may not.
     fn tell_if(
         &mut self,
         watcher: &Watcher,
         path: &Path,
         before: Option<&Rights>,
         after: &[Option<Rights>; 2],
-    ) {
-        let Some(client) = self.clients.get(&watcher.connection) else { return };
+    ) -> bool {
+        let Some(client) = self.clients.get(&watcher.connection) else { return false };
         let mut all = after.iter().flatten().chain(before);
         if !all.any(|rights| client.actor.may(Deed::Read, rights)) {
-            return;
+            return false;
         }
         let mut name = path.as_str();
         if watcher.is_relative {
@@ -310,6 +330,7 @@ impl Server {
             name = name.strip_prefix(&*home).map_or(name, |rest| rest.trim_start_matches('/'));
         }
         self.tell(watcher.connection, name, &watcher.token);
+        true
     }
 
     /// Puts an event in line for a client, if there is room for it.

@@ -317,3 +317,29 @@ fn each_name_of_a_list_is_a_step() {
     }
     assert_eq!(answers, 8);
 }
+
+#[test]
+fn watches_of_those_who_may_not_know_cost_a_change_little() {
+    let (mut server, _, one, two) = world();
+    server.write(two, NONE, "a/b", b"").unwrap();
+    let cost = |server: &mut Server| {
+        let before = server.steps();
+        server.write(two, NONE, "a/b", b"x").unwrap();
+        server.steps() - before
+    };
+    let alone = cost(&mut server);
+    let others: Vec<_> = (3..=9).map(|domain| server.connect(domain, false, None)).collect();
+    for connection in others.iter().chain([&one]) {
+        // An empty token is a token, and the first of all.
+        server.watch(*connection, "/", "").unwrap();
+        (0..127).for_each(|n| server.watch(*connection, "/", &n.to_string()).unwrap());
+        events(&mut server, *connection);
+    }
+    server.watch(two, "/", "").unwrap();
+    server.watch(two, "/", "t").unwrap();
+    events(&mut server, two);
+    let (with, told) = (cost(&mut server), events(&mut server, two));
+    assert!(with < alone + 20, "{with} steps instead of {alone}");
+    assert_eq!(told, pairs(&[("/local/domain/2/a/b", ""), ("/local/domain/2/a/b", "t")]));
+    assert!(others.iter().all(|connection| events(&mut server, *connection).is_empty()));
+}
