@@ -33,9 +33,8 @@ fn nap(sim: &mut Sim, nap: u64, work: u64, total: u64) -> f64 {
         let next = wake.iter().flatten().min().copied().unwrap_or(u64::MAX);
         if next <= time {
             pass(sim, INTERRUPT);
-            for n in 0..wake.len() {
-                if wake[n].is_some_and(|at| at <= time) {
-                    wake[n] = None;
+            for (n, wake) in wake.iter_mut().enumerate() {
+                if wake.take_if(|at| *at <= time).is_some() {
                     sim.hv.resume(&sim.vcpu(n), Reasons::BLOCKED);
                 }
             }
@@ -85,9 +84,7 @@ fn one_that_naps_takes_no_more_than_it_uses() {
 /// A vCPU that has computed for long beside a domain of so many that slept and wake up now.
 fn many_awake(count: u32) -> Sim {
     let mut sim = Sim::with_domains(1, &[1, count], Policy::Share);
-    for n in 1..sim.vcpus.len() {
-        sim.vcpus[n].vcpu().sched.add(Reasons::BLOCKED);
-    }
+    sim.vcpus[1..].iter().for_each(|vcpu| vcpu.vcpu().sched.add(Reasons::BLOCKED));
     sim.up_all();
     sim.run(8_000_000_000);
     assert_eq!(sim.running(), [Some(0)]);
@@ -215,7 +212,7 @@ fn the_least_run_on_two_cpus() {
     }
     let before = sim.ran.clone();
     sim.run(2_000_000_000);
-    for n in 0..4 {
-        assert!((sim.ran[n] - before[n]).abs_diff(1_000_000_000) < 60_000_000, "{:?}", sim.ran);
+    for (ran, before) in sim.ran.iter().zip(before) {
+        assert!((ran - before).abs_diff(1_000_000_000) < 60_000_000, "{:?}", sim.ran);
     }
 }
