@@ -328,7 +328,7 @@ mod tests {
                 let mine = if readonly { [0, 1] } else { [2, 3] };
                 let added = mine.into_iter().zip([host, device]).filter(|(_, is)| *is).map(|(at, _)| at);
                 if more {
-                    let full = counts.iter().any(|count| *count == 128);
+                    let full = counts.contains(&128);
                     prop_assert_eq!(pins.plus(kinds).is_none(), full);
                     if let Some(next) = pins.plus(kinds) {
                         pins = next;

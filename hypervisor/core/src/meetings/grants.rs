@@ -124,7 +124,7 @@ fn granted(w: &World, who: Who, flags: u32) -> bool {
         return false;
     }
     if let Some(slot) = w.handles.iter().find(|slot| slot.load(Relaxed) == 0) {
-        slot.store(u64::from(arg.handle) + 1 | (who.cpu as u64) << 32, Relaxed);
+        slot.store((u64::from(arg.handle) + 1) | (who.cpu as u64) << 32, Relaxed);
     }
     true
 }

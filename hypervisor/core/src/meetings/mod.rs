@@ -133,7 +133,8 @@ fn run_once(table: &Arc<Table>, seed: u64, cpus: usize) -> u64 {
     let pair = [(seed & 0xff) as usize, (seed >> 8 & 0xff) as usize];
     let number = seed >> 16;
     // Every other run has a single switch, somewhere in one of both.
-    let longest = (cpus == 2 && number % 2 == 0).then(|| table.lengths[pair[number as usize / 2 % 2]]);
+    let longest =
+        (cpus == 2 && number.is_multiple_of(2)).then(|| table.lengths[pair[number as usize / 2 % 2]]);
     let ops = table.ops;
     let make = move |chance: &mut Chance| {
         let world = World::new();
