@@ -235,18 +235,6 @@ impl MockPlatform {
         let end = start.checked_add(len)?;
         (end <= FLAT_SIZE).then_some(start..end)
     }
-
-    /// One byte of guest memory.
-    fn byte(&self, mfn: Mfn, offset: usize) -> u8 {
-        self.frames[mfn.0 as usize][offset / 8].load(Ordering::Relaxed).to_le_bytes()[offset % 8]
-    }
-
-    fn set_byte(&self, mfn: Mfn, offset: usize, value: u8) {
-        let word = &self.frames[mfn.0 as usize][offset / 8];
-        let mut bytes = word.load(Ordering::Relaxed).to_le_bytes();
-        bytes[offset % 8] = value;
-        word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
-    }
 }
 
 impl Platform for MockPlatform {

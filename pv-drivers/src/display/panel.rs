@@ -2,7 +2,7 @@
 //!
 //! Buffers and frame buffers have names that the front end chooses. How many there are, and how large, is limited. A
 //! buffer is mapped for reading from its creation to its destruction. Both take as many rounds as they need: a round maps,
-//! unmaps and shows [`STEP`] pages and the rest of the request that it is at.
+//! unmaps and shows `STEP` pages and the rest of the request that it is at.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;

@@ -70,6 +70,18 @@ impl Behind {
 }
 
 impl MockPlatform {
+    /// One byte of guest memory.
+    pub(super) fn byte(&self, mfn: Mfn, offset: usize) -> u8 {
+        self.frames[mfn.0 as usize][offset / 8].load(Ordering::Relaxed).to_le_bytes()[offset % 8]
+    }
+
+    pub(super) fn set_byte(&self, mfn: Mfn, offset: usize, value: u8) {
+        let word = &self.frames[mfn.0 as usize][offset / 8];
+        let mut bytes = word.load(Ordering::Relaxed).to_le_bytes();
+        bytes[offset % 8] = value;
+        word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+    }
+
     /// Translates as this CPU does; the hypervisor's own accesses are write-back, whatever the guest's memory type.
     pub(super) fn translate(&self, va: u64, write: bool) -> Option<(Mfn, usize)> {
         self.find(va, write).map(|(frame, offset, _)| (frame, offset))
