@@ -12,6 +12,9 @@ use crate::support::trial;
 const CLAC: &[u8] = &[0x0f, 0x01, 0xca];
 /// The opcode of `call rel32`.
 const CALL: u8 = 0xe8;
+/// Those of `jne` and `jmp`, with a distance of 8 bits and of 32.
+const JNE: [&[u8]; 2] = [&[0x75], &[0x0f, 0x85]];
+const JMP: [&[u8]; 2] = [&[0xeb], &[0xe9]];
 /// `sbb ecx, ecx; and eax, ecx`.
 const MASK: &[u8] = &[0x19, 0xc9, 0x21, 0xc8];
 /// `call [rcx + rax * 8]`.
@@ -49,11 +52,33 @@ fn gate() -> Result<()> {
             let (target, _) = elf::function(&file, handler)?;
             let call =
                 call_of(at, code, target).with_context(|| format!("{entry} does not call {handler}"))?;
-            ensure!(place(&code[..call], CLAC).is_some(), "{entry}: {handler} is called with the gate open");
+            ensure!(closes_gate(code, call), "{entry}: {handler} is called with the gate open");
             (at, code) = (at + call as u64, &code[call..]);
         }
     }
     Ok(())
+}
+
+/// Whether `code` closes the gate before offset `call`: on its way, or by a `jne` to where that is done, and back.
+fn closes_gate(code: &[u8], call: usize) -> bool {
+    let aside = |at| {
+        let target = jump(code, at, JNE)?;
+        let back = target + place(code.get(target..)?, CLAC)? + CLAC.len();
+        jump(code, back, JMP).filter(|back| *back > at && *back <= call)
+    };
+    place(&code[..call], CLAC).is_some() || (0..call).any(|at| aside(at).is_some())
+}
+
+/// Where the jump at offset `at` goes, if one of these is there and leads to within `code`.
+fn jump(code: &[u8], at: usize, [short, near]: [&[u8]; 2]) -> Option<usize> {
+    let rest = code.get(at..)?;
+    let (distance, length) = if let Some(operand) = rest.strip_prefix(short) {
+        (isize::from(*operand.first()? as i8), short.len() + 1)
+    } else {
+        let operand = rest.strip_prefix(near)?.first_chunk()?;
+        (i32::from_le_bytes(*operand) as isize, near.len() + 4)
+    };
+    (at + length).checked_add_signed(distance).filter(|target| *target < code.len())
 }
 
 /// Where `code`, which lies at `start`, first calls `target`.
