@@ -134,7 +134,7 @@ impl<M: Deref<Target = [AtomicU32]>, L: Link> Client<M, L> {
         self.submit(kind, transaction, parts)?.wait()
     }
 
-    /// Moves bytes between the queues and the ring and wakes whoever waits for what came. Does not wait, and ends even where
+    /// Moves bytes between the queues and the ring and wakes the callers that wait for what came. Does not wait, and ends even where
     /// the server goes on: what is left is moved by the next call.
     pub fn poll(&self) {
         for _ in 0..LOOKS {

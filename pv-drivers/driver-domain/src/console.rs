@@ -3,7 +3,7 @@
 //!
 //! The page is the other domain's. Its indexes are only believed where they make sense, and a line that
 //! never ends is cut. Output is taken from the page only while this domain's own console has room for it: the rest waits
-//! there, and the domain that writes it waits for nobody but itself.
+//! there, and the domain that writes it waits for itself alone.
 
 use alloc::collections::VecDeque;
 use alloc::string::String;

@@ -38,7 +38,7 @@ fn sequence(ops: &[Op], seed: u64) {
             recount::reach(&world);
         }
     }
-    // Frames that were given up go to somebody else now.
+    // Frames that were given up go to another domain now.
     let taken: std::vec::Vec<_> = core::iter::from_fn(|| world.hv.alloc_frames(0)).collect();
     recount::reach(&world);
     taken.into_iter().for_each(|mfn| world.hv.frames.free(mfn, 0));

@@ -15,7 +15,7 @@
 //!   contents are read. By then no CPU can write to it: those that could, have flushed their TLBs, and the instructions that do so
 //!   empty write-combining buffers, too (SDM Vol. 3, "Buffering of Write Combining Memory Locations"). It cannot become writable again
 //!   before it has been judged.
-//! - When the frame leaves its domain, all CPUs flush first, then the lines are written back: whoever gets the frame starts with
+//! - When the frame leaves its domain, all CPUs flush first, then the lines are written back: the next owner of the frame starts with
 //!   caches and memory that agree.
 //!
 //! Every memory type but write-back counts, whatever a processor's own snooping makes of it. Mappings for reading only change nothing

@@ -323,7 +323,7 @@ fn periodic_of_one_that_is_down() {
     bench.started(&other);
     assert!(bench.ticked(1));
     assert_eq!(bench.armed(), Some(6_000_000));
-    // One that is armed although its vCPU does not run on this CPU expires once, and tells nobody.
+    // One that is armed although its vCPU does not run on this CPU expires once, and tells no vCPU.
     bench.at(6_000_000);
     assert!(!bench.ticked(1));
     assert_eq!(bench.armed(), None);

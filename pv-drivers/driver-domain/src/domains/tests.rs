@@ -79,7 +79,7 @@ impl Machine<HostTransport> for Around {
     }
 }
 
-/// Nobody is told: the loop of these tests runs all the time.
+/// No loop is woken: the loop of these tests runs all the time.
 struct Silent;
 
 impl ClientLink for Silent {

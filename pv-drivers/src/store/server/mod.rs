@@ -204,7 +204,7 @@ impl Server {
         self.deferring.contains(&connection)
     }
 
-    /// Whether an operation of a client would be a short one: all that it caused is done, and nobody's transaction is being
+    /// Whether an operation of a client would be a short one: all that it caused is done, and no client's transaction is being
     /// committed.
     #[must_use]
     pub fn is_ready(&self, connection: Connection) -> bool {
@@ -309,7 +309,7 @@ impl Server {
         self.clients.get_mut(&connection).ok_or(Errno::ENOTCONN)
     }
 
-    /// Does something for a client while nobody commits. Before and after it all work of the client is done, where it does
+    /// Does something for a client while no client commits. Before and after it all work of the client is done, where it does
     /// not leave that for later.
     fn now<R>(&mut self, connection: Connection, work: impl FnOnce(&mut Self) -> R) -> R {
         self.catch_up(connection);

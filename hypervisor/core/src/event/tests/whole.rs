@@ -39,7 +39,7 @@ pub(crate) fn check(hv: &Hypervisor<MockPlatform>, domain: &MockDomain) {
                 None => (0..domain.vcpus.len()).any(|vcpu| knows(hv, domain, vcpu, port)),
                 Some(fifo) => fifo.is_linked(&hv.platform, port) && any_upcall(hv, domain),
             };
-            assert!(told, "nobody was told of the event of {port:?} of {:?}", domain.id);
+            assert!(told, "no vCPU was told of the event of {port:?} of {:?}", domain.id);
         }
     }
     assert_eq!(events.changes.lock().active, bound, "ports of {:?}", domain.id);

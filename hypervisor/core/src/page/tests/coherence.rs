@@ -16,7 +16,7 @@ use xen_abi::xen::*;
 
 /// Where the guests here map pages.
 const VA: u64 = 0x1000;
-/// An entry that no guest may have: frame 0 is nobody's.
+/// An entry that no guest may have: frame 0 has no owner.
 const EVIL: u64 = RW | pte::USER;
 
 /// A guest that drives a device, its L4 to L1 tables, and a page of zeros.

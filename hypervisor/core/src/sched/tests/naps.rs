@@ -1,5 +1,5 @@
 //! vCPUs that sleep for a few microseconds, again and again, beside one that computes, on one CPU. Here, other than in the
-//! rest of the simulation, interrupts and switches take time, which is nobody's useful time.
+//! rest of the simulation, interrupts and switches take time, which is no vCPU's useful time.
 
 use super::*;
 use crate::ids::Nanos;
