@@ -41,21 +41,47 @@ pub enum Part {
 }
 
 /// Passed and failed so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Count {
     passed: u64,
     failed: u64,
+    /// What failed, each with the first lines that it said: the end of the output names them again, for it is often all that is
+    /// kept of a long run.
+    failures: Vec<String>,
 }
 
 impl Count {
-    fn one(ok: bool) -> Self {
-        Self { passed: u64::from(ok), failed: u64::from(!ok) }
+    fn passed() -> Self {
+        Self { passed: 1, ..Self::default() }
+    }
+
+    fn failed(what: String) -> Self {
+        Self { failed: 1, failures: vec![what], ..Self::default() }
+    }
+
+    /// One that ended with `verdict`; prints and keeps its error.
+    fn one(what: &str, verdict: Result<()>) -> Self {
+        match verdict {
+            Ok(()) => Self::passed(),
+            Err(error) => {
+                eprintln!("{error:#}");
+                Self::failed(first_lines(&format!("{what}\n{error:#}")))
+            }
+        }
     }
 
     fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.failures.extend(other.failures);
     }
+}
+
+/// Lines that the end of the output repeats of each failure.
+const REPEATED_LINES: usize = 20;
+
+fn first_lines(text: &str) -> String {
+    text.lines().take(REPEATED_LINES).collect::<Vec<_>>().join("\n")
 }
 
 /// Runs the tests; the error repeats the final count.
@@ -97,6 +123,9 @@ pub fn run(options: &Options) -> Result<()> {
     if options.part.contains(&Part::Toolstack) && built {
         total.add(toolstack_part(options.filter.as_deref())?);
     }
+    for failure in &total.failures {
+        println!("\nfailed: {failure}");
+    }
     println!("\n{} passed, {} failed", total.passed, total.failed);
     if total.failed == 0 { Ok(()) } else { bail!("{} of the tests failed", total.failed) }
 }
@@ -107,14 +136,12 @@ fn lint_part() -> Result<Count> {
     for (name, check) in lint::checks() {
         let step = Step::start(name);
         let verdict = check(&step);
-        count.add(Count::one(verdict.is_ok()));
-        match verdict {
-            Ok(()) => step.done(),
-            Err(error) => {
-                drop(step);
-                eprintln!("{error:#}");
-            }
+        if verdict.is_ok() {
+            step.done();
+        } else {
+            drop(step);
         }
+        count.add(Count::one(name, verdict));
     }
     Ok(count)
 }
@@ -135,38 +162,25 @@ fn fuzz_part() -> Result<Count> {
     fuzz::build()?;
     let mut count = Count::default();
     for target in fuzz::targets()? {
-        let verdict = fuzz::fuzz(&target, FUZZ_SECONDS);
-        count.add(Count::one(verdict.is_ok()));
-        if let Err(error) = verdict {
-            eprintln!("{error:#}");
-        }
+        count.add(Count::one(&format!("fuzzing {}", target.name), fuzz::fuzz(&target, FUZZ_SECONDS)));
     }
     Ok(count)
 }
 
 fn build_part() -> Count {
-    let mut count = Count::default();
-    for build in [build::hypervisor, build::guests] {
-        let verdict = build();
-        count.add(Count::one(verdict.is_ok()));
-        if let Err(error) = verdict {
-            eprintln!("{error:#}");
-        }
-    }
+    let mut count = Count::one("building the hypervisor", build::hypervisor());
+    count.add(Count::one("building the guests", build::guests()));
     count
 }
 
 fn other_toolchain_part() -> Count {
     match other_toolchain::check() {
-        Ok(Verdict::Passed) => Count::one(true),
+        Ok(Verdict::Passed) => Count::passed(),
         Ok(Verdict::NotTried(reason)) => {
             println!("not tried: {reason}");
             Count::default()
         }
-        Err(error) => {
-            eprintln!("{error:#}");
-            Count::one(false)
-        }
+        Err(error) => Count::one("the other toolchain", Err(error)),
     }
 }
 
@@ -197,16 +211,43 @@ fn harness(mut cargo: Command, filter: Option<&str>) -> Result<Count> {
 fn watch(mut cargo: Command) -> Result<Count> {
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let mut count = Count::default();
+    let mut lines = Vec::new();
     for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines().map_while(Result::ok) {
         println!("{line}");
         if let Some(result) = parse_result(&line) {
             count.add(result);
         }
+        lines.push(line);
     }
     if !child.wait()?.success() && count.failed == 0 {
-        count.failed = 1;
+        let what = format!("{} ended without a result", process::name(&cargo));
+        count.add(Count::failed(what));
     }
+    count.failures.extend(failures(&lines));
     Ok(count)
+}
+
+/// What failed tests said, each with its name: the blocks behind `---- name stdout ----` (the harness of `cargo test`) or
+/// `---- name ----` (that of the boots).
+fn failures(lines: &[String]) -> Vec<String> {
+    let name = |line: &str| -> Option<String> {
+        let name = line.strip_prefix("---- ")?.strip_suffix(" ----")?;
+        Some(name.strip_suffix(" stdout").unwrap_or(name).to_owned())
+    };
+    let mut found: Vec<String> = Vec::new();
+    let mut inside = false;
+    for line in lines {
+        if let Some(name) = name(line) {
+            found.push(name);
+            inside = true;
+        } else if line == "failures:" || parse_result(line).is_some() {
+            inside = false;
+        } else if let (true, Some(last)) = (inside, found.last_mut()) {
+            last.push('\n');
+            last.push_str(line);
+        }
+    }
+    found.iter().map(|text| first_lines(text.trim_end())).collect()
 }
 
 /// Reads `test result: ok. 12 passed; 0 failed; ...`.
@@ -216,7 +257,7 @@ fn parse_result(line: &str) -> Option<Count> {
         let (before, _) = rest.split_once(word)?;
         before.trim_end().rsplit(' ').next()?.parse().ok()
     };
-    Some(Count { passed: number_before(" passed")?, failed: number_before(" failed")? })
+    Some(Count { passed: number_before(" passed")?, failed: number_before(" failed")?, ..Count::default() })
 }
 
 #[cfg(test)]
@@ -226,7 +267,21 @@ mod tests {
     #[test]
     fn result_lines_are_read() {
         let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.02s";
-        assert_eq!(parse_result(line), Some(Count { passed: 12, failed: 3 }));
+        assert_eq!(parse_result(line), Some(Count { passed: 12, failed: 3, failures: Vec::new() }));
         assert_eq!(parse_result("running 4 tests"), None);
+    }
+
+    #[test]
+    fn failed_tests_are_named_with_what_they_said() {
+        let output = "..F.\n\nfailures:\n\n---- a::b stdout ----\nthread panicked at x.rs:1\n\n---- a::c stdout ----\n\n\n\
+                      failures:\n    a::b\n    a::c\n\ntest result: FAILED. 2 passed; 2 failed; 0 ignored";
+        let lines: Vec<String> = output.lines().map(str::to_owned).collect();
+        assert_eq!(failures(&lines), ["a::b\nthread panicked at x.rs:1", "a::c"]);
+        let boot: Vec<String> =
+            ["failures:", "", "---- hello::boots ----", "no prompt", ""].map(str::to_owned).to_vec();
+        assert_eq!(failures(&boot), ["hello::boots\nno prompt"]);
+        let long: Vec<String> =
+            std::iter::once("---- long ----".to_owned()).chain((0..99).map(|n| n.to_string())).collect();
+        assert_eq!(failures(&long)[0].lines().count(), REPEATED_LINES);
     }
 }
