@@ -1,15 +1,20 @@
 //! What the user sees while a long step runs: a spinner on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Where there is no terminal, time between two lines of a step that goes on.
+const BETWEEN_LINES: Duration = Duration::from_secs(20);
 
 /// One running step. Dropping it without [`Step::done`] leaves the line as a failure.
 pub struct Step {
     bar: Option<ProgressBar>,
     name: String,
     started: Instant,
+    said: Mutex<Instant>,
     finished: bool,
 }
 
@@ -22,7 +27,8 @@ impl Step {
         if bar.is_none() {
             eprintln!("  .. {name}");
         }
-        Self { bar, name, started: Instant::now(), finished: false }
+        let now = Instant::now();
+        Self { bar, name, started: now, said: Mutex::new(now), finished: false }
     }
 
     /// Shows a detail beside the spinner; silent when output is not a terminal.
@@ -30,6 +36,16 @@ impl Step {
         if let Some(bar) = &self.bar {
             let line: String = text.trim().chars().take(80).collect();
             bar.set_message(format!("{}: {line}", self.name));
+        }
+    }
+
+    /// Shows how far a step of minutes has come: beside the spinner, or in a line now and then.
+    pub fn progress(&self, text: &str) {
+        self.detail(text);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.bar.is_none() && said.elapsed() >= BETWEEN_LINES {
+            *said = Instant::now();
+            eprintln!("     {}: {text}", self.name);
         }
     }
 

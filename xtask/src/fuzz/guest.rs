@@ -289,7 +289,7 @@ fn watch(
                     std::thread::sleep(Duration::from_secs(2));
                     return Ok(Some(found));
                 }
-                step.detail(&format!("{} hypercalls, {} lives", report.made(), report.lives()));
+                step.progress(&format!("{} hypercalls, {} lives", report.made(), report.lives()));
             }
             Heard::Silence => {}
             Heard::End => return ended(session, ended_by_first),
