@@ -177,6 +177,33 @@ fn a_transaction_that_saw_what_changed_is_done_again() {
 }
 
 #[test]
+fn a_transaction_that_saw_a_list_saw_the_rights() {
+    let (mut server, toolstack, one, _) = world();
+    let t = server.begin(one).unwrap();
+    assert!(server.directory(one, t, &home(1)).is_ok());
+    server.set_rights(toolstack, NONE, &home(1), Rights::private(0)).unwrap();
+    assert_eq!(server.end(one, t, true), Err(Errno::EAGAIN));
+}
+
+#[test]
+fn a_transaction_that_removed_nothing_saw_the_rights_above() {
+    let (mut server, toolstack, one, _) = world();
+    for path in ["n", "own/n"] {
+        let t = server.begin(one).unwrap();
+        if path != "n" {
+            server.mkdir(one, t, "own").unwrap();
+        }
+        assert_eq!(server.remove(one, t, path), Ok(()));
+        server.write(toolstack, NONE, &format!("{}/other", home(1)), b"").unwrap();
+        assert_eq!(server.end(one, t, true), Ok(()), "{path}: what is beside it is of no interest");
+    }
+    let t = server.begin(one).unwrap();
+    assert_eq!(server.remove(one, t, "n"), Ok(()));
+    server.set_rights(toolstack, NONE, &home(1), Rights::private(0)).unwrap();
+    assert_eq!(server.end(one, t, true), Err(Errno::EAGAIN), "it may not do that by now");
+}
+
+#[test]
 fn a_transaction_sees_what_it_wrote_although_another_client_removes_it() {
     for path in ["d/n", "d"] {
         let (mut server, toolstack, one, _) = world();

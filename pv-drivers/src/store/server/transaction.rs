@@ -54,7 +54,7 @@ const _: () = assert!(CHANGE >= 2 * size_of::<Change>() + size_of::<Done>() + 2 
 struct Seen {
     /// Of value and rights.
     content: Option<Option<u64>>,
-    /// Of the names of its children.
+    /// Of the names of its children, and of rights.
     list: Option<Option<u64>>,
 }
 
@@ -201,6 +201,16 @@ impl Transaction {
         self.is_torn |= is_hidden || self.root.is_cut(tree, path) || *first.get_or_insert(now) != now;
     }
 
+    /// What is seen where a change comes to nothing: the node, and where it is missing the one above, whose rights allowed the
+    /// change, unless those are the transaction's own.
+    fn notes(&self, path: &Path, is_there: bool) -> impl Iterator<Item = Path> + use<> {
+        let above = Some(path.parent()).filter(|above| {
+            let is_own = self.root.get(above).is_some_and(|delta| delta.rights.is_some());
+            !is_there && !is_own
+        });
+        core::iter::once(path.clone()).chain(above)
+    }
+
     /// Makes a change as its owner sees the tree from then on, charged by `charge`. Answers what was removed of its own.
     pub fn change(
         &mut self,
@@ -213,7 +223,9 @@ impl Transaction {
         self.is_torn |= self.root.is_cut(tree, &change.path);
         let plan = judge(View { tree, transaction: Some(self) }, &change, context)?;
         let more = match &plan {
-            Plan::Nothing => self.note_bytes(&change.path),
+            Plan::Nothing { is_there } => {
+                self.notes(&change.path, *is_there).map(|path| self.note_bytes(&path)).sum()
+            }
             _ => change.bytes() + self.root.missing(&change.path),
         };
         let made = match &plan {
@@ -231,8 +243,9 @@ impl Transaction {
         let (number, stamp) = (self.changes.len(), context.stamp);
         let mut gone = None;
         match plan {
-            Plan::Nothing => {
-                self.saw(tree, &change.path, false);
+            Plan::Nothing { is_there } => {
+                let notes: Vec<_> = self.notes(&change.path, is_there).collect();
+                notes.iter().for_each(|path| self.saw(tree, path, false));
                 return Ok(None);
             }
             Plan::Set(rights) => {

@@ -26,7 +26,7 @@ pub(super) struct Node {
     pub children: Children<Box<Node>>,
     /// Of value and rights.
     pub stamp: u64,
-    /// Of the names of the children.
+    /// Of the names of the children, and of rights: those say who may have the list.
     pub list_stamp: u64,
 }
 
@@ -78,7 +78,7 @@ pub(super) enum Undo {
     /// What was removed, and the old stamp of the list that it was in.
     Removed(Box<Node>, u64),
     /// The old rights and stamp.
-    Rights(Rights, u64),
+    Rights(Rights, u64, u64),
 }
 
 /// See the head of the module.
@@ -247,8 +247,9 @@ impl Tree {
         let mut new = node.cost(name);
         new.bytes = new.bytes - node.rights.bytes() + rights.bytes();
         regrant(accounts, (&node.rights, node.cost(name)), (&rights, new), context.limit())?;
-        let old = core::mem::replace(&mut node.rights, rights);
-        Ok(Undo::Rights(old, core::mem::replace(&mut node.stamp, context.stamp)))
+        let undo = Undo::Rights(core::mem::replace(&mut node.rights, rights), node.stamp, node.list_stamp);
+        (node.stamp, node.list_stamp) = (context.stamp, context.stamp);
+        Ok(undo)
     }
 
     /// Takes back the last change that was made.
@@ -281,13 +282,13 @@ impl Tree {
                 let _ = above.children.insert(name, node);
                 above.list_stamp = list_stamp;
             }
-            Undo::Rights(rights, stamp) => {
+            Undo::Rights(rights, stamp, list_stamp) => {
                 let Some(node) = self.get_mut(&path) else { return };
                 let mut old = node.cost(name.len());
                 old.bytes = old.bytes - node.rights.bytes() + rights.bytes();
                 // It was charged before.
                 let _ = regrant(accounts, (&node.rights, node.cost(name.len())), (&rights, old), None);
-                (node.rights, node.stamp) = (rights, stamp);
+                (node.rights, node.stamp, node.list_stamp) = (rights, stamp, list_stamp);
             }
         }
     }
@@ -297,7 +298,7 @@ impl Tree {
         let Some(node) = self.get_mut(path) else { return };
         let old = node.rights.bytes();
         if node.rights.forget(domain) {
-            node.stamp = stamp;
+            (node.stamp, node.list_stamp) = (stamp, stamp);
             accounts.credit_bytes(node.rights.owner(), old - node.rights.bytes());
         }
     }

@@ -126,7 +126,10 @@ impl<'a> Sight<'a> {
 /// What a change comes to.
 #[derive(Debug)]
 pub(super) enum Plan {
-    Nothing,
+    /// It is there, or is gone, already.
+    Nothing {
+        is_there: bool,
+    },
     /// The value of a node with these rights.
     Set(Rights),
     /// A node and those above it, of which `depth` are there.
@@ -153,11 +156,13 @@ pub(super) fn judge(view: View<'_>, change: &Change, context: Context<'_>) -> Re
             Ok(Plan::Make { depth: walk.depth, rights })
         }
         What::Write(_) => walk.allowed(actor, Deed::Write).map(|node| Plan::Set(node.rights().clone())),
-        What::Mkdir => walk.allowed(actor, Deed::Write).map(|_| Plan::Nothing),
+        What::Mkdir => walk.allowed(actor, Deed::Write).map(|_| Plan::Nothing { is_there: true }),
         What::Remove if change.path.is_root() => Err(Errno::EINVAL),
         What::Remove => match walk.allowed(actor, Deed::Write) {
             // What is to go was not there: just as well, if the one above is.
-            Err(Errno::ENOENT) if walk.depth + 1 == change.path.names().count() => Ok(Plan::Nothing),
+            Err(Errno::ENOENT) if walk.depth + 1 == change.path.names().count() => {
+                Ok(Plan::Nothing { is_there: false })
+            }
             result => result.map(|_| Plan::Remove),
         },
         What::SetRights(rights) => {
