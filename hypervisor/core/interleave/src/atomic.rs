@@ -1,8 +1,21 @@
 //! Atomics whose every access is a point.
 
-use crate::model::point;
+use crate::model::access;
 use ::core::fmt;
 use ::core::sync::atomic::{self, Ordering};
+
+/// Changes by which a new value and the old one are exchanged.
+macro_rules! changes {
+    ($value:ty: $($change:ident),+) => {
+        $(
+            #[inline]
+            pub fn $change(&self, value: $value, order: Ordering) -> $value {
+                access(self);
+                self.0.$change(value, order)
+            }
+        )+
+    };
+}
 
 macro_rules! common {
     ($name:ident, $value:ty) => {
@@ -19,20 +32,14 @@ macro_rules! common {
 
             #[inline]
             pub fn load(&self, order: Ordering) -> $value {
-                point();
+                access(self);
                 self.0.load(order)
             }
 
             #[inline]
             pub fn store(&self, value: $value, order: Ordering) {
-                point();
+                access(self);
                 self.0.store(value, order);
-            }
-
-            #[inline]
-            pub fn swap(&self, value: $value, order: Ordering) -> $value {
-                point();
-                self.0.swap(value, order)
             }
 
             #[inline]
@@ -43,7 +50,7 @@ macro_rules! common {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$value, $value> {
-                point();
+                access(self);
                 self.0.compare_exchange(current, new, success, failure)
             }
 
@@ -82,23 +89,7 @@ macro_rules! common {
                 self.0.into_inner()
             }
 
-            #[inline]
-            pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_or(value, order)
-            }
-
-            #[inline]
-            pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_and(value, order)
-            }
-
-            #[inline]
-            pub fn fetch_xor(&self, value: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_xor(value, order)
-            }
+            changes!($value: swap, fetch_or, fetch_and, fetch_xor);
         }
 
         impl From<$value> for $name {
@@ -121,29 +112,7 @@ macro_rules! number {
 
         #[allow(missing_docs)]
         impl $name {
-            #[inline]
-            pub fn fetch_add(&self, value: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_add(value, order)
-            }
-
-            #[inline]
-            pub fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_sub(value, order)
-            }
-
-            #[inline]
-            pub fn fetch_max(&self, value: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_max(value, order)
-            }
-
-            #[inline]
-            pub fn fetch_min(&self, value: $value, order: Ordering) -> $value {
-                point();
-                self.0.fetch_min(value, order)
-            }
+            changes!($value: fetch_add, fetch_sub, fetch_max, fetch_min);
         }
     };
 }

@@ -28,6 +28,8 @@ std::thread_local! {
     static ONCE: Cell<bool> = const { Cell::new(false) };
     /// The task that went on last.
     static LAST: Cell<Option<usize>> = const { Cell::new(None) };
+    /// Where the accesses of the last moments were, and how many followed each other at one distance.
+    static SWEEP: Cell<Sweep> = const { Cell::new(Sweep { last: 0, distance: 0, length: 0 }) };
     /// Which task runs.
     static TASK: Cell<Option<usize>> = const { Cell::new(None) };
 }
@@ -43,6 +45,38 @@ pub(crate) fn point() {
         switch();
     } else {
         LEFT.set(left - 1);
+    }
+}
+
+/// Accesses at one distance from each other.
+#[derive(Clone, Copy)]
+struct Sweep {
+    last: usize,
+    distance: usize,
+    length: u32,
+}
+
+/// Of an access in the middle of a sweep, one in so many is a point: the words of a page that are cleared or copied one after the
+/// other would otherwise be nearly all points of an operation, and those between two words of one frame hardly ever be chosen.
+const SWEEP_POINT: u32 = 16;
+/// Most bytes between two accesses of a sweep.
+const NEAR: usize = 64;
+
+/// An access to `word`: a point, unless it goes on with a sweep.
+#[inline]
+pub(crate) fn access<T>(word: &T) {
+    if LEFT.get() == NEVER {
+        return;
+    }
+    let mut sweep = SWEEP.get();
+    let address = ::core::ptr::from_ref(word).addr();
+    let distance = address.wrapping_sub(sweep.last);
+    let goes_on = distance == sweep.distance && (1..=NEAR).contains(&distance);
+    sweep.length = if goes_on { sweep.length + 1 } else { 0 };
+    (sweep.last, sweep.distance) = (address, distance);
+    SWEEP.set(sweep);
+    if sweep.length.is_multiple_of(SWEEP_POINT) {
+        point();
     }
 }
 

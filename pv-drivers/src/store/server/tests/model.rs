@@ -115,7 +115,7 @@ impl Model {
                 if nodes.contains_key(path) {
                     self.find(nodes, domain, path, Deed::Write)?;
                 } else {
-                    self.make(nodes, domain, path, time)?;
+                    self.make(nodes, domain, path)?;
                 }
                 nodes.get_mut(path).unwrap().value = value.clone();
                 Ok((vec![], true))
@@ -123,7 +123,7 @@ impl Model {
             Op::Mkdir(path) if nodes.contains_key(path) => {
                 self.find(nodes, domain, path, Deed::Write).map(|_| (vec![], false))
             }
-            Op::Mkdir(path) => self.make(nodes, domain, path, time).map(|()| (vec![], true)),
+            Op::Mkdir(path) => self.make(nodes, domain, path).map(|()| (vec![], true)),
             Op::Remove(path) => match self.find(nodes, domain, path, Deed::Write) {
                 Ok(_) => {
                     nodes.retain(|other, _| !is_within(other, path));
@@ -156,7 +156,8 @@ impl Model {
         }
     }
 
-    fn make(&self, nodes: &mut Nodes, domain: u16, path: &str, time: usize) -> Result<(), Errno> {
+    /// What a node has of the one above is said of it now, also where a transaction asked for it earlier.
+    fn make(&self, nodes: &mut Nodes, domain: u16, path: &str) -> Result<(), Errno> {
         let above = self.nearest(nodes, path).clone();
         if !self.may(domain, Deed::Write, &above) {
             return Err(Errno::EACCES);
@@ -169,7 +170,7 @@ impl Model {
         }
         let mut at = path;
         while !nodes.contains_key(at) {
-            nodes.insert(at.into(), Node { value: vec![], rights: rights.clone(), written: time });
+            nodes.insert(at.into(), Node { value: vec![], rights: rights.clone(), written: self.time });
             at = parent(at);
         }
         Ok(())
