@@ -173,7 +173,7 @@ pub(crate) fn dispatch() {
 }
 
 fn run_handler(port: Port) {
-    if table::run(port) != table::Outcome::Done {
+    if table::run(port, || mask(port)) == table::Outcome::Unwanted {
         // A source that fires on would never let the CPU go.
         mask(port);
     }

@@ -66,14 +66,16 @@ pub(super) enum Outcome {
     Unwanted,
 }
 
-/// Runs the handler of `port`, or keeps the event where the port is one of those that are looked at.
-pub(super) fn run(port: Port) -> Outcome {
+/// Runs the handler of `port`, or keeps the event where the port is one of those that are looked at. `mask` masks the port.
+pub(super) fn run(port: Port, mask: impl FnOnce()) -> Outcome {
     let Some(entry) = entry(port) else { return Outcome::Unwanted };
     let contents = entry.fetch_add(RUN, Acquire);
     let outcome = if contents & ADDRESS != 0 {
         call(contents, port);
         Outcome::Done
     } else if contents & QUIET != 0 {
+        // Before the event is there to be taken: the CPU that takes it, perhaps another one, unmasks the port.
+        mask();
         entry.fetch_or(FIRED | HELD, Release);
         Outcome::Held
     } else if contents & LATCH != 0 {
@@ -176,6 +178,20 @@ mod tests {
     use super::*;
 
     // Each test has ports of its own: the table is one for the program.
+
+    fn run(port: Port) -> Outcome {
+        super::run(port, || ())
+    }
+
+    /// Another CPU takes the event as soon as it is there, and unmasks the port: a mask that came behind would stay.
+    #[test]
+    fn a_quiet_port_is_masked_before_its_event_is_there() {
+        assert!(set_latch(Port(14)));
+        set_quiet(Port(14));
+        let mut masked = false;
+        let outcome = super::run(Port(14), || masked = !fired(Port(14)) && !release(Port(14)));
+        assert!(masked && outcome == Outcome::Held && fired(Port(14)) && release(Port(14)));
+    }
 
     #[test]
     fn a_function_runs_with_its_port() {

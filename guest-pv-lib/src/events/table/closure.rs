@@ -98,7 +98,7 @@ mod tests {
         set_closure(Port(21), move |port| {
             inner.fetch_add(port.0, Relaxed);
         });
-        run(Port(21));
+        run(Port(21), || ());
         assert_eq!((held.load(Relaxed), Arc::strong_count(&held)), (21, 2));
         set_latch(Port(21));
         wait_until(|| Arc::strong_count(&held) == 1);
@@ -113,7 +113,7 @@ mod tests {
             wait_until(|| inner.load(Relaxed) == 2);
         });
         thread::scope(|scope| {
-            let runner = scope.spawn(|| run(Port(22)));
+            let runner = scope.spawn(|| run(Port(22), || ()));
             wait_until(|| state.load(Relaxed) == 1);
             set_latch(Port(22));
             thread::sleep(core::time::Duration::from_millis(20));
