@@ -475,3 +475,18 @@ proptest! {
         }
     }
 }
+
+/// Directories one below the other, as many as the budget allows: a move looks at no more of them than at others.
+#[test]
+fn a_directory_is_not_moved_below_too_many_others() {
+    let mut tree = Tree::new(16 << 20);
+    let mut directory =
+        |above, name: &[u8]| tree.create(above, name, Kind::Directory(Default::default()), 0o755, 0).unwrap();
+    let moved = directory(ROOT, b"moved");
+    let mut way = vec![directory(ROOT, b"d")];
+    (0..10_000).for_each(|_| way.push(directory(way[way.len() - 1], b"d")));
+    assert_eq!(tree.rename(ROOT, b"moved", way[way.len() - 1], b"far"), Err(Code::EINVAL));
+    assert_eq!(tree.rename(ROOT, b"moved", way[1000], b"near"), Ok(()));
+    assert_eq!(tree.lookup(way[1000], b"near"), Ok(moved));
+    assert_eq!(tree.rename(ROOT, b"d", moved, b"d"), Err(Code::EINVAL), "into itself");
+}

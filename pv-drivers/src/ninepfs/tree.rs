@@ -12,6 +12,8 @@ use super::message::Code;
 
 /// The longest name.
 pub const MAX_NAME: usize = 255;
+/// Directories above one that a directory is moved to, which are looked at: as many as a path of Linux names.
+const MOST_ABOVE: usize = 2048;
 /// What a node costs beside its contents: itself, its place among the nodes, and a list of blocks. Places in a map are
 /// counted twice, because half of them may be empty.
 pub const NODE_COST: u64 = 320;
@@ -290,19 +292,19 @@ impl Tree {
     /// # Errors
     ///
     /// As [`unlink`](Self::unlink) and [`create`](Self::create); [`Code::EINVAL`] where a directory would come to lie
-    /// within itself.
+    /// within itself, or below more than 2048 others.
     pub fn rename(&mut self, from: Id, name: &[u8], to: Id, new: &[u8]) -> Result<(), Code> {
         if matches!(name, b"." | b"..") {
             return Err(Code::EINVAL);
         }
         let id = self.lookup(from, name)?;
         let is_directory = matches!(self.node(id)?.kind, Kind::Directory(_));
-        let mut above = to;
+        let (mut above, mut looks) = (to, 0);
         while is_directory && above != ROOT {
-            if above == id {
+            if above == id || looks == MOST_ABOVE {
                 return Err(Code::EINVAL);
             }
-            above = self.node(above)?.parent;
+            (above, looks) = (self.node(above)?.parent, looks + 1);
         }
         match self.lookup(to, new) {
             Ok(other) if other == id => return Ok(()),
