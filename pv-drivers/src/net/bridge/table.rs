@@ -14,8 +14,10 @@ use super::super::Mac;
 
 /// How long an address is remembered (what IEEE 802.1Q recommends).
 pub const AGE: Duration = Duration::from_secs(300);
-/// Addresses that are remembered for one port.
+/// Addresses that are remembered for one port of a domain.
 pub const SHARE: usize = 256;
+/// The same for a wire, behind which a whole network is.
+const WIRE_SHARE: usize = 4096;
 
 /// What is known of an address.
 #[derive(Clone, Copy, Debug)]
@@ -92,15 +94,12 @@ impl Table {
         if known.is_some_and(|entry| entry.is_wire && !is_wire && entry.port != port) {
             return false;
         }
-        self.learn(mac, port, now);
-        if let Some(entry) = self.entries.get_mut(&mac).filter(|entry| entry.port == port) {
-            entry.is_wire = is_wire;
-        }
+        self.learn(mac, port, is_wire, now);
         true
     }
 
     /// A packet from `mac` came in at `port`.
-    fn learn(&mut self, mac: Mac, port: usize, now: Duration) {
+    fn learn(&mut self, mac: Mac, port: usize, is_wire: bool, now: Duration) {
         if mac.is_group() {
             return;
         }
@@ -108,13 +107,16 @@ impl Table {
             Some(entry) if entry.port == port => entry.seen = now,
             known => {
                 let moved = known.is_some();
-                if self.count(port) >= SHARE && !self.make_room(port, now) {
-                    return;
-                }
-                if moved {
+                let most = if is_wire { WIRE_SHARE } else { SHARE };
+                let has_room = self.count(port) < most || self.make_room(port, now);
+                // A station that was seen at a wire is not at a domain, even where there is no room for it.
+                if moved && (has_room || is_wire) {
                     self.forget(mac);
                 }
-                self.entries.insert(mac, Entry { port, is_wire: false, seen: now });
+                if !has_room {
+                    return;
+                }
+                self.entries.insert(mac, Entry { port, is_wire, seen: now });
                 self.shares.entry(port).or_default().count += 1;
             }
         }
@@ -191,13 +193,13 @@ mod tests {
     #[test]
     fn addresses_are_found_where_they_were_last_seen_until_they_are_old() {
         let mut table = Table::default();
-        table.learn(mac(1), 3, NOW);
+        table.learn(mac(1), 3, false, NOW);
         assert_eq!(table.find(mac(1), NOW), Place::Port(3));
         assert_eq!(table.find(mac(2), NOW), Place::Unknown);
-        table.learn(mac(1), 4, NOW);
+        table.learn(mac(1), 4, false, NOW);
         assert_eq!(table.find(mac(1), NOW + AGE - Duration::from_millis(1)), Place::Port(4));
         assert_eq!(table.find(mac(1), NOW + AGE), Place::Unknown);
-        table.learn(mac(1), 4, NOW + AGE);
+        table.learn(mac(1), 4, false, NOW + AGE);
         assert_eq!(table.find(mac(1), NOW + AGE), Place::Port(4), "seen again");
     }
 
@@ -235,10 +237,23 @@ mod tests {
     }
 
     #[test]
+    fn a_domain_takes_no_station_over_where_a_wire_has_many() {
+        let mut table = Table::default();
+        for number in 0..5000 {
+            assert!(table.accept(mac(number), 3, true, NOW));
+        }
+        assert!(table.accept(mac(6000), 4, false, NOW), "not seen at the wire yet");
+        assert!(table.accept(mac(6000), 3, true, NOW));
+        assert_ne!(table.find(mac(6000), NOW), Place::Port(4));
+        assert!(!table.accept(mac(2000), 4, false, NOW), "the network has many stations");
+        assert_eq!(table.find(mac(2000), NOW), Place::Port(3));
+    }
+
+    #[test]
     fn groups_are_nobodys_address() {
         let mut table = Table::default();
-        table.learn(Mac::BROADCAST, 1, NOW);
-        table.learn(Mac([1, 0, 0x5e, 0, 0, 1]), 1, NOW);
+        table.learn(Mac::BROADCAST, 1, false, NOW);
+        table.learn(Mac([1, 0, 0x5e, 0, 0, 1]), 1, false, NOW);
         assert_eq!(table.find(Mac::BROADCAST, NOW), Place::Unknown);
         assert_eq!(table.find(Mac([1, 0, 0x5e, 0, 0, 1]), NOW), Place::Unknown);
     }
@@ -246,17 +261,17 @@ mod tests {
     #[test]
     fn a_flood_of_addresses_neither_grows_the_table_nor_pushes_others_out() {
         let mut table = Table::default();
-        table.learn(mac(0), 1, NOW);
+        table.learn(mac(0), 1, false, NOW);
         for number in 1..5000 {
-            table.learn(mac(number), 2, NOW);
+            table.learn(mac(number), 2, false, NOW);
         }
         assert_eq!(table.entries.len(), SHARE + 1);
         assert_eq!(table.find(mac(0), NOW), Place::Port(1));
         // Nor can it take an address over once its share is used up.
-        table.learn(mac(0), 2, NOW);
+        table.learn(mac(0), 2, false, NOW);
         assert_eq!(table.find(mac(0), NOW), Place::Port(1));
         // When its own are old, they make room.
-        table.learn(mac(6000), 2, NOW + AGE);
+        table.learn(mac(6000), 2, false, NOW + AGE);
         assert_eq!(table.find(mac(6000), NOW + AGE), Place::Port(2));
         assert_eq!((table.count(1), table.count(2)), (1, 1));
     }
@@ -265,28 +280,28 @@ mod tests {
     fn a_full_share_is_looked_through_once_for_each_of_its_addresses() {
         let mut table = Table::default();
         let at = |number: u16| NOW + Duration::from_millis(number.into());
-        (0..256).for_each(|number| table.learn(mac(number), 1, at(number)));
+        (0..256).for_each(|number| table.learn(mac(number), 1, false, at(number)));
         for number in 1000..5000 {
-            table.learn(mac(number), 1, at(300));
+            table.learn(mac(number), 1, false, at(300));
         }
         assert_eq!((table.count(1), table.scans), (SHARE, 1));
         // The first one is seen again, the others grow old.
-        table.learn(mac(0), 1, at(400));
-        table.learn(mac(1000), 1, at(0) + AGE);
+        table.learn(mac(0), 1, false, at(400));
+        table.learn(mac(1000), 1, false, at(0) + AGE);
         assert_eq!((table.find(mac(1000), at(0) + AGE), table.scans), (Place::Unknown, 2));
         for number in 2000..3000 {
-            table.learn(mac(number), 1, at(1) + AGE - Duration::from_micros(1));
+            table.learn(mac(number), 1, false, at(1) + AGE - Duration::from_micros(1));
         }
         assert_eq!(table.scans, 2);
-        table.learn(mac(1000), 1, at(1) + AGE);
+        table.learn(mac(1000), 1, false, at(1) + AGE);
         assert_eq!((table.find(mac(1000), at(1) + AGE), table.scans), (Place::Port(1), 3));
     }
 
     #[test]
     fn a_port_that_is_gone_is_forgotten() {
         let mut table = Table::default();
-        table.learn(mac(1), 1, NOW);
-        table.learn(mac(2), 2, NOW);
+        table.learn(mac(1), 1, false, NOW);
+        table.learn(mac(2), 2, false, NOW);
         table.forget_port(1);
         assert_eq!((table.find(mac(1), NOW), table.find(mac(2), NOW)), (Place::Unknown, Place::Port(2)));
         assert_eq!((table.count(1), table.count(2)), (0, 1));
