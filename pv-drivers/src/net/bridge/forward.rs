@@ -28,6 +28,9 @@ use crate::transport::{Copy, Error, Transport, words};
 const BUDGET: usize = 32;
 /// Frames that a wire has in a round.
 const WIRE_BUDGET: usize = 64;
+/// Frames that large packets of one port become in a round, at most, on their way to wires: those of four of the largest packets
+/// in pieces of 512 bytes. A card may make the bridge wait for each frame. What is behind them is lost.
+const CUT_BUDGET: usize = 512;
 
 /// What a round works on. Kept between rounds so that its lists need no new memory.
 #[derive(Debug, Default)]
@@ -83,6 +86,7 @@ pub struct Given {
 /// A packet that is being fetched, to be completed for port `to`.
 #[derive(Debug)]
 pub struct Staged {
+    pub from: usize,
     pub to: usize,
     pub place: Place,
     pub offload: Offload,
@@ -233,12 +237,17 @@ impl<T: Transport> Bridge<T> {
     /// Shows the answers, and completes what was fetched. True: a connection broke.
     fn finish(&mut self) -> bool {
         let mut round = core::mem::take(&mut self.round);
+        let (mut from, mut left) = (None, 0);
         for staged in round.staged.drain(..) {
+            // The packets of a port are one behind the other.
+            if from.replace(staged.from) != Some(staged.from) {
+                left = CUT_BUDGET;
+            }
             let frame = &mut round.frame;
             frame.resize(staged.place.length, 0);
             words::load(&self.staging.memory, staged.place.offset, frame);
             if let Some(port) = self.ports.get_mut(staged.to).and_then(Option::as_mut) {
-                complete(port, &staged.offload, frame, &mut round.piece);
+                complete(port, &staged.offload, frame, &mut round.piece, &mut left);
             }
         }
         round.fragments.clear();
@@ -322,8 +331,15 @@ fn publish<T: Transport>(vif: &mut Vif<T>) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Makes plain frames of a packet: for a wire at once, for a front end to be sent with the next round.
-fn complete<T: Transport>(port: &mut Port<T>, offload: &Offload, frame: &mut [u8], piece: &mut Vec<u8>) {
+/// Makes plain frames of a packet: for a wire at once, for a front end to be sent with the next round. `left` counts down the frames
+/// that a large packet may become on its way to a wire.
+fn complete<T: Transport>(
+    port: &mut Port<T>,
+    offload: &Offload,
+    frame: &mut [u8],
+    piece: &mut Vec<u8>,
+    left: &mut usize,
+) {
     let Some(gso) = offload.gso else {
         if offload.is_blank() {
             checksum::fill(frame);
@@ -333,8 +349,19 @@ fn complete<T: Transport>(port: &mut Port<T>, offload: &Offload, frame: &mut [u8
     };
     match Segments::of(frame, gso) {
         Some(mut segments) => {
-            // A receiver without room for a piece has none for those behind it.
-            while segments.next_into(piece) && send_plain(port, piece) {}
+            while segments.next_into(piece) {
+                if let Port::Wire { received, .. } = port {
+                    let Some(fewer) = left.checked_sub(1) else {
+                        received.dropped += 1;
+                        return;
+                    };
+                    *left = fewer;
+                }
+                // A receiver without room for a piece has none for those behind it.
+                if !send_plain(port, piece) {
+                    return;
+                }
+            }
         }
         // Not what its sender said it is.
         None => match port {

@@ -294,7 +294,8 @@ impl<T: Transport> Router<'_, T> {
             Way::Direct(queue, room) => self.give(to, queue, room, source, packet.length),
             Way::Staged(place) => {
                 let (place, pieces) = self.fetch(place, source);
-                self.round.staged.push(Staged { to, place, offload: packet.offload, pieces });
+                let (from, offload) = (packet.from, packet.offload);
+                self.round.staged.push(Staged { from, to, place, offload, pieces });
             }
             Way::Wait(_) => {
                 if let Some(Port::Vif(vif)) = &mut self.ports[to] {

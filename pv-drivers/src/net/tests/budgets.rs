@@ -154,6 +154,33 @@ fn a_frame_that_is_too_long_for_a_wire_is_dropped_before_it() {
 }
 
 #[test]
+fn packets_of_tiny_pieces_keep_no_wire_busy() {
+    let mut net = Net::new();
+    let (mut one, _) = net.front(1, Accepts::ALL);
+    let (mut two, _) = net.front(2, Accepts::ALL);
+    let wire = TestWire::add(&mut net);
+    let large = |size, data: &[u8]| {
+        let gso = Some(Gso { size, kind: GsoKind::Tcp4 });
+        (frames::tcp(4, 1, data), Offload { checksum: Checksum::Blank, gso })
+    };
+    for (size, length, packets, frames) in
+        [(1448, 65_000, 1, 45), (536, 65_000, 1, 122), (8, 65_000, 1, 512), (8, 1000, 30, 512)]
+    {
+        for _ in 0..packets {
+            let (packet, offload) = large(size, &[7; 65_000][..length]);
+            send(&mut one, &packet, offload);
+        }
+        let (packet, offload) = large(1448, &[8; 30_000]);
+        send(&mut two, &packet, offload);
+        net.bridge.poll();
+        assert_eq!(wire.taken().len(), frames + 21, "{packets} packets of {length} bytes, {size} each");
+        net.run();
+        one.tx.collect().unwrap();
+        two.tx.collect().unwrap();
+    }
+}
+
+#[test]
 fn receiving_ends_while_the_back_end_goes_on() {
     let net = Net::new();
     let mut front = Queue::new(&net.machine.domain(1), BACK, Accepts::ALL).unwrap();
