@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use xen_abi::io::netif::{NETIF_RSP_NULL, NETIF_RSP_OKAY, NetifTxResponse, NetifTxRing};
 
@@ -12,6 +13,11 @@ use crate::transport::{Copy, CopyEnd, DomId, Transport, words};
 
 /// Bytes of a packet that are looked at: the headers of Ethernet, IP and TCP or UDP with the ports.
 pub const HEADER: usize = 64;
+
+/// Packets wait so long behind one to another receiver, which has no room, in each [`SPAN`].
+const HOLD: Duration = Duration::from_millis(20);
+/// See [`HOLD`].
+const SPAN: Duration = Duration::from_millis(200);
 
 /// A packet that waits.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +37,11 @@ impl Head {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..HEADER.min(self.chain.length.into())]
     }
+
+    /// The bytes that name its receiver.
+    fn receiver(&self) -> &[u8] {
+        &self.bytes[..6]
+    }
 }
 
 /// The back end of a transmit ring.
@@ -43,11 +54,23 @@ pub struct Tx<T: Transport> {
     unseen: usize,
     /// Answers were written that the front end was not shown.
     answered: bool,
+    held: Held,
+}
+
+/// How long the first packet has held up those to other receivers.
+#[derive(Default)]
+struct Held {
+    /// Since when it does.
+    since: Option<Duration>,
+    /// How long others have been held up since `span` began.
+    spent: Duration,
+    span: Duration,
 }
 
 impl<T: Transport> Tx<T> {
     pub fn new(ring: Back<NetifTxRing, T::Mapped>) -> Self {
-        Self { ring, waiting: VecDeque::new(), fragments: VecDeque::new(), unseen: 0, answered: false }
+        let (waiting, fragments, held) = (VecDeque::new(), VecDeque::new(), Held::default());
+        Self { ring, waiting, fragments, unseen: 0, answered: false, held }
     }
 
     /// Takes packets off the ring until `budget` of them wait, and at most `headers` new ones, which it counts down.
@@ -117,8 +140,33 @@ impl<T: Transport> Tx<T> {
         self.waiting.front()
     }
 
-    /// The first packet is dealt with; its fragments go to the end of `done` and want an answer.
-    pub fn pass(&mut self, done: &mut Vec<Fragment>) {
+    /// Whether the first packet may wait at `now`, because its receiver has no room. Where packets to other receivers are held up by
+    /// that, it may for [`HOLD`] in all: a receiver that offers a page now and then must not set the pace of all that its
+    /// senders send.
+    pub fn may_wait(&mut self, now: Duration) -> bool {
+        let mut receivers = self.waiting.iter().map(Head::receiver);
+        let first = receivers.next();
+        if receivers.all(|other| Some(other) == first) {
+            return true;
+        }
+        self.count_held(now);
+        self.held.since = Some(now);
+        self.held.spent < HOLD
+    }
+
+    fn count_held(&mut self, now: Duration) {
+        let held = &mut self.held;
+        if now.saturating_sub(held.span) >= SPAN {
+            (held.span, held.spent) = (now, Duration::ZERO);
+        }
+        if let Some(since) = held.since.take() {
+            held.spent += now.saturating_sub(since);
+        }
+    }
+
+    /// The first packet is dealt with at `now`; its fragments go to the end of `done` and want an answer.
+    pub fn pass(&mut self, now: Duration, done: &mut Vec<Fragment>) {
+        self.count_held(now);
         if let Some(packet) = self.waiting.pop_front() {
             done.extend(self.fragments.drain(..usize::from(packet.chain.fragments)));
         }

@@ -12,8 +12,9 @@
 //! # Room and order
 //!
 //! Packets of one queue stay in order. The first one whose only receiver offers no room waits in its sender's pages, and
-//! those behind it wait too; a receiver that offers none for 20 ms loses packets until it does. What goes to
-//! everybody never waits. What one domain sends is copied in a round as far as its share allows.
+//! those behind it wait too; a receiver that offers none for 20 ms loses packets until it does. Where packets to other receivers
+//! wait behind the first, they do for 20 ms in 200 ms at most, whatever the receivers offer: then the first ones are lost. What
+//! goes to everybody never waits. What one domain sends is copied in a round as far as its share allows.
 //!
 //! # What a receiver cannot take
 //!

@@ -169,7 +169,8 @@ impl<T: Transport> Router<'_, T> {
                 continue;
             }
             let mut ways = core::mem::take(&mut self.round.ways);
-            self.ways(&packet, false, &mut ways);
+            // Without patience, it never waits.
+            let _ = self.ways(&packet, false, &mut ways);
             for (to, way) in ways.drain(..) {
                 self.go(to, way, &packet, &source);
             }
@@ -206,12 +207,20 @@ impl<T: Transport> Router<'_, T> {
         let (length, offload) = (usize::from(head.chain.length), head.chain.offload);
         let packet = Packet { from, header, length, offload };
         let good = head.good && self.accept(&packet);
-        if good && !self.ways(&packet, true, ways) {
-            return false;
+        if good && let Err(until) = self.ways(&packet, true, ways) {
+            // Room in the staging memory is not the receiver's to offer.
+            let may_wait = until == self.now
+                || vif_at(self.ports, from).is_none_or(|vif| vif.queues[queue].tx.may_wait(self.now));
+            if may_wait {
+                self.until = Some(self.until.map_or(until, |other| other.min(until)));
+                return false;
+            }
+            // Without patience it is lost, and never waits.
+            let _ = self.ways(&packet, false, ways);
         }
         let Some(vif) = vif_at(self.ports, from) else { return false };
         let start = self.round.fragments.len();
-        vif.queues[queue].tx.pass(&mut self.round.fragments);
+        vif.queues[queue].tx.pass(self.now, &mut self.round.fragments);
         let fragments = start..self.round.fragments.len();
         let source = Source::Peer(vif.domain, fragments.clone());
         let first = self.pieces.len();
@@ -237,20 +246,26 @@ impl<T: Transport> Router<'_, T> {
         accepted
     }
 
-    /// Finds the ports that a packet goes to, and what becomes of it there. False: it must wait.
-    fn ways(&mut self, packet: &Packet<'_>, patient: bool, ways: &mut Vec<(usize, Way)>) -> bool {
+    /// Finds the ports that a packet goes to, and what becomes of it there.
+    ///
+    /// # Errors
+    ///
+    /// Where it is `patient`: until when it must wait.
+    fn ways(
+        &mut self,
+        packet: &Packet<'_>,
+        patient: bool,
+        ways: &mut Vec<(usize, Way)>,
+    ) -> Result<(), Duration> {
         let receiver = packet.receiver();
         if receiver.is_link_local() {
-            return true;
+            return Ok(());
         }
         match self.table.find(receiver, self.now) {
             Found::Away => {}
             Found::Port(to) if to == packet.from => {}
             Found::Port(to) => match self.way(to, packet) {
-                Way::Wait(until) if patient => {
-                    self.until = Some(self.until.map_or(until, |other| other.min(until)));
-                    return false;
-                }
+                Way::Wait(until) if patient => return Err(until),
                 way => ways.push((to, way)),
             },
             Found::Unknown => {
@@ -260,7 +275,7 @@ impl<T: Transport> Router<'_, T> {
                 }
             }
         }
-        true
+        Ok(())
     }
 
     /// What becomes of a packet at a port.

@@ -181,6 +181,39 @@ fn packets_of_tiny_pieces_keep_no_wire_busy() {
 }
 
 #[test]
+fn a_receiver_that_reads_little_does_not_hold_its_senders_up() {
+    let mut net = Net::new();
+    let (mut one, _) = net.front(1, Accepts::ALL);
+    let (mut slow, _) = net.front(2, Accepts::ALL);
+    let (mut other, _) = net.front(3, Accepts::ALL);
+    for (front, number) in [(&mut slow, 2), (&mut other, 3)] {
+        send(front, &frame(station(number), station(9), b"here"), PLAIN);
+    }
+    net.run();
+    let _ = (bytes(&mut one), bytes(&mut slow), bytes(&mut other));
+    let (mut got, mut sent) = (0, 0);
+    for _ in 0..60 {
+        one.tx.collect().unwrap();
+        while sent < 800 && one.tx.ready(1).unwrap() {
+            let to = if sent % 2 == 0 { 2 } else { 3 };
+            send(&mut one, &frame(station(1), station(to), &[1; 60]), PLAIN);
+            sent += 1;
+        }
+        for _ in 0..10 {
+            net.bridge.poll();
+        }
+        got += bytes(&mut other).len();
+        // One page at a time, often enough for no packet to wait for long.
+        if let Some(packet) = slow.rx.receive().unwrap() {
+            slow.rx.recycle(packet);
+        }
+        let _ = slow.sleep();
+        thread::sleep(core::time::Duration::from_millis(2));
+    }
+    assert_eq!(got, 400, "of {sent} packets");
+}
+
+#[test]
 fn receiving_ends_while_the_back_end_goes_on() {
     let net = Net::new();
     let mut front = Queue::new(&net.machine.domain(1), BACK, Accepts::ALL).unwrap();
