@@ -85,6 +85,7 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
     /// do.
     pub fn serve(&mut self, server: &mut Server) -> bool {
         let mut moved = self.restart(server);
+        server.take_turn(self.connection);
         let until = server.steps() + BUDGET;
         for _ in 0..AT_ONCE {
             moved |= server.run(Some(self.connection), until);
@@ -106,6 +107,8 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
                 continue;
             }
             if server.must_wait(self.connection) || server.steps() >= until {
+                // No event tells when the others have had their turn.
+                moved |= server.owes_turns(self.connection);
                 break;
             }
             moved |= self.fill();

@@ -17,7 +17,9 @@
 //! freeing what was removed, forgetting a domain that is gone. Jobs belong to the client that caused them. A domain's link
 //! works on them with a budget, and takes no further request before they are done: what a domain causes, it waits
 //! for, and others only as long as one budget. While the changes of a transaction are being made, other domains' requests
-//! wait as well, so nobody sees a part of them. What belongs to no client any more, [`Server::poll`] works on.
+//! wait as well, so nobody sees a part of them. Afterwards each client that waited has its turn before the one that committed can
+//! ask for more: a domain that ends one transaction after the other keeps the others waiting no longer than for one. What
+//! belongs to no client any more, [`Server::poll`] works on.
 //!
 //! The methods of [`Server`] are for those who cannot wait: each finishes the jobs of its client, and the commit that another
 //! one has begun. A client that defers ([`Local::deferring`]), as the driver domain's own, leaves its jobs to
@@ -42,7 +44,7 @@ mod work;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -110,6 +112,8 @@ struct Client {
     ended: Option<Result<(), Errno>>,
     /// What it watched is being taken out: it is told nothing.
     is_reset: bool,
+    /// Others waited for its last transaction: it asks for nothing more before each of them had its turn.
+    owes_turns: bool,
     waker: Option<Waker>,
 }
 
@@ -128,6 +132,8 @@ pub struct Server {
     actions: VecDeque<Action>,
     /// Whose transaction is being committed.
     committing: Option<Connection>,
+    /// Who had to wait for a transaction, and had no turn since it ended.
+    passed_over: BTreeSet<Connection>,
     /// Work of no client.
     jobs: VecDeque<Job>,
     /// Clients whose jobs are left to [`poll`](Server::poll).
@@ -167,6 +173,7 @@ impl Server {
             special: [Rights::private(0), Rights::private(0)],
             actions: VecDeque::new(),
             committing: None,
+            passed_over: BTreeSet::new(),
             jobs: VecDeque::new(),
             deferring: Vec::new(),
         }
@@ -189,6 +196,7 @@ impl Server {
             jobs: VecDeque::new(),
             ended: None,
             is_reset: false,
+            owes_turns: false,
             waker,
         };
         self.clients.insert(Connection(self.last_connection), client);
@@ -223,6 +231,7 @@ impl Server {
     fn begin_disconnect(&mut self, connection: Connection) {
         let Some(mut client) = self.clients.remove(&connection) else { return };
         self.deferring.retain(|other| *other != connection);
+        self.passed_over.remove(&connection);
         self.accounts.credit_bytes(client.actor.domain, CLIENT);
         work::cancel(&mut client.jobs);
         if self.committing == Some(connection)
@@ -566,13 +575,6 @@ impl Server {
         let kept = Box::new(core::mem::take(&mut client.kept));
         client.jobs.push_back(Job::Kept(connection, client.actor.domain, kept));
         Ok(())
-    }
-
-    /// What a privileged client can learn of the server as a whole.
-    fn summary(&self) -> String {
-        let watches: usize = self.clients.values().map(|client| client.kept.watches.len()).sum();
-        let domains: Vec<_> = self.introduced.iter().map(ToString::to_string).collect();
-        alloc::format!("clients {}\nwatches {watches}\ndomains {}\n", self.clients.len(), domains.join(" "))
     }
 }
 

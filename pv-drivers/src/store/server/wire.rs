@@ -314,6 +314,13 @@ impl Server {
         }
         Ok(done())
     }
+
+    /// What a privileged client can learn of the server as a whole.
+    fn summary(&self) -> String {
+        let watches: usize = self.clients.values().map(|client| client.kept.watches.len()).sum();
+        let domains: Vec<_> = self.introduced.iter().map(ToString::to_string).collect();
+        format!("clients {}\nwatches {watches}\ndomains {}\n", self.clients.len(), domains.join(" "))
+    }
 }
 
 /// An answer with this payload, or with an error.

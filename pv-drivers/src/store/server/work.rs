@@ -102,6 +102,7 @@ impl Server {
         let mut worked = self.run(None, self.steps() + BUDGET);
         for at in 0..self.deferring.len() {
             let connection = self.deferring[at];
+            self.take_turn(connection);
             worked |= self.run(Some(connection), self.steps() + BUDGET);
         }
         worked
@@ -125,11 +126,24 @@ impl Server {
         self.committing.map(|connection| Some(connection).filter(|it| self.clients.contains_key(it)))
     }
 
-    /// Whether a client must wait before it asks for more: its own work is not done, or another one's transaction is being
-    /// committed.
+    /// A client has its turn, or is passed over because of another one's transaction.
+    pub(super) fn take_turn(&mut self, connection: Connection) {
+        match self.committing {
+            Some(other) if other != connection => self.passed_over.insert(connection),
+            _ => self.passed_over.remove(&connection),
+        };
+    }
+
+    /// Whether a client must wait before it asks for more: its own work is not done, another one's transaction is being
+    /// committed, or others that waited for its own have not had their turn.
     pub(super) fn must_wait(&self, connection: Connection) -> bool {
         let has_work = self.clients.get(&connection).is_some_and(|client| !client.jobs.is_empty());
-        has_work || self.committing.is_some()
+        has_work || self.committing.is_some() || self.owes_turns(connection)
+    }
+
+    /// Whether others that waited for a client's transaction have not had their turn.
+    pub(super) fn owes_turns(&self, connection: Connection) -> bool {
+        !self.passed_over.is_empty() && self.clients.get(&connection).is_some_and(|client| client.owes_turns)
     }
 
     /// Works on the jobs of a client, or of none, until all are done, or must wait, or so many steps were taken; whether
@@ -269,7 +283,9 @@ impl Server {
 
     fn ended(&mut self, who: Option<Connection>, result: Result<(), Errno>) {
         self.committing = None;
+        let defers = who.is_some_and(|connection| self.defers(connection));
         if let Some(client) = who.and_then(|connection| self.clients.get_mut(&connection)) {
+            client.owes_turns = !self.passed_over.is_empty() && !defers;
             // One that began anew does not wait for it.
             client.ended = Some(result).filter(|_| !client.is_reset);
         }

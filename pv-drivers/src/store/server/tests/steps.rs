@@ -208,6 +208,81 @@ fn a_device_of_the_driver_domain_waits_for_a_guests_commit() {
     assert!(device.is_closed() || !device.is_connected());
 }
 
+/// One domain always has the next transaction to end: each begins with the last message of a call and is committed by the
+/// next call.
+#[test]
+fn one_commit_after_the_other_leaves_the_others_their_turn() {
+    for fillers in [13, 14] {
+        let server = Arc::new(spin::Mutex::new(Server::default()));
+        let own = Local::deferring(&server, 9, true);
+        let link = |domain| {
+            let (connection, page) = (server.lock().connect(domain, false, None), page());
+            (Link::new(page.clone(), connection).unwrap(), page, Vec::new())
+        };
+        let mut links = [link(1), link(2)];
+        let batch = |id: u32, fillers: usize| {
+            let filler = message(abi::XS_GET_DOMAIN_PATH, 0, b"1\0").to_bytes();
+            let end = message(abi::XS_TRANSACTION_END, id, b"T\0").to_bytes();
+            [message(abi::XS_TRANSACTION_START, 0, b"\0").to_bytes(), filler.repeat(fillers), end].concat()
+        };
+        // 16 messages at first; from then on the answer to the last transaction is one more.
+        let mut stream = batch(1, 14);
+        (2..200).for_each(|id| stream.extend(batch(id, fillers)));
+        let (mut ended, mut ready, mut answers, mut asked) = (0, 0, 0, 0);
+        for _ in 0..100 {
+            server.lock().poll();
+            for (domain, (link, page, input)) in (1..).zip(&mut links) {
+                if domain == 1 {
+                    let sent = send(page, &stream);
+                    stream.drain(..sent);
+                } else if asked == answers {
+                    asked += 1;
+                    send(page, &message(abi::XS_GET_DOMAIN_PATH, 0, b"2\0").to_bytes());
+                }
+                serve(&mut server.lock(), link);
+                let came = messages(page, input);
+                if domain == 1 {
+                    ended += came.iter().filter(|it| it.kind == abi::XS_TRANSACTION_END).count();
+                } else {
+                    answers += came.len();
+                }
+                ready += usize::from(own.is_ready());
+            }
+        }
+        assert!(ended >= 20, "{ended} commits");
+        assert!(answers >= 40 && ready >= 40, "{answers} answers, ready {ready} times");
+    }
+}
+
+/// Who waits for the others' turn is asked again, without an event, when they had it.
+#[test]
+fn who_owes_the_others_a_turn_is_not_forgotten() {
+    let mut server = Server::default();
+    let mut links: Vec<_> = (1..=3)
+        .map(|domain| {
+            let (connection, page) = (server.connect(domain, false, None), page());
+            (Link::new(page.clone(), connection).unwrap(), page)
+        })
+        .collect();
+    for committer in [0, 1] {
+        let connection = links[committer].0.connection();
+        let t = server.begin(connection).unwrap();
+        let end = message(abi::XS_TRANSACTION_END, t.0, b"T\0");
+        assert!(server.request(connection, &end).is_none());
+        for index in (0..3).filter(|index| *index != committer).chain([committer]) {
+            serve(&mut server, &mut links[index].0);
+        }
+        assert!(server.committing.is_none() && server.owes_turns(connection));
+    }
+    send(&links[0].1, &message(abi::XS_GET_DOMAIN_PATH, 0, b"1\0").to_bytes());
+    let (mut rounds, mut input) = (0, Vec::new());
+    while links.iter_mut().fold(false, |moved, (link, _)| serve(&mut server, link) | moved) {
+        rounds += 1;
+        assert!(rounds < 10);
+    }
+    assert_eq!(messages(&links[0].1, &mut input).len(), 1);
+}
+
 /// An operation that could not wait makes the changes of the commit, and leaves all that follows from them.
 #[test]
 fn who_defers_leaves_what_follows_from_a_commit() {
