@@ -570,6 +570,10 @@ impl Server {
 
     fn begin_reset(&mut self, connection: Connection) -> Result<(), Errno> {
         let client = self.client(connection)?;
+        if client.is_reset {
+            // Nothing was kept since, and what was is on its way out.
+            return Ok(());
+        }
         work::cancel(&mut client.jobs);
         (client.ended, client.is_reset) = (None, true);
         let kept = Box::new(core::mem::take(&mut client.kept));

@@ -283,6 +283,23 @@ fn who_owes_the_others_a_turn_is_not_forgotten() {
     assert_eq!(messages(&links[0].1, &mut input).len(), 1);
 }
 
+/// A domain begins anew in each round while another one's transaction is being committed.
+#[test]
+fn a_domain_that_begins_anew_again_and_again_leaves_no_work_behind() {
+    let mut server = Server::default();
+    let two = server.connect(2, false, None);
+    let (_link, _page, end) = large_transaction(&mut server);
+    let one = Connection(server.last_connection);
+    assert!(server.request(one, &end).is_none() && server.committing == Some(one));
+    let page = page();
+    let mut link = Link::new(page.clone(), two).unwrap();
+    for _ in 0..1000 {
+        page[517].store(abi::XENSTORE_RECONNECT, SeqCst);
+        serve(&mut server, &mut link);
+    }
+    assert_eq!(server.clients[&two].jobs.len(), 1);
+}
+
 /// An operation that could not wait makes the changes of the commit, and leaves all that follows from them.
 #[test]
 fn who_defers_leaves_what_follows_from_a_commit() {
