@@ -122,6 +122,9 @@ pub struct Domains<T: Transport> {
     keyboard: Keyboard,
     /// Whose output is shown first in this round.
     turn: usize,
+    /// Who is served first in this round: behind the domain whose devices changed xenstore last. What follows from a change takes
+    /// as many rounds as the domain's watches make it; with a fixed order it could be first whenever the next may begin.
+    first: usize,
     /// Output waits for room.
     is_held: bool,
 }
@@ -146,6 +149,7 @@ impl<T: Transport> Domains<T> {
             domains,
             keyboard: Keyboard::default(),
             turn: 0,
+            first: 0,
             is_held: false,
         }
     }
@@ -160,37 +164,55 @@ impl<T: Transport> Domains<T> {
     pub fn serve(&mut self, machine: &mut impl Machine<T>) -> bool {
         let now = self.transport.now();
         let mut moved = self.take_input(machine) | self.server.lock().poll();
-        let mut room = OUTPUT;
-        self.is_held = false;
-        self.turn = (self.turn + 1) % self.domains.len().max(1);
-        for index in 0..self.domains.len() {
-            let index = (self.turn + index) % self.domains.len();
+        let (first, count) = (self.first, self.domains.len());
+        let mut changed = None;
+        for index in (0..count).map(|step| (first + step) % count) {
             moved |= self.look(index, now, machine);
-            let Domain { served, here, .. } = &mut self.domains[index];
-            if let Some(here) = here {
-                let is_chosen = self.keyboard.chosen() == Some(served.id);
+            if let Some(here) = &mut self.domains[index].here {
+                let was_ready = self.transport.store().is_ready();
                 moved |= here.serve(&self.server);
-                let margin = (served.name.len() + AROUND).min(OUTPUT - LONGEST);
-                let first = room.min(machine.room()).saturating_sub(margin);
-                moved |= here.serve_console(is_chosen, first, |out| {
-                    let shown = match out {
-                        Output::Line(line) => {
-                            machine.line(&served.name, format_args!("{line}"));
-                            margin + line.len()
-                        }
-                        Output::Raw(bytes) => {
-                            machine.raw(bytes);
-                            bytes.len()
-                        }
-                    };
-                    room = room.saturating_sub(shown);
-                    room.min(machine.room()).saturating_sub(margin)
-                });
-                self.is_held |= here.console.as_ref().is_some_and(|(console, _)| console.has_output());
+                if was_ready && !self.transport.store().is_ready() {
+                    changed.get_or_insert(index);
+                }
             }
         }
+        if let Some(index) = changed {
+            self.first = (index + 1) % count;
+        }
+        moved |= self.serve_consoles(machine);
         // What is under way there is gone on with in the next round.
         moved | !self.store.is_ready()
+    }
+
+    /// Shows what the domains wrote, each first in its turn; whether there was something.
+    fn serve_consoles(&mut self, machine: &mut impl Machine<T>) -> bool {
+        let (mut moved, mut room, count) = (false, OUTPUT, self.domains.len());
+        self.is_held = false;
+        self.turn = (self.turn + 1) % count.max(1);
+        let turn = self.turn;
+        for index in (0..count).map(|step| (turn + step) % count) {
+            let Domain { served, here, .. } = &mut self.domains[index];
+            let Some(here) = here else { continue };
+            let is_chosen = self.keyboard.chosen() == Some(served.id);
+            let margin = (served.name.len() + AROUND).min(OUTPUT - LONGEST);
+            let first = room.min(machine.room()).saturating_sub(margin);
+            moved |= here.serve_console(is_chosen, first, |out| {
+                let shown = match out {
+                    Output::Line(line) => {
+                        machine.line(&served.name, format_args!("{line}"));
+                        margin + line.len()
+                    }
+                    Output::Raw(bytes) => {
+                        machine.raw(bytes);
+                        bytes.len()
+                    }
+                };
+                room = room.saturating_sub(shown);
+                room.min(machine.room()).saturating_sub(margin)
+            });
+            self.is_held |= here.console.as_ref().is_some_and(|(console, _)| console.has_output());
+        }
+        moved
     }
 
     /// Gives what was typed to those whom it is for; whether there was something.

@@ -1,6 +1,7 @@
 //! The loop with the domains that it serves, in one process.
 
 use super::*;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use core::sync::atomic::AtomicU32;
 use guest_pv_lib::xenstore::{Client, Link as ClientLink, Ring};
@@ -20,6 +21,28 @@ struct Around {
     loses_nodes: bool,
     /// Bytes that the console takes; as many as there are where that is not said.
     room: Option<usize>,
+    /// Disks write to xenstore whenever they may: how often those of each domain did.
+    written: Option<Arc<Mutex<BTreeMap<u16, usize>>>>,
+}
+
+/// A device of a domain that writes to xenstore whenever it may.
+struct Busy(HostTransport, u16, Arc<Mutex<BTreeMap<u16, usize>>>);
+
+impl Device for Busy {
+    fn serve(&mut self) -> bool {
+        let is_ready = self.0.store().is_ready();
+        if is_ready {
+            self.0.store().write(Default::default(), "watched", b"x").unwrap();
+            *self.2.lock().entry(self.1).or_default() += 1;
+        }
+        is_ready
+    }
+
+    fn close(&mut self) {}
+
+    fn is_closed(&self) -> bool {
+        true
+    }
 }
 
 /// A device that does nothing.
@@ -47,6 +70,9 @@ impl Machine<HostTransport> for Around {
         if self.loses_nodes {
             let path = format!("/local/domain/{}/device", served.id);
             pv_drivers::store::Store::remove(transport.store(), Default::default(), &path).unwrap();
+        }
+        if let Some(written) = &self.written {
+            return Ok(Box::new(Busy(transport.clone(), served.id, written.clone())));
         }
         if self.has_no_disks { Err(format!("{} is lost", disk.storage)) } else { Ok(Box::new(Idle)) }
     }
@@ -292,4 +318,26 @@ fn a_console_is_seen_and_typed_to() {
     around.typed.extend(b"\xff\x00\x09quit");
     assert_eq!(write(&mut around, b"two\n").as_deref(), Some("g: two"));
     assert_eq!(page.input().pop(&mut bytes), Ok(0));
+}
+
+/// What follows from each write takes so many rounds that the same domain would be the first whenever the next may begin.
+#[test]
+fn devices_change_xenstore_in_turn() {
+    let machine = host::Machine::new();
+    let server = machine.server();
+    let (one, two) = (guest(&machine, 4), guest(&machine, 5));
+    let written = Arc::new(Mutex::new(BTreeMap::new()));
+    let mut around = Around { written: Some(written.clone()), ..Around::default() };
+    let config = Config { own: 9, served: vec![one.2, two.2] };
+    let mut domains = Domains::new(machine.domain(9).deferring(), &server, config);
+    let watcher = server.lock().connect(0, true, None);
+    let watch = |n: usize| server.lock().watch(watcher, "/local/domain/9/watched", &n.to_string()).unwrap();
+    // Two rounds, for more or fewer events.
+    (0..700).for_each(watch);
+    for _ in 0..200 {
+        domains.serve(&mut around);
+        while server.lock().next_event(watcher).is_some() {}
+    }
+    let written = written.lock();
+    assert!(written.len() == 2 && written.values().all(|count| *count >= 30), "{written:?}");
 }

@@ -160,6 +160,14 @@ impl HostTransport {
         self.id
     }
 
+    /// The same domain with a connection to xenstore that leaves what follows from its operations to the server's loop, as the
+    /// domain has that serves xenstore.
+    #[must_use]
+    pub fn deferring(self) -> Self {
+        let store = Arc::new(Local::deferring(&self.machine.store, self.id, true));
+        Self { store, ..self }
+    }
+
     /// The machine that it is part of.
     #[must_use]
     pub fn machine(&self) -> &Machine {
