@@ -398,19 +398,38 @@ impl<'a, P: Platform> Updates<'a, P> {
         if t != PageType::L1 {
             return self.update_upper((mfn, t, index), request.val, how);
         }
-        self.cx.hv.update_entry(self.tables, &self.pages, (mfn, t, index), request.val, how)?;
-        Ok(())
+        let slot = &self.cx.hv.platform.words(GuestFrame::held(mfn))[index & 511];
+        Ok(self.cx.hv.update_l1(self.tables, &self.pages, slot, request.val, how)?)
     }
 
     fn update_upper(&mut self, place: (Mfn, PageType, usize), value: u64, how: Write) -> Result<(), Stop> {
         let hv = self.cx.hv;
         let old = hv.platform.words(GuestFrame::held(place.0))[place.2 & 511].load(Relaxed);
-        match hv.update_entry(self.tables, &self.pages, place, value, how) {
+        match self.change_upper(place, value, how) {
             Err(UpdateError::Unchecked(named, t)) => self.update_checking(place, value, how, (named, t))?,
             answer => answer?,
         }
         self.stale |= old & pte::PRESENT != 0;
         Ok(())
+    }
+
+    /// Changes an entry above level 1 of the table that is locked. Where the old entry named a table, it is unlocked afterwards.
+    fn change_upper(
+        &mut self,
+        place: (Mfn, PageType, usize),
+        value: u64,
+        how: Write,
+    ) -> Result<(), UpdateError> {
+        let hv = self.cx.hv;
+        if !matches!(self.pages, Pages::Of(owner) if owner.id == self.tables.id) {
+            return Err(PageError::BadEntry.into());
+        }
+        let (answer, unused) = hv.update_upper(self.tables, place, value, how);
+        if let Some(named) = unused {
+            self.unlock();
+            hv.put_table(self.tables, named);
+        }
+        answer
     }
 
     /// The case of an entry that names a frame which has to be checked as a table of type `t` first, with the table that is to
@@ -434,14 +453,13 @@ impl<'a, P: Platform> Updates<'a, P> {
             }
         };
         let changed = match locked {
-            Ok(Some(now)) if now == place.1 => {
-                hv.update_entry(self.tables, &self.pages, place, value, how).map_err(Stop::from)
-            }
+            Ok(Some(now)) if now == place.1 => self.change_upper(place, value, how).map_err(Stop::from),
             // It is another kind of table by now, or none: the request is served anew.
             Ok(_) => Err(Stop::Preempted),
             Err(stop) => Err(stop),
         };
-        // The entry has a reference of its own.
+        // The entry has a reference of its own, if there is one; else this may be the last.
+        self.unlock();
         hv.put_table(self.tables, named);
         changed
     }

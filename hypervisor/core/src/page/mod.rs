@@ -60,10 +60,12 @@
 //!
 //! # Who may wait for whom
 //!
-//! A table's lock bit (`LOCKED`) is held while its entries change, and one table's at a time; under it other frames' references
-//! are taken and dropped, which never waits for a lock bit, except that the last type reference of a table waits until the
-//! table is unlocked. A table that is being checked makes others wait who want the same type; checking goes strictly down
-//! the levels, so there is no circle.
+//! A table's lock bit (`LOCKED`) is held while its entries change, and one table's at a time. The last type reference of a table
+//! waits until the table is unlocked. So with a table locked no type reference to a table is dropped: what an entry stood for is dropped
+//! after the unlocking, and what is refused was not taken. Levels alone would not do instead: linear entries name tables of the same
+//! level, now in this direction and then in that (`tests/waits.rs`). With a table locked no CPU waits for a lock bit, then; the
+//! references that are taken and dropped there are those of pages. A table that is being checked makes others wait who want the same
+//! type; checking goes strictly down the levels, so there is no circle.
 //!
 //! # What may take long
 //!

@@ -3,6 +3,9 @@
 //! An entry is changed under its table's lock bit: new references first, then the entry, then the old references. So at
 //! every moment each present entry of a live table is covered by references, and a failure leaves the old entry as it was.
 //! Only the hardware changes entries besides: it sets ACCESSED and DIRTY.
+//!
+//! The last reference to a table waits until that table is unlocked. So one that an entry of a table above level 1 stood for is dropped by
+//! the caller, when it has unlocked the table of the entry.
 
 use super::info::PageType;
 use super::refs::Busy;
@@ -123,72 +126,58 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Changes an entry of a table of `level` 2..=4 of `domain` that the caller locked. A table that the new entry names is live
-    /// already, or [`UpdateError::Unchecked`] is answered: other CPUs wait for the lock, so it is never held for long.
+    /// Changes entry `index` of the table `table` of `domain`, which is live as `t`, level 2..=4, and which the caller locked. A table that
+    /// the new entry names is live already, or [`UpdateError::Unchecked`] is answered: other CPUs wait for the lock, so it is never held
+    /// for long. Beside the answer comes a table to which the caller drops a type reference ([`Hypervisor::put_table`]) when it has
+    /// unlocked this one.
     pub(crate) fn update_upper(
         &self,
         domain: &Domain<P>,
-        table: Mfn,
-        level: u8,
-        index: usize,
+        (table, t, index): (Mfn, PageType, usize),
         new: u64,
         how: Write,
-    ) -> Result<(), UpdateError> {
+    ) -> (Result<(), UpdateError>, Option<Mfn>) {
+        let slot = &self.platform.words(GuestFrame::held(table))[index & 511];
+        let old = slot.load(Acquire);
+        let (stored, harmless) =
+            match self.take_new_upper(domain, (table, t.level().unwrap_or(4), index), old, new) {
+                Ok(taken) => taken,
+                Err(error) => return (Err(error), None),
+            };
+        let (answer, unused) = match write(slot, old, stored, how) {
+            Ok(old) => (Ok(()), old),
+            Err(error) => (Err(error), stored),
+        };
+        let counted = !harmless && unused & pte::PRESENT != 0;
+        (answer, if counted { self.leave_upper_entry(table, unused) } else { None })
+    }
+
+    /// Takes what a new entry of [`Hypervisor::update_upper`] stands for. Answers it as it is to be stored, and whether it stands for what
+    /// the old one stood for, so that nothing was taken.
+    fn take_new_upper(
+        &self,
+        domain: &Domain<P>,
+        place: (Mfn, u8, usize),
+        old: u64,
+        new: u64,
+    ) -> Result<(u64, bool), UpdateError> {
+        let (_, level, index) = place;
         if pte::is_hypervisor_slot(level, index) {
             return Err(PageError::BadEntry.into());
         }
-        let slot = &self.platform.words(GuestFrame::held(table))[index & 511];
-        let old = slot.load(Acquire);
         self.judge_absent(domain, level, new)?;
-        let mut stored = new;
-        if new & pte::PRESENT != 0 {
-            if new & pte::UPPER_DISALLOWED != 0 {
-                return Err(PageError::BadEntry.into());
-            }
-            stored = pte::adjust_upper(new, level);
-            if old & pte::PRESENT != 0 && (old ^ stored) & !pte::HARMLESS == 0 {
-                write(slot, old, stored, how)?;
-                return Ok(());
-            }
-            self.take_live_entry(domain, (table, level, index), stored)?;
+        if new & pte::PRESENT == 0 {
+            return Ok((new, false));
         }
-        match write(slot, old, stored, how) {
-            Ok(old) => {
-                if old & pte::PRESENT != 0 {
-                    self.put_upper_entry(domain, table, old);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                if stored & pte::PRESENT != 0 {
-                    self.put_upper_entry(domain, table, stored);
-                }
-                Err(error)
-            }
+        if new & pte::UPPER_DISALLOWED != 0 {
+            return Err(PageError::BadEntry.into());
         }
-    }
-
-    /// Changes entry `index` of the table `table`, which is live as `t` and locked.
-    #[inline]
-    pub(crate) fn update_entry(
-        &self,
-        tables: &Domain<P>,
-        pages: &Pages<'_, P>,
-        place: (Mfn, PageType, usize),
-        new: u64,
-        how: Write,
-    ) -> Result<(), UpdateError> {
-        let (table, t, index) = place;
-        if t == PageType::L1 {
-            let slot = &self.platform.words(GuestFrame::held(table))[index & 511];
-            return self.update_l1(tables, pages, slot, new, how);
+        let stored = pte::adjust_upper(new, level);
+        if old & pte::PRESENT != 0 && (old ^ stored) & !pte::HARMLESS == 0 {
+            return Ok((stored, true));
         }
-        match pages {
-            Pages::Of(owner) if owner.id == tables.id => {
-                self.update_upper(tables, table, t.level().unwrap_or(4), index, new, how)
-            }
-            _ => Err(PageError::BadEntry.into()),
-        }
+        self.take_live_entry(domain, place, stored)?;
+        Ok((stored, false))
     }
 
     /// Locks a table of `owner`, whatever its level.

@@ -266,13 +266,18 @@ impl<P: Platform> Hypervisor<P> {
         let (table, level, _) = place;
         let (named, wanted) = (pte::frame_of(entry), type_of(level - 1));
         let info = self.frame(named).ok_or(PageError::BadFrame)?;
-        if info.count().owner() == domain.id && info.try_get_live(wanted) {
-            return Ok(self.check_owner(info, named, domain.id)?);
-        }
-        let same_level =
-            || info.count().owner() == domain.id && info.type_word().live() == Some(type_of(level));
-        if named == table || same_level() {
-            return Ok(self.take_linear_entry(domain, place, entry)?);
+        // The owner comes first, with a reference that keeps it the owner: a type reference to a frame that has changed hands would have to
+        // be dropped again, and may be the last one.
+        if info.try_get(domain.id).is_ok() {
+            let live = info.try_get_live(wanted);
+            let same_level = named == table || info.type_word().live() == Some(type_of(level));
+            self.put_page(named);
+            if live {
+                return Ok(());
+            }
+            if same_level {
+                return Ok(self.take_linear_entry(domain, place, entry)?);
+            }
         }
         Err(UpdateError::Unchecked(named, wanted))
     }
@@ -349,27 +354,32 @@ impl<P: Platform> Hypervisor<P> {
         // A type reference to another domain's table would keep that domain from giving it up. So the owner comes first, with a
         // reference that keeps it the owner.
         to.try_get(domain.id)?;
-        let live = to.try_get_live(type_of(level));
-        self.put_page(named);
-        if !live {
-            return Err(PageError::WrongType);
-        }
-        if to.count_linear(Type::LINEAR_IN) {
-            if from.count_linear(Type::LINEAR_OUT) {
-                return Ok(());
+        let taken = from.count_linear(Type::LINEAR_OUT) && {
+            let taken = to.try_get_linear(type_of(level));
+            if !taken {
+                from.uncount_linear(Type::LINEAR_OUT);
             }
-            to.uncount_linear(Type::LINEAR_IN);
-        }
-        self.put_table(domain, named);
-        Err(PageError::WrongType)
+            taken
+        };
+        self.put_page(named);
+        if taken { Ok(()) } else { Err(PageError::WrongType) }
     }
 
-    /// Drops the references that a present entry of a table of `level` 2..=4 stands for.
+    /// Drops the references that a present entry of a table of `level` 2..=4 stands for. That may have to wait until the named table is
+    /// unlocked, so `table` is not locked.
     #[inline]
     pub(crate) fn put_upper_entry(&self, domain: &Domain<P>, table: Mfn, entry: u64) {
+        if let Some(named) = self.leave_upper_entry(table, entry) {
+            self.put_table(domain, named);
+        }
+    }
+
+    /// All of [`Hypervisor::put_upper_entry`] but the type reference to the table that is answered.
+    #[inline]
+    pub(crate) fn leave_upper_entry(&self, table: Mfn, entry: u64) -> Option<Mfn> {
         let named = pte::frame_of(entry);
         if named == table {
-            return;
+            return None;
         }
         let (from, to) = (self.known_frame(table), self.known_frame(named));
         // While the entry's reference is there, the named table keeps its type.
@@ -377,7 +387,7 @@ impl<P: Platform> Hypervisor<P> {
             to.uncount_linear(Type::LINEAR_IN);
             from.uncount_linear(Type::LINEAR_OUT);
         }
-        self.put_table(domain, named);
+        Some(named)
     }
 }
 
@@ -386,6 +396,18 @@ impl FrameInfo {
     fn count_linear(&self, end: u64) -> bool {
         let more = |word: u64| Type(word).with_linear(end).map(|word| word.0);
         self.type_.fetch_update(AcqRel, Acquire, more).is_ok()
+    }
+
+    /// Takes a type reference of a table that is live as `t` and counts a linear entry that names it: both or nothing, so that nothing
+    /// has to be dropped where another table is locked.
+    fn try_get_linear(&self, t: PageType) -> bool {
+        let taken = |word: u64| {
+            let word = Type(word);
+            let more = word.live() == Some(t) && word.count() < Type::MAX_COUNT;
+            let counted = if more { word.with_linear(Type::LINEAR_IN) } else { None };
+            counted.map(|word| word.0 + 1)
+        };
+        self.type_.fetch_update(AcqRel, Acquire, taken).is_ok()
     }
 
     /// Undoes [`FrameInfo::count_linear`]. A table that is being given up has forgotten what it counted.

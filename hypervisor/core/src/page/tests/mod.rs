@@ -13,6 +13,7 @@ mod race;
 mod random;
 mod segments;
 mod stale;
+mod waits;
 
 use crate::Hypervisor;
 use crate::domain::Domain;
