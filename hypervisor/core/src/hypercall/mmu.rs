@@ -36,7 +36,8 @@ const PREEMPTED: u32 = 1 << 31;
 
 /// Requests copied in at a time.
 const CHUNK: usize = 8;
-/// After so many requests the table that they change is unlocked for a moment: other CPUs may wait for it.
+/// After so many requests the table that they change is unlocked for a moment: other CPUs may wait for it, and one that drops its last
+/// reference does nothing else meanwhile. So it is after each that flushes TLBs.
 const LONGEST_LOCK: u32 = 64;
 
 /// Whose pages a hypercall is about.
@@ -300,6 +301,8 @@ struct Updates<'a, P: Platform> {
     pages: Pages<'a, P>,
     /// The table that the last request changed: still locked.
     locked: Option<(Mfn, PageType)>,
+    /// The time of the TLB clock when it was locked.
+    locked_at: u64,
     /// Whether an entry above level 1 that translated something was changed: what the CPUs remember of it goes before the
     /// hypercall ends, so that the guest need not flush for the sake of a new table.
     stale: bool,
@@ -307,7 +310,7 @@ struct Updates<'a, P: Platform> {
 
 impl<'a, P: Platform> Updates<'a, P> {
     fn new(cx: Cx<'a, P>, tables: &'a Domain<P>, pages: Pages<'a, P>) -> Self {
-        Self { cx, tables, pages, locked: None, stale: false }
+        Self { cx, tables, pages, locked: None, locked_at: 0, stale: false }
     }
 
     fn run(mut self, batch: &Batch) -> Outcome {
@@ -359,11 +362,12 @@ impl<'a, P: Platform> Updates<'a, P> {
                 Err(_) => return (done, Some(Stop::Refused(Errno::EFAULT))),
             };
             for request in &*chunk {
+                // A request that flushed took as long as many others.
+                if hv.frames.tlb().now() != self.locked_at || done % LONGEST_LOCK == LONGEST_LOCK - 1 {
+                    self.unlock();
+                }
                 if done != 0 && (hv.platform.work_pending() || self.work_off_doomed().is_err()) {
                     return (done, Some(Stop::Preempted));
-                }
-                if done % LONGEST_LOCK == LONGEST_LOCK - 1 {
-                    self.unlock();
                 }
                 if let Err(stop) = self.serve(request) {
                     return (done, Some(stop));
@@ -468,6 +472,7 @@ impl<'a, P: Platform> Updates<'a, P> {
         self.unlock();
         let t = self.cx.hv.lock_table_of(self.tables, mfn)?;
         self.locked = t.map(|t| (mfn, t));
+        self.locked_at = self.cx.hv.frames.tlb().now();
         Ok(t)
     }
 

@@ -1,15 +1,16 @@
 //! Who waits for whose table: linear entries that are refused, or change their direction, while others change the same tables.
 
-use super::{Guest, SELF, entry};
+use super::{Guest, RW, SELF, entry};
 use crate::guest_ptr::GuestPtr;
 use crate::hypercall::{Cx, Outcome, mmu};
 use crate::ids::Mfn;
 use crate::mock::FLAT_BASE;
-use crate::page::pte;
+use crate::page::{Type, pte};
 use crate::regs::Regs;
-use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicU32};
 use interleave::model::{Chance, explore, task};
+use std::sync::Arc;
 use xen_abi::errno::Errno;
 use xen_abi::xen::{MMUEXT_UNPIN_TABLE, MmuUpdate, MmuextOp};
 
@@ -130,4 +131,27 @@ fn a_refused_linear_entry_takes_no_reference() {
         };
         explore(seed, 2, None, |_| World::new(), act, |_| {});
     }
+}
+
+/// Who drops the last reference to a table waits for its lock, whatever else waits for that CPU. So it is not held from one flush to the
+/// next.
+#[test]
+fn a_batch_unlocks_a_table_after_each_flush() {
+    let guest = Arc::new(Guest::new(64));
+    let other = crate::mock::domain(&guest.hv, 1, 1, 8);
+    let page = guest.hv.alloc_domain_page(&other, 0).expect("a page");
+    let table = guest.running(guest.page())[3];
+    let list = |val| core::array::from_fn::<_, 8, _>(|n| (table, 8 + n, val));
+    let foreign =
+        list(entry(page, RW)).map(|(mfn, n, val)| MmuUpdate { ptr: mfn.addr().0 + 8 * n as u64, val });
+    assert_eq!(guest.call(mmu::mmu_update, [guest.put(&foreign), 8, 0, 1, 0, 0]), 0);
+    let looks = Arc::new([0, 0].map(AtomicU32::new));
+    let (seen, shared) = (looks.clone(), guest.clone());
+    *guest.hv.platform.at_question.lock().unwrap() = Some(alloc::boxed::Box::new(move || {
+        let locked = shared.hv.known_frame(table).type_word().has(Type::LOCKED);
+        seen[usize::from(locked)].fetch_add(1, Relaxed);
+    }));
+    assert_eq!(guest.updates(&list(0), 0), 0);
+    *guest.hv.platform.at_question.lock().unwrap() = None;
+    assert_eq!((looks[0].load(Relaxed) >= 7, looks[1].load(Relaxed)), (true, 0));
 }
