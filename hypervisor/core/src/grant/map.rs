@@ -355,7 +355,7 @@ impl<P: Platform> Hypervisor<P> {
                 }
             };
             if let Err(error) = taken {
-                self.drop_entry(replacement);
+                self.drop_entry(caller, replacement);
                 return Err(error.into());
             }
         }

@@ -5,7 +5,7 @@
 //! `mmu_update` instead, the references are dropped like those of any other entry: the unmapping fails then, and what the
 //! grant code still holds goes with the domain.
 
-use super::info::{DOMID_XEN, PageType};
+use super::info::PageType;
 use super::{PageError, pte};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
@@ -75,11 +75,10 @@ impl<P: Platform> Hypervisor<P> {
         self.with_l1_entry(domain, vcpu, place, |old| Ok((old, 0)))
     }
 
-    /// Drops the references of an entry that [`Hypervisor::steal_entry`] answered.
-    pub fn drop_entry(&self, entry: u64) {
+    /// Drops the references of an entry that [`Hypervisor::steal_entry`] answered for the domain `tables`.
+    pub fn drop_entry(&self, tables: &Domain<P>, entry: u64) {
         if entry & pte::PRESENT != 0 {
-            // Whose table it was in is not known any more: so it counts as foreign.
-            self.put_l1_entry(DOMID_XEN, entry);
+            self.put_l1_entry(tables.id, entry);
         }
     }
 

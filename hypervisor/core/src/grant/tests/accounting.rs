@@ -135,7 +135,7 @@ fn step(
         Op::Overwrite { slot } => {
             let place = EntryPlace::Machine(MachineAddr(w.slot(slot)));
             let old = w.hv.steal_entry(&w.d0, &w.d0.vcpus[0], place).unwrap();
-            w.hv.drop_entry(old);
+            w.hv.drop_entry(&w.d0, old);
             slots[slot as usize] = None;
         }
         Op::Copy { from, to } => {

@@ -143,6 +143,21 @@ fn a_mapping_is_replaced_by_another_one() {
     assert_eq!(w.entry(1), entry);
 }
 
+/// What an exchange took from its place is dropped when it is refused. It may be a page that another domain granted: the caller's CPUs
+/// forget it first, and no others have to.
+#[test]
+fn a_refused_exchange_flushes_the_callers_cpus() {
+    let w = world();
+    w.hv.platform.cpus.store(3, Ordering::Relaxed);
+    let mfn = w.granted(9, 0);
+    let [mapped, _] = [0x1000, 0x2000].map(|va| w.map(9, GNTMAP_HOST_MAP, va).unwrap());
+    let request = UnmapRequest { host_addr: 0x3000, device_addr: 0, new_addr: 0x2000, handle: mapped.handle };
+    assert_eq!(w.unmap_request(request), Err(GrantError::General), "nothing is mapped there");
+    assert_eq!((w.entry(2), w.counts(mfn).1), (0, 1));
+    let own = (crate::cpumask::CpuMask::of(crate::ids::CpuId(0)), crate::platform::Flush::All);
+    assert_eq!(w.hv.platform.record.lock().unwrap().flushes.last(), Some(&own));
+}
+
 #[test]
 fn handles_are_limited_and_come_again() {
     let hv = mock::hypervisor(100);

@@ -283,7 +283,7 @@ impl Trio {
             Op::Overwrite { slot } => {
                 let place = EntryPlace::Machine(MachineAddr(self.slot(me, slot)));
                 let old = self.hv.steal_entry(domain, &domain.vcpus[0], place).expect("its own entry");
-                self.hv.drop_entry(old);
+                self.hv.drop_entry(domain, old);
                 model.slots[me][slot] = None;
             }
             Op::Copy { from, to } => {
