@@ -69,11 +69,6 @@ pub struct Undone {
 impl UnmapBatch {
     /// Most mappings in a batch.
     pub const SIZE: usize = 32;
-
-    /// Whether it must be finished before anything else is undone.
-    pub fn is_full(&self) -> bool {
-        self.count == Self::SIZE
-    }
 }
 
 /// What a mapping or a copy holds of a granted frame.

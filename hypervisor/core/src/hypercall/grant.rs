@@ -158,7 +158,8 @@ impl<P: Platform> Batch<'_, P> {
         }
         let mut pending = UnmapBatch::default();
         for index in 0..self.count {
-            if pending.is_full() {
+            // Those that are refused count as well: a batch may have nothing else.
+            if index != 0 && (index as usize).is_multiple_of(UnmapBatch::SIZE) {
                 self.cx.hv.finish_unmaps(self.cx.domain, &mut pending);
                 if self.cx.hv.platform.work_pending() {
                     return self.again::<T>(index);

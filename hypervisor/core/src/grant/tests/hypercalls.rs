@@ -139,6 +139,24 @@ fn batches_are_continued_where_they_stopped() {
     assert_eq!((w.counts(mfn), w.in_use(9)), ((1, 0), 0));
 }
 
+/// What is refused takes its time as well: such a batch may have 2^31 - 1 elements.
+#[test]
+fn refused_unmappings_stop_for_other_work() {
+    let w = world();
+    w.hv.platform.preempt_every.store(1, Ordering::Relaxed);
+    let list = [GnttabUnmapGrantRef { handle: 77, status: 99, ..Default::default() }; 100];
+    write(&w, LIST, &list[..]);
+    let (outcome, rounds) = call_to_the_end(&w, GNTTABOP_UNMAP_GRANT_REF, LIST, 100);
+    assert_eq!((outcome, rounds), (Outcome::Done(0), 3), "after each 32");
+    for n in 0..100 {
+        assert_eq!(read::<GnttabUnmapGrantRef>(&w, LIST + 24 * n).status, GNTST_BAD_HANDLE);
+    }
+    let list = [GnttabUnmapAndReplace { handle: 77, status: 99, ..Default::default() }; 100];
+    write(&w, LIST, &list[..]);
+    let (outcome, rounds) = call_to_the_end(&w, GNTTABOP_UNMAP_AND_REPLACE, LIST, 100);
+    assert_eq!((outcome, rounds), (Outcome::Done(0), 3), "after each 32");
+}
+
 #[test]
 fn copies_and_flushes_by_hypercall() {
     let w = world();
