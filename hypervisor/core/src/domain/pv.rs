@@ -189,6 +189,11 @@ impl PvState {
         }
     }
 
+    /// Sets a flag; answers whether it was not set before. Of several CPUs that do this one is told so.
+    pub(crate) fn claim_flag(&self, flag: VcpuFlags) -> bool {
+        self.flags.fetch_or(flag.bits(), Ordering::AcqRel) & flag.bits() == 0
+    }
+
     /// Whether all of `flags` are set.
     pub fn has_flags(&self, flags: VcpuFlags) -> bool {
         self.flags.load(Ordering::Relaxed) & flags.bits() == flags.bits()

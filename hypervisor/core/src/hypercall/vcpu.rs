@@ -201,21 +201,19 @@ fn move_info<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, mfn: Mfn, offset: 
         return Err(Errno::ENXIO.into());
     }
     let pv = &target.vcpu().pv;
-    let old = MachineAddr(pv.vcpu_info.load(Ordering::Acquire));
     let registered = pv.has_flags(VcpuFlags::INFO_REGISTERED);
     let running_elsewhere = target.id != cx.vcpu.id && target.vcpu().sched.is_up();
     if registered || running_elsewhere {
         return Err(Errno::EINVAL.into());
     }
     cx.hv.get_page_and_type(cx.domain, mfn, PageType::Writable)?;
-    copy_info(cx, old, mfn, offset);
-    let new = mfn.addr().0 + offset as u64;
-    if pv.vcpu_info.compare_exchange(old.0, new, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+    if !pv.claim_flag(VcpuFlags::INFO_REGISTERED) {
         // Another vCPU did the same for it at this very moment.
         cx.hv.put_page_and_type(mfn);
         return Err(Errno::EINVAL.into());
     }
-    pv.set_flags(VcpuFlags::INFO_REGISTERED, true);
+    copy_info(cx, MachineAddr(pv.vcpu_info.load(Ordering::Acquire)), mfn, offset);
+    pv.vcpu_info.store(mfn.addr().0 + offset as u64, Ordering::Release);
     if mfn == cx.domain.shared_info {
         // The hypervisor holds this frame for as long as the domain has it: its teardown gives back nothing for a place in there.
         cx.hv.put_page_and_type(mfn);

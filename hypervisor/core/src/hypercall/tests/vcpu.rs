@@ -1,7 +1,7 @@
 //! `vcpu_op`, `set_timer_op` and `sched_op`.
 
 use super::*;
-use crate::ids::VcpuId;
+use crate::ids::{MachineAddr, Mfn, VcpuId};
 use crate::platform::Platform;
 use core::sync::atomic::AtomicU32;
 use xen_abi::arch_x86::{VGCF_I387_VALID, VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
@@ -317,6 +317,34 @@ fn initialise_locks_nothing_while_it_validates() {
     assert!(target.vcpu().pv.has_flags(VcpuFlags::INITIALISED));
     assert_eq!(target.vcpu().pv.guest_table.get(), Some(root));
     assert_eq!(target.vcpu().saved.lock().rip, context.user_regs.rip);
+}
+
+/// Two vCPUs give a third one its place for `vcpu_info`, which can be done once: the page of the one that is refused is free of it.
+#[test]
+fn vcpu_info_is_registered_once() {
+    let make = |_: &mut interleave::model::Chance| {
+        let hv = crate::mock::hypervisor(64);
+        let domain = crate::mock::domain(&hv, 0, 3, 64);
+        let pages = [0, 1].map(|_| hv.alloc_domain_page(&domain, 0).unwrap());
+        (hv, domain, pages)
+    };
+    type Made = (Hypervisor<MockPlatform>, Arc<Domain<MockPlatform>>, [Mfn; 2]);
+    let act = |(hv, domain, pages): &Made, cpu: usize| {
+        let cx = Cx { hv, domain, vcpu: &domain.vcpus[cpu] };
+        let at = FLAT_BASE + 0x1000 * cpu as u64;
+        let request = VcpuRegisterVcpuInfo { mfn: pages[cpu].0, offset: 0, rsvd: 0 };
+        GuestPtr::new(at).write(hv, &request).unwrap();
+        let mut regs = Regs { rdi: VCPUOP_REGISTER_VCPU_INFO.into(), rsi: 2, rdx: at, ..Regs::default() };
+        while let Outcome::Again(_) = dispatch(cx, nr::VCPU_OP.into(), &mut regs) {}
+    };
+    let check = |(hv, domain, pages): &Made| {
+        let held = pages.map(|page| hv.known_frame(page).type_word().count());
+        let place = MachineAddr(domain.vcpus[2].pv.vcpu_info.load(SeqCst)).mfn();
+        assert_eq!(held, pages.map(|page| u64::from(page == place)));
+    };
+    for seed in 0..600 {
+        interleave::model::explore(seed, 2, None, make, act, check);
+    }
 }
 
 /// Validation of the page tables is preempted and goes on.
