@@ -409,7 +409,7 @@ impl<'a, P: Platform> Updates<'a, P> {
     fn update_upper(&mut self, place: (Mfn, PageType, usize), value: u64, how: Write) -> Result<(), Stop> {
         let hv = self.cx.hv;
         let old = hv.platform.words(GuestFrame::held(place.0))[place.2 & 511].load(Relaxed);
-        match self.change_upper(place, value, how) {
+        match self.change(place, value, how) {
             Err(UpdateError::Unchecked(named, t)) => self.update_checking(place, value, how, (named, t))?,
             answer => answer?,
         }
@@ -418,17 +418,9 @@ impl<'a, P: Platform> Updates<'a, P> {
     }
 
     /// Changes an entry above level 1 of the table that is locked. Where the old entry named a table, it is unlocked afterwards.
-    fn change_upper(
-        &mut self,
-        place: (Mfn, PageType, usize),
-        value: u64,
-        how: Write,
-    ) -> Result<(), UpdateError> {
+    fn change(&mut self, place: (Mfn, PageType, usize), value: u64, how: Write) -> Result<(), UpdateError> {
         let hv = self.cx.hv;
-        if !matches!(self.pages, Pages::Of(owner) if owner.id == self.tables.id) {
-            return Err(PageError::BadEntry.into());
-        }
-        let (answer, unused) = hv.update_upper(self.tables, place, value, how);
+        let (answer, unused) = hv.update_upper(self.tables, &self.pages, place, value, how);
         if let Some(named) = unused {
             self.unlock();
             hv.put_table(self.tables, named);
@@ -457,7 +449,7 @@ impl<'a, P: Platform> Updates<'a, P> {
             }
         };
         let changed = match locked {
-            Ok(Some(now)) if now == place.1 => self.change_upper(place, value, how).map_err(Stop::from),
+            Ok(Some(now)) if now == place.1 => self.change(place, value, how).map_err(Stop::from),
             // It is another kind of table by now, or none: the request is served anew.
             Ok(_) => Err(Stop::Preempted),
             Err(stop) => Err(stop),

@@ -126,17 +126,21 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Changes entry `index` of the table `table` of `domain`, which is live as `t`, level 2..=4, and which the caller locked. A table that
-    /// the new entry names is live already, or [`UpdateError::Unchecked`] is answered: other CPUs wait for the lock, so it is never held
-    /// for long. Beside the answer comes a table to which the caller drops a type reference ([`Hypervisor::put_table`]) when it has
-    /// unlocked this one.
+    /// Changes entry `index` of the table `table` of `domain`, which is live as `t`, level 2..=4, and which the caller locked. `pages`
+    /// owns what the new entry names: it has to be the same domain. A table that is named is live already, or
+    /// [`UpdateError::Unchecked`] is answered: other CPUs wait for the lock, so it is never held for long. Beside the answer comes a
+    /// table to which the caller drops a type reference ([`Hypervisor::put_table`]) when it has unlocked this one.
     pub(crate) fn update_upper(
         &self,
         domain: &Domain<P>,
+        pages: &Pages<'_, P>,
         (table, t, index): (Mfn, PageType, usize),
         new: u64,
         how: Write,
     ) -> (Result<(), UpdateError>, Option<Mfn>) {
+        if !matches!(pages, Pages::Of(owner) if owner.id == domain.id) {
+            return (Err(PageError::BadEntry.into()), None);
+        }
         let slot = &self.platform.words(GuestFrame::held(table))[index & 511];
         let old = slot.load(Acquire);
         let (stored, harmless) =
