@@ -1,11 +1,12 @@
 //! Making, pausing, resuming and ending domains.
 //!
 //! # One lock for what a domain may do
-//! Whether vCPUs of a domain may run is said twice: by [`Domain::lifecycle`], and by [`Reasons::STOPPED`] of each vCPU with
-//! [`Domain::stopped`]. Both change in one critical section of the lifecycle's lock, so a decision that was made by the first
-//! is still right when the second follows from it: a domain that is resumed while its teardown begins is either stopped
-//! again by the teardown or not resumed at all. No vCPU of a domain in teardown ever loses [`Reasons::STOPPED`], and its
-//! right to memory stays 0.
+//! Whether vCPUs of a domain may run is said by [`Domain::lifecycle`], and again by [`Domain::stopped`] and the pauses. They change
+//! in one critical section of the lifecycle's lock, so a decision that was made by the first is still right when the others follow
+//! from it: a domain that is resumed while its teardown begins is either stopped again by the teardown or not resumed at all.
+//! [`Reasons::STOPPED`] and [`Reasons::PAUSED`] of each vCPU follow in steps ([`crate::sched::walk`]), and as the domain says when each has its
+//! turn. A domain counts as ended, and others hear of its end, when all its vCPUs have stopped. The teardown waits for that; no vCPU of
+//! a domain in teardown loses [`Reasons::STOPPED`] then, and the domain's right to memory stays 0.
 //!
 //! # The end of a domain
 //! Nothing tells by itself who still uses a domain, so the teardown first makes sure that nobody does, and only then takes
@@ -26,7 +27,7 @@
 use super::{Domain, DomainConfig, Lifecycle, Vcpu, VcpuRef};
 use crate::Hypervisor;
 use crate::event::Progress;
-use crate::ids::{DomId, MachineAddr, Mfn};
+use crate::ids::{DomId, MachineAddr, Mfn, VcpuId};
 use crate::page::PageError;
 use crate::platform::{FrameWords, GuestFrame, Platform};
 use crate::sched::Reasons;
@@ -58,6 +59,8 @@ pub struct Restart;
 pub(super) enum Stage {
     #[default]
     Alive,
+    /// Its vCPUs are told to stop.
+    Stopping,
     /// vCPUs from this one on leave their CPUs.
     Leaving(usize),
     Grace(u64),
@@ -132,8 +135,6 @@ impl<P: Platform> Hypervisor<P> {
         let made = Domain::new(&self.platform, config, shared_info).map(Arc::new);
         let entered = made.and_then(|domain| {
             self.share_xen_page(&domain, shared_info);
-            domain.controller_pauses.store(1, Ordering::Relaxed);
-            domain.vcpus.iter().for_each(|vcpu| self.pause(vcpu));
             self.domains.insert(domain.clone()).map(|()| domain)
         });
         if let Some(domain) = entered.as_ref().ok().filter(|domain| domain.uses_console_io()) {
@@ -157,16 +158,36 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `EOVERFLOW` for more than 255 pauses.
     pub fn pause_domain(&self, domain: &Arc<Domain<P>>) -> Result<(), Errno> {
-        let _lifecycle = domain.lifecycle.lock();
-        let pauses = domain.controller_pauses.load(Ordering::Relaxed);
-        if pauses == MAX_PAUSES {
-            return Err(Errno::EOVERFLOW);
+        {
+            let _lifecycle = domain.lifecycle.lock();
+            let pauses = domain.controller_pauses.load(Ordering::Relaxed);
+            if pauses == MAX_PAUSES {
+                return Err(Errno::EOVERFLOW);
+            }
+            domain.controller_pauses.store(pauses + 1, Ordering::SeqCst);
+            if pauses == 0 {
+                self.ask_to_settle(domain, false);
+            }
         }
-        domain.controller_pauses.store(pauses + 1, Ordering::Relaxed);
-        if pauses == 0 {
-            domain.vcpus.iter().for_each(|vcpu| self.pause(vcpu));
-        }
+        self.settle(domain);
         Ok(())
+    }
+
+    /// [`Hypervisor::pause_domain`] for a caller that waits until no vCPU of the domain is on a CPU. Answers whether that is so; if not,
+    /// the caller calls again, from a point where raised work was done. Its pause counts from the first call on.
+    ///
+    /// # Errors
+    /// `EOVERFLOW` for more than 255 pauses.
+    pub fn pause_domain_and_wait(
+        &self,
+        domain: &Arc<Domain<P>>,
+        caller: (DomId, VcpuId),
+    ) -> Result<bool, Errno> {
+        if !self.waits_for_stillness(domain, caller) {
+            self.pause_domain(domain)?;
+            self.begin_to_wait(domain, caller);
+        }
+        Ok(self.await_stillness(domain, caller))
     }
 
     /// Undoes one [`Hypervisor::pause_domain`]. The first time that nothing pauses a domain, it is made: it runs.
@@ -174,54 +195,68 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `EINVAL` for a domain that is not paused.
     pub fn unpause_domain(&self, domain: &Arc<Domain<P>>) -> Result<(), Errno> {
-        let mut lifecycle = domain.lifecycle.lock();
-        let pauses = domain.controller_pauses.load(Ordering::Relaxed).checked_sub(1).ok_or(Errno::EINVAL)?;
-        domain.controller_pauses.store(pauses, Ordering::Relaxed);
-        if pauses == 0 {
-            if *lifecycle == Lifecycle::Building {
-                *lifecycle = Lifecycle::Running;
+        {
+            let mut lifecycle = domain.lifecycle.lock();
+            let pauses = domain.controller_pauses.load(Ordering::Relaxed);
+            let pauses = pauses.checked_sub(1).ok_or(Errno::EINVAL)?;
+            domain.controller_pauses.store(pauses, Ordering::SeqCst);
+            if pauses == 0 {
+                if *lifecycle == Lifecycle::Building {
+                    *lifecycle = Lifecycle::Running;
+                }
+                self.ask_to_settle(domain, false);
             }
-            domain.vcpu_refs().for_each(|vcpu| self.unpause(&vcpu));
         }
+        self.settle(domain);
         Ok(())
     }
 
-    /// Ends a domain that has not ended yet: its vCPUs stop, and its memory stays. Answers whether it had not.
-    pub(crate) fn stop_domain(&self, domain: &Domain<P>, reason: u32) -> bool {
-        let mut lifecycle = domain.lifecycle.lock();
-        let lives = matches!(*lifecycle, Lifecycle::Building | Lifecycle::Running);
-        if lives {
+    /// Ends a domain that has not ended yet: its vCPUs stop, and its memory stays.
+    pub(crate) fn stop_domain(&self, domain: &Arc<Domain<P>>, reason: u32) {
+        {
+            let mut lifecycle = domain.lifecycle.lock();
+            if !matches!(*lifecycle, Lifecycle::Building | Lifecycle::Running) {
+                return;
+            }
             *lifecycle = Lifecycle::Shutdown(reason);
-            self.stop_vcpus(domain);
+            self.stop_vcpus(domain, true);
         }
-        lives
+        self.settle(domain);
     }
 
     /// Lets a domain that has ended go on where it stopped; its next end has a reason of its own. One that has not ended is left
     /// alone, and so is one that is not to live any longer.
     pub fn resume_domain(&self, domain: &Arc<Domain<P>>) {
-        let mut lifecycle = domain.lifecycle.lock();
-        if matches!(*lifecycle, Lifecycle::Shutdown(_)) {
+        {
+            let mut lifecycle = domain.lifecycle.lock();
+            if !matches!(*lifecycle, Lifecycle::Shutdown(_)) {
+                return;
+            }
             *lifecycle = Lifecycle::Running;
             self.forget_shutdown_reason(domain.id);
             domain.stopped.store(false, Ordering::SeqCst);
-            domain.vcpu_refs().for_each(|vcpu| self.resume(&vcpu, Reasons::STOPPED));
+            self.ask_to_settle(domain, false);
         }
+        self.settle(domain);
     }
 
     /// Stops a domain for good: it is not resumed any more. Its teardown is to follow.
-    pub(super) fn condemn_domain(&self, domain: &Domain<P>) {
-        let mut lifecycle = domain.lifecycle.lock();
-        if !matches!(*lifecycle, Lifecycle::Dying | Lifecycle::Dead) {
+    pub(super) fn condemn_domain(&self, domain: &Arc<Domain<P>>) {
+        {
+            let mut lifecycle = domain.lifecycle.lock();
+            if matches!(*lifecycle, Lifecycle::Dying | Lifecycle::Dead) {
+                return;
+            }
             *lifecycle = Lifecycle::Condemned;
-            self.stop_vcpus(domain);
+            self.stop_vcpus(domain, false);
         }
+        self.settle(domain);
     }
 
-    /// The lifecycle is locked, and says that nothing of this domain runs any more.
-    fn stop_vcpus(&self, domain: &Domain<P>) {
+    /// The lifecycle is locked, and says that nothing of this domain runs any more; `ended`: it ended by itself, which others are to hear.
+    fn stop_vcpus(&self, domain: &Domain<P>, ended: bool) {
         domain.stopped.store(true, Ordering::SeqCst);
-        self.suspend_all(&domain.vcpus, Reasons::STOPPED);
+        self.ask_to_settle(domain, ended);
     }
 
     /// Limits the memory of a domain, unless its teardown began.
@@ -232,18 +267,14 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Waits a moment for the vCPUs of a paused domain to leave their CPUs; answers whether they have.
-    pub fn await_stillness(&self, domain: &Domain<P>) -> bool {
-        domain.vcpus.iter().all(|vcpu| self.await_off(vcpu))
-    }
-
     /// Waits a moment for a vCPU that was told to stop to leave its CPU; answers whether it has. Until it is let go again no CPU
     /// takes it then.
     pub fn await_off(&self, vcpu: &Vcpu<P>) -> bool {
-        let seen_off = (0..PATIENCE).any(|_| {
+        let mut patience = 0..PATIENCE;
+        while self.sched.is_on_cpu(vcpu) && patience.next().is_some() && !self.platform.work_pending() {
             core::hint::spin_loop();
-            !self.sched.is_on_cpu(vcpu)
-        });
+        }
+        let seen_off = !self.sched.is_on_cpu(vcpu);
         // A CPU that found it runnable just before may be about to take it.
         seen_off && self.sched.is_off(vcpu)
     }
@@ -265,6 +296,8 @@ impl<P: Platform> Hypervisor<P> {
         loop {
             *stage = match *stage {
                 Stage::Alive => self.begin_end(domain),
+                Stage::Stopping if self.settle_some(domain) => Stage::Leaving(0),
+                Stage::Stopping => Stage::Stopping,
                 Stage::Leaving(from) => self.leave_cpus(domain, from)?,
                 Stage::Grace(grace) if !self.platform.grace_is_over(grace) => return Err(Restart),
                 Stage::Grace(_) => Stage::Timers(0),
@@ -298,11 +331,11 @@ impl<P: Platform> Hypervisor<P> {
             *lifecycle = Lifecycle::Dying;
             domain.dying.store(true, Ordering::SeqCst);
             domain.pages.set_max(0);
-            self.stop_vcpus(domain);
+            self.stop_vcpus(domain, false);
         }
         self.domains.begin_dying(domain);
         self.domain_is_destroyed(domain);
-        Stage::Leaving(0)
+        Stage::Stopping
     }
 
     fn leave_cpus(&self, domain: &Domain<P>, from: usize) -> Result<Stage, Restart> {

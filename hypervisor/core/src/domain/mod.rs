@@ -45,7 +45,8 @@ use crate::page::LinearRoots;
 use crate::permissions::Permissions;
 use crate::platform::Platform;
 use crate::regs::Regs;
-use crate::sched::{DomainSched, VcpuSched};
+use crate::sched::walk::Walk;
+use crate::sched::{DomainSched, Reasons, VcpuSched};
 use crate::time::VcpuTime;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -149,6 +150,8 @@ pub struct Domain<P: Platform> {
     dead: AtomicBool,
     /// Pauses by its controller; changes with `lifecycle` locked.
     controller_pauses: AtomicU32,
+    /// What its vCPUs are owed.
+    pub(crate) walk: Mutex<Walk>,
     /// How far the teardown got.
     teardown: Mutex<Stage>,
 }
@@ -219,7 +222,7 @@ impl<P: Platform> fmt::Debug for VcpuRef<P> {
 }
 
 impl<P: Platform> Domain<P> {
-    /// A domain in [`Lifecycle::Building`], with its vCPUs down. `shared_info` is a zeroed frame of the hypervisor's own.
+    /// A domain in [`Lifecycle::Building`], paused once, with its vCPUs down. `shared_info` is a zeroed frame of the hypervisor's own.
     ///
     /// # Errors
     /// `ENOMEM` when the platform cannot make a vCPU, `EINVAL` for no vCPU at all.
@@ -240,7 +243,7 @@ impl<P: Platform> Domain<P> {
                     pv,
                     saved: Mutex::new(Regs::default()),
                     context_turn: Mutex::new(()),
-                    sched: VcpuSched::new(sched.clone()),
+                    sched: VcpuSched::new(sched.clone(), Reasons::DOWN | Reasons::PAUSED),
                     time: VcpuTime::new(),
                     cpu: AtomicU32::new(0),
                     arch: platform.new_vcpu_arch()?,
@@ -272,9 +275,18 @@ impl<P: Platform> Domain<P> {
             stopped: AtomicBool::new(false),
             dying: AtomicBool::new(false),
             dead: AtomicBool::new(false),
-            controller_pauses: AtomicU32::new(0),
+            controller_pauses: AtomicU32::new(1),
+            walk: Mutex::new(Walk::new()),
             teardown: Mutex::new(Stage::Alive),
         })
+    }
+
+    /// Why its vCPUs do not run, as far as the domain decides.
+    pub(crate) fn reasons(&self) -> Reasons {
+        let mut reasons = Reasons::empty();
+        reasons.set(Reasons::STOPPED, self.stopped.load(Ordering::SeqCst));
+        reasons.set(Reasons::PAUSED, self.is_paused());
+        reasons
     }
 
     /// Whether it may use the machine's console by `console_io`.

@@ -72,7 +72,7 @@ pub(super) fn initialise<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, args: 
 }
 
 /// Gives a vCPU of any domain a context, the first or another one on the same tables (`XEN_DOMCTL_setvcpucontext`). It is up
-/// afterwards exactly if the context says so. The domain's vCPUs are on no CPU.
+/// afterwards exactly if the context says so. It is paused, and on no CPU.
 pub(super) fn replace<P: Platform>(
     cx: Cx<'_, P>,
     target: &VcpuRef<P>,

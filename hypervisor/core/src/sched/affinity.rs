@@ -72,6 +72,7 @@ impl<P: Platform> Hypervisor<P> {
             }
         }
         self.sched.adopt_refills(cpu, self.platform.this_cpu());
+        self.adopt_walks(cpu);
         self.timers.adopt(cpu, self.platform.this_cpu());
         self.rearm_timer();
         self.platform.raise_work(cpu, Work::RESCHEDULE);

@@ -39,6 +39,7 @@ mod shutdown;
 #[cfg(test)]
 mod tests;
 mod upcall;
+pub(crate) mod walk;
 mod watchdog;
 mod words;
 
@@ -70,6 +71,8 @@ bitflags! {
         const STOPPED = 1 << 3;
         /// Its domain used up the time that its cap allows.
         const CAPPED = 1 << 4;
+        /// Its controller pauses its domain.
+        const PAUSED = 1 << 5;
     }
 }
 
@@ -97,13 +100,13 @@ pub struct VcpuSched {
 }
 
 impl VcpuSched {
-    /// A vCPU that is down and may run anywhere.
-    pub fn new(share: Arc<DomainSched>) -> Self {
+    /// A vCPU that may run anywhere, but for these reasons.
+    pub fn new(share: Arc<DomainSched>, reasons: Reasons) -> Self {
         let (affinity, soft_affinity) = (AtomicCpuMask::new(), AtomicCpuMask::new());
         affinity.store(&CpuMask::ALL);
         soft_affinity.store(&CpuMask::ALL);
         Self {
-            words: VcpuWords::new(AtomicU32::new),
+            words: VcpuWords::new(AtomicU32::new, reasons),
             yielded: AtomicBool::new(false),
             in_line: AtomicBool::new(false),
             vruntime: AtomicU64::new(0),

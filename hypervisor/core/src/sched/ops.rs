@@ -156,17 +156,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Wakes the vCPUs of a domain that poll this port.
     #[inline(always)]
     pub fn wake_pollers(&self, domain: &Arc<Domain<P>>, port: Port) {
-        if self.sched.pollers.load(Ordering::SeqCst) != 0 {
+        if domain.sched.pollers.load(Ordering::SeqCst) != 0 {
             self.wake_pollers_of(domain, port);
-        }
-    }
-
-    #[inline(never)]
-    fn wake_pollers_of(&self, domain: &Arc<Domain<P>>, port: Port) {
-        for vcpu in &domain.vcpus {
-            if vcpu.sched.words.polls(port) {
-                self.resume(&VcpuRef { domain: domain.clone(), id: vcpu.id }, Reasons::BLOCKED);
-            }
         }
     }
 
@@ -200,7 +191,7 @@ impl<P: Platform> Hypervisor<P> {
             return Err(Errno::EINVAL);
         }
         let sched = &cx.vcpu.sched;
-        sched.words.begin_poll(&self.sched.pollers);
+        sched.words.begin_poll(&sched.share.pollers);
         match self.look_at_ports(cx, GuestPtr::from(ports), count) {
             Ok(Look::Sleep(last)) => self.sleep_polling(cx, (count == 1).then_some(last), timeout),
             Ok(Look::Stay) => self.wake_self(sched),
@@ -248,7 +239,7 @@ impl<P: Platform> Hypervisor<P> {
     fn take_reasons(&self, sched: &VcpuSched, reasons: Reasons) -> bool {
         let taken = sched.words.take(reasons);
         if taken.stopped_polling {
-            self.sched.pollers.fetch_sub(1, Ordering::SeqCst);
+            sched.share.pollers.fetch_sub(1, Ordering::SeqCst);
         }
         taken.runnable
     }
@@ -264,12 +255,6 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn suspend(&self, vcpu: &Vcpu<P>, reasons: Reasons) {
         vcpu.sched.add(reasons);
         self.interrupt(vcpu);
-    }
-
-    /// [`Hypervisor::suspend`] for many vCPUs: what is done for the first finds the reasons of all of them.
-    pub(crate) fn suspend_all(&self, vcpus: &[Vcpu<P>], reasons: Reasons) {
-        vcpus.iter().for_each(|vcpu| vcpu.sched.add(reasons));
-        vcpus.iter().for_each(|vcpu| self.interrupt(vcpu));
     }
 
     /// Ends the poll of a vCPU that will not run again.

@@ -5,6 +5,7 @@ use super::idle::IdleAccount;
 use super::null::Assignments;
 use super::place::From;
 use super::share::{Admission, BASE};
+use super::walk::{CHANGES, Walks};
 use super::words::{Contended, Place};
 use super::{VcpuSched, Watchdogs};
 use crate::domain::{Vcpu, VcpuRef};
@@ -67,8 +68,6 @@ pub struct Scheduler<P: Platform> {
     idle: Box<[IdleAccount]>,
     /// Taken last, for a few instructions.
     pub(super) clock: Mutex<VirtualClock>,
-    /// vCPUs in `SCHEDOP_poll`.
-    pub(super) pollers: AtomicU32,
     /// Which CPU belongs to which vCPU, where the policy is [`Policy::Null`].
     pub(super) assignments: Option<Mutex<Assignments<P>>>,
     /// Watchdogs and announced endings of domains.
@@ -98,6 +97,8 @@ pub(super) struct CpuQueue<P: Platform> {
     capped: Mutex<Vec<(Nanos, DomId)>>,
     /// The earliest of these times.
     next_refill: AtomicU64,
+    /// Domains whose vCPUs this CPU visits.
+    pub walks: Walks<P>,
 }
 
 impl<P: Platform> CpuQueue<P> {
@@ -114,6 +115,7 @@ impl<P: Platform> CpuQueue<P> {
             slice_end: AtomicU64::new(NEVER),
             capped: Mutex::new(Vec::new()),
             next_refill: AtomicU64::new(NEVER),
+            walks: Walks::new(),
         }
     }
 
@@ -206,7 +208,6 @@ impl<P: Platform> Scheduler<P> {
             idle_cpus: AtomicUsize::new(cpus),
             idle: (0..cpus).map(|_| IdleAccount::new()).collect(),
             clock: Mutex::new(VirtualClock::new()),
-            pollers: AtomicU32::new(0),
             assignments: (policy == Policy::Null).then(|| Mutex::new(Assignments::new(cpus))),
             watchdogs: Watchdogs::new(),
         }
@@ -256,13 +257,14 @@ impl<P: Platform> Scheduler<P> {
         time(&self.queue(cpu).next_refill)
     }
 
-    /// Takes the domains whose next budget `cpu` has to see to by now.
-    pub(super) fn take_refills(&self, cpu: CpuId, now: Nanos) -> Vec<DomId> {
+    /// Takes a domain whose next budget `cpu` has to see to by now.
+    pub(super) fn take_refill(&self, cpu: CpuId, now: Nanos) -> Option<DomId> {
         let queue = self.queue(cpu);
         let mut capped = queue.capped.lock();
-        let due = capped.extract_if(.., |(at, _)| *at <= now).map(|(_, id)| id).collect();
+        let due = capped.iter().position(|(at, _)| *at <= now)?;
+        let (_, id) = capped.remove(due);
         queue.publish_refill(&capped);
-        due
+        Some(id)
     }
 
     /// What `cpu` has to see to becomes the business of `heir`.
@@ -318,6 +320,7 @@ impl<P: Platform> Scheduler<P> {
             self.publish_running(cpu, None, now, false, NEVER);
             return None;
         }
+        let mut capped = 0;
         loop {
             let keep = current.filter(|c| c.vcpu().sched.runnable() && c.vcpu().sched.may_run_on(cpu));
             let Pick { vcpu, contended, spared_until } = self.pick(cpu, now, keep)?;
@@ -335,6 +338,13 @@ impl<P: Platform> Scheduler<P> {
                     }
                     if keep.is_none_or(|keep| !core::ptr::eq(keep.vcpu(), vcpu.vcpu())) {
                         self.put_back(platform, now, &vcpu);
+                    }
+                    capped += 1;
+                    if capped % CHANGES == 0 && platform.work_pending() {
+                        // A domain may have many vCPUs. This CPU comes back to the others.
+                        self.publish_running(cpu, None, now, false, NEVER);
+                        self.nudge(platform, cpu);
+                        return None;
                     }
                     continue;
                 }

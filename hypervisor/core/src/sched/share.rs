@@ -14,7 +14,7 @@
 
 use super::{Reasons, VcpuSched};
 use crate::Hypervisor;
-use crate::domain::{Domain, Vcpu, VcpuRef};
+use crate::domain::Domain;
 use crate::ids::Nanos;
 use crate::platform::{Platform, Work};
 use alloc::sync::Arc;
@@ -47,6 +47,8 @@ pub struct DomainSched {
     cap: AtomicU32,
     /// vCPUs that run or wait.
     active: AtomicU32,
+    /// vCPUs in `SCHEDOP_poll`.
+    pub(super) pollers: AtomicU32,
     budget: Mutex<Budget>,
 }
 
@@ -98,6 +100,7 @@ impl DomainSched {
             weight: AtomicU32::new(DEFAULT_WEIGHT),
             cap: AtomicU32::new(0),
             active: AtomicU32::new(0),
+            pollers: AtomicU32::new(0),
             budget: Mutex::new(Budget { left: 0, refill_at: Nanos(0), exhausted: false }),
         }
     }
@@ -209,12 +212,10 @@ impl<P: Platform> Hypervisor<P> {
             budget.put(0, cap);
             budget.exhausted = false;
         }
-        for vcpu in &domain.vcpus {
-            self.uncap(domain, vcpu);
-            if let Some(cpu) = vcpu.sched.words.runs_on(&vcpu.cpu) {
-                self.platform.raise_work(cpu, Work::RESCHEDULE);
-            }
-        }
+        self.uncap(domain);
+        self.settle(domain);
+        // Each looks whether what it runs is one of them.
+        self.platform.online_cpus().iter().for_each(|cpu| self.platform.raise_work(cpu, Work::RESCHEDULE));
         Ok(())
     }
 
@@ -223,22 +224,21 @@ impl<P: Platform> Hypervisor<P> {
         (domain.sched.weight(), domain.sched.cap())
     }
 
-    /// Lets the domains go on whose vCPUs this CPU found capped, and whose next budget is due.
+    /// Lets a domain go on whose vCPUs this CPU found capped, and whose next budget is due. For the next such domain this CPU comes
+    /// back.
     pub(crate) fn refill_budgets(&self, now: Nanos) {
-        for id in self.sched.take_refills(self.platform.this_cpu(), now) {
-            let Some(domain) = self.domains.get(id) else { continue };
+        let cpu = self.platform.this_cpu();
+        let Some(id) = self.sched.take_refill(cpu, now) else { return };
+        if let Some(domain) = self.domains.get(id) {
             {
                 let mut budget = domain.sched.budget.lock();
                 budget.refill(now, domain.sched.cap());
                 budget.exhausted = false;
             }
-            domain.vcpus.iter().for_each(|vcpu| self.uncap(&domain, vcpu));
+            self.uncap(&domain);
         }
-    }
-
-    fn uncap(&self, domain: &Arc<Domain<P>>, vcpu: &Vcpu<P>) {
-        if vcpu.sched.has(Reasons::CAPPED) {
-            self.resume(&VcpuRef { domain: domain.clone(), id: vcpu.id }, Reasons::CAPPED);
+        if self.sched.next_refill(cpu).is_some_and(|next| next <= now) {
+            self.platform.raise_work(cpu, Work::TIMER);
         }
     }
 }

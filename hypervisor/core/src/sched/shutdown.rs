@@ -1,7 +1,7 @@
 //! The end of a domain: by its own wish, by a crash, by a watchdog. The first domain's end is the machine's.
 
 use crate::Hypervisor;
-use crate::domain::Domain;
+use crate::domain::{Domain, Lifecycle};
 use crate::ids::DomId;
 use crate::platform::{MachineEnd, Platform};
 use alloc::sync::Arc;
@@ -29,9 +29,13 @@ impl<P: Platform> Hypervisor<P> {
         if domain.id == CONTROL_DOMAIN {
             self.end_machine(reason);
         }
-        if !self.stop_domain(domain, reason) {
-            return;
-        }
+        self.stop_domain(domain, reason);
+    }
+
+    /// All vCPUs of a domain that ended have stopped: its controller hears of it, and the keeper.
+    pub(super) fn tell_of_end(&self, domain: &Arc<Domain<P>>) {
+        // A toolstack may have it resumed by now, or taken apart.
+        let Lifecycle::Shutdown(reason) = *domain.lifecycle.lock() else { return };
         self.send_global_virq(VIRQ_DOM_EXC);
         self.domain_was_shut_down(domain, reason);
     }

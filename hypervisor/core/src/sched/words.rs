@@ -83,13 +83,9 @@ pub(super) struct VcpuWords<W = AtomicU32> {
 }
 
 impl<W: Word<u32>> VcpuWords<W> {
-    /// A vCPU that is down and in no queue; `word` makes a word.
-    pub fn new(word: impl Fn(u32) -> W) -> Self {
-        Self {
-            reasons: word(Reasons::DOWN.bits()),
-            place: word(Place::Off as u32),
-            poll_port: word(ANY_PORT),
-        }
+    /// A vCPU that is in no queue, for these reasons; `word` makes a word.
+    pub fn new(word: impl Fn(u32) -> W, reasons: Reasons) -> Self {
+        Self { reasons: word(reasons.bits()), place: word(Place::Off as u32), poll_port: word(ANY_PORT) }
     }
 
     /// The reasons not to run, with pauses.

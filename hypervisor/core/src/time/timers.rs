@@ -256,6 +256,7 @@ impl<P: Platform> Hypervisor<P> {
         if self.sched.next_refill(cpu).is_some_and(|next| next <= now) {
             self.refill_budgets(now);
         }
+        self.walk_on();
         // The choice that is due now arms the timer for the next slice.
         self.arm_for(cpu, slice.filter(|_| !slice_over));
     }

@@ -45,24 +45,11 @@ pub(super) fn set<P: Platform>(request: &Request<'_, P>, domain: &Arc<Domain<P>>
     let mut words = vec![0u64; size_of::<VcpuGuestContext>() / 8];
     GuestPtr::<u64>::from(payload.ctxt.cast()).read_slice(request.cx.hv, &mut words)?;
     let context = VcpuGuestContext::ref_from_bytes(words.as_bytes()).map_err(|_| Errno::EINVAL)?;
-    while_still(request, domain, || match vcpu_init::replace(request.cx, &target, context) {
-        Ok(()) => Ok(Reply::Done),
-        Err(Failure::Errno(errno)) => Err(errno),
-        Err(Failure::Restart) => Ok(Reply::Again),
-    })
-}
-
-/// Runs `work` while none of the domain's vCPUs is on a CPU.
-fn while_still<P: Platform>(
-    request: &Request<'_, P>,
-    domain: &Arc<Domain<P>>,
-    work: impl FnOnce() -> Answer,
-) -> Answer {
-    let hv = request.cx.hv;
-    domain.vcpus.iter().for_each(|vcpu| hv.pause(vcpu));
-    let answer = if hv.await_stillness(domain) { work() } else { Ok(Reply::Again) };
-    domain.vcpu_refs().for_each(|vcpu| hv.unpause(&vcpu));
-    answer
+    match while_off(request, &target, || vcpu_init::replace(request.cx, &target, context)) {
+        Some(Ok(())) => Ok(Reply::Done),
+        Some(Err(Failure::Errno(errno))) => Err(errno),
+        Some(Err(Failure::Restart)) | None => Ok(Reply::Again),
+    }
 }
 
 /// `XEN_DOMCTL_getvcpucontext`.
@@ -208,7 +195,7 @@ pub(super) fn set_entries<P: Platform>(request: &Request<'_, P>, domain: &Arc<Do
     if (wanted.size as usize) < offset_of!(XenDomctlExtVcpucontext, vmce) || !canonical {
         return Err(Errno::EINVAL);
     }
-    while_still(request, domain, || {
+    let set = || {
         let pv = &target.vcpu().pv;
         pv.syscall32_callback.store(wanted.syscall32_callback_eip, Relaxed);
         pv.sysenter_callback.store(wanted.sysenter_callback_eip, Relaxed);
@@ -216,6 +203,6 @@ pub(super) fn set_entries<P: Platform>(request: &Request<'_, P>, domain: &Arc<Do
         pv.sysenter_cs.store(guest_selector(wanted.sysenter_callback_cs).into(), Relaxed);
         pv.set_flags(VcpuFlags::SYSCALL32_MASKS_EVENTS, wanted.syscall32_disables_events != 0);
         pv.set_flags(VcpuFlags::SYSENTER_MASKS_EVENTS, wanted.sysenter_disables_events != 0);
-        Ok(Reply::Done)
-    })
+    };
+    Ok(while_off(request, &target, set).map_or(Reply::Again, |()| Reply::Done))
 }

@@ -71,7 +71,8 @@ pub(crate) fn describe<P: Platform>(hv: &Hypervisor<P>, domain: &Domain<P>) -> X
         }
     }
     let (shut_down, dead, reason) = match *domain.lifecycle.lock() {
-        Lifecycle::Shutdown(reason) => (true, false, reason),
+        // Until all its vCPUs have stopped it is shutting down, as in Xen.
+        Lifecycle::Shutdown(reason) if hv.is_settled(domain) => (true, false, reason),
         Lifecycle::Dead => (false, true, NO_REASON),
         _ => (false, false, NO_REASON),
     };

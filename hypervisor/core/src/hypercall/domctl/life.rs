@@ -96,13 +96,9 @@ pub(super) fn pause<P: Platform>(request: &Request<'_, P>, domain: &Arc<Domain<P
     if request.is_self(domain) {
         return Err(Errno::EINVAL);
     }
-    let hv = request.cx.hv;
-    hv.pause_domain(domain)?;
-    if hv.await_stillness(domain) {
-        return Ok(Reply::Done);
-    }
-    hv.unpause_domain(domain)?;
-    Ok(Reply::Again)
+    let caller = (request.cx.domain.id, request.cx.vcpu.id);
+    let still = request.cx.hv.pause_domain_and_wait(domain, caller)?;
+    Ok(if still { Reply::Done } else { Reply::Again })
 }
 
 /// `XEN_DOMCTL_unpausedomain`.

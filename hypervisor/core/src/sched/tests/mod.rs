@@ -4,6 +4,7 @@ mod naps;
 mod orders;
 mod policy;
 mod random;
+mod walks;
 
 use super::*;
 use crate::Hypervisor;
@@ -109,6 +110,7 @@ impl Sim {
                 return;
             }
             for (cpu, work) in raised {
+                self.serve_timers(cpu, work);
                 if work.contains(Work::RESCHEDULE) {
                     self.reschedule(cpu.0 as usize);
                 }
@@ -422,7 +424,7 @@ fn poll() {
     GuestPtr::from(at).write(&sim.hv, &0xffff_ffff).unwrap();
     assert_eq!(poll(&sim, 1, 0), Err(Errno::EINVAL));
     assert!(vcpu.vcpu().sched.runnable());
-    assert_eq!(sim.hv.sched.pollers.load(SeqCst), 0);
+    assert_eq!(sim.domain.sched.pollers.load(SeqCst), 0);
     let port = sim.hv.bind_ipi(&sim.domain, VcpuId(0)).unwrap();
     GuestPtr::from(at).write(&sim.hv, &port.0).unwrap();
     assert_eq!(poll(&sim, 1, 0), Ok(()));
@@ -434,7 +436,7 @@ fn poll() {
     sim.hv.wake_pollers(&sim.domain, port);
     sim.settle();
     assert_eq!(sim.running(), [Some(0)]);
-    assert_eq!(sim.hv.sched.pollers.load(SeqCst), 0);
+    assert_eq!(sim.domain.sched.pollers.load(SeqCst), 0);
     // Its time comes.
     let deadline = sim.hv.platform.time.load(SeqCst) + 3_000_000;
     assert_eq!(poll(&sim, 1, deadline), Ok(()));

@@ -41,8 +41,7 @@ struct World {
 impl World {
     /// A vCPU that is up and at this place of CPU 0.
     fn new(place: Place, info: u64) -> Arc<Self> {
-        let words = VcpuWords::new(AtomicU32::new);
-        words.take(Reasons::DOWN);
+        let words = VcpuWords::new(AtomicU32::new, Reasons::empty());
         words.set_place(place);
         let queued = Mutex::new((place == Place::Waiting).into());
         let [info, pending, taken] = [info, 0, 0].map(AtomicU64::new);

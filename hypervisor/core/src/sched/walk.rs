@@ -1,0 +1,305 @@
+//! What concerns all vCPUs of a domain, done in steps.
+//!
+//! A domain may have thousands of vCPUs, and an event that many of them poll, the next budget of a domain with a cap, a pause or the
+//! end of a domain concern every one. Nothing of that is done in one go. It is asked for, and a *walk* visits the vCPUs of the domain in
+//! a circle and does for each what it is owed:
+//!
+//! - [`Task::Wake`]: it is woken if it polls the port, or any port where events at several ports were asked for meanwhile;
+//! - [`Task::Uncap`]: it loses [`Reasons::CAPPED`];
+//! - [`Task::Settle`]: [`Reasons::STOPPED`] and [`Reasons::PAUSED`] of it become what the domain says at the time of the visit. So it does
+//!   not matter in which order the domain was stopped, resumed, paused: the last word counts, and nothing of an earlier walk is left.
+//!
+//! What is asked for is owed to all vCPUs, those included that the walk just visited. A walk that asks again and again starts nothing anew:
+//! the next vCPU is always the one after the last visited, so that each has its turn.
+//!
+//! A step visits some vCPUs under the lock of the walk, which is taken after all locks but those of the scheduler and the timers. Who asks
+//! makes one step, or all of them where it holds no lock and its CPU has no other work. What is left is done by its CPU in
+//! [`Hypervisor::run_timers`], a step at a time. Of a domain of few vCPUs nothing is ever left.
+
+use super::Reasons;
+use crate::Hypervisor;
+use crate::domain::{Domain, Vcpu, VcpuRef};
+use crate::ids::{CpuId, DomId, Port, VcpuId};
+use crate::platform::{Platform, Work};
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
+use spin::Mutex;
+
+/// vCPUs that a step looks at, where nothing is to be done for them.
+const STEP: usize = 256;
+/// vCPUs that a step wakes or stops: each costs some hundred instructions, and more where queues are long.
+pub(crate) const CHANGES: usize = 16;
+
+/// What is owed to vCPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Wake = 0,
+    Uncap = 1,
+    Settle = 2,
+}
+
+/// A caller whose pause of the domain was counted and who waits for its vCPUs to leave their CPUs.
+struct Waiter {
+    caller: (DomId, VcpuId),
+    /// vCPUs below this one were seen off.
+    off: usize,
+}
+
+/// The walk of a domain.
+pub(crate) struct Walk {
+    /// The vCPU that is visited next.
+    next: usize,
+    /// By [`Task`]: to how many vCPUs, from that one on, it is owed.
+    owed: [usize; 3],
+    /// The port whose pollers are to be woken; `None`: all pollers.
+    port: Option<Port>,
+    /// The domain ended, and nobody was told: it is to be settled first.
+    untold: bool,
+    /// A CPU has it in its list.
+    listed: bool,
+    waiters: Vec<Waiter>,
+}
+
+impl Walk {
+    /// Nothing is owed.
+    pub const fn new() -> Self {
+        Self { next: 0, owed: [0; 3], port: None, untold: false, listed: false, waiters: Vec::new() }
+    }
+
+    fn owes(&self, task: Task) -> bool {
+        self.owed[task as usize] != 0
+    }
+
+    fn is_over(&self) -> bool {
+        self.owed == [0; 3] && !self.untold
+    }
+
+    /// The walk goes from one vCPU to the next, of `all`.
+    fn advance(&mut self, all: usize) {
+        self.next = if self.next + 1 < all { self.next + 1 } else { 0 };
+        self.owed.iter_mut().for_each(|owed| *owed = owed.saturating_sub(1));
+    }
+}
+
+/// The walks that a CPU goes on with.
+pub(super) struct Walks<P: Platform> {
+    list: Mutex<VecDeque<Arc<Domain<P>>>>,
+    /// How many they are.
+    count: AtomicU32,
+}
+
+impl<P: Platform> Walks<P> {
+    pub fn new() -> Self {
+        Self { list: Mutex::new(VecDeque::new()), count: AtomicU32::new(0) }
+    }
+
+    fn push(&self, domain: Arc<Domain<P>>) {
+        let mut list = self.list.lock();
+        list.push_back(domain);
+        self.count.store(u32::try_from(list.len()).unwrap_or(u32::MAX), Ordering::SeqCst);
+    }
+
+    fn pop(&self) -> Option<Arc<Domain<P>>> {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        let mut list = self.list.lock();
+        let first = list.pop_front();
+        self.count.store(u32::try_from(list.len()).unwrap_or(u32::MAX), Ordering::SeqCst);
+        first
+    }
+}
+
+/// Who makes a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// A sender of an event, with ports locked.
+    Sender,
+    /// A CPU that holds no lock.
+    Free,
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Wakes the vCPUs of a domain that poll this port, in one step; if there are more, this CPU goes on with it later.
+    pub(super) fn wake_pollers_of(&self, domain: &Arc<Domain<P>>, port: Port) {
+        {
+            let mut walk = domain.walk.lock();
+            // Two ports at a time are all ports: a poll may end early, but must not miss its event.
+            let only = !walk.owes(Task::Wake) || walk.port == Some(port);
+            walk.port = only.then_some(port);
+            walk.owed[Task::Wake as usize] = domain.vcpus.len();
+        }
+        if !self.walk_some(domain, By::Sender) {
+            self.walk_later(domain);
+        }
+    }
+
+    /// Lets the vCPUs of a domain go on that were found without a budget, from the next service of this CPU's timers on.
+    pub(super) fn uncap(&self, domain: &Arc<Domain<P>>) {
+        domain.walk.lock().owed[Task::Uncap as usize] = domain.vcpus.len();
+        self.walk_later(domain);
+    }
+
+    /// Notes that what the domain says of its vCPUs has changed; `ended`: it was running, and others are to hear of its end. The
+    /// domain's lifecycle is locked. [`Hypervisor::settle`] follows.
+    pub(crate) fn ask_to_settle(&self, domain: &Domain<P>, ended: bool) {
+        let mut walk = domain.walk.lock();
+        walk.owed[Task::Settle as usize] = domain.vcpus.len();
+        walk.untold |= ended;
+    }
+
+    /// Does for all vCPUs of a domain what they are owed: now, as far as this CPU has no other work. The caller holds no lock.
+    pub(crate) fn settle(&self, domain: &Arc<Domain<P>>) {
+        while !self.walk_some(domain, By::Free) {
+            if self.platform.work_pending() {
+                return self.walk_later(domain);
+            }
+        }
+    }
+
+    /// Goes on with that for a step. Answers whether all vCPUs do as the domain says.
+    pub(crate) fn settle_some(&self, domain: &Arc<Domain<P>>) -> bool {
+        self.walk_some(domain, By::Free) || self.is_settled(domain)
+    }
+
+    /// Whether all vCPUs of a domain do as the domain says.
+    pub(crate) fn is_settled(&self, domain: &Domain<P>) -> bool {
+        !domain.walk.lock().owes(Task::Settle)
+    }
+
+    /// Whether this caller's pause of the domain was counted before, and is not complete.
+    pub(crate) fn waits_for_stillness(&self, domain: &Domain<P>, caller: (DomId, VcpuId)) -> bool {
+        domain.walk.lock().waiters.iter().any(|waiter| waiter.caller == caller)
+    }
+
+    /// This caller's pause of the domain was counted, and is not complete.
+    pub(crate) fn begin_to_wait(&self, domain: &Domain<P>, caller: (DomId, VcpuId)) {
+        domain.walk.lock().waiters.push(Waiter { caller, off: 0 });
+    }
+
+    /// Waits a moment for the vCPUs of a domain that the caller pauses to leave their CPUs; answers whether they have. If not, the
+    /// caller's pause counts as incomplete ([`Hypervisor::waits_for_stillness`]), and it asks again when its CPU has done other work.
+    pub(crate) fn await_stillness(&self, domain: &Arc<Domain<P>>, caller: (DomId, VcpuId)) -> bool {
+        if !self.is_settled(domain) {
+            self.settle(domain);
+            if !self.is_settled(domain) {
+                return false;
+            }
+        }
+        let place = |walk: &Walk| walk.waiters.iter().position(|waiter| waiter.caller == caller);
+        let first = {
+            let walk = domain.walk.lock();
+            place(&walk).map_or(0, |place| walk.waiters[place].off)
+        };
+        let mut off = first;
+        while let Some(vcpu) = domain.vcpus.get(off) {
+            let other_work = off != first && off.is_multiple_of(STEP) && self.platform.work_pending();
+            if other_work || !self.await_off(vcpu) {
+                break;
+            }
+            off += 1;
+        }
+        let mut walk = domain.walk.lock();
+        let still = off == domain.vcpus.len();
+        match place(&walk) {
+            Some(place) if still => drop(walk.waiters.swap_remove(place)),
+            Some(place) => walk.waiters[place].off = off,
+            None => {}
+        }
+        still
+    }
+
+    /// This CPU goes on with a walk when it serves its timers, unless another one does.
+    fn walk_later(&self, domain: &Arc<Domain<P>>) {
+        if !core::mem::replace(&mut domain.walk.lock().listed, true) {
+            let cpu = self.platform.this_cpu();
+            self.sched.queue(cpu).walks.push(domain.clone());
+            self.platform.raise_work(cpu, Work::TIMER);
+        }
+    }
+
+    /// Goes on with the walks of this CPU, for one step.
+    pub(crate) fn walk_on(&self) {
+        let cpu = self.platform.this_cpu();
+        let walks = &self.sched.queue(cpu).walks;
+        let Some(domain) = walks.pop() else { return };
+        self.walk_some(&domain, By::Free);
+        let goes_on = {
+            let mut walk = domain.walk.lock();
+            walk.listed = !walk.is_over();
+            walk.listed
+        };
+        if goes_on {
+            walks.push(domain);
+        }
+        if walks.count.load(Ordering::SeqCst) != 0 {
+            self.platform.raise_work(cpu, Work::TIMER);
+        }
+    }
+
+    /// The walks of a CPU that is gone become those of this one.
+    pub(super) fn adopt_walks(&self, cpu: CpuId) {
+        let here = self.platform.this_cpu();
+        while let Some(domain) = self.sched.queue(cpu).walks.pop() {
+            self.sched.queue(here).walks.push(domain);
+        }
+        self.platform.raise_work(here, Work::TIMER);
+    }
+
+    /// A step. Answers whether the walk is over.
+    fn walk_some(&self, domain: &Arc<Domain<P>>, by: By) -> bool {
+        let mut walk = domain.walk.lock();
+        self.stop_next(domain, &walk);
+        let mut effort = 0;
+        while effort < STEP && walk.owed != [0; 3] {
+            let Some(vcpu) = domain.vcpus.get(walk.next) else { break };
+            effort += if self.visit(domain, &walk, vcpu) { STEP / CHANGES } else { 1 };
+            walk.advance(domain.vcpus.len());
+        }
+        let ended = by == By::Free && !walk.owes(Task::Settle) && core::mem::take(&mut walk.untold);
+        let over = walk.is_over();
+        drop(walk);
+        if ended {
+            self.tell_of_end(domain);
+        }
+        over
+    }
+
+    /// Adds what keeps the vCPUs of the next step from running. Where one of them gives up its CPU for a vCPU that waits, it is not for
+    /// another one of these.
+    fn stop_next(&self, domain: &Domain<P>, walk: &Walk) {
+        let wanted = domain.reasons();
+        if walk.owes(Task::Settle) && !wanted.is_empty() {
+            let count = walk.owed[Task::Settle as usize].min(CHANGES);
+            let around = domain.vcpus.iter().cycle();
+            around.skip(walk.next).take(count).for_each(|vcpu| vcpu.sched.add(wanted));
+        }
+    }
+
+    /// Does for a vCPU what it is owed. Answers whether there was something to do.
+    fn visit(&self, domain: &Arc<Domain<P>>, walk: &Walk, vcpu: &Vcpu<P>) -> bool {
+        let sched = &vcpu.sched;
+        let mut gone = Reasons::empty();
+        let polls = || walk.port.map_or(sched.has(Reasons::POLLING), |port| sched.words.polls(port));
+        if walk.owes(Task::Wake) && polls() {
+            gone |= Reasons::BLOCKED;
+        }
+        if walk.owes(Task::Uncap) && sched.has(Reasons::CAPPED) {
+            gone |= Reasons::CAPPED;
+        }
+        let mut wanted = Reasons::empty();
+        if walk.owes(Task::Settle) {
+            wanted = domain.reasons();
+            gone |= sched.reasons() & (Reasons::STOPPED | Reasons::PAUSED) & !wanted;
+        }
+        if !wanted.is_empty() {
+            self.suspend(vcpu, wanted);
+        }
+        if !gone.is_empty() {
+            self.resume(&VcpuRef { domain: domain.clone(), id: vcpu.id }, gone);
+        }
+        !wanted.is_empty() || !gone.is_empty()
+    }
+}
