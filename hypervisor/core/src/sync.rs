@@ -84,7 +84,8 @@ macro_rules! word {
 word!(AtomicU64, u64);
 word!(AtomicU32, u32);
 
-/// `loom` orders accesses by acquire and release only, so that the one order of all of them is made by fences.
+/// `loom` orders accesses by acquire and release only, so that the one order of all of them is made by fences: beside each change, as the
+/// processor has them, and not beside reads, which may come before an older [`Word::put`] is seen.
 #[cfg(test)]
 mod checked {
     use super::Word;
@@ -101,7 +102,7 @@ mod checked {
         ($atomic:ty, $value:ty) => {
             impl Word<$value> for $atomic {
                 fn read(&self) -> $value {
-                    in_order(|| self.load(Ordering::SeqCst))
+                    self.load(Ordering::SeqCst)
                 }
 
                 fn put(&self, new: $value) {

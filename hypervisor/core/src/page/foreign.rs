@@ -11,7 +11,7 @@ use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::ids::{GuestVirt, MachineAddr, Mfn};
 use crate::platform::{GuestFrame, Platform};
-use core::sync::atomic::Ordering::{Acquire, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire};
 
 /// Which L1 entry of the calling domain is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl<P: Platform> Hypervisor<P> {
         let slot = &self.platform.words(GuestFrame::held(table))[index & 511];
         let answer = if t == PageType::L1 { change(slot.load(Acquire)) } else { Err(PageError::WrongType) };
         if let Ok((_, new)) = answer {
-            slot.store(new, Release);
+            slot.swap(new, AcqRel);
         }
         self.known_frame(table).unlock_table();
         answer.map(|(old, _)| old)

@@ -5,6 +5,14 @@
 //! conflicts with the old one once every CPU of its domain began a flush *after* that note. Guests flush so often by
 //! themselves (every switch of address spaces) that nearly all of these conflicts find nothing left to flush.
 //!
+//! That order is one of memory as well. A CPU counts its tick by an instruction that all others see before it goes on, then drops
+//! its translations, then reads entries anew. Who removes an entry makes the removal visible before the time is read: by an
+//! exchange ([`super::update::write`]), for a plain store may wait in the CPU while a later read is served, and a CPU that flushes in
+//! between would find the old entry again and look clean. So one of the two holds: the flush counted its tick after the
+//! time was read, and reads the entry after its removal; or the time that was read has the tick in it, and the CPU is not clean by it.
+//! Where a table goes with its entries, what named the table was removed like that before; where a frame becomes free, its last
+//! reference was dropped by such an instruction before the time is noted. No other fence is needed.
+//!
 //! The clock, the CPUs' notes and the time at which a frame became free have 64 bits: they never wrap. A type word has room for
 //! the lowest 25 bits of a time only ([`TlbClock::stamp`]). [`TlbClock::time_of`] completes such a stamp to the *latest* time
 //! that has these bits and is not in the future. The true time has these bits and is not in the future either, so the answer
@@ -126,6 +134,8 @@ impl<W: Word, const CPUS: usize> Clock<W, CPUS> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::pte::PRESENT;
+    use crate::page::update::{Write, write};
     use loom::sync::Arc;
     use loom::sync::atomic::AtomicU64 as Checked;
     use loom::thread;
@@ -269,7 +279,7 @@ mod tests {
             clock: Clock<Checked, 1>,
         }
         loom::model(|| {
-            let [entry, cached, now] = [1, 0, 1].map(Checked::new);
+            let [entry, cached, now] = [PRESENT, 0, 1].map(Checked::new);
             let clock = Clock { now, flushed: [Checked::new(0)], freed: Checked::new(0) };
             let world = Arc::new(World { entry, cached, clock });
             let guest = {
@@ -284,7 +294,7 @@ mod tests {
                 })
             };
             let World { entry, cached, clock } = &*world;
-            entry.exchange(0);
+            write(entry, PRESENT, 0, Write::Plain).expect("no comparison");
             let stamp = clock.stamp();
             if clock.is_clean(CpuId(0), clock.time_of(stamp)) {
                 assert_eq!(cached.read(), 0, "a stale translation");

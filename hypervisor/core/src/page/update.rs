@@ -15,8 +15,9 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{GuestVirt, Mfn};
 use crate::platform::{GuestFrame, Platform};
+use crate::sync::Word;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
 /// How the new value gets into the entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -204,21 +205,23 @@ impl<P: Platform> Hypervisor<P> {
     }
 }
 
-/// Writes an entry; answers the old value, with the ACCESSED and DIRTY bits of the last moment where that matters.
+/// Writes an entry; answers the old value, with the ACCESSED and DIRTY bits of the last moment where that matters. When a present
+/// entry goes, the new value is what every CPU finds before anything is read that comes after this ([`super::tlb`]).
 #[inline]
-fn write(slot: &AtomicU64, old: u64, new: u64, how: Write) -> Result<u64, UpdateError> {
+pub(super) fn write<W: Word>(slot: &W, old: u64, new: u64, how: Write) -> Result<u64, UpdateError> {
     match how {
-        Write::Plain => slot.store(new, Release),
+        Write::Plain if old & pte::PRESENT == 0 => slot.put(new),
+        Write::Plain => {
+            slot.exchange(new);
+        }
         Write::KeepAccessedDirty => {
             let mut seen = old;
-            while let Err(now) =
-                slot.compare_exchange_weak(seen, new | seen & (pte::ACCESSED | pte::DIRTY), AcqRel, Acquire)
-            {
+            while let Err(now) = slot.replace(seen, new | seen & (pte::ACCESSED | pte::DIRTY)) {
                 seen = now;
             }
         }
         Write::IfEqual(expected) => {
-            slot.compare_exchange(expected, new, AcqRel, Acquire).map_err(UpdateError::Differs)?;
+            slot.replace(expected, new).map_err(UpdateError::Differs)?;
         }
     }
     Ok(old)
