@@ -58,6 +58,8 @@ pub enum BuildError {
     CommandLineTooLong(usize),
     /// The hypervisor itself ran out of memory while it built the domain.
     OutOfMemory,
+    /// Frames were taken away from the domain while it was built.
+    FramesTaken,
     /// The page tables that were built did not pass their own checks.
     PageTablesRefused,
     /// Another part of the hypervisor refused.
@@ -101,6 +103,7 @@ impl fmt::Display for BuildError {
                 write!(f, "the kernel's command line has {length} bytes, at most 1023 can be passed")
             }
             Self::OutOfMemory => f.write_str("the hypervisor ran out of memory while it built the domain"),
+            Self::FramesTaken => f.write_str("frames were taken away from the domain while it was built"),
             Self::PageTablesRefused => f.write_str("the domain's page tables were refused by the page-type checks"),
             Self::Refused(errno) => write!(f, "the domain was refused with errno {}", errno.0),
         }

@@ -6,7 +6,7 @@
 use super::image::elf_file;
 use super::kernel::Kernel;
 use super::layout::Layout;
-use super::memory::{Extent, Memory};
+use super::memory::{Extent, Memory, list_entries};
 use super::start::{self, Rings};
 use super::tables::Tables;
 use super::{BuildError, DomainSource, Served};
@@ -25,8 +25,8 @@ const PAGE: u64 = 4096;
 const CLEARED: u64 = 16;
 /// Bytes that are copied in a step.
 const COPIED: u64 = 4 * PAGE;
-/// Pages of the list of frames that are written in a step.
-const LISTED: u64 = 2;
+/// Entries of the list of frames that are written in a step.
+const LISTED: u64 = 128;
 
 /// How far a domain is filled.
 pub struct Filling {
@@ -51,7 +51,7 @@ enum Stage {
     HypercallPage,
     /// Copying the RAM disk from this byte on.
     Initrd(u64),
-    /// The list of frames from this page of it on.
+    /// The list of frames from this entry of it on.
     FrameList(u64),
     StartInfo,
     Tables(Tables),
@@ -134,8 +134,9 @@ const MOST_ORDER: u32 = 8;
 impl<P: Platform> Step<'_, '_, P> {
     fn make(&self, filling: &mut Filling) -> Result<(), BuildError> {
         let stage = core::mem::replace(&mut filling.stage, Stage::Filled);
-        let mut memory = Memory::resume(self.hv, core::mem::take(&mut filling.extents));
+        let mut memory = Memory::resume(self.hv, self.domain, core::mem::take(&mut filling.extents));
         let next = self.next(stage, &mut memory, filling);
+        let next = if memory.is_whole() { next } else { Err(BuildError::FramesTaken) };
         filling.extents = memory.into_extents();
         filling.stage = next?;
         Ok(())
@@ -168,14 +169,14 @@ impl<P: Platform> Step<'_, '_, P> {
                     memory.copy(page * PAGE + done, &initrd[done as usize..end as usize]);
                     Stage::Initrd(end)
                 }
-                _ => Stage::FrameList(layout.p2m.start),
+                _ => Stage::FrameList(0),
             },
-            Stage::FrameList(page) if page < layout.p2m.end => {
-                let end = (page + LISTED).min(layout.p2m.end);
-                memory.write_p2m(&layout.p2m, page..end);
-                Stage::FrameList(end)
+            Stage::FrameList(entry) => {
+                let all = list_entries(&layout.p2m);
+                let end = (entry + LISTED).min(all);
+                memory.write_p2m(&layout.p2m, entry..end);
+                if end < all { Stage::FrameList(end) } else { Stage::StartInfo }
             }
-            Stage::FrameList(_) => Stage::StartInfo,
             Stage::StartInfo => {
                 let rings = self.offer_rings(memory, filling)?;
                 let source = DomainSource {

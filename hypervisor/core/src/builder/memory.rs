@@ -1,8 +1,12 @@
 //! The first domain's memory: how much, which frames, and writing to them before the domain runs.
 //!
 //! Frames come in as large blocks as there are, and everything that is done to each of them is done in one loop per
-//! block. They are not cleared: at boot no frame ever held anything of another domain. What the domain's builder writes to it
-//! owns exclusively, so relaxed stores are enough; the scheduler's lock publishes them to the CPU that runs the domain.
+//! block. They are not cleared: at boot no frame ever held anything of another domain. At boot the builder owns exclusively what it
+//! writes to, so relaxed stores are enough; the scheduler's lock publishes them to the CPU that runs the domain.
+//!
+//! A domain that is built again has neighbours that run, and a toolstack may take frames away from it, or use them as tables, at any
+//! moment. So a frame is written to with a reference to it as writable memory of the domain; where there is none to be had, nothing is
+//! written, and the domain is not built ([`Memory::is_whole`]).
 
 use super::BuildError;
 use crate::Hypervisor;
@@ -10,8 +14,10 @@ use crate::domain::Domain;
 use crate::ids::Mfn;
 use crate::mem::MAX_ORDER;
 use crate::options::Dom0Memory;
+use crate::page::PageType;
 use crate::platform::{FrameWords, GuestFrame, Platform, WORDS_PER_FRAME};
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,6 +40,11 @@ pub(super) fn dom0_pages(option: &Dom0Memory, free: u64) -> u64 {
     pages.min(free - (free / 16).min(LEAST_RESERVED))
 }
 
+/// Entries of the list of frames that is in these pages.
+pub(super) fn list_entries(list: &Range<u64>) -> u64 {
+    (list.end - list.start) * WORDS_PER_FRAME as u64
+}
+
 /// Consecutive pages of the domain in consecutive frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
@@ -49,17 +60,26 @@ pub(super) struct Extent {
 pub(super) struct Memory<'a, P: Platform> {
     hv: &'a Hypervisor<P>,
     extents: Vec<Extent>,
+    /// The domain, where others may take its frames away meanwhile.
+    owner: Option<&'a Domain<P>>,
+    /// Some of them were taken away.
+    lost: Cell<bool>,
 }
 
 impl<'a, P: Platform> Memory<'a, P> {
-    /// No memory yet.
+    /// No memory yet, of a domain that is alone in the machine.
     pub(super) fn new(hv: &'a Hypervisor<P>) -> Self {
-        Self { hv, extents: Vec::new() }
+        Self { hv, extents: Vec::new(), owner: None, lost: Cell::new(false) }
     }
 
-    /// The memory that [`Memory::into_extents`] left.
-    pub(super) fn resume(hv: &'a Hypervisor<P>, extents: Vec<Extent>) -> Self {
-        Self { hv, extents }
+    /// The memory that [`Memory::into_extents`] left, of a domain that others know.
+    pub(super) fn resume(hv: &'a Hypervisor<P>, owner: &'a Domain<P>, extents: Vec<Extent>) -> Self {
+        Self { hv, extents, owner: Some(owner), lost: Cell::new(false) }
+    }
+
+    /// Whether everything that was to be written was written.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.lost.get()
     }
 
     /// What there is of it, to go on later.
@@ -133,76 +153,109 @@ impl<'a, P: Platform> Memory<'a, P> {
         extent.frame.add(page - extent.page)
     }
 
-    /// The words of a frame.
-    pub(super) fn words_of(&self, frame: Mfn) -> &'a FrameWords {
-        self.hv.platform.frame_words(frame)
+    /// Does something to a frame's words while the frame is the domain's; `None` where it is not any more, or no memory to write to.
+    pub(super) fn with<R>(&self, frame: Mfn, work: impl FnOnce(&FrameWords) -> R) -> Option<R> {
+        let Some(owner) = self.owner else { return Some(work(self.hv.platform.frame_words(frame))) };
+        if self.hv.get_page_and_type(owner, frame, PageType::Writable).is_err() {
+            self.lost.set(true);
+            return None;
+        }
+        let answer = work(self.hv.platform.frame_words(frame));
+        self.hv.put_page_and_type(frame);
+        Some(answer)
     }
 
     /// Clears whole pages.
     pub(super) fn clear_pages(&self, pages: Range<u64>) {
         for extent in self.extents(pages) {
-            for n in 0..extent.count {
-                self.hv.platform.clear_frame(GuestFrame::held(extent.frame.add(n)));
+            for frame in (0..extent.count).map(|n| extent.frame.add(n)) {
+                self.with(frame, |_| self.hv.platform.clear_frame(GuestFrame::held(frame)));
             }
         }
     }
 
     /// Copies bytes to `at` (counted from the domain's first byte) on.
     pub(super) fn copy(&self, at: u64, mut data: &[u8]) {
-        for (words, bytes) in self.pieces(at, data.len() as u64) {
+        for (frame, bytes) in self.pieces(at, data.len() as u64) {
             let (now, later) = data.split_at(bytes.len());
             data = later;
-            if bytes.len() == WORDS_PER_FRAME * 8 {
-                copy_words(words, now);
-            } else {
-                copy_bytes(words, bytes.start, now);
-            }
+            self.with(frame, |words| {
+                if bytes.len() == WORDS_PER_FRAME * 8 {
+                    copy_words(words, now);
+                } else {
+                    copy_bytes(words, bytes.start, now);
+                }
+            });
         }
     }
 
     /// Clears `size` bytes at `at`.
     pub(super) fn clear(&self, at: u64, size: u64) {
         const ZEROES: [u8; 4096] = [0; 4096];
-        for (words, bytes) in self.pieces(at, size) {
-            if bytes.len() == WORDS_PER_FRAME * 8 {
-                fill(words, 0);
-            } else {
-                copy_bytes(words, bytes.start, &ZEROES[..bytes.len()]);
-            }
+        for (frame, bytes) in self.pieces(at, size) {
+            self.with(frame, |words| {
+                if bytes.len() == WORDS_PER_FRAME * 8 {
+                    fill(words, 0);
+                } else {
+                    copy_bytes(words, bytes.start, &ZEROES[..bytes.len()]);
+                }
+            });
         }
     }
 
-    /// Cuts a range of bytes at the borders of pages: each page's words and which of its bytes.
-    fn pieces(&self, at: u64, size: u64) -> impl Iterator<Item = (&'a FrameWords, Range<usize>)> + '_ {
+    /// Cuts a range of bytes at the borders of pages: each page's frame and which of its bytes.
+    fn pieces(&self, at: u64, size: u64) -> impl Iterator<Item = (Mfn, Range<usize>)> + '_ {
         let end = at + size;
         self.extents(at / PAGE..end.div_ceil(PAGE)).flat_map(move |extent| {
             (0..extent.count).map(move |n| {
                 let first = (extent.page + n) * PAGE;
                 let bytes = (at.max(first) - first) as usize..(end.min(first + PAGE) - first) as usize;
-                (self.words_of(extent.frame.add(n)), bytes)
+                (extent.frame.add(n), bytes)
             })
         })
     }
 
     /// Writes the frame of each of the domain's pages to the list of frames, which is in the pages `list`, and its page to the M2P
-    /// table: as far as the pages `part` of the list tell of them.
+    /// table: as far as the entries `part` of the list tell of them.
     pub(super) fn write_p2m(&self, list: &Range<u64>, part: Range<u64>) {
-        let (m2p, per_page) = (self.hv.platform.m2p(), WORDS_PER_FRAME as u64);
-        for target in self.extents(part) {
-            for n in 0..target.count {
-                let words = self.words_of(target.frame.add(n));
-                let first = (target.page + n - list.start) * per_page;
-                let mut filled = 0;
-                for extent in self.extents(first..first + per_page) {
-                    let (frame, count) = (extent.frame.0, extent.count as usize);
-                    let entries = &m2p[frame as usize..frame as usize + count];
-                    entries.iter().zip(extent.page..).for_each(|(m, page)| m.store(page, Ordering::Relaxed));
-                    let part = &words[filled..filled + count];
-                    part.iter().zip(frame..).for_each(|(w, frame)| w.store(frame, Ordering::Relaxed));
-                    filled += count;
-                }
-                // Behind the last page: no frame.
-                fill(&words[filled..], Mfn::INVALID.0);
+        let per_page = WORDS_PER_FRAME as u64;
+        let mut first = part.start;
+        while first < part.end {
+            let (page, index) = (first / per_page, (first % per_page) as usize);
+            let end = part.end.min((page + 1) * per_page);
+            let entries = index..index + (end - first) as usize;
+            self.with(self.frame(list.start + page), |words| self.list_frames(&words[entries], first));
+            first = end;
+        }
+    }
+
+    /// Does that for the pages from `first` on.
+    fn list_frames(&self, entries: &[AtomicU64], first: u64) {
+        let mut filled = 0;
+        for extent in self.extents(first..first + entries.len() as u64) {
+            let (frame, count) = (extent.frame.0, extent.count as usize);
+            self.name_frames(&extent);
+            let part = &entries[filled..filled + count];
+            part.iter().zip(frame..).for_each(|(w, frame)| w.store(frame, Ordering::Relaxed));
+            filled += count;
+        }
+        // Behind the last page: no frame.
+        fill(&entries[filled..], Mfn::INVALID.0);
+    }
+
+    /// Writes the pages of frames to the M2P table, as far as these are the domain's.
+    fn name_frames(&self, extent: &Extent) {
+        let first = extent.frame.0 as usize;
+        let entries = &self.hv.platform.m2p()[first..first + extent.count as usize];
+        for ((entry, page), frame) in entries.iter().zip(extent.page..).zip(extent.frame.0..) {
+            let held = self.owner.map(|owner| self.hv.get_page(owner.id, Mfn(frame)));
+            if held.is_some_and(|held| held.is_err()) {
+                self.lost.set(true);
+                continue;
+            }
+            entry.store(page, Ordering::Relaxed);
+            if self.owner.is_some() {
+                self.hv.put_page(Mfn(frame));
             }
         }
     }

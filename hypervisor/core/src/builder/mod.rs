@@ -121,7 +121,7 @@ impl<P: Platform> Hypervisor<P> {
         drop(file);
         let available = memory::dom0_pages(option, self.frames.free_count() + memory.pages());
         memory.grow(domain, pages.min(available))?;
-        memory.write_p2m(&layout.p2m, layout.p2m.clone());
+        memory.write_p2m(&layout.p2m, 0..memory::list_entries(&layout.p2m));
         start::write_start_info(&memory, &layout, domain, source, None)?;
         let root = tables::build(&memory, &layout)?;
         self.load_root(domain, root)?;

@@ -74,16 +74,19 @@ impl Tables {
         }
         // The last page of all may be the last of the address space.
         let address = base.wrapping_add((page - pages.start) * PAGE);
-        let table = memory.words_of(self.l1_table(memory, address)?);
+        let table = self.l1_table(memory, address)?;
         let first = pte::index(address, 1);
         let count = (pages.end - page).min((L1_SPAN - address % L1_SPAN) / PAGE);
-        let mut entries = &table[first..first + count as usize];
-        for extent in memory.extents(page..page + count) {
-            let (now, later) = entries.split_at(extent.count as usize);
-            let frames = (extent.frame.addr().0 | bits..).step_by(PAGE as usize);
-            now.iter().zip(frames).for_each(|(entry, value)| entry.store(value, Relaxed));
-            entries = later;
-        }
+        let written = memory.with(table, |table| {
+            let mut entries = &table[first..first + count as usize];
+            for extent in memory.extents(page..page + count) {
+                let (now, later) = entries.split_at(extent.count as usize);
+                let frames = (extent.frame.addr().0 | bits..).step_by(PAGE as usize);
+                now.iter().zip(frames).for_each(|(entry, value)| entry.store(value, Relaxed));
+                entries = later;
+            }
+        });
+        written.ok_or(BuildError::FramesTaken)?;
         self.page = page + count;
         Ok(true)
     }
@@ -92,15 +95,18 @@ impl Tables {
     fn l1_table<P: Platform>(&mut self, memory: &Memory<'_, P>, address: u64) -> Result<Mfn, BuildError> {
         let mut table = self.root;
         for level in [4, 3, 2] {
-            let entry = &memory.words_of(table)[pte::index(address, level)];
-            table = match entry.load(Relaxed) {
-                0 => {
-                    let frame = memory.frame(self.unused.next().ok_or(BuildError::LayoutTooLarge)?);
-                    entry.store(frame.addr().0 | UPPER, Relaxed);
-                    frame
-                }
-                old => pte::frame_of(old),
-            };
+            let next = memory.with(table, |words| {
+                let entry = &words[pte::index(address, level)];
+                Ok(match entry.load(Relaxed) {
+                    0 => {
+                        let frame = memory.frame(self.unused.next().ok_or(BuildError::LayoutTooLarge)?);
+                        entry.store(frame.addr().0 | UPPER, Relaxed);
+                        frame
+                    }
+                    old => pte::frame_of(old),
+                })
+            });
+            table = next.unwrap_or(Err(BuildError::FramesTaken))?;
         }
         Ok(table)
     }

@@ -3,7 +3,9 @@
 use super::*;
 use crate::description::Descriptions;
 use crate::event::slot::Binding;
+use crate::ids::Mfn;
 use crate::mock::{self, MockPlatform};
+use crate::platform::GuestFrame;
 use core::sync::atomic::Ordering::SeqCst;
 use std::format;
 use std::string::String;
@@ -294,4 +296,48 @@ fn a_restart_is_built_in_steps() {
     (0..20).for_each(|_| pass(&hv, 11));
     assert!(hv.domains.get(DomId(1)).is_none(), "its description does not say \"always\"");
     assert_eq!(hv.accounts().free_frames, free + 2049);
+}
+
+/// A toolstack takes frames away from a domain that is being built again: they were written to all the same, whatever they had become.
+#[test]
+fn frames_that_were_taken_are_not_written() {
+    const OTHER: u64 = 0x5ec2_e75e_c2e7;
+    let mut half_built = 0;
+    // Its memory is taken, cleared, loaded, listed; the tables are written, and checked.
+    for passes in [4, 12, 100, 138, 140, 144, 150, 158, 162, 165, 168, 171] {
+        let hv = started(TWO);
+        hv.shutdown_domain(&domain(&hv, 1), SHUTDOWN_REBOOT);
+        pass(&hv, 0);
+        hv.platform.preempt_every.store(1, SeqCst);
+        (0..passes).for_each(|_| pass(&hv, 11));
+        let half = domain(&hv, 1);
+        if half.vcpus[0].sched.runnable() {
+            continue;
+        }
+        half_built += 1;
+        let owner = |mfn: &Mfn| hv.platform.frame_table()[mfn.0 as usize].owner();
+        let owned: Vec<Mfn> = (0..8192).map(Mfn).filter(|mfn| owner(mfn) == Some(half.id)).collect();
+        for mfn in &owned {
+            let _ = hv.remove_domain_page(&half, *mfn);
+        }
+        let taken: Vec<Mfn> = owned.into_iter().filter(|mfn| owner(mfn).is_none()).collect();
+        assert!(taken.len() > 100, "{passes}: {}", taken.len());
+        while hv.alloc_frames(0).is_some() {}
+        let m2p = |mfn: &Mfn| &hv.platform.m2p()[mfn.0 as usize];
+        let words = |mfn: &Mfn| hv.platform.words(GuestFrame::held(*mfn));
+        for mfn in &taken {
+            m2p(mfn).store(OTHER, SeqCst);
+            words(mfn).iter().for_each(|word| word.store(OTHER, SeqCst));
+        }
+        (0..200).for_each(|_| pass(&hv, 11));
+        for mfn in &taken {
+            assert_eq!(m2p(mfn).load(SeqCst), OTHER, "{mfn:?} after {passes} passes");
+            assert!(
+                words(mfn).iter().all(|word| word.load(SeqCst) == OTHER),
+                "{mfn:?} after {passes} passes"
+            );
+        }
+        assert!(hv.domains.get(DomId(1)).is_none(), "it cannot be built");
+    }
+    assert!(half_built > 8, "{half_built}");
 }
