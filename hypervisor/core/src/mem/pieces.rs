@@ -4,13 +4,17 @@
 //! become the domain's, a few at a time. When the CPU has other work in between, what there is so far stays with the domain
 //! ([`Growing`], [`Trade`]) until the hypercall, made again, goes on with it. A guest that never makes it again keeps the frames that
 //! are its own already; the others go back when it makes too many such calls, or ends.
+//!
+//! While an exchange is made, its domain has both the old frames and the new ones. For one exchange at a time that is beyond its
+//! account: a domain that has all the memory that it may have can exchange. Further ones at the same time are booked.
 
-use super::MAX_ORDER;
+use super::{MAX_ORDER, Reservation};
 use crate::Hypervisor;
 use crate::domain::{Domain, Restart};
 use crate::ids::Mfn;
 use crate::platform::{GuestFrame, Platform};
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::SeqCst;
 use xen_abi::errno::Errno;
 
 /// log2 of the frames between two looks for other work.
@@ -60,6 +64,8 @@ pub(crate) struct Trade {
     pub phase: Phase,
     /// Why it is undone, or what went wrong where nothing could be undone any more.
     pub refused: Option<Errno>,
+    /// Frames by which the domain's account is charged for it; 0 for the one exchange that is not.
+    pub booked: u64,
 }
 
 /// What is done next of a [`Trade`].
@@ -271,17 +277,19 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// The exchange with this key, and of this shape, that the domain has, or a new one.
+    /// The exchange with this key, of this shape and so many frames, that the domain has, or a new one.
     ///
     /// # Errors
-    /// [`Restart`] while exchanges that nobody goes on with are brought to an end.
+    /// [`Restart`] while there are other exchanges of the domain, and no more can be made at a time: those that are not gone on with
+    /// are brought to an end.
     pub(crate) fn find_trade(
         &self,
         domain: &Domain<P>,
         key: (u64, u64),
         (old_order, order): (u32, u32),
+        frames: u64,
     ) -> Result<Trade, Restart> {
-        let (known, oldest) = {
+        let (known, oldest, booked) = {
             let mut all = domain.pages.trades.lock();
             let known = all
                 .iter()
@@ -289,17 +297,33 @@ impl<P: Platform> Hypervisor<P> {
             let known = known.map(|n| all.swap_remove(n));
             // Each vCPU can make one at a time; more are of guests that do not go on. What they hold of free memory is bounded.
             let full = known.is_none() && all.len() >= domain.vcpus.len().min(MOST_TRADES);
+            let booked = if known.is_some() || full { None } else { book_trade(&domain.pages, frames) };
+            let over = known.is_none() && booked.is_none() && !all.is_empty();
             // One that changed nothing yet is merely begun anew.
             let undone = all.iter().position(|trade| trade.phase != Phase::Give).unwrap_or(0);
-            (known, full.then(|| all.remove(undone)))
+            (known, over.then(|| all.remove(undone)), booked)
         };
-        if let Some(mut oldest) = oldest
-            && self.settle_trade(domain, &mut oldest).is_err()
-        {
-            domain.pages.trades.lock().insert(0, oldest);
-            return Err(Restart);
+        if let Some(mut oldest) = oldest {
+            if self.settle_trade(domain, &mut oldest).is_err() {
+                domain.pages.trades.lock().insert(0, oldest);
+                return Err(Restart);
+            }
+            self.end_trade(domain, &oldest);
         }
-        Ok(known.unwrap_or_else(|| Trade { key, old_order, order, ..Trade::default() }))
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        // Where it fails other vCPUs are making theirs at this moment.
+        let booked = booked.or_else(|| book_trade(&domain.pages, frames)).ok_or(Restart)?;
+        Ok(Trade { key, old_order, order, booked, ..Trade::default() })
+    }
+
+    /// An exchange is over: all of its frames are the domain's, or nobody's.
+    pub(crate) fn end_trade(&self, domain: &Domain<P>, trade: &Trade) {
+        match trade.booked {
+            0 => domain.pages.trades_beyond.store(false, SeqCst),
+            booked => domain.pages.shrink(booked),
+        }
     }
 
     /// In teardown: ends everything that was begun here for a domain.
@@ -319,6 +343,15 @@ impl<P: Platform> Hypervisor<P> {
                 domain.pages.trades.lock().push(trade);
                 return Err(Restart);
             }
+            self.end_trade(domain, &trade);
         }
     }
+}
+
+/// Charges a domain's account for the new frames of an exchange: 0 frames for the only one. `None`: it may not have so many more.
+fn book_trade(pages: &Reservation, frames: u64) -> Option<u64> {
+    if !pages.trades_beyond.swap(true, SeqCst) {
+        return Some(0);
+    }
+    pages.try_grow(frames).then_some(frames)
 }

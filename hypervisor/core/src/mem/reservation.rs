@@ -40,6 +40,8 @@ pub struct Reservation {
     pub(crate) growing: Mutex<Vec<Growing>>,
     /// Exchanges of which not all steps are done, oldest first.
     pub(crate) trades: Mutex<Vec<Trade>>,
+    /// One exchange that is being made is not booked.
+    pub(crate) trades_beyond: AtomicBool,
     /// How far the teardown got.
     pub(crate) teardown: Mutex<Teardown>,
 }
@@ -61,6 +63,7 @@ impl Reservation {
             memory_map: Mutex::new(Vec::new()),
             growing: Mutex::new(Vec::new()),
             trades: Mutex::new(Vec::new()),
+            trades_beyond: AtomicBool::new(false),
             teardown: Mutex::new(Teardown::new()),
         }
     }

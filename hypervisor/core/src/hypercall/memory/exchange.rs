@@ -104,12 +104,15 @@ const PIECE: usize = 16;
 impl<P: Platform> Chunks<'_, P> {
     /// Exchanges chunk `i` of the request at `arg`. After an error before the point of no return everything is as it was.
     fn exchange(&self, i: u64, arg: u64) -> Result<(), Failure> {
-        let pages = &self.who.pages;
-        let mut trade =
-            self.cx.hv.find_trade(&self.who, (arg, i), (self.from.extent_order, self.to.extent_order))?;
+        let (hv, pages) = (self.cx.hv, &self.who.pages);
+        let orders = (self.from.extent_order, self.to.extent_order);
+        let frames = 1 << (self.in_order + self.from.extent_order);
+        let mut trade = hv.find_trade(&self.who, (arg, i), orders, frames)?;
         let answer = self.go_on(i, &mut trade);
         if answer == Err(Failure::Restart) {
             pages.trades.lock().push(trade);
+        } else {
+            hv.end_trade(&self.who, &trade);
         }
         answer
     }

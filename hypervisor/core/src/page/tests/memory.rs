@@ -456,3 +456,45 @@ fn an_exchange_whose_request_changes_is_another_one() {
     }
     assert!(resumed > 30, "{resumed}");
 }
+
+/// The new frames of exchanges that were left counted for no domain: eight times 2 MiB of a domain of any size. One at a time may be
+/// beyond what the domain may have.
+#[test]
+fn exchanges_that_are_left_are_accounted() {
+    for (room, beyond) in [(0, 512), (600, 512), (512 * 9, 512)] {
+        let g = Guest::with_vcpus(12_000, 8);
+        let pages: Vec<u64> = (0..512).map(|_| g.page().0).collect();
+        let (many, one) = (g.put_at(0x4000, &pages), g.put_at(0x3000, &[0x7000u64]));
+        let extents = |at: u64, nr_extents, extent_order| XenMemoryReservation {
+            extent_start: at.into(),
+            nr_extents,
+            extent_order,
+            domid: DOMID_SELF,
+            ..Default::default()
+        };
+        let exchange =
+            XenMemoryExchange { in_: extents(many, 512, 0), out: extents(one, 1, 9), nr_exchanged: 0 };
+        g.domain.pages.set_max(512 + room);
+        let free = g.hv.frames.free_count();
+        g.hv.platform.preempt_every.store(1, Relaxed);
+        for request in 0..8 {
+            let at = g.put_at(0x1000 + request * 0x100, exchange.as_bytes());
+            let args = [u64::from(XENMEM_EXCHANGE), at, 0, 0, 0, 0];
+            for _ in 0..3 {
+                assert!(matches!(memory_op(g.cx(), &args, &mut Regs::default()), Outcome::Again(_)));
+            }
+            let held = free - g.hv.frames.free_count();
+            assert!(held <= room + beyond, "{held} frames with {room} to have");
+            assert!(g.domain.pages.current() + beyond >= 512 + held, "{held} frames are not accounted");
+            assert!(g.domain.pages.current() <= 512 + room);
+        }
+        // The last one comes to its end.
+        let args = [u64::from(XENMEM_EXCHANGE), g.put_at(0x1700, exchange.as_bytes()), 0, 0, 0, 0];
+        let call = |_| memory_op(g.cx(), &args, &mut Regs::default());
+        let ended = (0..super::PATIENCE).map(call).find(|outcome| !matches!(outcome, Outcome::Again(_)));
+        assert_eq!(ended, Some(Outcome::Done(0)));
+        while g.hv.release_domain_pages(&g.domain).is_err() {}
+        assert_eq!((g.domain.pages.current(), g.hv.frames.free_count()), (0, free + 512));
+        check(&g, &BTreeSet::new());
+    }
+}

@@ -46,8 +46,12 @@ struct Guest {
 impl Guest {
     /// A machine with `frames` frames; the domain owns none and may have all.
     fn new(frames: usize) -> Self {
+        Self::with_vcpus(frames, 2)
+    }
+
+    fn with_vcpus(frames: usize, vcpus: u32) -> Self {
         let hv = hypervisor(frames);
-        let domain = domain(&hv, 0, 2, frames as u64);
+        let domain = domain(&hv, 0, vcpus, frames as u64);
         Self { hv, domain }
     }
 
