@@ -9,6 +9,9 @@
 //!   hands level-triggered interrupts over masked; the last acknowledgement unmasks.
 //! - A guest of a line that may be shared owes its acknowledgement for [`ACKNOWLEDGEMENT_TIME`] only, as in Xen: then the line may
 //!   signal again, whether the guest has served it or not. The CPU that took the interrupt sees to that.
+//! - A level-triggered line signals [`MOST_IN_BURST`] times in [`BURST_TIME`] at most: a guest may acknowledge without having its device
+//!   fall silent, and the line would signal at once for ever, on a CPU that others have a share of. It stays masked for the rest of the
+//!   time then, as an overdue one does, and as Xen does it (`irq_ratelimit=`).
 //! - A domain's `DomainEvents::pirqs` has exactly its numbers of `mappings`, so that a free number is found without a look at each
 //!   mapping. It changes with the table's lock held.
 //! - The table's lock is the innermost one of the event channels; no event is sent while it is held.
@@ -37,6 +40,10 @@ const MSI_PIRQS: u32 = 1024;
 const GUEST_MSI_PIRQS: u32 = 32;
 /// How long the guests of a shared line are waited for, in nanoseconds.
 const ACKNOWLEDGEMENT_TIME: u64 = 1_000_000;
+/// Most interrupts of a level-triggered line in [`BURST_TIME`].
+const MOST_IN_BURST: u32 = 64;
+/// See [`MOST_IN_BURST`]; in nanoseconds.
+const BURST_TIME: u64 = 1_000_000;
 /// Pirqs that a teardown takes away before it looks for other work.
 const RELEASE_STEP: usize = 32;
 /// IOAPIC lines below this are the ISA bus's: edge-triggered and active high unless ACPI or a guest says otherwise.
@@ -54,8 +61,11 @@ pub(super) struct PirqState {
     pub mappings: BTreeMap<(DomId, u32), Mapping>,
     /// The guests of each interrupt of the machine that has any.
     lines: BTreeMap<Pirq, Sharers>,
-    /// Lines that may be shared and wait for an acknowledgement, and when they signal again without it.
+    /// Lines that wait, those that may be shared for an acknowledgement, others because they came too often; and when they signal again
+    /// in any case.
     waiting: Vec<(Pirq, Nanos)>,
+    /// How often level-triggered lines came, and since when that is counted.
+    bursts: Vec<(Pirq, Nanos, u32)>,
     /// IOAPIC lines whose trigger mode was set.
     pub routed: BTreeSet<u32>,
     /// Pages in which domains look up which of their pirqs need an acknowledgement.
@@ -128,6 +138,7 @@ impl<P: Platform> PirqTable<P> {
                 mappings: BTreeMap::new(),
                 lines: BTreeMap::new(),
                 waiting: Vec::new(),
+                bursts: Vec::new(),
                 routed: BTreeSet::new(),
                 eoi_maps: BTreeMap::new(),
             }),
@@ -175,11 +186,36 @@ impl PirqState {
         let Some(until) = wait_until.filter(|_| line.shared && line.owing != 0) else {
             return (targets, false);
         };
+        self.wait(irq, until);
+        (targets, true)
+    }
+
+    fn wait(&mut self, irq: Pirq, until: Nanos) {
         match self.waiting.iter_mut().find(|(waiting, _)| *waiting == irq) {
             Some((_, at)) => *at = until,
             None => self.waiting.push((irq, until)),
         }
-        (targets, true)
+    }
+
+    /// Counts an interrupt of a level-triggered line.
+    fn note_burst(&mut self, irq: Pirq, now: Nanos) {
+        match self.bursts.iter_mut().find(|(counted, ..)| *counted == irq) {
+            Some((_, since, count)) if now.0 < since.0.saturating_add(BURST_TIME) => *count += 1,
+            Some(burst) => *burst = (irq, now, 1),
+            None => self.bursts.push((irq, now, 1)),
+        }
+    }
+
+    /// A line may signal again, as far as its guests are concerned. Answers when, if it came too often to do so now.
+    fn unmask<P: Platform>(&mut self, platform: &P, irq: Pirq) -> Option<Nanos> {
+        let burst = self.bursts.iter().find(|(counted, _, count)| *counted == irq && *count >= MOST_IN_BURST);
+        let end = burst.map(|(_, since, _)| Nanos(since.0.saturating_add(BURST_TIME)));
+        let later = end.filter(|end| platform.now() < *end);
+        match later {
+            Some(end) => self.wait(irq, end),
+            None => platform.irq_unmask(irq),
+        }
+        later
     }
 
     /// Lines whose guests had their time by `now` may signal again. Answers when the next line is overdue.
@@ -248,6 +284,7 @@ impl PirqState {
         line.guests.retain(|other| *other != guest);
         if line.guests.is_empty() {
             self.lines.remove(&irq);
+            self.waiting.retain(|(waiting, _)| *waiting != irq);
             platform.irq_mask(irq);
         } else if let Some(irq) = ready {
             platform.irq_unmask(irq);
@@ -286,7 +323,13 @@ impl<P: Platform> Hypervisor<P> {
             };
             let level = self.platform.irq_needs_eoi(irq);
             let wait_until = level.then(|| Nanos(self.platform.now().0.saturating_add(ACKNOWLEDGEMENT_TIME)));
-            let (targets, waits) = self.pirqs.state.lock().arrived(irq, wait_until);
+            let (targets, waits) = {
+                let mut state = self.pirqs.state.lock();
+                if level {
+                    state.note_burst(irq, self.platform.now());
+                }
+                state.arrived(irq, wait_until)
+            };
             rearm |= wait_until.is_some_and(|at| waits && self.timers.expect_line(cpu, at));
             for target in targets.iter().flatten() {
                 // A domain that is not found is being torn down, which acknowledges for it.
@@ -303,7 +346,7 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Lets shared lines signal again whose guests had their time to acknowledge. Answers when the next line is overdue.
+    /// Lets lines signal again that waited long enough. Answers when the next line is due.
     pub(crate) fn end_waits_for_guests(&self, now: Nanos) -> Option<Nanos> {
         self.pirqs.state.lock().end_waits(&self.platform, now)
     }
@@ -345,9 +388,9 @@ impl<P: Platform> Hypervisor<P> {
             mapping.port = Some(port);
         }
         state.publish_eoi(&self.platform, guest, self.platform.irq_needs_eoi(irq));
-        if first {
-            self.platform.irq_unmask(irq);
-        }
+        let later = if first { state.unmask(&self.platform, irq) } else { None };
+        drop(state);
+        self.expect_line(later);
         Ok(())
     }
 
@@ -388,10 +431,17 @@ impl<P: Platform> Hypervisor<P> {
             let _ = self.unmask_event(domain, port);
         }
         let mut state = self.pirqs.state.lock();
-        if let Some(irq) = state.acknowledge(guest) {
-            self.platform.irq_unmask(irq);
-        }
+        let later = state.acknowledge(guest).and_then(|irq| state.unmask(&self.platform, irq));
+        drop(state);
+        self.expect_line(later);
         Ok(())
+    }
+
+    /// This CPU is to let a line signal again at this time, if there is one.
+    fn expect_line(&self, at: Option<Nanos>) {
+        if at.is_some_and(|at| self.timers.expect_line(self.platform.this_cpu(), at)) {
+            self.rearm_timer();
+        }
     }
 
     /// Takes every pirq as served whose port the guest has unmasked (`PHYSDEVOP_IRQ_UNMASK_NOTIFY`).

@@ -308,3 +308,48 @@ fn rights_come_first() {
     assert_eq!(hv.alloc_unbound(&d1, DomId(9), DomId(1)), Err(EventError::NoSuchDomain));
     assert_eq!(hv.alloc_unbound(&d0, SELF, DomId(1)), Err(EventError::NoPort));
 }
+
+/// A guest acknowledges a level-triggered line again and again, and its device never falls silent.
+#[test]
+fn a_line_that_nothing_silences_comes_a_limited_number_of_times() {
+    const MILLISECOND: u64 = 1_000_000;
+    let (hv, [d0, _]) = machine_with_irqs();
+    hv.setup_gsi(&d0, 19, LEVEL).unwrap();
+    hv.map_gsi(&d0, SELF, 19, WantedPirq::Exactly(19)).unwrap();
+    let port = hv.bind_pirq(&d0, 19, true).unwrap();
+    let storm = || {
+        let comes = |_: &u32| {
+            let comes = !is_masked(&hv, 19);
+            if comes {
+                hv.platform.time.fetch_add(10, Ordering::Relaxed);
+                arrive(&hv, 19);
+                hv.acknowledge_pirq(&d0, 19).unwrap();
+            }
+            comes
+        };
+        (0..1000).take_while(comes).count()
+    };
+    for _ in 0..3 {
+        let begin = hv.platform.now().0 + 10;
+        assert_eq!(storm(), 64);
+        assert_eq!(hv.platform.record.lock().unwrap().timer.map(|at| at.0), Some(begin + MILLISECOND));
+        // Neither an acknowledgement nor a new binding ends the wait.
+        hv.acknowledge_pirq(&d0, 19).unwrap();
+        hv.close_event(&d0, port).unwrap();
+        assert_eq!(hv.bind_pirq(&d0, 19, true), Ok(port));
+        assert!(is_masked(&hv, 19));
+        hv.platform.time.store(begin + MILLISECOND - 1, Ordering::Relaxed);
+        hv.run_timers();
+        assert!(is_masked(&hv, 19));
+        hv.platform.time.store(begin + MILLISECOND, Ordering::Relaxed);
+        hv.run_timers();
+        assert!(!is_masked(&hv, 19));
+    }
+    // A busy device is left alone.
+    for _ in 0..1000 {
+        hv.platform.time.fetch_add(MILLISECOND / 50, Ordering::Relaxed);
+        arrive(&hv, 19);
+        hv.acknowledge_pirq(&d0, 19).unwrap();
+        assert!(!is_masked(&hv, 19));
+    }
+}
