@@ -378,18 +378,19 @@ impl<'a, P: Platform> Updates<'a, P> {
         (done, None)
     }
 
-    #[inline]
+    #[inline(always)]
     fn serve(&mut self, request: &MmuUpdate) -> Result<(), Stop> {
-        match request.ptr & 7 {
+        let how = match request.ptr & 7 {
             // There is nothing to translate for PV domains.
-            MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_NO_TRANSLATE => self.update(request, Write::Plain),
-            MMU_PT_UPDATE_PRESERVE_AD => self.update(request, Write::KeepAccessedDirty),
-            MMU_MACHPHYS_UPDATE => self.set_m2p(request),
-            _ => Err(Stop::Refused(Errno::ENOSYS)),
-        }
+            MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_NO_TRANSLATE => Write::Plain,
+            MMU_PT_UPDATE_PRESERVE_AD => Write::KeepAccessedDirty,
+            MMU_MACHPHYS_UPDATE => return self.set_m2p(request),
+            _ => return Err(Stop::Refused(Errno::ENOSYS)),
+        };
+        self.update(request, how)
     }
 
-    #[inline]
+    #[inline(always)]
     fn update(&mut self, request: &MmuUpdate, how: Write) -> Result<(), Stop> {
         let (mfn, index) = (Mfn(request.ptr >> 12), (request.ptr as usize & 0xfff) >> 3);
         let t = match self.locked {
@@ -402,10 +403,12 @@ impl<'a, P: Platform> Updates<'a, P> {
         if t != PageType::L1 {
             return self.update_upper((mfn, t, index), request.val, how);
         }
-        let slot = &self.cx.hv.platform.words(GuestFrame::held(mfn))[index & 511];
-        Ok(self.cx.hv.update_l1(self.tables, &self.pages, slot, request.val, how)?)
+        let hv = self.cx.hv;
+        let slot = &hv.platform.words(GuestFrame::held(mfn))[index & 511];
+        Ok(hv.update_l1(self.tables, &self.pages, slot, request.val, how)?)
     }
 
+    #[inline(never)]
     fn update_upper(&mut self, place: (Mfn, PageType, usize), value: u64, how: Write) -> Result<(), Stop> {
         let hv = self.cx.hv;
         let old = hv.platform.words(GuestFrame::held(place.0))[place.2 & 511].load(Relaxed);
@@ -580,6 +583,7 @@ fn change_l1<P: Platform>(
 }
 
 /// Does what the `UVMF_*` flags ask for.
+#[inline(never)]
 fn flush_mapping<P: Platform>(cx: Cx<'_, P>, va: GuestVirt, flags: u64) -> Result<(), Errno> {
     let kind = flags & UVMF_FLUSHTYPE_MASK;
     if kind != UVMF_TLB_FLUSH && kind != UVMF_INVLPG {

@@ -132,21 +132,23 @@ impl<W: Word> FrameInfo<W> {
     pub(crate) fn lock_table(&self, give_up: impl Fn() -> bool) -> Result<Option<PageType>, Busy> {
         let mut word = self.type_word();
         loop {
-            if !word.is_table() || word.0 & Type::BUSY != 0 || word.0 & Type::COUNT == 0 {
-                return Ok(None);
-            }
-            if word.0 & Type::LOCKED != 0 {
-                if give_up() {
-                    return Err(Busy);
+            // With references, neither busy nor locked: one comparison.
+            let count = word.0 & (Type::BUSY | Type::LOCKED | Type::COUNT);
+            if count.wrapping_sub(1) < Type::COUNT && word.is_table() {
+                match self.type_.replace(word.0, word.0 | Type::LOCKED) {
+                    Ok(_) => return Ok(Some(word.page_type())),
+                    Err(now) => word = Type(now),
                 }
-                W::pause();
-                word = self.type_word();
                 continue;
             }
-            match self.type_.replace(word.0, word.0 | Type::LOCKED) {
-                Ok(_) => return Ok(Some(word.page_type())),
-                Err(now) => word = Type(now),
+            if !word.is_table() || word.count() == 0 {
+                return Ok(None);
             }
+            if give_up() {
+                return Err(Busy);
+            }
+            W::pause();
+            word = self.type_word();
         }
     }
 
@@ -307,11 +309,18 @@ impl<P: Platform> Hypervisor<P> {
         if !info.try_get_live(PageType::Writable) {
             return self.try_first_writable(owner, pte::frame_of(entry), info);
         }
+        // It may have changed hands meanwhile.
         if info.count().owner() == owner {
             return true;
         }
-        self.put_page_and_type(pte::frame_of(entry));
+        self.put_page_and_type_of_other(pte::frame_of(entry));
         false
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn put_page_and_type_of_other(&self, mfn: Mfn) {
+        self.put_page_and_type(mfn);
     }
 
     fn try_first_writable(&self, owner: DomId, mfn: Mfn, info: &FrameInfo) -> bool {

@@ -13,7 +13,7 @@ use super::validate::Pages;
 use super::{PageError, pte, segment};
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::ids::{GuestVirt, Mfn};
+use crate::ids::{DomId, GuestVirt, Mfn};
 use crate::platform::{GuestFrame, Platform};
 use crate::sync::Word;
 use core::sync::atomic::AtomicU64;
@@ -88,7 +88,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Changes an entry of an L1 table that the caller locked. `tables` owns the table, `pages` what the new entry names.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn update_l1(
         &self,
         tables: &Domain<P>,
@@ -98,32 +98,30 @@ impl<P: Platform> Hypervisor<P> {
         how: Write,
     ) -> Result<(), UpdateError> {
         let old = slot.load(Acquire);
-        if new & pte::PRESENT == 0 {
+        let stored = if new & pte::PRESENT == 0 {
             self.judge_absent(tables, 1, new)?;
-            let old = write(slot, old, new, how)?;
-            if old & pte::PRESENT != 0 {
-                self.put_l1_entry(tables.id, old);
+            new
+        } else {
+            let stored = pte::adjust_l1(new);
+            // The old entry was judged with the same frame, access and memory type.
+            if old & pte::PRESENT != 0 && (old ^ stored) & !pte::HARMLESS == 0 {
+                return write(slot, old, stored, how);
             }
-            return Ok(());
+            self.take_l1_entry(tables, pages, stored)?
+        };
+        write(slot, old, stored, how).inspect_err(|_| self.drop_unwritten(tables.id, stored))?;
+        if old & pte::PRESENT != 0 {
+            self.put_l1_entry(tables.id, old);
         }
-        let stored = pte::adjust_l1(new);
-        // The old entry was judged with the same frame, access and memory type.
-        if old & pte::PRESENT != 0 && (old ^ stored) & !pte::HARMLESS == 0 {
-            write(slot, old, stored, how)?;
-            return Ok(());
-        }
-        let stored = self.take_l1_entry(tables, pages, stored)?;
-        match write(slot, old, stored, how) {
-            Ok(old) => {
-                if old & pte::PRESENT != 0 {
-                    self.put_l1_entry(tables.id, old);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.put_l1_entry(tables.id, stored);
-                Err(error)
-            }
+        Ok(())
+    }
+
+    /// Drops what was taken for an L1 entry that was not written.
+    #[cold]
+    #[inline(never)]
+    fn drop_unwritten(&self, tables: DomId, entry: u64) {
+        if entry & pte::PRESENT != 0 {
+            self.put_l1_entry(tables, entry);
         }
     }
 
@@ -150,7 +148,7 @@ impl<P: Platform> Hypervisor<P> {
                 Err(error) => return (Err(error), None),
             };
         let (answer, unused) = match write(slot, old, stored, how) {
-            Ok(old) => (Ok(()), old),
+            Ok(()) => (Ok(()), old),
             Err(error) => (Err(error), stored),
         };
         let counted = !harmless && unused & pte::PRESENT != 0;
@@ -195,34 +193,43 @@ impl<P: Platform> Hypervisor<P> {
         let info = self.frame(mfn).ok_or(PageError::BadFrame)?;
         info.judge(owner.id)?;
         let locked = info.lock_table(|| self.platform.work_pending()).map_err(|Busy| PageError::Restart)?;
-        // It may have changed hands. A table that is locked and its owner's stays both.
-        info.judge(owner.id).inspect_err(|_| {
-            if locked.is_some() {
-                info.unlock_table();
-            }
-        })?;
+        // It may have changed hands. A table that is locked is in use, and one that is its owner's as well stays both.
+        if locked.is_some() && info.count().owner() != owner.id {
+            info.unlock_table();
+            return Err(PageError::NotOwner);
+        }
+        if locked.is_none() {
+            info.judge(owner.id)?;
+        }
         Ok(locked)
     }
 }
 
-/// Writes an entry; answers the old value, with the ACCESSED and DIRTY bits of the last moment where that matters. When a present
-/// entry goes, the new value is what every CPU finds before anything is read that comes after this ([`super::tlb`]).
-#[inline]
-pub(super) fn write<W: Word>(slot: &W, old: u64, new: u64, how: Write) -> Result<u64, UpdateError> {
+/// Writes an entry whose value was `old`; only the hardware may have changed it since. When a present entry goes, the new value is
+/// what every CPU finds before anything is read that comes after this ([`super::tlb`]).
+#[inline(always)]
+pub(super) fn write<W: Word>(slot: &W, old: u64, new: u64, how: Write) -> Result<(), UpdateError> {
     match how {
         Write::Plain if old & pte::PRESENT == 0 => slot.put(new),
         Write::Plain => {
             slot.exchange(new);
         }
-        Write::KeepAccessedDirty => {
-            let mut seen = old;
-            while let Err(now) = slot.replace(seen, new | seen & (pte::ACCESSED | pte::DIRTY)) {
-                seen = now;
-            }
-        }
-        Write::IfEqual(expected) => {
-            slot.replace(expected, new).map_err(UpdateError::Differs)?;
-        }
+        Write::KeepAccessedDirty => write_over(slot, old, new, None)?,
+        Write::IfEqual(expected) => write_over(slot, old, new, Some(expected))?,
     }
-    Ok(old)
+    Ok(())
+}
+
+/// The cases of [`write`] that depend on what is there at that moment: an entry that is to be `expected`, or that keeps its ACCESSED
+/// and DIRTY bits.
+#[inline(never)]
+fn write_over<W: Word>(slot: &W, old: u64, new: u64, expected: Option<u64>) -> Result<(), UpdateError> {
+    if let Some(expected) = expected {
+        return slot.replace(expected, new).map(drop).map_err(UpdateError::Differs);
+    }
+    let mut seen = old;
+    while let Err(now) = slot.replace(seen, new | seen & (pte::ACCESSED | pte::DIRTY)) {
+        seen = now;
+    }
+    Ok(())
 }
