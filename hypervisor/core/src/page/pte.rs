@@ -75,20 +75,21 @@ pub const fn index(va: u64, level: u8) -> usize {
     (va >> (12 + 9 * (level as u32 - 1)) & 511) as usize
 }
 
-/// Calls `visit` for each word of a table that holds a present entry, in order, until it fails. Most tables are nearly empty,
-/// so empty groups of eight are passed over at once.
+/// Calls `visit` with index, word and value for each word of a table that holds a present entry, in order, until it fails. Most tables
+/// are nearly empty, so empty groups of eight are passed over at once.
 #[inline(always)]
 pub(crate) fn for_present<E>(
     words: &FrameWords,
-    mut visit: impl FnMut(usize, &AtomicU64) -> Result<(), E>,
+    mut visit: impl FnMut(usize, &AtomicU64, u64) -> Result<(), E>,
 ) -> Result<(), E> {
     for (n, group) in words.as_chunks::<8>().0.iter().enumerate() {
         if is_empty(group) {
             continue;
         }
         for (i, word) in group.iter().enumerate() {
-            if word.load(Relaxed) & PRESENT != 0 {
-                visit(n * 8 + i, word)?;
+            let entry = word.load(Relaxed);
+            if entry & PRESENT != 0 {
+                visit(n * 8 + i, word, entry)?;
             }
         }
     }

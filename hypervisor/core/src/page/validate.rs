@@ -43,7 +43,7 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// [`PageError::BadEntry`] for flags, [`PageError::CannotMap`] for RAM, [`PageError::Denied`] for what is not RAM,
     /// [`PageError::Restart`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_l1_entry(
         &self,
         tables: &Domain<P>,
@@ -137,8 +137,8 @@ impl<P: Platform> Hypervisor<P> {
             return self.check_rest_of_l1(domain, words, from);
         }
         let (table, mut any_odd) = (self.platform.frame_table(), false);
-        pte::for_present(words, |i, word| {
-            self.check_l1_entry(domain, table, word, &mut any_odd).map_err(|error| (error, i))
+        pte::for_present(words, |i, word, entry| {
+            self.check_l1_entry(domain, table, (word, entry), &mut any_odd).map_err(|error| (error, i))
         })
     }
 
@@ -153,8 +153,9 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<(), (PageError, usize)> {
         let (table, mut any_odd) = (self.platform.frame_table(), false);
         let rest = words.iter().enumerate().skip(from);
-        for (i, word) in rest.filter(|(_, word)| word.load(Relaxed) & pte::PRESENT != 0) {
-            self.check_l1_entry(domain, table, word, &mut any_odd).map_err(|error| (error, i))?;
+        let rest = rest.map(|(i, word)| (i, word, word.load(Relaxed)));
+        for (i, word, entry) in rest.filter(|(.., entry)| entry & pte::PRESENT != 0) {
+            self.check_l1_entry(domain, table, (word, entry), &mut any_odd).map_err(|error| (error, i))?;
         }
         Ok(())
     }
@@ -164,10 +165,9 @@ impl<P: Platform> Hypervisor<P> {
         &self,
         domain: &Domain<P>,
         table: &[FrameInfo],
-        word: &AtomicU64,
+        (word, entry): (&AtomicU64, u64),
         any_odd: &mut bool,
     ) -> Result<(), PageError> {
-        let entry = word.load(Relaxed);
         let mut stored = pte::adjust_l1(entry);
         let taken = match table.get(pte::frame_of(entry).0 as usize) {
             Some(info) if entry & pte::CACHE_BITS == 0 => self.try_get_mapped(domain.id, info, entry),
@@ -207,7 +207,7 @@ impl<P: Platform> Hypervisor<P> {
         self.judge_all_absent(domain, mfn, level).map_err(|error| (error, from))?;
         let words = self.platform.frame_words(mfn);
         let mut fresh = true;
-        pte::for_present(words, |i, word| {
+        pte::for_present(words, |i, word, entry| {
             if i < from || pte::is_hypervisor_slot(level, i) {
                 return Ok(());
             }
@@ -215,7 +215,6 @@ impl<P: Platform> Hypervisor<P> {
             if !fresh && self.platform.work_pending() {
                 return Err((PageError::Restart, i));
             }
-            let entry = word.load(Relaxed);
             let stored = self.take_upper_entry(domain, (mfn, level, i), entry).map_err(|error| (error, i))?;
             fresh = false;
             if stored != entry {
