@@ -128,6 +128,15 @@ impl Reservation {
         (word.load(Ordering::Relaxed) & bit != 0, (part + 1).saturating_mul(PART))
     }
 
+    /// Where to look on from `frame`, in whose part no frame was ever the domain's: it and the frames before there never were.
+    pub(crate) fn next_had(&self, frame: u64) -> u64 {
+        let part = frame / PART;
+        let known = self.part(part).0.load(Ordering::Relaxed) >> (part % 64);
+        // The word tells of the parts up to the next 64th.
+        let parts = u64::from(known.trailing_zeros()).clamp(1, 64 - part % 64);
+        (part + parts).saturating_mul(PART)
+    }
+
     /// A range that all frames that the domain ever owned are in.
     pub(crate) fn frames(&self) -> core::ops::Range<u64> {
         self.lowest.load(Ordering::Relaxed)..self.end.load(Ordering::Relaxed)
@@ -159,6 +168,9 @@ mod tests {
         assert_eq!(near(5 * PART + 7), (true, 6 * PART));
         assert_eq!(near(6 * PART), (false, 7 * PART));
         assert_eq!(near(100 * PART + PART - 1), (true, 101 * PART));
+        let next = |part| pages.next_had(part * PART + 3) / PART;
+        assert_eq!([next(0), next(3), next(6), next(63), next(64), next(99)], [4, 4, 64, 64, 100, 100]);
+        assert_eq!(next(101), 128);
         // Parts that share a bit are looked at for nothing, never the other way round.
         let shared = PART_WORDS as u64 * 64 * PART;
         assert!(near(shared + 4 * PART).0);

@@ -60,10 +60,12 @@ impl<P: Platform> Hypervisor<P> {
             *progress = Teardown { stage, next };
             self.work_off_doomed(domain)?;
             let (any, part_end) = domain.pages.had_any_near(next);
-            let mut end = if any { next.saturating_add(BURST).min(part_end) } else { part_end }.min(all.end);
-            if any {
-                end = self.look_through(domain, next..end, stage);
-            }
+            let end = if any {
+                let end = next.saturating_add(BURST).min(part_end).min(all.end);
+                self.look_through(domain, next..end, stage)
+            } else {
+                domain.pages.next_had(next)
+            };
             (stage, next) = if end >= all.end { (stage + 1, all.start) } else { (stage, end) };
             *progress = Teardown { stage, next };
             if stage <= 3 && self.platform.work_pending() {
