@@ -210,6 +210,7 @@ impl<P: Platform> Clone for VcpuRef<P> {
 
 impl<P: Platform> VcpuRef<P> {
     /// The vCPU itself.
+    #[inline]
     pub fn vcpu(&self) -> &Vcpu<P> {
         &self.domain.vcpus[self.id.0 as usize]
     }

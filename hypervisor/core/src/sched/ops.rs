@@ -33,15 +33,14 @@ impl<P: Platform> Hypervisor<P> {
     /// [`Hypervisor::vcpu_switched`] before it calls this again.
     pub fn schedule(&self, current: Option<&VcpuRef<P>>) -> Option<VcpuRef<P>> {
         let cpu = self.platform.this_cpu();
-        let here = |vcpu: &&VcpuRef<P>| {
-            self.sched.is_on_cpu(vcpu.vcpu()) && vcpu.vcpu().cpu.load(Ordering::SeqCst) == cpu.0
+        let here = |running: &&VcpuRef<P>| {
+            let vcpu = running.vcpu();
+            self.sched.is_on_cpu(vcpu) && vcpu.cpu.load(Ordering::SeqCst) == cpu.0
         };
         let current = current.filter(here);
-        let queue = self.sched.queue(cpu);
-        let deadlines = || queue.deadlines();
-        let before = deadlines();
         let chosen = self.sched.choose(&self.platform, cpu, self.platform.now(), current);
-        if deadlines() != before {
+        let queue = self.sched.queue(cpu);
+        if !self.timers.expires_by(cpu, queue.deadline()) {
             let switches = match (current, &chosen) {
                 (Some(current), Some(chosen)) => !core::ptr::eq(current.vcpu(), chosen.vcpu()),
                 (current, chosen) => current.is_some() != chosen.is_some(),
@@ -49,7 +48,7 @@ impl<P: Platform> Hypervisor<P> {
             if switches {
                 queue.rearm.store(true, Ordering::Relaxed);
             } else {
-                self.rearm_timer();
+                self.rearm_sooner();
             }
         }
         chosen
@@ -72,11 +71,12 @@ impl<P: Platform> Hypervisor<P> {
                 self.platform.leave_page_tables();
                 prev.domain.dirty_cpus.remove(cpu);
             }
-            let state = idle_state(&prev.vcpu().sched);
-            prev.vcpu().time.change_runstate(state, now);
-            rearm |= self.vcpu_time_stopped(prev);
-            let runnable = self.sched.saved(prev.vcpu(), now);
-            self.sched.give_up_cpu(&self.platform, now, prev.vcpu());
+            let vcpu = prev.vcpu();
+            vcpu.time.change_runstate(idle_state(&vcpu.sched), now);
+            // Its periodic timer is gone: see `rearm_sooner`.
+            let _ = self.vcpu_time_stopped(prev);
+            let runnable = self.sched.saved(vcpu, now);
+            self.sched.give_up_cpu(&self.platform, now, vcpu);
             if runnable {
                 self.sched.enqueue(&self.platform, now, prev, From::Cpu);
             }
@@ -84,15 +84,16 @@ impl<P: Platform> Hypervisor<P> {
         if let Some(next) = next {
             next.domain.dirty_cpus.insert(cpu);
             // Whoever stopped it while it was being chosen took it for one that is on no CPU.
-            if !next.vcpu().sched.runnable() {
+            let vcpu = next.vcpu();
+            if !vcpu.sched.runnable() {
                 self.platform.raise_work(cpu, Work::RESCHEDULE);
             }
-            next.vcpu().time.change_runstate(RunState::Running, now);
+            vcpu.time.change_runstate(RunState::Running, now);
             rearm |= self.vcpu_time_started(next, now);
         }
         if rearm {
             queue.rearm.store(false, Ordering::Relaxed);
-            self.rearm_timer();
+            self.rearm_sooner();
         }
     }
 
@@ -267,7 +268,21 @@ impl<P: Platform> Hypervisor<P> {
         if !self.sched.is_on_cpu(vcpu.vcpu()) {
             vcpu.vcpu().time.change_runstate(RunState::Runnable, now);
         }
-        self.sched.enqueue(&self.platform, now, vcpu, From::Sleep);
+        let Some((cpu, vruntime)) = self.sched.queue_up(&self.platform, now, vcpu, From::Sleep) else {
+            return;
+        };
+        let learnt = if cpu == self.platform.this_cpu() {
+            self.sched.learn(&self.platform, cpu, now, vruntime)
+        } else {
+            None
+        };
+        match learnt {
+            None => self.sched.notice(&self.platform, cpu, now, vruntime),
+            Some(true) if !self.timers.expires_by(cpu, self.sched.queue(cpu).deadline()) => {
+                self.rearm_sooner()
+            }
+            Some(_) => {}
+        }
     }
 
     pub(super) fn interrupt(&self, vcpu: &Vcpu<P>) {

@@ -81,6 +81,20 @@ impl<P: Platform> Scheduler<P> {
     /// Puts a vCPU that became runnable into a queue and sees to it that some CPU notices. Does nothing for one
     /// that is on a CPU already.
     pub(super) fn enqueue(&self, platform: &P, now: Nanos, vcpu: &VcpuRef<P>, from: From) {
+        if let Some((cpu, vruntime)) = self.queue_up(platform, now, vcpu, from) {
+            self.notice(platform, cpu, now, vruntime);
+        }
+    }
+
+    /// Puts a vCPU that became runnable into a queue. Answers whose, and its virtual runtime, where that CPU may have to
+    /// notice.
+    pub(super) fn queue_up(
+        &self,
+        platform: &P,
+        now: Nanos,
+        vcpu: &VcpuRef<P>,
+        from: From,
+    ) -> Option<(CpuId, u64)> {
         let mut placed = false;
         loop {
             let cpu = home(vcpu.vcpu());
@@ -91,11 +105,12 @@ impl<P: Platform> Scheduler<P> {
                 continue;
             }
             match sched.words.wanted() {
-                Wanted::Nothing => return,
+                Wanted::Nothing => return None,
                 Wanted::Again => {
                     // It stopped being runnable while it waited, and kept its place: there may be a better one by now.
                     drop(waiting);
-                    return self.requeue(platform, now, vcpu);
+                    self.requeue(platform, now, vcpu);
+                    return None;
                 }
                 Wanted::Queue => {}
             }
@@ -103,10 +118,7 @@ impl<P: Platform> Scheduler<P> {
                 let target = match self.policy() {
                     Policy::Share => self.target(platform, now, vcpu.vcpu(), cpu),
                     // Without one it waits until another vCPU gives its CPU up.
-                    Policy::Null => match self.own_cpu(platform, vcpu) {
-                        Some(own) => own,
-                        None => return,
-                    },
+                    Policy::Null => self.own_cpu(platform, vcpu)?,
                 };
                 placed = true;
                 if target != cpu {
@@ -123,7 +135,7 @@ impl<P: Platform> Scheduler<P> {
             }
             self.insert(queue, &mut waiting, vcpu.clone(), now);
             drop(waiting);
-            return self.notice(platform, cpu, now, sched.vruntime());
+            return Some((cpu, sched.vruntime()));
         }
     }
 
@@ -168,7 +180,7 @@ impl<P: Platform> Scheduler<P> {
 
     /// Makes `cpu` choose anew where that is due to a vCPU that was queued there. While the least run of what runs there is not
     /// over, one look is enough, which ends its slice with its least run.
-    fn notice(&self, platform: &P, cpu: CpuId, now: Nanos, vruntime: u64) {
+    pub(super) fn notice(&self, platform: &P, cpu: CpuId, now: Nanos, vruntime: u64) {
         let queue = self.queue(cpu);
         let unaware = queue.contended.unaware();
         let due = || queue.running_vruntime(now) > vruntime.saturating_add(GRANULARITY);

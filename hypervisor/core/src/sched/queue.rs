@@ -89,7 +89,7 @@ pub(super) struct CpuQueue<P: Platform> {
     began: AtomicU64,
     /// Somebody waits for what runs here to let it go first.
     pub contended: Contended,
-    /// A deadline of this CPU changed with its choice of a vCPU: the timer is armed anew once the switch is over.
+    /// The timer expires too late for this CPU's choice of a vCPU: it is armed anew once the switch is over.
     pub rearm: AtomicBool,
     /// When the running vCPU must stop, for others' sake or for its cap's.
     slice_end: AtomicU64,
@@ -119,9 +119,9 @@ impl<P: Platform> CpuQueue<P> {
         }
     }
 
-    /// Everything that the timer is armed for on the scheduler's behalf, to be compared.
-    pub fn deadlines(&self) -> (u64, u64) {
-        (self.slice_end.load(Ordering::Relaxed), self.next_refill.load(Ordering::Relaxed))
+    /// The first deadline that the timer is armed for on the scheduler's behalf.
+    pub fn deadline(&self) -> u64 {
+        self.slice_end.load(Ordering::Relaxed).min(self.next_refill.load(Ordering::Relaxed))
     }
 
     pub fn idle(&self) -> bool {
@@ -247,9 +247,47 @@ impl<P: Platform> Scheduler<P> {
         self.least_run_end(queue, now).is_some_and(|end| queue.slice_end.load(Ordering::SeqCst) <= end)
     }
 
+    /// `cpu`, which is this one, learns without a look of a vCPU that was queued here, while the least run of what it runs is not over:
+    /// what the look would change is the end of the slice. Answers whether that is sooner than before; `None` where a look is needed.
+    pub(super) fn learn(&self, platform: &P, cpu: CpuId, now: Nanos, vruntime: u64) -> Option<bool> {
+        let queue = self.queue(cpu);
+        let end = self.least_run_end(queue, now).filter(|_| self.policy() == Policy::Share)?;
+        let running = queue.running_vruntime(now);
+        let unaware = queue.contended.unaware();
+        // What runs may have yielded, or have to stop: then a look is on its way.
+        let slice_end = if !unaware {
+            if running > vruntime.saturating_add(GRANULARITY) { end } else { NEVER }
+        } else if self.is_due(cpu, running) {
+            end
+        } else {
+            now.0.saturating_add(slice(queue.weight.load(Ordering::Relaxed)))
+        };
+        let sooner = slice_end < queue.slice_end.load(Ordering::Relaxed);
+        if sooner {
+            queue.slice_end.store(slice_end, Ordering::SeqCst);
+        }
+        if unaware {
+            queue.contended.set(true);
+            self.offer(platform, cpu, now);
+        }
+        Some(sooner)
+    }
+
+    /// Whether a vCPU that waits is due before one of this virtual runtime, which runs on `cpu`.
+    fn is_due(&self, cpu: CpuId, kept: u64) -> bool {
+        let first = self.queue(cpu).head.load(Ordering::SeqCst);
+        first < kept || self.any_head_below(cpu, kept.saturating_sub(MARGIN))
+    }
+
     /// When the vCPU that runs on `cpu` must stop; `None` while nobody waits and no cap limits it.
     pub fn slice_end(&self, cpu: CpuId) -> Option<Nanos> {
         time(&self.queue(cpu).slice_end)
+    }
+
+    /// [`Scheduler::slice_end`] and [`Scheduler::next_refill`] in nanoseconds, the largest number for `None`.
+    pub(crate) fn deadlines(&self, cpu: CpuId) -> (u64, u64) {
+        let queue = self.queue(cpu);
+        (queue.slice_end.load(Ordering::SeqCst), queue.next_refill.load(Ordering::SeqCst))
     }
 
     /// When `cpu` has to see to a domain's next budget.
@@ -410,9 +448,7 @@ impl<P: Platform> Scheduler<P> {
     fn spare(&self, cpu: CpuId, now: Nanos, sched: &VcpuSched) -> Option<u64> {
         let queue = self.queue(cpu);
         let end = self.least_run_end(queue, now).filter(|_| !sched.yielded.load(Ordering::Relaxed))?;
-        let (kept, first) = (sched.vruntime(), queue.head.load(Ordering::SeqCst));
-        let due = first < kept || self.any_head_below(cpu, kept.saturating_sub(MARGIN));
-        Some(if due { end } else { NEVER })
+        Some(if self.is_due(cpu, sched.vruntime()) { end } else { NEVER })
     }
 
     /// Tells the other CPUs what this one runs from now on.
@@ -510,14 +546,15 @@ impl<P: Platform> Scheduler<P> {
         let ran = now.0.saturating_sub(since.0);
         vcpu.sched.use_quota(ran);
         let charged = old.saturating_add(scaled(ran, weight));
-        let alone = queue.head.load(Ordering::SeqCst) == NEVER;
-        let room = self.waiting.load(Ordering::SeqCst) == 0;
-        let bound = |free: bool| if free { LAG } else { BOUND } + scaled(4 * SLICE, weight);
-        let (behind, ahead) = (bound(alone), bound(room));
         let part = vcpu.sched.share.part();
         let mut clock = self.clock.lock();
         let vtime = clock.read(now);
-        let bounded = charged.clamp(vtime.saturating_sub(behind), vtime.saturating_add(ahead));
+        let mut bounded = charged;
+        // Nothing is bounded closer than this.
+        if charged.abs_diff(vtime) > LAG {
+            let (behind, ahead) = self.bounds(queue, weight);
+            bounded = charged.clamp(vtime.saturating_sub(behind), vtime.saturating_add(ahead));
+        }
         clock.change(weight, old, bounded);
         clock.account(Some(since), Some(now));
         if part != weight {
@@ -526,6 +563,15 @@ impl<P: Platform> Scheduler<P> {
         drop(clock);
         vcpu.sched.counted.store(part, Ordering::Relaxed);
         vcpu.sched.vruntime.store(bounded, Ordering::Relaxed);
+    }
+
+    /// How far what runs here may be behind the machine's virtual time, and ahead of it.
+    #[inline(never)]
+    fn bounds(&self, queue: &CpuQueue<P>, weight: u32) -> (u64, u64) {
+        let alone = queue.head.load(Ordering::SeqCst) == NEVER;
+        let room = self.waiting.load(Ordering::SeqCst) == 0;
+        let bound = |free: bool| if free { LAG } else { BOUND } + scaled(4 * SLICE, weight);
+        (bound(alone), bound(room))
     }
 
     /// Moves a vCPU between off, waiting and running; the lock of its queue is held.

@@ -81,11 +81,54 @@ impl<P: Platform> Entry for Armed<P> {
     }
 }
 
+/// When the platform's timer is armed for the earliest deadline.
+enum Arm {
+    Always,
+    /// Where it is armed for a later time.
+    Sooner,
+    /// Where nothing is due yet.
+    AfterNow(Nanos),
+}
+
+/// What one CPU's timer is armed for.
+struct CpuTimers<P: Platform> {
+    heap: Mutex<Heap<Armed<P>>>,
+    /// The earliest deadline in the heap, in nanoseconds; [`NEVER`] without one. Changes with the heap locked.
+    next: AtomicU64,
+    /// When it looks at the lines whose acknowledgement it waits for, in nanoseconds; [`NEVER`]: not at all.
+    line_look: AtomicU64,
+    /// When the platform's timer expires, in nanoseconds. Only this CPU uses the word. Once that time is past,
+    /// [`Hypervisor::run_timers`] is on its way.
+    armed: AtomicU64,
+}
+
+impl<P: Platform> CpuTimers<P> {
+    fn new() -> Self {
+        Self {
+            heap: Mutex::new(Heap::new()),
+            next: AtomicU64::new(NEVER),
+            line_look: AtomicU64::new(NEVER),
+            armed: AtomicU64::new(NEVER),
+        }
+    }
+
+    /// Changes the heap; answers what `change` does, and whether the earliest deadline is another one now.
+    #[inline(always)]
+    fn with_heap<R>(&self, change: impl FnOnce(&mut Heap<Armed<P>>) -> R) -> (R, bool) {
+        let mut heap = self.heap.lock();
+        let answer = change(&mut heap);
+        let next = heap.next_deadline().map_or(NEVER, |at| at.0);
+        let changed = next != self.next.load(Ordering::Relaxed);
+        if changed {
+            self.next.store(next, Ordering::SeqCst);
+        }
+        (answer, changed)
+    }
+}
+
 /// Armed timers of all CPUs, and the wall clock.
 pub struct TimerQueues<P: Platform> {
-    heaps: Box<[Mutex<Heap<Armed<P>>>]>,
-    /// By CPU: when it looks at the lines whose acknowledgement it waits for, in nanoseconds; [`NEVER`]: not at all.
-    line_looks: Box<[AtomicU64]>,
+    cpus: Box<[CpuTimers<P>]>,
     /// Nanoseconds to add to the wall clock that the machine booted with.
     pub(super) wallclock_shift: AtomicI64,
 }
@@ -94,15 +137,14 @@ impl<P: Platform> TimerQueues<P> {
     /// Queues for `cpus` physical CPUs (at least one).
     pub fn new(cpus: usize) -> Self {
         Self {
-            heaps: (0..cpus.max(1)).map(|_| Mutex::new(Heap::new())).collect(),
-            line_looks: (0..cpus.max(1)).map(|_| AtomicU64::new(NEVER)).collect(),
+            cpus: (0..cpus.max(1)).map(|_| CpuTimers::new()).collect(),
             wallclock_shift: AtomicI64::new(0),
         }
     }
 
-    /// The heap of a CPU; that of the boot CPU for a number that no CPU has.
-    fn heap(&self, cpu: CpuId) -> &Mutex<Heap<Armed<P>>> {
-        self.heaps.get(cpu.0 as usize).unwrap_or(&self.heaps[0])
+    /// The timers of a CPU; those of the boot CPU for a number that no CPU has.
+    fn of(&self, cpu: CpuId) -> &CpuTimers<P> {
+        self.cpus.get(cpu.0 as usize).unwrap_or(&self.cpus[0])
     }
 
     /// Arms a timer on `cpu`, wherever and whenever it was armed before. Answers whether `cpu` has a new earliest
@@ -135,16 +177,14 @@ impl<P: Platform> TimerQueues<P> {
             self.disarm(slot);
             slot.cpu.store(cpu.0, Ordering::Relaxed);
         }
-        let mut heap = self.heap(cpu).lock();
-        let before = heap.next_deadline();
-        match slot.index() {
+        let arm = |heap: &mut Heap<Armed<P>>| match slot.index() {
             Some(index) => heap.change(index, deadline),
             None => {
                 let vcpu = VcpuRef { domain: domain.clone(), id: vcpu.id };
                 heap.insert(deadline, Armed { vcpu, kind });
             }
-        }
-        heap.next_deadline() != before
+        };
+        self.of(cpu).with_heap(arm).1
     }
 
     /// Stops a timer. Answers whether it was armed.
@@ -155,20 +195,27 @@ impl<P: Platform> TimerQueues<P> {
 
     /// Takes a timer out of its heap; the vCPU's `arming` is held.
     fn disarm(&self, slot: &Slot) -> bool {
-        let mut heap = self.heap(CpuId(slot.cpu.load(Ordering::Relaxed))).lock();
-        let Some(index) = slot.index() else { return false };
-        slot.position.store(UNARMED, Ordering::Relaxed);
-        let removed = heap.remove(index);
-        drop(heap);
-        removed.is_some()
+        let take = |heap: &mut Heap<Armed<P>>| {
+            let index = slot.index()?;
+            slot.position.store(UNARMED, Ordering::Relaxed);
+            heap.remove(index)
+        };
+        // What it took goes when the heap is unlocked.
+        self.of(CpuId(slot.cpu.load(Ordering::Relaxed))).with_heap(take).0.is_some()
     }
 
     /// Takes the earliest timer of `cpu` out of its heap if it is due.
     fn pop_due(&self, cpu: CpuId, now: Nanos) -> Option<Armed<P>> {
-        let mut heap = self.heap(cpu).lock();
-        let due = heap.pop_due(now)?;
-        due.slot().position.store(UNARMED, Ordering::Relaxed);
-        Some(due)
+        let own = self.of(cpu);
+        if own.next.load(Ordering::SeqCst) > now.0 {
+            return None;
+        }
+        let pop = |heap: &mut Heap<Armed<P>>| {
+            let due = heap.pop_due(now)?;
+            due.slot().position.store(UNARMED, Ordering::Relaxed);
+            Some(due)
+        };
+        own.with_heap(pop).0
     }
 
     /// The timers of `cpu` become those of `heir`.
@@ -180,26 +227,23 @@ impl<P: Platform> TimerQueues<P> {
         self.line_look(heir).fetch_min(look, Ordering::SeqCst);
         // One at a time, so that the locks are taken in their order. Nobody arms a timer on a CPU that is gone.
         loop {
-            let first = self.heap(cpu).lock().first().map(|armed| (armed.vcpu.clone(), armed.kind));
+            let first = self.of(cpu).heap.lock().first().map(|armed| (armed.vcpu.clone(), armed.kind));
             let Some((vcpu, kind)) = first else { return };
             let slot = &vcpu.vcpu().time.slots[kind as usize];
             let _arming = vcpu.vcpu().time.arming.lock();
-            let deadline = {
-                let mut heap = self.heap(cpu).lock();
-                let Some(index) = slot.index().filter(|_| slot.cpu.load(Ordering::Relaxed) == cpu.0) else {
-                    continue;
-                };
+            let take = |heap: &mut Heap<Armed<P>>| {
+                let index = slot.index().filter(|_| slot.cpu.load(Ordering::Relaxed) == cpu.0)?;
                 slot.position.store(UNARMED, Ordering::Relaxed);
-                heap.remove(index).map(|(deadline, _)| deadline)
+                heap.remove(index)
             };
-            let Some(deadline) = deadline else { continue };
+            let Some((deadline, _)) = self.of(cpu).with_heap(take).0 else { continue };
             slot.cpu.store(heir.0, Ordering::Relaxed);
-            self.heap(heir).lock().insert(deadline, Armed { vcpu: vcpu.clone(), kind });
+            self.of(heir).with_heap(|heap| heap.insert(deadline, Armed { vcpu: vcpu.clone(), kind }));
         }
     }
 
     fn line_look(&self, cpu: CpuId) -> &AtomicU64 {
-        self.line_looks.get(cpu.0 as usize).unwrap_or(&self.line_looks[0])
+        &self.of(cpu).line_look
     }
 
     /// `cpu` is to look at the lines that wait for an acknowledgement, at this time at the latest. Answers whether it would have looked
@@ -208,9 +252,9 @@ impl<P: Platform> TimerQueues<P> {
         self.line_look(cpu).fetch_min(at.0, Ordering::SeqCst) > at.0
     }
 
-    /// The earliest deadline of `cpu`.
-    fn next_deadline(&self, cpu: CpuId) -> Option<Nanos> {
-        self.heap(cpu).lock().next_deadline()
+    /// Whether the timer of `cpu`, which is this one, expires by this time.
+    pub(crate) fn expires_by(&self, cpu: CpuId, at: u64) -> bool {
+        self.of(cpu).armed.load(Ordering::Relaxed) <= at
     }
 }
 
@@ -236,13 +280,22 @@ impl<P: Platform> Hypervisor<P> {
                 break;
             }
         }
-        let slice = self.sched.slice_end(cpu);
-        let slice_over = slice.is_some_and(|end| end <= now);
-        if slice_over {
+        // As nearly always, that was all.
+        if !self.arm_for(cpu, self.sched.deadlines(cpu), Arm::AfterNow(now)) {
+            self.do_what_else_is_due(cpu, now);
+        }
+    }
+
+    /// Does what is due by now on this CPU besides the timers of vCPUs.
+    #[cold]
+    #[inline(never)]
+    fn do_what_else_is_due(&self, cpu: CpuId, now: Nanos) {
+        if self.sched.slice_end(cpu).is_some_and(|end| end <= now) {
             self.platform.raise_work(cpu, Work::RESCHEDULE);
         }
-        if self.timers.line_look(cpu).load(Ordering::SeqCst) <= now.0 {
-            self.timers.line_look(cpu).store(NEVER, Ordering::SeqCst);
+        let line_look = self.timers.line_look(cpu);
+        if line_look.load(Ordering::SeqCst) <= now.0 {
+            line_look.store(NEVER, Ordering::SeqCst);
             if let Some(next) = self.end_waits_for_guests(now) {
                 self.timers.expect_line(cpu, next);
             }
@@ -257,14 +310,22 @@ impl<P: Platform> Hypervisor<P> {
             self.refill_budgets(now);
         }
         self.walk_on();
-        // The choice that is due now arms the timer for the next slice.
-        self.arm_for(cpu, slice.filter(|_| !slice_over));
+        // The choice that is due now arms the timer for the next slice. What was done here may have ended a slice sooner.
+        let (slice, refill) = self.sched.deadlines(cpu);
+        self.arm_for(cpu, (if slice > now.0 { slice } else { NEVER }, refill), Arm::Always);
     }
 
     /// Arms the platform's timer for the earliest deadline of this CPU.
     pub(crate) fn rearm_timer(&self) {
         let cpu = self.platform.this_cpu();
-        self.arm_for(cpu, self.sched.slice_end(cpu));
+        self.arm_for(cpu, self.sched.deadlines(cpu), Arm::Always);
+    }
+
+    /// As [`Hypervisor::rearm_timer`] where the timer would expire too late. A deadline that is gone leaves it armed: it expires once for
+    /// nothing, which costs less than to arm it at each switch.
+    pub(crate) fn rearm_sooner(&self) {
+        let cpu = self.platform.this_cpu();
+        self.arm_for(cpu, self.sched.deadlines(cpu), Arm::Sooner);
     }
 
     /// Arms it likewise, for `nanos` from now at the latest: for work in [`Hypervisor::run_timers`], which arms it at its end, that may
@@ -272,19 +333,31 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn arm_timer_within(&self, nanos: u64) {
         let cpu = self.platform.this_cpu();
         let end = self.platform.now().0.saturating_add(nanos);
-        let slice = self.sched.slice_end(cpu).map_or(end, |slice| slice.0.min(end));
-        self.arm_for(cpu, Some(Nanos(slice)));
+        let (slice, refill) = self.sched.deadlines(cpu);
+        self.arm_for(cpu, (slice.min(end), refill), Arm::Always);
     }
 
-    fn arm_for(&self, cpu: CpuId, slice: Option<Nanos>) {
+    /// Arms it for the earliest deadline of `cpu`, which is this one; the first two are the scheduler's. Answers `false` where `how`
+    /// keeps it from that.
+    #[inline(never)]
+    fn arm_for(&self, cpu: CpuId, (slice, refill): (u64, u64), how: Arm) -> bool {
         let or_never = |deadline: Option<Nanos>| deadline.map_or(NEVER, |at| at.0);
-        let timer = or_never(self.timers.next_deadline(cpu));
-        let line = self.timers.line_look(cpu).load(Ordering::SeqCst);
+        let own = self.timers.of(cpu);
+        let timer = own.next.load(Ordering::SeqCst);
+        let line = own.line_look.load(Ordering::SeqCst);
         let watchdog = or_never(self.sched.watchdogs.next_look(cpu));
         let keeper = or_never(self.keeper.next_deadline(cpu));
-        let refill = or_never(self.sched.next_refill(cpu));
-        let first = timer.min(line).min(watchdog).min(keeper).min(refill).min(or_never(slice));
-        self.platform.arm_timer((first != NEVER).then_some(Nanos(first)));
+        let first = timer.min(line).min(watchdog).min(keeper).min(refill).min(slice);
+        let arms = match how {
+            Arm::Always => true,
+            Arm::Sooner => first < own.armed.load(Ordering::Relaxed),
+            Arm::AfterNow(now) => first > now.0,
+        };
+        if arms {
+            own.armed.store(first, Ordering::Relaxed);
+            self.platform.arm_timer((first != NEVER).then_some(Nanos(first)));
+        }
+        arms
     }
 
     /// Arms the calling vCPU's one-shot timer. A time that has passed expires at the next look.

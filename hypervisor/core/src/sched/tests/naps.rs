@@ -192,6 +192,68 @@ fn the_least_run() {
     }
 }
 
+/// When the platform's timer expires.
+fn armed(sim: &Sim) -> u64 {
+    sim.hv.platform.record.lock().unwrap().timer.map_or(u64::MAX, |at| at.0)
+}
+
+/// A vCPU that wakes up on the CPU that wakes it, during the least run of what runs there, costs that CPU no look: the slice ends with the
+/// least run, and the timer is armed for that.
+#[test]
+fn a_wake_up_within_the_least_run_costs_no_look() {
+    let mut sim = Sim::singles(1, 2);
+    sim.up_all();
+    sim.vcpus[1].vcpu().sched.add(Reasons::BLOCKED);
+    sim.reschedule(0);
+    sim.run(50_000_000);
+    sim.hv.kick(&sim.vcpu(1));
+    while sim.running()[0] != Some(1) {
+        sim.run(STEP);
+    }
+    sim.vcpus[1].vcpu().sched.add(Reasons::BLOCKED);
+    sim.reschedule(0);
+    let end = now(&sim) + LEAST;
+    pass(&sim, 5000);
+    sim.hv.platform.record.lock().unwrap().raised.clear();
+    sim.hv.kick(&sim.vcpu(1));
+    assert!(sim.hv.platform.record.lock().unwrap().raised.is_empty());
+    assert_eq!(sim.hv.sched.slice_end(CpuId(0)), Some(Nanos(end)));
+    assert!(armed(&sim) <= end);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever sleeps, wakes up and yields, the timer never expires after the end of the slice.
+    #[test]
+    fn the_timer_expires_by_the_end_of_the_slice(
+        steps in proptest::collection::vec((0u64..700_000, 0usize..3, any::<bool>()), 1..300),
+    ) {
+        let mut sim = Sim::singles(1, 3);
+        sim.up_all();
+        sim.on_cpu(0);
+        for (time, n, yields) in steps {
+            pass(&sim, time);
+            if armed(&sim) <= now(&sim) {
+                sim.hv.run_timers();
+                sim.settle();
+            }
+            let vcpu = sim.vcpu(n);
+            if sim.running()[0] != u32::try_from(n).ok() {
+                sim.hv.kick(&vcpu);
+            } else if yields {
+                sim.hv.yield_cpu(vcpu.vcpu());
+            } else {
+                vcpu.vcpu().sched.add(Reasons::BLOCKED);
+                sim.hv.platform.raise_work(CpuId(0), Work::RESCHEDULE);
+            }
+            sim.settle();
+            let slice = sim.hv.sched.slice_end(CpuId(0)).map_or(u64::MAX, |end| end.0);
+            prop_assert!(armed(&sim) <= slice, "armed for {}, the slice ends at {}", armed(&sim), slice);
+        }
+    }
+}
+
 /// Two CPUs both of whose vCPUs keep them do not call each other without end, and at the end of the least run the one that is behind
 /// runs.
 #[test]
