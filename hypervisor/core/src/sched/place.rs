@@ -2,6 +2,7 @@
 
 use super::queue::{
     CpuQueue, GRANULARITY, MARGIN, MOST_WAKE_CREDIT, NEVER, Policy, Scheduler, WAKE_CREDIT, home, scaled,
+    slice,
 };
 use super::words::{Place, Wanted};
 use crate::cpumask::CpuMask;
@@ -187,6 +188,32 @@ impl<P: Platform> Scheduler<P> {
         if unaware || due() && !self.chooses_after_least_run(queue, now) {
             self.nudge(platform, cpu);
         }
+    }
+
+    /// `cpu`, which is this one, learns without a look of a vCPU that was queued here, while the least run of what it runs is not over:
+    /// what the look would change is the end of the slice. Answers whether that is sooner than before; `None` where a look is needed.
+    pub(super) fn learn(&self, platform: &P, cpu: CpuId, now: Nanos, vruntime: u64) -> Option<bool> {
+        let queue = self.queue(cpu);
+        let end = self.least_run_end(queue, now).filter(|_| self.policy() == Policy::Share)?;
+        let running = queue.running_vruntime(now);
+        let unaware = queue.contended.unaware();
+        // What runs may have yielded, or have to stop: then a look is on its way.
+        let slice_end = if !unaware {
+            if running > vruntime.saturating_add(GRANULARITY) { end } else { NEVER }
+        } else if self.is_due(cpu, queue, running) {
+            end
+        } else {
+            now.0.saturating_add(slice(queue.weight.load(Ordering::Relaxed)))
+        };
+        let sooner = slice_end < queue.slice_end.load(Ordering::Relaxed);
+        if sooner {
+            queue.slice_end.store(slice_end, Ordering::SeqCst);
+        }
+        if unaware {
+            queue.contended.set(true);
+            self.offer(platform, cpu, now);
+        }
+        Some(sooner)
     }
 
     /// Makes another CPU choose anew if what waits here should rather run there.

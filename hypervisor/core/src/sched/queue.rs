@@ -82,7 +82,7 @@ pub(super) struct CpuQueue<P: Platform> {
     /// Virtual runtime of the next to run, [`NEVER`] without one.
     pub head: AtomicU64,
     /// What runs: its weight (0: the CPU is idle), and its virtual runtime at the time `since`.
-    weight: AtomicU32,
+    pub weight: AtomicU32,
     vruntime: AtomicU64,
     since: AtomicU64,
     /// When it was chosen to run here in place of another one.
@@ -92,7 +92,7 @@ pub(super) struct CpuQueue<P: Platform> {
     /// The timer expires too late for this CPU's choice of a vCPU: it is armed anew once the switch is over.
     pub rearm: AtomicBool,
     /// When the running vCPU must stop, for others' sake or for its cap's.
-    slice_end: AtomicU64,
+    pub slice_end: AtomicU64,
     /// Domains with vCPUs that this CPU found capped, and when they get their next budget.
     capped: Mutex<Vec<(Nanos, DomId)>>,
     /// The earliest of these times.
@@ -151,7 +151,7 @@ impl<P: Platform> CpuQueue<P> {
 }
 
 /// How long a vCPU of this weight runs while others wait, in nanoseconds.
-fn slice(weight: u32) -> u64 {
+pub(super) fn slice(weight: u32) -> u64 {
     (SLICE * u64::from(weight.min(BASE)) / u64::from(BASE)).max(SHORTEST_SLICE)
 }
 
@@ -247,36 +247,9 @@ impl<P: Platform> Scheduler<P> {
         self.least_run_end(queue, now).is_some_and(|end| queue.slice_end.load(Ordering::SeqCst) <= end)
     }
 
-    /// `cpu`, which is this one, learns without a look of a vCPU that was queued here, while the least run of what it runs is not over:
-    /// what the look would change is the end of the slice. Answers whether that is sooner than before; `None` where a look is needed.
-    pub(super) fn learn(&self, platform: &P, cpu: CpuId, now: Nanos, vruntime: u64) -> Option<bool> {
-        let queue = self.queue(cpu);
-        let end = self.least_run_end(queue, now).filter(|_| self.policy() == Policy::Share)?;
-        let running = queue.running_vruntime(now);
-        let unaware = queue.contended.unaware();
-        // What runs may have yielded, or have to stop: then a look is on its way.
-        let slice_end = if !unaware {
-            if running > vruntime.saturating_add(GRANULARITY) { end } else { NEVER }
-        } else if self.is_due(cpu, running) {
-            end
-        } else {
-            now.0.saturating_add(slice(queue.weight.load(Ordering::Relaxed)))
-        };
-        let sooner = slice_end < queue.slice_end.load(Ordering::Relaxed);
-        if sooner {
-            queue.slice_end.store(slice_end, Ordering::SeqCst);
-        }
-        if unaware {
-            queue.contended.set(true);
-            self.offer(platform, cpu, now);
-        }
-        Some(sooner)
-    }
-
     /// Whether a vCPU that waits is due before one of this virtual runtime, which runs on `cpu`.
-    fn is_due(&self, cpu: CpuId, kept: u64) -> bool {
-        let first = self.queue(cpu).head.load(Ordering::SeqCst);
-        first < kept || self.any_head_below(cpu, kept.saturating_sub(MARGIN))
+    pub(super) fn is_due(&self, cpu: CpuId, queue: &CpuQueue<P>, kept: u64) -> bool {
+        queue.head.load(Ordering::SeqCst) < kept || self.any_head_below(cpu, kept.saturating_sub(MARGIN))
     }
 
     /// When the vCPU that runs on `cpu` must stop; `None` while nobody waits and no cap limits it.
@@ -350,18 +323,19 @@ impl<P: Platform> Scheduler<P> {
         now: Nanos,
         current: Option<&VcpuRef<P>>,
     ) -> Option<VcpuRef<P>> {
+        let queue = self.queue(cpu);
         if let Some(current) = current {
-            self.charge(self.queue(cpu), current.vcpu(), now);
+            self.charge(queue, current.vcpu(), now);
         }
         if !platform.is_online(cpu) {
-            self.queue(cpu).contended.set(false);
-            self.publish_running(cpu, None, now, false, NEVER);
+            queue.contended.set(false);
+            self.publish_running(queue, None, now, false, NEVER);
             return None;
         }
         let mut capped = 0;
         loop {
             let keep = current.filter(|c| c.vcpu().sched.runnable() && c.vcpu().sched.may_run_on(cpu));
-            let Pick { vcpu, contended, spared_until } = self.pick(cpu, now, keep)?;
+            let Pick { vcpu, contended, spared_until } = self.pick(cpu, queue, now, keep)?;
             let sched = &vcpu.vcpu().sched;
             let admission = match self.policy() {
                 Policy::Share => sched.admit(now),
@@ -391,10 +365,10 @@ impl<P: Platform> Scheduler<P> {
             let slice = if contended { now.0.saturating_add(slice(weight)).min(spared_until) } else { NEVER };
             let published = keep.is_some() && !contended && limit == NEVER;
             if current.is_none_or(|current| !core::ptr::eq(current.vcpu(), vcpu.vcpu())) {
-                self.queue(cpu).began.store(now.0, Ordering::Relaxed);
+                queue.began.store(now.0, Ordering::Relaxed);
             }
             if !published {
-                self.publish_running(cpu, Some(sched), now, contended, slice.min(limit));
+                self.publish_running(queue, Some(sched), now, contended, slice.min(limit));
             }
             if contended {
                 self.offer(platform, cpu, now);
@@ -420,47 +394,52 @@ impl<P: Platform> Scheduler<P> {
     }
 
     /// Looks for the vCPU to run on `cpu`; `keep` runs there and may go on. Publishes that the CPU is idle where there is none.
-    fn pick(&self, cpu: CpuId, now: Nanos, keep: Option<&VcpuRef<P>>) -> Option<Pick<P>> {
-        let waiting = || self.queue(cpu).contended.look(&self.waiting);
+    fn pick(
+        &self,
+        cpu: CpuId,
+        queue: &CpuQueue<P>,
+        now: Nanos,
+        keep: Option<&VcpuRef<P>>,
+    ) -> Option<Pick<P>> {
+        let waiting = || queue.contended.look(&self.waiting);
         if let Some(keep) = keep {
-            self.publish_running(cpu, Some(&keep.vcpu().sched), now, false, NEVER);
+            let sched = &keep.vcpu().sched;
             if !waiting() || self.policy() == Policy::Null {
-                keep.vcpu().sched.yielded.store(false, Ordering::Relaxed);
+                self.publish_running(queue, Some(sched), now, false, NEVER);
+                sched.yielded.store(false, Ordering::Relaxed);
                 return Some(Pick { vcpu: keep.clone(), contended: false, spared_until: NEVER });
             }
-            if let Some(spared_until) = self.spare(cpu, now, &keep.vcpu().sched) {
+            if let Some(spared_until) = self.spare(cpu, queue, now, sched) {
                 return Some(Pick { vcpu: keep.clone(), contended: true, spared_until });
             }
         }
-        if let Some(vcpu) = self.contend(cpu, now, keep) {
+        if let Some(vcpu) = self.contend(cpu, queue, now, keep) {
             let contended = waiting() && self.policy() == Policy::Share || keep.is_some();
             return Some(Pick { vcpu, contended, spared_until: NEVER });
         }
-        self.publish_running(cpu, None, now, false, NEVER);
+        self.publish_running(queue, None, now, false, NEVER);
         // Who queued a vCPU before it could see that this CPU is idle looked for no idle CPU.
-        let vcpu = waiting().then(|| self.contend(cpu, now, None)).flatten()?;
+        let vcpu = waiting().then(|| self.contend(cpu, queue, now, None)).flatten()?;
         let contended = self.policy() == Policy::Share && waiting();
         Some(Pick { vcpu, contended, spared_until: NEVER })
     }
 
     /// Whether the running vCPU keeps this CPU because its least run is not over, and did not ask to let others go first. Answers
     /// the end of that where others are due, [`NEVER`] where they are not.
-    fn spare(&self, cpu: CpuId, now: Nanos, sched: &VcpuSched) -> Option<u64> {
-        let queue = self.queue(cpu);
+    fn spare(&self, cpu: CpuId, queue: &CpuQueue<P>, now: Nanos, sched: &VcpuSched) -> Option<u64> {
         let end = self.least_run_end(queue, now).filter(|_| !sched.yielded.load(Ordering::Relaxed))?;
-        Some(if self.is_due(cpu, sched.vruntime()) { end } else { NEVER })
+        Some(if self.is_due(cpu, queue, sched.vruntime()) { end } else { NEVER })
     }
 
     /// Tells the other CPUs what this one runs from now on.
     fn publish_running(
         &self,
-        cpu: CpuId,
+        queue: &CpuQueue<P>,
         vcpu: Option<&VcpuSched>,
         now: Nanos,
         contended: bool,
         slice_end: u64,
     ) {
-        let queue = self.queue(cpu);
         let weight = vcpu.map_or(0, |vcpu| vcpu.counted.load(Ordering::Relaxed));
         // What else it may have known the look of `pick` took away.
         if contended {
@@ -484,8 +463,13 @@ impl<P: Platform> Scheduler<P> {
 
     /// The best of: the vCPU that runs and may go on, the first in the own queue, and any that waits elsewhere and is
     /// much further behind.
-    fn contend(&self, cpu: CpuId, now: Nanos, keep: Option<&VcpuRef<P>>) -> Option<VcpuRef<P>> {
-        let queue = self.queue(cpu);
+    fn contend(
+        &self,
+        cpu: CpuId,
+        queue: &CpuQueue<P>,
+        now: Nanos,
+        keep: Option<&VcpuRef<P>>,
+    ) -> Option<VcpuRef<P>> {
         let kept = keep.map(|keep| self.let_others_go(queue, &keep.vcpu().sched));
         let own = kept.unwrap_or(NEVER).min(queue.head.load(Ordering::SeqCst));
         let limit = if own == NEVER { NEVER } else { own.saturating_sub(MARGIN) };
