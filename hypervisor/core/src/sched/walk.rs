@@ -239,6 +239,11 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
+    /// Whether a CPU has walks to go on with ([`Hypervisor::walk_on`]).
+    pub(crate) fn has_walks(&self, cpu: CpuId) -> bool {
+        self.sched.queue(cpu).walks.count.load(Ordering::SeqCst) != 0
+    }
+
     /// The walks of a CPU that is gone become those of this one.
     pub(super) fn adopt_walks(&self, cpu: CpuId) {
         let here = self.platform.this_cpu();

@@ -281,7 +281,7 @@ impl<P: Platform> Hypervisor<P> {
             }
         }
         // As nearly always, that was all.
-        if !self.arm_for(cpu, self.sched.deadlines(cpu), Arm::AfterNow(now)) {
+        if self.has_walks(cpu) || !self.arm_for(cpu, self.sched.deadlines(cpu), Arm::AfterNow(now)) {
             self.do_what_else_is_due(cpu, now);
         }
     }
