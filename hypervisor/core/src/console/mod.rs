@@ -19,7 +19,8 @@
 //!   room; the rest stays in their rings, or their hypercall is made again.
 //! - A guest's text is written in its own time, a burst ([`BURST`] bytes, [`LINES`] lines) for each entry: a notification with more
 //!   behind it is a hypercall to be made again. What waited for the line goes on when the line has room, a burst of one domain each
-//!   time, the domains in turn: no more than the line takes.
+//!   time, the domains in turn: no more than the line takes. While some text waits, a domain that sends an event waits with the
+//!   others, and `console_io` writes one burst between two of theirs: asking often gains nothing.
 
 mod input;
 mod keys;
@@ -67,6 +68,8 @@ pub struct Console {
     rings: Mutex<BTreeMap<DomId, Arc<Ring>>>,
     /// There is text in a ring for which the line had no room.
     more_output: AtomicBool,
+    /// Some of that was written since a domain wrote by `console_io` last.
+    ring_served: AtomicBool,
     /// The domain whose ring was served last of those.
     served_last: AtomicU32,
     /// The hypervisor answers a key: nothing of that may be lost, so writing waits for the line.
@@ -83,6 +86,7 @@ impl Console {
             input: Mutex::new(Input::new()),
             rings: Mutex::new(BTreeMap::new()),
             more_output: AtomicBool::new(false),
+            ring_served: AtomicBool::new(false),
             served_last: AtomicU32::new(0),
             patient: AtomicBool::new(false),
             log_grew: AtomicBool::new(false),
@@ -177,6 +181,19 @@ impl<P: Platform> Hypervisor<P> {
         self.platform.console_has_room(BURST_ROOM)
     }
 
+    /// Whether a domain may write a burst by `console_io` now: the line has room, and it is not the turn of those that wait for it.
+    pub(crate) fn console_takes_text(&self) -> bool {
+        if !self.console_has_room() {
+            return false;
+        }
+        let others_wait = self.console.more_output.load(Ordering::SeqCst);
+        let its_turn = !others_wait || self.console.ring_served.swap(false, Ordering::SeqCst);
+        if !its_turn {
+            self.platform.raise_work(self.platform.this_cpu(), Work::CONSOLE);
+        }
+        its_turn
+    }
+
     /// Writes text of a domain: a burst at most.
     pub fn console_output(&self, domain: DomId, text: &[u8]) {
         self.write_screen(Writer::Domain(domain), text);
@@ -257,7 +274,8 @@ impl<P: Platform> Hypervisor<P> {
         let Some(ring) = self.console.ring(domain.id) else { return false };
         let Some(mut end) = ring.open() else { return false };
         let page = self.platform.frame_words(ring.mfn);
-        let has_room = !end.has_output(page) || self.console_has_room();
+        let first = || !self.console.more_output.load(Ordering::SeqCst);
+        let has_room = !end.has_output(page) || first() && self.console_has_room();
         let text = if has_room { end.take_output(page, BURST, LINES) } else { Vec::new() };
         let more = end.has_output(page);
         if more && !has_room {
@@ -304,6 +322,7 @@ impl<P: Platform> Hypervisor<P> {
             return;
         }
         self.console.served_last.store(id.0.into(), Ordering::Relaxed);
+        self.console.ring_served.store(true, Ordering::SeqCst);
         // It may have been closed meanwhile: then the next ring has its turn.
         if let Some(mut end) = ring.open() {
             let text = end.take_owed(self.platform.frame_words(ring.mfn), BURST, LINES);

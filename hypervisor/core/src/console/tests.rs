@@ -300,6 +300,52 @@ fn text_waits_for_the_line() {
     assert_eq!(guests.each_ref().map(|guest| guest.taken(&hv)), [700, 700]);
 }
 
+/// A line that takes a few bytes at a time. `loud` looks each time whether it can write; its CPU does the work that is raised. Answers
+/// how much of 600 bytes was written that wait for the line in the ring of a domain.
+fn written_beside(loud: impl Fn(&Hypervisor<MockPlatform>)) -> u32 {
+    let (hv, _) = mock::machine_with_domain(64);
+    let quiet = Guest::new(&hv, 1);
+    hv.platform.console_room.store(10, SeqCst);
+    quiet.put(&hv, &"q".repeat(600));
+    quiet.send(&hv);
+    for _ in 0..2000 {
+        // The platform tells of much room only.
+        let room = hv.platform.console_room.fetch_add(16, SeqCst);
+        let raised = core::mem::take(&mut hv.platform.record.lock().unwrap().raised);
+        if room > 1024 || raised.iter().any(|(_, work)| work.contains(Work::CONSOLE)) {
+            hv.console_work();
+        }
+        loud(&hv);
+    }
+    quiet.taken(&hv)
+}
+
+/// A domain that asks again and again whether the line has room does not keep it from those that wait until they are told, nor is
+/// it kept from it.
+#[test]
+fn those_that_wait_for_the_line_have_their_turn() {
+    let ring = std::cell::OnceCell::new();
+    let written = written_beside(|hv| {
+        let guest = ring.get_or_init(|| Guest::new(hv, 2));
+        let produced = word32(hv.ring_words(guest.page), offset_of!(XenconsInterface, out_prod));
+        let free = 2048 - produced.wrapping_sub(guest.taken(hv));
+        guest.put(hv, &"l".repeat(free as usize));
+        guest.send(hv);
+        let screen = hv.platform.record.lock().unwrap().console.len();
+        assert!(screen < 40_000);
+    });
+    assert_eq!(written, 600, "beside a ring that is always full");
+    let bursts = std::cell::Cell::new(0);
+    let written = written_beside(|hv| {
+        if hv.console_takes_text() {
+            hv.console_output(crate::ids::DomId(0), &[b'd'; 256]);
+            bursts.set(bursts.get() + 1);
+        }
+    });
+    assert_eq!(written, 600, "beside console_io");
+    assert!(bursts.get() > 100, "{bursts:?}");
+}
+
 /// Nothing that a terminal of 8 bits or of UTF-8 takes for a control character reaches the line from a domain without the screen.
 #[test]
 fn no_control_characters_without_the_screen() {

@@ -33,7 +33,7 @@ fn write<P: Platform>(cx: Cx<'_, P>, args: &[u64; 6]) -> Outcome {
     let mut first = true;
     while left != 0 {
         // Where the line has no room, the domain waits for it in its own time.
-        if !first && cx.hv.platform.work_pending() || !cx.hv.console_has_room() {
+        if !first && cx.hv.platform.work_pending() || !cx.hv.console_takes_text() {
             return Outcome::Again([args[0], left.into(), buffer.address().0, args[3], args[4], args[5]]);
         }
         first = false;
