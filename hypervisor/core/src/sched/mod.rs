@@ -19,7 +19,8 @@
 //! least one runs first, on one scale for the whole machine, whose own virtual time advances as for a vCPU that gets just
 //! its share: a CPU takes over another's waiting vCPU when it is
 //! behind by more than [`MARGIN`], so that shares hold across CPUs and not just within one. Whoever slept comes back with
-//! at most [`WAKE_CREDIT`] of its own time of advantage over those that did not: it runs at once, but saved up nothing.
+//! at most [`WAKE_CREDIT`] of its own time of advantage over those that did not, and over what its domain got meanwhile: it runs at once,
+//! but saved up nothing.
 //! What begins to run keeps its CPU for a while (option `sched_ratelimit_us=`, [`LEAST_RUN_US`]) unless it sleeps, yields or must
 //! stop: who sleeps for a few microseconds, again and again, cannot fill the time of those that compute with switches between them.
 //! A wake-up on the CPU that does it makes no look during the least run: it only ends the slice with it (`Scheduler::learn`).

@@ -130,7 +130,8 @@ impl<P: Platform> Scheduler<P> {
             if from != From::Cpu {
                 let part = sched.share.part();
                 let credit = scaled(WAKE_CREDIT, part).clamp(WAKE_CREDIT, MOST_WAKE_CREDIT);
-                let floor = self.clock.lock().read(now).saturating_sub(credit);
+                let served = self.clock.lock().read(now).max(sched.share.vruntime());
+                let floor = served.saturating_sub(credit);
                 let woken = sched.vruntime().max(floor).saturating_add(scaled(WAKE_COST, part));
                 sched.vruntime.store(woken, Ordering::Relaxed);
             }

@@ -530,9 +530,11 @@ impl<P: Platform> Scheduler<P> {
         let ran = now.0.saturating_sub(since.0);
         vcpu.sched.use_quota(ran);
         let charged = old.saturating_add(scaled(ran, weight));
-        let part = vcpu.sched.share.part();
+        let (part, whole) = (vcpu.sched.share.part(), vcpu.sched.share.whole());
+        let served = if whole == weight { charged - old } else { scaled(ran, whole) };
         let mut clock = self.clock.lock();
         let vtime = clock.read(now);
+        vcpu.sched.share.served(served, vtime);
         let mut bounded = charged;
         // Nothing is bounded closer than this.
         if charged.abs_diff(vtime) > LAG {

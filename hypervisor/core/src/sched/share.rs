@@ -3,7 +3,8 @@
 //! # Weight
 //! A weight belongs to a domain, whatever the number of its vCPUs: those that run or wait at the moment share it equally, so
 //! a domain gains nothing by having more of them. A vCPU takes over its part of the weight whenever it is charged
-//! for the time it ran, and keeps it while it waits.
+//! for the time it ran, and keeps it while it waits. vCPUs that run one after the other each have all of the weight in their turn. So
+//! the domain has a virtual runtime as a whole as well, and a vCPU that wakes up is behind that by no more than what sleeping earns.
 //!
 //! # Cap
 //! A cap is a percentage of one CPU. Each [`CAP_PERIOD`] a domain with a cap gets that much time as a *budget*. A vCPU that
@@ -12,13 +13,14 @@
 //! one budget more than its cap allows, and one that always wants more gets it to the nanosecond. A vCPU that finds
 //! no budget is *capped* ([`Reasons::CAPPED`]) until the next one; the CPU that found so sees to that.
 
+use super::queue::{MOST_WAKE_CREDIT, WAKE_CREDIT};
 use super::{Reasons, VcpuSched};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::Nanos;
 use crate::platform::{Platform, Work};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::Mutex;
 use xen_abi::errno::Errno;
 
@@ -39,6 +41,10 @@ const FREE: i64 = i64::MAX;
 /// Nobody is made to run for less than this, in nanoseconds.
 const SHORTEST_RUN: i64 = 50_000;
 
+/// How far a domain's virtual runtime may get ahead of the machine's virtual time, in nanoseconds: what it got where there was room is not
+/// held against it for longer, and more than sleeping ever earns.
+const MOST_AHEAD: u64 = MOST_WAKE_CREDIT + 2 * WAKE_CREDIT;
+
 /// Weight and cap of a domain.
 pub struct DomainSched {
     /// 1..=[`MAX_WEIGHT`].
@@ -49,6 +55,8 @@ pub struct DomainSched {
     active: AtomicU32,
     /// vCPUs in `SCHEDOP_poll`.
     pub(super) pollers: AtomicU32,
+    /// Nanoseconds that its vCPUs ran, divided by its weight: virtual runtime. Changes with the clock locked.
+    vruntime: AtomicU64,
     budget: Mutex<Budget>,
 }
 
@@ -101,6 +109,7 @@ impl DomainSched {
             cap: AtomicU32::new(0),
             active: AtomicU32::new(0),
             pollers: AtomicU32::new(0),
+            vruntime: AtomicU64::new(0),
             budget: Mutex::new(Budget { left: 0, refill_at: Nanos(0), exhausted: false }),
         }
     }
@@ -117,7 +126,24 @@ impl DomainSched {
 
     /// What each vCPU that runs or waits has of the weight, in units of [`BASE`] to [`DEFAULT_WEIGHT`].
     pub(super) fn part(&self) -> u32 {
-        (self.weight() * UNIT / self.active.load(Ordering::Relaxed).max(1)).max(1)
+        (self.whole() / self.active.load(Ordering::Relaxed).max(1)).max(1)
+    }
+
+    /// All of the weight, in the same units.
+    pub(super) fn whole(&self) -> u32 {
+        self.weight() * UNIT
+    }
+
+    /// Virtual runtime of the domain as a whole, in nanoseconds.
+    pub(super) fn vruntime(&self) -> u64 {
+        self.vruntime.load(Ordering::Relaxed)
+    }
+
+    /// A vCPU ran for so long in the domain's virtual time; it is `vtime` for the machine. The clock is locked.
+    pub(super) fn served(&self, ran: u64, vtime: u64) {
+        let before = self.vruntime().max(vtime.saturating_sub(WAKE_CREDIT));
+        let bounded = before.saturating_add(ran).min(vtime.saturating_add(MOST_AHEAD));
+        self.vruntime.store(bounded, Ordering::Relaxed);
     }
 
     /// One more vCPU runs or waits.

@@ -4,6 +4,7 @@ mod naps;
 mod orders;
 mod policy;
 mod random;
+mod turns;
 mod walks;
 
 use super::*;
