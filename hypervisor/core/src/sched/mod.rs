@@ -22,7 +22,8 @@
 //! at most [`WAKE_CREDIT`] of its own time of advantage over those that did not, and over what its domain got meanwhile: it runs at once,
 //! but saved up nothing.
 //! What begins to run keeps its CPU for a while (option `sched_ratelimit_us=`, [`LEAST_RUN_US`]) unless it sleeps, yields or must
-//! stop: who sleeps for a few microseconds, again and again, cannot fill the time of those that compute with switches between them.
+//! stop: who sleeps for a few microseconds, again and again, cannot fill the time of those that compute with switches between them. Nor
+//! can one that others bring up and take down before it runs: a CPU that looked for it in vain is not told again for as long.
 //! A wake-up on the CPU that does it makes no look during the least run: it only ends the slice with it (`Scheduler::learn`).
 //! Where nobody waits there is no slice timer and a decision is a handful of loads. A slice that ended early leaves the timer armed:
 //! it expires once for nothing, which costs less than to arm it at each switch.

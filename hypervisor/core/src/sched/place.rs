@@ -181,12 +181,12 @@ impl<P: Platform> Scheduler<P> {
     }
 
     /// Makes `cpu` choose anew where that is due to a vCPU that was queued there. While the least run of what runs there is not
-    /// over, one look is enough, which ends its slice with its least run.
+    /// over, one look is enough, which ends its slice with its least run; likewise after a look in vain.
     pub(super) fn notice(&self, platform: &P, cpu: CpuId, now: Nanos, vruntime: u64) {
         let queue = self.queue(cpu);
         let unaware = queue.contended.unaware();
         let due = || queue.running_vruntime(now) > vruntime.saturating_add(GRANULARITY);
-        if unaware || due() && !self.chooses_after_least_run(queue, now) {
+        if unaware || due() && !self.looks_by_itself(queue, now) {
             self.nudge(platform, cpu);
         }
     }

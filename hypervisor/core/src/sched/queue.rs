@@ -87,6 +87,8 @@ pub(super) struct CpuQueue<P: Platform> {
     since: AtomicU64,
     /// When it was chosen to run here in place of another one.
     began: AtomicU64,
+    /// When this CPU was made to look for another one, and found none that could run: it had come and gone.
+    vain: AtomicU64,
     /// Somebody waits for what runs here to let it go first.
     pub contended: Contended,
     /// The timer expires too late for this CPU's choice of a vCPU: it is armed anew once the switch is over.
@@ -110,6 +112,7 @@ impl<P: Platform> CpuQueue<P> {
             vruntime: AtomicU64::new(0),
             since: AtomicU64::new(0),
             began: AtomicU64::new(0),
+            vain: AtomicU64::new(0),
             contended: Contended::new(AtomicU32::new(0)),
             rearm: AtomicBool::new(false),
             slice_end: AtomicU64::new(NEVER),
@@ -242,9 +245,18 @@ impl<P: Platform> Scheduler<P> {
         (end > now.0 && !queue.idle()).then_some(end)
     }
 
-    /// Whether this CPU chooses anew at the end of the least run of what it runs: it need not be told before.
-    pub(super) fn chooses_after_least_run(&self, queue: &CpuQueue<P>, now: Nanos) -> bool {
-        self.least_run_end(queue, now).is_some_and(|end| queue.slice_end.load(Ordering::SeqCst) <= end)
+    /// The time of a least run after a look in vain, if it is not over. This CPU looks again by itself then, so that those who come and go
+    /// take no more of its time than those who run.
+    fn vain_end(&self, queue: &CpuQueue<P>, now: Nanos) -> Option<u64> {
+        let end = queue.vain.load(Ordering::Relaxed).saturating_add(self.least_run.load(Ordering::Relaxed));
+        (end > now.0).then_some(end)
+    }
+
+    /// Whether this CPU chooses anew at the end of the least run of what it runs, or of that time after a look in vain: it need not be told
+    /// before.
+    pub(super) fn looks_by_itself(&self, queue: &CpuQueue<P>, now: Nanos) -> bool {
+        let end = self.least_run_end(queue, now).max(self.vain_end(queue, now));
+        end.is_some_and(|end| queue.slice_end.load(Ordering::SeqCst) <= end)
     }
 
     /// Whether a vCPU that waits is due before one of this virtual runtime, which runs on `cpu`.
@@ -362,7 +374,12 @@ impl<P: Platform> Scheduler<P> {
                 }
             };
             let weight = sched.counted.load(Ordering::Relaxed);
-            let slice = if contended { now.0.saturating_add(slice(weight)).min(spared_until) } else { NEVER };
+            let slice = if contended {
+                let vain_end = self.vain_end(self.queue(cpu), now).unwrap_or(NEVER);
+                now.0.saturating_add(slice(weight)).min(spared_until).min(vain_end)
+            } else {
+                NEVER
+            };
             let published = keep.is_some() && !contended && limit == NEVER;
             if current.is_none_or(|current| !core::ptr::eq(current.vcpu(), vcpu.vcpu())) {
                 queue.began.store(now.0, Ordering::Relaxed);
@@ -495,7 +512,7 @@ impl<P: Platform> Scheduler<P> {
     }
 
     /// Takes the first runnable vCPU out of a queue if `wanted` says so of its virtual runtime; drops those that
-    /// are not runnable any more.
+    /// are not runnable any more, and notes it where that is all.
     fn pop_if(
         &self,
         queue: &CpuQueue<P>,
@@ -503,7 +520,7 @@ impl<P: Platform> Scheduler<P> {
         now: Nanos,
         wanted: impl Fn(u64) -> bool,
     ) -> Option<VcpuRef<P>> {
-        let mut chosen = None;
+        let (mut chosen, mut vain) = (None, false);
         while let Some(first) = waiting.last() {
             let sched = &first.vcpu().sched;
             let runnable = sched.runnable();
@@ -518,6 +535,10 @@ impl<P: Platform> Scheduler<P> {
                 chosen = first;
                 break;
             }
+            vain = true;
+        }
+        if vain && chosen.is_none() {
+            queue.vain.store(now.0, Ordering::Relaxed);
         }
         queue.publish_head(waiting);
         chosen

@@ -278,3 +278,41 @@ fn the_least_run_on_two_cpus() {
         assert!((ran - before).abs_diff(1_000_000_000) < 60_000_000, "{:?}", sim.ran);
     }
 }
+
+/// A vCPU that another one of its domain, on another CPU, takes down and brings up all the time makes the CPU where it would run look
+/// again and again, and find nothing. Answers how often in a tenth of a second.
+fn looks_in_vain(least: u32) -> usize {
+    let mut sim = Sim::with_domains(2, &[1, 2], Policy::Share);
+    sim.hv.sched.set_least_run_us(least).unwrap();
+    for (n, cpu) in [(0, 1), (1, 0), (2, 1)] {
+        sim.pin(n, &[cpu]);
+    }
+    assert!(sim.hv.bring_up(&sim.vcpu(0)) && sim.hv.bring_up(&sim.vcpu(1)));
+    sim.settle();
+    sim.run(100_000_000);
+    assert_eq!(sim.running(), [Some(1), Some(0)]);
+    let (end, victim) = (now(&sim) + 100_000_000, sim.vcpu(2));
+    let mut looks = 0;
+    while now(&sim) < end {
+        pass(&sim, 3000);
+        sim.on_cpu(1);
+        sim.hv.run_timers();
+        sim.on_cpu(0);
+        sim.hv.bring_up(&victim);
+        sim.hv.take_down(victim.vcpu());
+        let raised = core::mem::take(&mut sim.hv.platform.record.lock().unwrap().raised);
+        if raised.iter().any(|(cpu, work)| cpu.0 == 1 && work.contains(Work::RESCHEDULE)) {
+            looks += 1;
+            sim.reschedule(1);
+        }
+        assert_eq!(sim.running(), [Some(1), Some(0)]);
+    }
+    looks
+}
+
+/// So it looks no more than twice in the time of a least run.
+#[test]
+fn looks_in_vain_are_few() {
+    let looks = looks_in_vain(LEAST_RUN_US);
+    assert!(looks <= 220, "{looks} looks of one CPU in 100 ms");
+}
