@@ -2,7 +2,7 @@
 
 use super::frames::memory;
 use super::world::{FLAT_PAYLOAD, Who, World};
-use super::{Op, last, meet, op};
+use super::{Op, last, meet, meet_often, op};
 use crate::ids::Mfn;
 use core::sync::atomic::Ordering::Relaxed;
 use std::boxed::Box;
@@ -23,6 +23,13 @@ pub(super) const DESTROY_NEIGHBOUR: Op =
 
 /// The vCPU that is not in use at first.
 const THIRD: u64 = 2;
+
+/// Two vCPUs may do this for a third one at the same time.
+const GIVE_INFO: Op = op(1, "give it a vcpu_info", |w, who| {
+    let info = VcpuRegisterVcpuInfo { mfn: w.page.0, offset: 64 * who.cpu as u32, rsvd: 0 };
+    let at = w.put(who, 0, &[info]);
+    vcpu(w, who, VCPUOP_REGISTER_VCPU_INFO, at)
+});
 
 const OPS: &[Op] = &[
     last(0, "pause", |w, who| domctl(w, who, XEN_DOMCTL_PAUSEDOMAIN, 1, &[0u64])),
@@ -75,6 +82,7 @@ const OPS: &[Op] = &[
     }),
     op(1, "bring up", |w, who| vcpu(w, who, VCPUOP_UP, 0)).after(&["initialise"]),
     op(1, "take down", |w, who| vcpu(w, who, VCPUOP_DOWN, 0)).after(&["initialise", "bring up"]),
+    GIVE_INFO,
     op(1, "send an NMI", |w, who| vcpu(w, who, VCPUOP_SEND_NMI, 0)).after(&["initialise"]),
     op(1, "set a timer", |w, who| w.did(who, nr::SET_TIMER_OP, &[w.hv.platform.time.load(Relaxed) + 5])),
     op(0, "time passes", |w, _| {
@@ -109,4 +117,11 @@ fn context(w: &World, online: bool) -> Box<VcpuGuestContext> {
 #[test]
 fn on_a_domain() {
     meet(OPS);
+}
+
+/// The hypervisor holds one reference for the place of a `vcpu_info`, also where two vCPUs choose it at the same time. The moment that
+/// matters is short.
+#[test]
+fn on_a_vcpu_info() {
+    meet_often(&[Op { before: false, ..GIVE_INFO }], 1000);
 }

@@ -84,8 +84,13 @@ impl Table {
 
 /// All pairs of `ops`, an operation with itself among them.
 fn meet(ops: &'static [Op]) {
+    meet_often(ops, RUNS);
+}
+
+/// All pairs of `ops`, in so many runs of each.
+fn meet_often(ops: &'static [Op], runs: u64) {
     let table = Table::new(ops);
-    let runs = number("PARAVANE_MEETINGS").unwrap_or(RUNS);
+    let runs = number("PARAVANE_MEETINGS").unwrap_or(runs);
     let from = number("PARAVANE_MEETINGS_FROM").unwrap_or(0);
     if let Some(seed) = number("PARAVANE_MEETING") {
         run_once(&table, seed, 2);
