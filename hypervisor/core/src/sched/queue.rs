@@ -366,7 +366,7 @@ impl<P: Platform> Scheduler<P> {
                     capped += 1;
                     if capped % CHANGES == 0 && platform.work_pending() {
                         // A domain may have many vCPUs. This CPU comes back to the others.
-                        self.publish_running(cpu, None, now, false, NEVER);
+                        self.publish_running(queue, None, now, false, NEVER);
                         self.nudge(platform, cpu);
                         return None;
                     }
@@ -375,7 +375,7 @@ impl<P: Platform> Scheduler<P> {
             };
             let weight = sched.counted.load(Ordering::Relaxed);
             let slice = if contended {
-                let vain_end = self.vain_end(self.queue(cpu), now).unwrap_or(NEVER);
+                let vain_end = self.vain_end(queue, now).unwrap_or(NEVER);
                 now.0.saturating_add(slice(weight)).min(spared_until).min(vain_end)
             } else {
                 NEVER
