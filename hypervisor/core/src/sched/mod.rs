@@ -34,6 +34,7 @@
 mod affinity;
 mod clock;
 mod idle;
+mod least_run;
 mod null;
 mod ops;
 mod place;
@@ -47,8 +48,9 @@ pub(crate) mod walk;
 mod watchdog;
 mod words;
 
-pub(crate) use queue::is_least_run_us;
-pub use queue::{LEAST_RUN_US, MARGIN, Policy, SLICE, Scheduler, WAKE_CREDIT};
+pub use least_run::LEAST_RUN_US;
+pub(crate) use least_run::is_least_run_us;
+pub use queue::{MARGIN, Policy, SLICE, Scheduler, WAKE_CREDIT};
 pub use share::{CAP_PERIOD, DEFAULT_WEIGHT, DomainSched, MAX_WEIGHT};
 pub(crate) use upcall::mark;
 pub use watchdog::Watchdogs;

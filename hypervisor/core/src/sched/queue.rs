@@ -2,6 +2,7 @@
 
 use super::clock::VirtualClock;
 use super::idle::IdleAccount;
+use super::least_run::LEAST_RUN_US;
 use super::null::Assignments;
 use super::place::From;
 use super::share::{Admission, BASE};
@@ -16,8 +17,6 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
-use xen_abi::errno::Errno;
-use xen_abi::sysctl::{XEN_SYSCTL_SCHED_RATELIMIT_MAX, XEN_SYSCTL_SCHED_RATELIMIT_MIN};
 
 /// Longest time a vCPU runs while another waits for the same CPU, in nanoseconds. One of less than the default weight has less
 /// of it, so that a round is short where many run.
@@ -32,9 +31,6 @@ pub const WAKE_CREDIT: u64 = 10_000_000;
 /// Most of that in virtual runtime, in nanoseconds: all vCPUs of a domain of the default weight that wake up at the same time are
 /// ahead by no more than this, however many they are.
 pub(super) const MOST_WAKE_CREDIT: u64 = 100_000_000;
-/// How long a vCPU that begins to run keeps its CPU whatever wakes up, in microseconds, unless the option `sched_ratelimit_us=` or
-/// the control domain says otherwise: as in Xen.
-pub const LEAST_RUN_US: u32 = 1000;
 /// A running vCPU is not interrupted for one that is behind by less than this, in nanoseconds.
 pub(super) const GRANULARITY: u64 = 500_000;
 /// How far a vCPU may get behind the machine's virtual time while it has a CPU for itself, and ahead of it while nobody waits at
@@ -61,7 +57,7 @@ pub struct Scheduler<P: Platform> {
     /// vCPUs in all queues.
     pub(super) waiting: AtomicU32,
     /// How long a vCPU runs at least before another one takes its CPU, in nanoseconds.
-    least_run: AtomicU64,
+    pub(super) least_run: AtomicU64,
     /// CPUs that run nothing, those that are not up included.
     pub(super) idle_cpus: AtomicUsize,
     /// How long each CPU had nothing to run.
@@ -86,9 +82,9 @@ pub(super) struct CpuQueue<P: Platform> {
     vruntime: AtomicU64,
     since: AtomicU64,
     /// When it was chosen to run here in place of another one.
-    began: AtomicU64,
+    pub(super) began: AtomicU64,
     /// When this CPU was made to look for another one, and found none that could run: it had come and gone.
-    vain: AtomicU64,
+    pub(super) vain: AtomicU64,
     /// Somebody waits for what runs here to let it go first.
     pub contended: Contended,
     /// The timer expires too late for this CPU's choice of a vCPU: it is armed anew once the switch is over.
@@ -168,11 +164,6 @@ pub(super) fn scaled(ran: u64, weight: u32) -> u64 {
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
-/// Whether Xen takes this for a minimum time slice, in microseconds.
-pub(crate) fn is_least_run_us(least: u32) -> bool {
-    least == 0 || (XEN_SYSCTL_SCHED_RATELIMIT_MIN..=XEN_SYSCTL_SCHED_RATELIMIT_MAX).contains(&least)
-}
-
 /// A time that may be [`NEVER`].
 fn time(nanos: &AtomicU64) -> Option<Nanos> {
     match nanos.load(Ordering::SeqCst) {
@@ -219,44 +210,6 @@ impl<P: Platform> Scheduler<P> {
     /// How vCPUs and CPUs come together.
     pub fn policy(&self) -> Policy {
         if self.assignments.is_some() { Policy::Null } else { Policy::Share }
-    }
-
-    /// How long a vCPU that begins to run keeps its CPU whatever wakes up, in microseconds; 0: not at all.
-    pub fn least_run_us(&self) -> u32 {
-        u32::try_from(self.least_run.load(Ordering::Relaxed) / 1000).unwrap_or(u32::MAX)
-    }
-
-    /// Sets [`Scheduler::least_run_us`].
-    ///
-    /// # Errors
-    /// `EINVAL` for what Xen's schedulers refuse: other than 0, below `XEN_SYSCTL_SCHED_RATELIMIT_MIN` or above
-    /// `XEN_SYSCTL_SCHED_RATELIMIT_MAX`.
-    pub fn set_least_run_us(&self, least: u32) -> Result<(), Errno> {
-        if !is_least_run_us(least) {
-            return Err(Errno::EINVAL);
-        }
-        self.least_run.store(u64::from(least) * 1000, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// The end of the least run of what runs in this queue's CPU, if it has not come yet.
-    pub(super) fn least_run_end(&self, queue: &CpuQueue<P>, now: Nanos) -> Option<u64> {
-        let end = queue.began.load(Ordering::Relaxed).saturating_add(self.least_run.load(Ordering::Relaxed));
-        (end > now.0 && !queue.idle()).then_some(end)
-    }
-
-    /// The time of a least run after a look in vain, if it is not over. This CPU looks again by itself then, so that those who come and go
-    /// take no more of its time than those who run.
-    fn vain_end(&self, queue: &CpuQueue<P>, now: Nanos) -> Option<u64> {
-        let end = queue.vain.load(Ordering::Relaxed).saturating_add(self.least_run.load(Ordering::Relaxed));
-        (end > now.0).then_some(end)
-    }
-
-    /// Whether this CPU chooses anew at the end of the least run of what it runs, or of that time after a look in vain: it need not be told
-    /// before.
-    pub(super) fn looks_by_itself(&self, queue: &CpuQueue<P>, now: Nanos) -> bool {
-        let end = self.least_run_end(queue, now).max(self.vain_end(queue, now));
-        end.is_some_and(|end| queue.slice_end.load(Ordering::SeqCst) <= end)
     }
 
     /// Whether a vCPU that waits is due before one of this virtual runtime, which runs on `cpu`.
@@ -439,13 +392,6 @@ impl<P: Platform> Scheduler<P> {
         let vcpu = waiting().then(|| self.contend(cpu, queue, now, None)).flatten()?;
         let contended = self.policy() == Policy::Share && waiting();
         Some(Pick { vcpu, contended, spared_until: NEVER })
-    }
-
-    /// Whether the running vCPU keeps this CPU because its least run is not over, and did not ask to let others go first. Answers
-    /// the end of that where others are due, [`NEVER`] where they are not.
-    fn spare(&self, cpu: CpuId, queue: &CpuQueue<P>, now: Nanos, sched: &VcpuSched) -> Option<u64> {
-        let end = self.least_run_end(queue, now).filter(|_| !sched.yielded.load(Ordering::Relaxed))?;
-        Some(if self.is_due(cpu, queue, sched.vruntime()) { end } else { NEVER })
     }
 
     /// Tells the other CPUs what this one runs from now on.
