@@ -103,7 +103,7 @@ impl fmt::Display for BuildError {
                 write!(f, "the kernel's command line has {length} bytes, at most 1023 can be passed")
             }
             Self::OutOfMemory => f.write_str("the hypervisor ran out of memory while it built the domain"),
-            Self::FramesTaken => f.write_str("frames were taken away from the domain while it was built"),
+            Self::FramesTaken => f.write_str("frames were taken away meanwhile"),
             Self::PageTablesRefused => f.write_str("the domain's page tables were refused by the page-type checks"),
             Self::Refused(errno) => write!(f, "the domain was refused with errno {}", errno.0),
         }

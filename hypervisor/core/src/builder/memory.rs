@@ -155,14 +155,27 @@ impl<'a, P: Platform> Memory<'a, P> {
 
     /// Does something to a frame's words while the frame is the domain's; `None` where it is not any more, or no memory to write to.
     pub(super) fn with<R>(&self, frame: Mfn, work: impl FnOnce(&FrameWords) -> R) -> Option<R> {
-        let Some(owner) = self.owner else { return Some(work(self.hv.platform.frame_words(frame))) };
-        if self.hv.get_page_and_type(owner, frame, PageType::Writable).is_err() {
-            self.lost.set(true);
+        if !self.hold(frame) {
             return None;
         }
         let answer = work(self.hv.platform.frame_words(frame));
-        self.hv.put_page_and_type(frame);
+        self.release(frame);
         Some(answer)
+    }
+
+    #[inline(never)]
+    fn hold(&self, frame: Mfn) -> bool {
+        let Some(owner) = self.owner else { return true };
+        let held = self.hv.get_page_and_type(owner, frame, PageType::Writable).is_ok();
+        self.lost.set(self.lost.get() || !held);
+        held
+    }
+
+    #[inline(never)]
+    fn release(&self, frame: Mfn) {
+        if self.owner.is_some() {
+            self.hv.put_page_and_type(frame);
+        }
     }
 
     /// Clears whole pages.
@@ -248,16 +261,20 @@ impl<'a, P: Platform> Memory<'a, P> {
         let first = extent.frame.0 as usize;
         let entries = &self.hv.platform.m2p()[first..first + extent.count as usize];
         for ((entry, page), frame) in entries.iter().zip(extent.page..).zip(extent.frame.0..) {
-            let held = self.owner.map(|owner| self.hv.get_page(owner.id, Mfn(frame)));
-            if held.is_some_and(|held| held.is_err()) {
-                self.lost.set(true);
-                continue;
-            }
-            entry.store(page, Ordering::Relaxed);
-            if self.owner.is_some() {
-                self.hv.put_page(Mfn(frame));
+            match self.owner {
+                None => entry.store(page, Ordering::Relaxed),
+                Some(owner) => self.name_frame(owner, Mfn(frame), entry, page),
             }
         }
+    }
+
+    #[inline(never)]
+    fn name_frame(&self, owner: &Domain<P>, frame: Mfn, entry: &AtomicU64, page: u64) {
+        if self.hv.get_page(owner.id, frame).is_err() {
+            return self.lost.set(true);
+        }
+        entry.store(page, Ordering::Relaxed);
+        self.hv.put_page(frame);
     }
 }
 
