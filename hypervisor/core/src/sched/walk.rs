@@ -13,8 +13,9 @@
 //! the next vCPU is always the one after the last visited, so that each has its turn.
 //!
 //! A step visits some vCPUs under the lock of the walk, which is taken after all locks but those of the scheduler and the timers. Who asks
-//! makes one step, or all of them where it holds no lock and its CPU has no other work. What is left is done by its CPU in
-//! [`Hypervisor::run_timers`], a step at a time. Of a domain of few vCPUs nothing is ever left.
+//! makes one step, or all of them where it holds no lock and its CPU has no other work. What is left is done in
+//! [`Hypervisor::run_timers`], a step at a time, by the CPU that asked last: a guest that sends events to many pollers in a loop does the work
+//! itself, before it sends the next one, and keeps no other CPU at it. Of a domain of few vCPUs nothing is ever left.
 
 use super::Reasons;
 use crate::Hypervisor;
@@ -57,15 +58,15 @@ pub(crate) struct Walk {
     port: Option<Port>,
     /// The domain ended, and nobody was told: it is to be settled first.
     untold: bool,
-    /// A CPU has it in its list.
-    listed: bool,
+    /// The CPU that goes on with it. Others may have it in their lists still.
+    goes_on: Option<CpuId>,
     waiters: Vec<Waiter>,
 }
 
 impl Walk {
     /// Nothing is owed.
     pub const fn new() -> Self {
-        Self { next: 0, owed: [0; 3], port: None, untold: false, listed: false, waiters: Vec::new() }
+        Self { next: 0, owed: [0; 3], port: None, untold: false, goes_on: None, waiters: Vec::new() }
     }
 
     fn owes(&self, task: Task) -> bool {
@@ -123,6 +124,7 @@ enum By {
 
 impl<P: Platform> Hypervisor<P> {
     /// Wakes the vCPUs of a domain that poll this port, in one step; if there are more, this CPU goes on with it later.
+    #[inline(never)]
     pub(super) fn wake_pollers_of(&self, domain: &Arc<Domain<P>>, port: Port) {
         {
             let mut walk = domain.walk.lock();
@@ -153,7 +155,8 @@ impl<P: Platform> Hypervisor<P> {
     /// Does for all vCPUs of a domain what they are owed: now, as far as this CPU has no other work. The caller holds no lock.
     pub(crate) fn settle(&self, domain: &Arc<Domain<P>>) {
         while !self.walk_some(domain, By::Free) {
-            if self.platform.work_pending() {
+            // Who sends events may ask for more and more.
+            if self.is_settled(domain) || self.platform.work_pending() {
                 return self.walk_later(domain);
             }
         }
@@ -188,10 +191,9 @@ impl<P: Platform> Hypervisor<P> {
                 return false;
             }
         }
-        let place = |walk: &Walk| walk.waiters.iter().position(|waiter| waiter.caller == caller);
         let first = {
             let walk = domain.walk.lock();
-            place(&walk).map_or(0, |place| walk.waiters[place].off)
+            walk.waiters.iter().find(|waiter| waiter.caller == caller).map_or(0, |waiter| waiter.off)
         };
         let mut off = first;
         while let Some(vcpu) = domain.vcpus.get(off) {
@@ -201,38 +203,44 @@ impl<P: Platform> Hypervisor<P> {
             }
             off += 1;
         }
-        let mut walk = domain.walk.lock();
         let still = off == domain.vcpus.len();
-        match place(&walk) {
-            Some(place) if still => drop(walk.waiters.swap_remove(place)),
-            Some(place) => walk.waiters[place].off = off,
-            None => {}
-        }
+        domain.walk.lock().waiters.retain_mut(|waiter| {
+            if waiter.caller == caller {
+                waiter.off = off;
+            }
+            waiter.caller != caller || !still
+        });
         still
     }
 
-    /// This CPU goes on with a walk when it serves its timers, unless another one does.
+    /// This CPU goes on with a walk when it serves its timers, whichever CPU did so far.
     fn walk_later(&self, domain: &Arc<Domain<P>>) {
-        if !core::mem::replace(&mut domain.walk.lock().listed, true) {
-            let cpu = self.platform.this_cpu();
+        let cpu = self.platform.this_cpu();
+        let before = domain.walk.lock().goes_on.replace(cpu);
+        if before != Some(cpu) {
             self.sched.queue(cpu).walks.push(domain.clone());
             self.platform.raise_work(cpu, Work::TIMER);
         }
     }
 
     /// Goes on with the walks of this CPU, for one step.
+    #[inline(never)]
     pub(crate) fn walk_on(&self) {
         let cpu = self.platform.this_cpu();
         let walks = &self.sched.queue(cpu).walks;
         let Some(domain) = walks.pop() else { return };
-        self.walk_some(&domain, By::Free);
-        let goes_on = {
+        let is_ours = |walk: &Walk| walk.goes_on == Some(cpu);
+        if is_ours(&domain.walk.lock()) {
+            self.walk_some(&domain, By::Free);
             let mut walk = domain.walk.lock();
-            walk.listed = !walk.is_over();
-            walk.listed
-        };
-        if goes_on {
-            walks.push(domain);
+            if is_ours(&walk) && walk.is_over() {
+                walk.goes_on = None;
+            }
+            let goes_on = is_ours(&walk);
+            drop(walk);
+            if goes_on {
+                walks.push(domain);
+            }
         }
         if walks.count.load(Ordering::SeqCst) != 0 {
             self.platform.raise_work(cpu, Work::TIMER);
@@ -246,14 +254,15 @@ impl<P: Platform> Hypervisor<P> {
 
     /// The walks of a CPU that is gone become those of this one.
     pub(super) fn adopt_walks(&self, cpu: CpuId) {
-        let here = self.platform.this_cpu();
         while let Some(domain) = self.sched.queue(cpu).walks.pop() {
-            self.sched.queue(here).walks.push(domain);
+            if domain.walk.lock().goes_on == Some(cpu) {
+                self.walk_later(&domain);
+            }
         }
-        self.platform.raise_work(here, Work::TIMER);
     }
 
     /// A step. Answers whether the walk is over.
+    #[inline(never)]
     fn walk_some(&self, domain: &Arc<Domain<P>>, by: By) -> bool {
         let mut walk = domain.walk.lock();
         self.stop_next(domain, &walk);

@@ -136,6 +136,30 @@ fn a_second_event_joins_the_walk() {
     assert_eq!((b.with(Reasons::POLLING), b.domain.sched.pollers.load(SeqCst)), (0, 0));
 }
 
+/// A guest that sends events to many pollers in a loop kept the CPU at it that was asked first, for as long as it liked.
+#[test]
+fn the_cpu_that_asked_last_goes_on() {
+    let mut b = bench();
+    b.hv.sched = crate::sched::Scheduler::new(2);
+    b.hv.timers = crate::time::TimerQueues::new(2);
+    b.hv.platform.cpus.store(2, SeqCst);
+    let port = b.hv.bind_ipi(&b.domain, VcpuId(0)).expect("a port");
+    let guest = |b: &Bench| b.hv.wake_pollers(&b.domain, port);
+    b.poll(|_| port);
+    guest(&b);
+    b.hv.platform.cpu.store(1, SeqCst);
+    guest(&b);
+    let polling = b.with(Reasons::POLLING);
+    b.hv.platform.cpu.store(0, SeqCst);
+    b.is_called();
+    b.hv.run_timers();
+    assert_eq!(b.with(Reasons::POLLING), polling, "it is not this one's work any more");
+    assert!(!b.is_called());
+    b.hv.platform.cpu.store(1, SeqCst);
+    (0..PASSES).for_each(|_| b.hv.run_timers());
+    assert_eq!(b.with(Reasons::POLLING), 0);
+}
+
 /// The vCPUs of a domain that ends were all stopped in one go. Its controller hears of the end when all of them have stopped.
 #[test]
 fn an_end_stops_vcpus_in_steps() {
