@@ -241,6 +241,7 @@ impl Platform for MockPlatform {
     type VcpuArch = MockVcpu;
 
     fn new_vcpu_arch(&self) -> Result<MockVcpu, Errno> {
+        self.step();
         Ok(MockVcpu::default())
     }
 

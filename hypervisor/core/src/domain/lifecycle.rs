@@ -1,4 +1,4 @@
-//! Making, pausing, resuming and ending domains.
+//! Pausing, resuming and ending domains.
 //!
 //! # One lock for what a domain may do
 //! Whether vCPUs of a domain may run is said by [`Domain::lifecycle`], and again by [`Domain::stopped`] and the pauses. They change
@@ -24,20 +24,18 @@
 //! A frame that another domain still maps stays, accounted to the dead domain, until that domain lets go of it. Until then the
 //! identifier is not given to a new domain: the page accounting tells owners apart by nothing else.
 
-use super::{Domain, DomainConfig, Lifecycle, Vcpu, VcpuRef};
+use super::{Domain, Lifecycle, Vcpu, VcpuRef};
 use crate::Hypervisor;
 use crate::event::Progress;
 use crate::ids::{DomId, MachineAddr, Mfn, VcpuId};
 use crate::page::PageError;
-use crate::platform::{FrameWords, GuestFrame, Platform};
+use crate::platform::Platform;
 use crate::sched::Reasons;
 use alloc::sync::Arc;
 use core::fmt;
-use core::mem::offset_of;
 use core::sync::atomic::Ordering;
-use xen_abi::arch_x86::XEN_LEGACY_MAX_VCPUS;
 use xen_abi::errno::Errno;
-use xen_abi::xen::{DOMID_FIRST_RESERVED, VIRQ_DOM_EXC, VcpuInfo};
+use xen_abi::xen::VIRQ_DOM_EXC;
 
 /// Most pauses of a domain by its controller at a time, as in Xen.
 const MAX_PAUSES: u32 = 255;
@@ -47,9 +45,6 @@ const PATIENCE: u32 = 10_000;
 const LEAVING_STEP: usize = 8;
 /// vCPUs whose timers or `vcpu_info` pages it takes away between two looks.
 const TEARDOWN_STEP: usize = 64;
-/// Most vCPUs of a domain, as in Xen (`MAX_VIRT_CPUS`).
-pub const MAX_VCPUS: u32 = 8192;
-
 /// The CPU has other work first, or waits for other CPUs: call again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restart;
@@ -116,37 +111,6 @@ impl fmt::Display for Accounts {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Makes a domain without memory: in the domain table, [`Lifecycle::Building`], its vCPUs down, paused once by its
-    /// controller.
-    ///
-    /// # Errors
-    /// `EINVAL` for an identifier that is reserved or a number of vCPUs that no domain has; `EEXIST` for an identifier that
-    /// is in use; `ENOMEM`.
-    pub fn create_domain(&self, config: &DomainConfig) -> Result<Arc<Domain<P>>, Errno> {
-        if config.id.0 >= DOMID_FIRST_RESERVED || config.max_vcpus == 0 || config.max_vcpus > MAX_VCPUS {
-            return Err(Errno::EINVAL);
-        }
-        if self.domains.is_taken(config.id) {
-            return Err(Errno::EEXIST);
-        }
-        let shared_info = self.take_frames(None, 0, 0).ok_or(Errno::ENOMEM)?;
-        let words = self.platform.words(GuestFrame::held(shared_info));
-        write_shared_info(words);
-        let made = Domain::new(&self.platform, config, shared_info).map(Arc::new);
-        let entered = made.and_then(|domain| {
-            self.share_xen_page(&domain, shared_info);
-            self.domains.insert(domain.clone()).map(|()| domain)
-        });
-        if let Some(domain) = entered.as_ref().ok().filter(|domain| domain.uses_console_io()) {
-            self.console_appeared(domain);
-        }
-        if entered.is_err() {
-            self.known_frame(shared_info).set_xen();
-            self.frames.free(shared_info, 0);
-        }
-        entered
-    }
-
     /// An identifier that no domain has, the one after the last given out if possible.
     pub fn free_domid(&self) -> Option<DomId> {
         self.domains.free_id()
@@ -361,6 +325,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn end_services(&self, domain: &Arc<Domain<P>>) -> Result<Stage, Restart> {
+        self.abandon_domains_of(domain.id);
         self.forget_watchdogs(domain.id);
         self.forget_virq_handler(domain.id);
         self.detach_console(domain)?;
@@ -383,7 +348,7 @@ impl<P: Platform> Hypervisor<P> {
         self.surrender_xen_page(domain, domain.shared_info);
         *domain.lifecycle.lock() = Lifecycle::Dead;
         domain.dead.store(true, Ordering::SeqCst);
-        self.domains.bury(domain);
+        self.bury_domain(domain);
         self.send_global_virq(VIRQ_DOM_EXC);
         Stage::Done
     }
@@ -449,14 +414,5 @@ impl<P: Platform> Domain<P> {
     /// Whether its teardown is over.
     pub(crate) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::SeqCst)
-    }
-}
-
-/// Sets `shared_info` to what a domain starts with: all vCPUs have upcalls masked.
-fn write_shared_info(words: &FrameWords) {
-    words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-    let masked = 1 << (8 * offset_of!(VcpuInfo, evtchn_upcall_mask));
-    for n in 0..XEN_LEGACY_MAX_VCPUS {
-        words[n * size_of::<VcpuInfo>() / 8].store(masked, Ordering::Relaxed);
     }
 }

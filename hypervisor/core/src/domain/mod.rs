@@ -26,17 +26,18 @@
 
 pub mod keeper;
 mod lifecycle;
+mod making;
 mod pv;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use lifecycle::{Accounts, MAX_VCPUS, Restart};
+pub use lifecycle::{Accounts, Restart};
 pub use pv::{PvState, TrapSlot, VcpuFlags};
 pub use table::DomainTable;
 
 use crate::cpu_policy::side_channels::SafeEntries;
-use crate::cpumask::AtomicCpuMask;
+use crate::cpumask::{AtomicCpuMask, CpuMask};
 use crate::event::DomainEvents;
 use crate::grant::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_MAPTRACK_FRAMES, DomainGrants};
 use crate::ids::{DomId, Mfn, Port, VcpuId};
@@ -59,6 +60,9 @@ use xen_abi::arch_x86::XEN_LEGACY_MAX_VCPUS;
 use xen_abi::errno::Errno;
 use xen_abi::xen::VcpuInfo;
 
+/// Most vCPUs of a domain, as in Xen (`MAX_VIRT_CPUS`).
+pub const MAX_VCPUS: u32 = 8192;
+
 /// What a domain is made with.
 #[derive(Clone, Debug)]
 pub struct DomainConfig {
@@ -68,6 +72,8 @@ pub struct DomainConfig {
     pub privileged: bool,
     /// Number of its vCPUs, at least 1.
     pub max_vcpus: u32,
+    /// CPUs where its vCPUs may run; `None`: everywhere.
+    pub affinity: Option<CpuMask>,
     /// Most pages it may ever own.
     pub max_pages: u64,
     /// How messages call it.
@@ -91,6 +97,7 @@ impl DomainConfig {
             id,
             privileged: false,
             max_vcpus: 1,
+            affinity: None,
             max_pages: 0,
             name: alloc::format!("Domain-{}", id.0),
             handle: [0; 16],
@@ -222,38 +229,43 @@ impl<P: Platform> fmt::Debug for VcpuRef<P> {
     }
 }
 
-impl<P: Platform> Domain<P> {
-    /// A domain in [`Lifecycle::Building`], paused once, with its vCPUs down. `shared_info` is a zeroed frame of the hypervisor's own.
+impl<P: Platform> Vcpu<P> {
+    /// A vCPU that is down, of a domain that is paused.
     ///
     /// # Errors
-    /// `ENOMEM` when the platform cannot make a vCPU, `EINVAL` for no vCPU at all.
-    pub fn new(platform: &P, config: &DomainConfig, shared_info: Mfn) -> Result<Self, Errno> {
-        if config.max_vcpus == 0 {
-            return Err(Errno::EINVAL);
+    /// `ENOMEM` when the platform cannot make one.
+    fn new(platform: &P, id: VcpuId, config: &DomainConfig, sched: &Arc<DomainSched>) -> Result<Self, Errno> {
+        let reasons = Reasons::DOWN | Reasons::PAUSED;
+        Ok(Self {
+            id,
+            pv: PvState::new(),
+            saved: Mutex::new(Regs::default()),
+            context_turn: Mutex::new(()),
+            sched: VcpuSched::new(sched.clone(), reasons, config.affinity.as_ref()),
+            time: VcpuTime::new(),
+            cpu: AtomicU32::new(0),
+            arch: platform.new_vcpu_arch()?,
+        })
+    }
+}
+
+impl<P: Platform> Domain<P> {
+    /// A domain in [`Lifecycle::Building`], paused once, of vCPUs that [`Vcpu::new`] made with `sched`. `shared_info` is a frame of the
+    /// hypervisor's own, set to what a domain starts with.
+    fn new(
+        platform: &P,
+        config: &DomainConfig,
+        sched: Arc<DomainSched>,
+        vcpus: Vec<Vcpu<P>>,
+        shared_info: Mfn,
+    ) -> Self {
+        for (n, vcpu) in (0..).zip(vcpus.iter().take(XEN_LEGACY_MAX_VCPUS)) {
+            let at = shared_info.addr().0 + n * size_of::<VcpuInfo>() as u64;
+            vcpu.pv.vcpu_info.store(at, Ordering::Relaxed);
         }
-        let sched = Arc::new(DomainSched::new());
-        let vcpus = (0..config.max_vcpus)
-            .map(|n| {
-                let pv = PvState::new();
-                if (n as usize) < XEN_LEGACY_MAX_VCPUS {
-                    let at = shared_info.addr().0 + u64::from(n) * size_of::<VcpuInfo>() as u64;
-                    pv.vcpu_info.store(at, Ordering::Relaxed);
-                }
-                Ok(Vcpu {
-                    id: VcpuId(n),
-                    pv,
-                    saved: Mutex::new(Regs::default()),
-                    context_turn: Mutex::new(()),
-                    sched: VcpuSched::new(sched.clone(), Reasons::DOWN | Reasons::PAUSED),
-                    time: VcpuTime::new(),
-                    cpu: AtomicU32::new(0),
-                    arch: platform.new_vcpu_arch()?,
-                })
-            })
-            .collect::<Result<Vec<_>, Errno>>()?;
         let events = DomainEvents::new(config.max_vcpus);
         config.max_evtchn_port.into_iter().for_each(|port| events.set_max_port(Port(port)));
-        Ok(Self {
+        Self {
             id: config.id,
             privileged: config.privileged,
             name: config.name.clone(),
@@ -279,7 +291,7 @@ impl<P: Platform> Domain<P> {
             controller_pauses: AtomicU32::new(1),
             walk: Mutex::new(Walk::new()),
             teardown: Mutex::new(Stage::Alive),
-        })
+        }
     }
 
     /// Why its vCPUs do not run, as far as the domain decides.

@@ -85,18 +85,16 @@ impl<P: Platform> DomainTable<P> {
         self.dying.read().get(&id).cloned()
     }
 
-    /// Forgets a dying domain if its teardown is over and it owns nothing. To be called after either became true.
-    pub(crate) fn bury(&self, domain: &Arc<Domain<P>>) {
+    /// Forgets a dying domain if its teardown is over and it owns nothing, and answers it then. To be called after either became true.
+    pub(super) fn bury(&self, domain: &Arc<Domain<P>>) -> Option<Arc<Domain<P>>> {
         // Either this sees what became true at the same time elsewhere, or the other side sees this.
         fence(Ordering::SeqCst);
         if !domain.is_dead() || domain.pages.current() != 0 {
-            return;
+            return None;
         }
         let mut dying = self.dying.write();
         let found = dying.get(&domain.id).is_some_and(|found| Arc::ptr_eq(found, domain));
-        let buried = if found { dying.remove(&domain.id) } else { None };
-        drop(dying);
-        drop(buried);
+        if found { dying.remove(&domain.id) } else { None }
     }
 }
 

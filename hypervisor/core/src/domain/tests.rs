@@ -119,7 +119,10 @@ fn everything_comes_back() {
         after.free_frames += 1;
         assert_eq!(after, before);
         hv.keep_domains();
-        assert_eq!(Arc::strong_count(&domain), 1, "nobody holds the shell");
+        assert_eq!(Arc::strong_count(&domain), 2, "nothing holds the shell but what takes it away");
+        drop(domain);
+        hv.keep_domains();
+        assert_eq!(hv.gone_vcpus(), 0);
         assert!(hv.domains.get(DomId(7)).is_none());
         hv.remove_domain_page(&dom0, kept).expect("its own page");
     }
@@ -385,4 +388,25 @@ fn the_end_of_a_foreign_mapping_flushes_few_cpus() {
         // CPU 0 is the one that does it.
         assert_eq!((1..8).filter(|cpu| flushed(*cpu)).collect::<Vec<_>>(), [3], "dying: {dying}");
     }
+}
+
+/// The vCPUs of a domain that is gone went in one go, on whatever CPU dropped it last.
+#[test]
+fn vcpus_that_are_gone_go_in_steps() {
+    const VCPUS: u32 = 512;
+    let hv = mock::hypervisor(600);
+    let held = mock::domain(&hv, 3, VCPUS, 64);
+    destroy(&hv, &held);
+    hv.platform.preempt_every.store(1, SeqCst);
+    hv.keep_domains();
+    assert_eq!(hv.gone_vcpus(), VCPUS as usize, "somebody has it in hand");
+    drop(held);
+    let mut left = hv.gone_vcpus();
+    for _ in 0..VCPUS {
+        hv.keep_domains();
+        let now = hv.gone_vcpus();
+        assert!(left - now <= 16, "{left}, {now} between two looks");
+        left = now;
+    }
+    assert_eq!(left, 0);
 }

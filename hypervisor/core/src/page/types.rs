@@ -306,7 +306,7 @@ impl<P: Platform> Hypervisor<P> {
         self.frames.give_dirty(mfn.0..mfn.0 + 1);
         if let Some(owner) = self.domains.get_dying(owner) {
             owner.pages.shrink(1);
-            self.domains.bury(&owner);
+            self.bury_domain(&owner);
         }
     }
 

@@ -106,10 +106,10 @@ pub struct VcpuSched {
 }
 
 impl VcpuSched {
-    /// A vCPU that may run anywhere, but for these reasons.
-    pub fn new(share: Arc<DomainSched>, reasons: Reasons) -> Self {
+    /// A vCPU that may run on these CPUs (`None`: anywhere), but for these reasons.
+    pub fn new(share: Arc<DomainSched>, reasons: Reasons, cpus: Option<&CpuMask>) -> Self {
         let (affinity, soft_affinity) = (AtomicCpuMask::new(), AtomicCpuMask::new());
-        affinity.store(&CpuMask::ALL);
+        affinity.store(cpus.unwrap_or(&CpuMask::ALL));
         soft_affinity.store(&CpuMask::ALL);
         Self {
             words: VcpuWords::new(AtomicU32::new, reasons),

@@ -16,9 +16,12 @@ mod start;
 #[cfg(test)]
 mod tests;
 
+use start::described;
+
 use super::Domain;
+use super::making::{Making, Unfinished};
 use crate::Hypervisor;
-use crate::builder::{BuildError, Filling};
+use crate::builder::Filling;
 use crate::description::{Description, When};
 use crate::ids::{CpuId, DomId, Nanos, Port};
 use crate::permissions::Permissions;
@@ -39,14 +42,14 @@ const KEEPING_CPU: CpuId = CpuId(0);
 /// There is nothing to do.
 const NEVER: u64 = u64::MAX;
 /// How long a teardown or the building of a domain lets the CPU do other work, in nanoseconds.
-const BREATH: u64 = 200_000;
+pub(super) const BREATH: u64 = 200_000;
 /// How long the keeper works before the CPU runs guests again, in nanoseconds: no guest asked for it, and whichever runs on this CPU
 /// pays for it.
 const TURN: u64 = 100_000;
 /// How long the building of a domain goes on before the CPU runs guests again, in nanoseconds.
 const BURST: u64 = 30_000;
 /// How often a restart looks whether the old identifier is free, in nanoseconds.
-const RETRY: u64 = 1_000_000_000;
+pub(super) const RETRY: u64 = 1_000_000_000;
 /// A domain that lived that long starts its count of restarts anew, in nanoseconds.
 const LONG_LIFE: u64 = 60_000_000_000;
 
@@ -80,6 +83,8 @@ enum State<P: Platform> {
     Ends(Arc<Domain<P>>, End, u64),
     /// It will be started again.
     Waits(Nanos),
+    /// It is being made again, without memory.
+    Makes(Box<Making<P>>),
     /// It is being given its memory and kernel again.
     Builds(Arc<Domain<P>>, Box<Filling>),
     /// It is over.
@@ -138,6 +143,8 @@ struct Keeping<P: Platform> {
 pub struct Keeper<P: Platform> {
     keeping: Mutex<Keeping<P>>,
     reports: Mutex<Vec<(Arc<Domain<P>>, End)>>,
+    /// Domains that come and go in steps.
+    pub(super) unfinished: Unfinished<P>,
     /// When there is something to do next.
     next: AtomicU64,
 }
@@ -151,7 +158,12 @@ impl<P: Platform> Keeper<P> {
             services: Vec::new(),
             denied: Permissions::none(),
         };
-        Self { keeping: Mutex::new(keeping), reports: Mutex::new(Vec::new()), next: AtomicU64::new(NEVER) }
+        Self {
+            keeping: Mutex::new(keeping),
+            reports: Mutex::new(Vec::new()),
+            unfinished: Unfinished::new(),
+            next: AtomicU64::new(NEVER),
+        }
     }
 
     /// When there is something to do next, as far as `cpu` has to see to it.
@@ -204,7 +216,7 @@ impl<P: Platform> Hypervisor<P> {
         self.keep_from(self.platform.now());
     }
 
-    fn keep_from(&self, time: Nanos) {
+    pub(super) fn keep_from(&self, time: Nanos) {
         self.keeper.next.fetch_min(time.0, Ordering::SeqCst);
         self.platform.raise_work(KEEPING_CPU, Work::TIMER);
     }
@@ -222,6 +234,9 @@ impl<P: Platform> Hypervisor<P> {
             if let Some(next) = self.keep(&mut keeping, index) {
                 self.keeper.next.fetch_min(next.0, Ordering::SeqCst);
             }
+        }
+        if let Some(next) = self.take_away_gone() {
+            self.keeper.next.fetch_min(next.0, Ordering::SeqCst);
         }
         let over = |kept: &Kept<P>| matches!(kept.state, State::Over);
         keeping.kept.retain(|kept| !kept.last || !over(kept));
@@ -288,6 +303,7 @@ impl<P: Platform> Hypervisor<P> {
             }
             State::Waits(at) if *at > now => Some(*at),
             State::Waits(_) => self.start_again(keeping, index, now),
+            State::Makes(_) => self.go_on_making(keeping, index, now),
             State::Builds(..) => self.build_some(keeping, index, now),
         }
     }
@@ -329,30 +345,73 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn start_again(&self, keeping: &mut Keeping<P>, index: usize, now: Nanos) -> Option<Nanos> {
-        let kept = &keeping.kept[index];
-        match self.make_kept(kept, &keeping.denied) {
-            Ok(domain) => {
-                let kernel = kept.kernel.clone();
-                keeping.kept[index].state = State::Runs(domain.clone());
-                self.link(keeping, index);
-                self.offer(keeping, index);
-                let image: &[u8] = kernel.as_ref().map_or(keeping.kept[index].plan.image, |kernel| kernel);
-                match self.begin_kept(keeping, index, image) {
-                    Ok(filling) => {
-                        keeping.kept[index].state = State::Builds(domain, Box::new(filling));
-                        self.build_some(keeping, index, now)
-                    }
-                    Err(error) => {
-                        self.filled(&mut keeping.kept[index], Err(error));
-                        None
-                    }
+        let kept = &mut keeping.kept[index];
+        match self.begin_domain(described(kept.id, &kept.plan.description)) {
+            Ok(making) => {
+                kept.state = State::Makes(making);
+                self.go_on_making(keeping, index, now)
+            }
+            Err(errno) => self.cannot_start(kept, errno, now),
+        }
+    }
+
+    /// Goes on with making a domain for a while, and begins to fill it when it is there.
+    fn go_on_making(&self, keeping: &mut Keeping<P>, index: usize, now: Nanos) -> Option<Nanos> {
+        let kept = &mut keeping.kept[index];
+        let State::Makes(mut making) = core::mem::replace(&mut kept.state, State::Over) else { return None };
+        let end = now.0.saturating_add(BURST);
+        let made = loop {
+            match self.make_some(&mut making) {
+                Ok(false) if self.platform.work_pending() || self.platform.now().0 >= end => {
+                    kept.state = State::Makes(making);
+                    return Some(Nanos(self.platform.now().0.saturating_add(BREATH)));
+                }
+                Ok(false) => {}
+                Ok(true) => break self.complete_domain(*making),
+                Err(errno) => {
+                    self.abandon_domain(*making);
+                    break Err(errno);
                 }
             }
-            // Frames of its last life are still mapped by others, or its CPUs are not there.
-            Err(BuildError::Refused(Errno::EEXIST)) => Some(Nanos(now.0 + RETRY)),
+        };
+        match made
+            .and_then(|domain| self.equip(&domain, &kept.plan.description, &keeping.denied).map(|()| domain))
+        {
+            Ok(domain) => self.begin_again(keeping, index, domain, now),
+            Err(errno) => self.cannot_start(kept, errno, now),
+        }
+    }
+
+    fn cannot_start(&self, kept: &mut Kept<P>, errno: Errno, now: Nanos) -> Option<Nanos> {
+        if errno == Errno::EEXIST {
+            // Frames of its last life are still mapped by others.
+            kept.state = State::Waits(Nanos(now.0 + RETRY));
+            return Some(Nanos(now.0 + RETRY));
+        }
+        self.left_out(kept, &errno.into());
+        kept.state = State::Over;
+        None
+    }
+
+    fn begin_again(
+        &self,
+        keeping: &mut Keeping<P>,
+        index: usize,
+        domain: Arc<Domain<P>>,
+        now: Nanos,
+    ) -> Option<Nanos> {
+        let kernel = keeping.kept[index].kernel.clone();
+        keeping.kept[index].state = State::Runs(domain.clone());
+        self.link(keeping, index);
+        self.offer(keeping, index);
+        let image: &[u8] = kernel.as_ref().map_or(keeping.kept[index].plan.image, |kernel| kernel);
+        match self.begin_kept(keeping, index, image) {
+            Ok(filling) => {
+                keeping.kept[index].state = State::Builds(domain, Box::new(filling));
+                self.build_some(keeping, index, now)
+            }
             Err(error) => {
-                self.left_out(kept, &error);
-                keeping.kept[index].state = State::Over;
+                self.filled(&mut keeping.kept[index], Err(error));
                 None
             }
         }

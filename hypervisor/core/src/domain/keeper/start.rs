@@ -171,21 +171,14 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// The domain itself, still without memory.
-    pub(super) fn make_kept(
-        &self,
-        kept: &Kept<P>,
-        denied: &Permissions,
-    ) -> Result<Arc<Domain<P>>, BuildError> {
+    fn make_kept(&self, kept: &Kept<P>, denied: &Permissions) -> Result<Arc<Domain<P>>, BuildError> {
         let about = &kept.plan.description;
-        let domain =
-            if kept.id == DomId(0) { self.empty_dom0()? } else { self.make_described(kept.id, about)? };
         if kept.id != DomId(0) {
-            let mut permissions = domain.permissions.write();
-            about.iomem.iter().for_each(|(first, last)| permissions.iomem.insert(*first, *last));
-            about.ioports.iter().for_each(|(first, last)| permissions.ioports.insert(*first, *last));
-            about.irqs.iter().for_each(|irq| permissions.irqs.insert(*irq, *irq));
-            permissions.take_away(denied);
+            let domain = self.create_domain(&described(kept.id, about))?;
+            self.equip(&domain, about, denied)?;
+            return Ok(domain);
         }
+        let domain = self.empty_dom0()?;
         self.set_domain_sched(&domain, about.weight.unwrap_or(DEFAULT_WEIGHT), about.cap)?;
         for vcpu in domain.vcpu_refs() {
             if let Some(cpus) = &about.cpus {
@@ -195,16 +188,21 @@ impl<P: Platform> Hypervisor<P> {
         Ok(domain)
     }
 
-    fn make_described(&self, id: DomId, about: &Description) -> Result<Arc<Domain<P>>, Errno> {
-        self.create_domain(&DomainConfig {
-            privileged: about.privileged,
-            max_vcpus: about.vcpus,
-            max_pages: about.pages,
-            name: about.name.clone(),
-            console_io: about.console_io,
-            max_evtchn_port: Some(about.max_port),
-            ..DomainConfig::new(id)
-        })
+    /// Gives a described domain, which is not the first one, its rights and its share of the CPUs.
+    pub(super) fn equip(
+        &self,
+        domain: &Arc<Domain<P>>,
+        about: &Description,
+        denied: &Permissions,
+    ) -> Result<(), Errno> {
+        {
+            let mut permissions = domain.permissions.write();
+            about.iomem.iter().for_each(|(first, last)| permissions.iomem.insert(*first, *last));
+            about.ioports.iter().for_each(|(first, last)| permissions.ioports.insert(*first, *last));
+            about.irqs.iter().for_each(|irq| permissions.irqs.insert(*irq, *irq));
+            permissions.take_away(denied);
+        }
+        self.set_domain_sched(domain, about.weight.unwrap_or(DEFAULT_WEIGHT), about.cap)
     }
 
     /// Begins to fill a kept domain from its kernel.
@@ -268,6 +266,20 @@ impl<P: Platform> Hypervisor<P> {
                 self.console_served(domain.id, kept[service.by].id);
             }
         }
+    }
+}
+
+/// What a described domain that is not the first one is made with.
+pub(super) fn described(id: DomId, about: &Description) -> DomainConfig {
+    DomainConfig {
+        privileged: about.privileged,
+        max_vcpus: about.vcpus,
+        affinity: about.cpus,
+        max_pages: about.pages,
+        name: about.name.clone(),
+        console_io: about.console_io,
+        max_evtchn_port: Some(about.max_port),
+        ..DomainConfig::new(id)
     }
 }
 

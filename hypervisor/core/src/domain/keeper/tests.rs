@@ -341,3 +341,26 @@ fn frames_that_were_taken_are_not_written() {
     }
     assert!(half_built > 8, "{half_built}");
 }
+
+/// The first step of a restart made all vCPUs: 1,500 instructions for each of up to 512.
+#[test]
+fn a_restart_makes_its_vcpus_in_steps() {
+    let hv = started(&TWO.replace("vcpus = 2", "vcpus = 512\ncpus = \"0\""));
+    hv.shutdown_domain(&domain(&hv, 1), SHUTDOWN_REBOOT);
+    (0..3).for_each(|_| pass(&hv, 0));
+    assert!(hv.domains.get(DomId(1)).is_none(), "it is gone");
+    hv.platform.longest_stretch();
+    hv.platform.preempt_every.store(1, SeqCst);
+    let made = || hv.domains.get(DomId(1)).is_some();
+    let passes = (0..1000).take_while(|_| !made()).map(|_| pass(&hv, 11)).count();
+    let stretch = hv.platform.longest_stretch();
+    assert!(passes > 512 / 20 && stretch < 100, "{passes} passes, {stretch} steps");
+    let again = domain(&hv, 1);
+    assert_eq!(again.vcpus.len(), 512);
+    let pinned = crate::cpumask::CpuMask::of(CpuId(0));
+    assert!(again.vcpus.iter().all(|vcpu| vcpu.sched.affinity() == pinned));
+    drop(again);
+    hv.platform.preempt_every.store(0, SeqCst);
+    (0..3).for_each(|_| pass(&hv, 11));
+    assert!(domain(&hv, 1).vcpus[0].sched.runnable());
+}

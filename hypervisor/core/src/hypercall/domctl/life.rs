@@ -38,17 +38,20 @@ pub(super) fn create<P: Platform>(request: &mut Request<'_, P>) -> Answer {
     }
     check(&wanted)?;
     // The hypervisor's heap is not asked for what it cannot have: it knows no gentle refusal.
-    if u64::from(wanted.max_vcpus) * VCPU_FRAMES > hv.frames.free_count() {
+    let caller = (request.cx.domain.id, request.cx.vcpu.id);
+    let too_many = u64::from(wanted.max_vcpus) * VCPU_FRAMES > hv.frames.free_count();
+    if too_many && !hv.has_begun_domain(caller) {
         return Err(Errno::ENOMEM);
     }
-    let domain = hv.create_domain(&DomainConfig {
+    let config = DomainConfig {
         max_vcpus: wanted.max_vcpus,
         handle: wanted.handle,
         max_evtchn_port: Some(wanted.max_evtchn_port),
         max_grant_frames: limit(wanted.max_grant_frames, 1, DEFAULT_MAX_FRAMES)?,
         max_maptrack_frames: limit(wanted.max_maptrack_frames, 0, DEFAULT_MAX_MAPTRACK_FRAMES)?,
         ..DomainConfig::new(id)
-    })?;
+    };
+    let Some(domain) = hv.create_domain_for(caller, config)? else { return Ok(Reply::Again) };
     request.op.domain = domain.id.0;
     Ok(Reply::Copy)
 }

@@ -151,6 +151,46 @@ fn creation() {
     assert_eq!(caller.hv.domains.all().len(), 4);
 }
 
+/// Domains of many vCPUs are made in steps; what is begun and not gone on with is not kept.
+#[test]
+fn creation_of_many_vcpus() {
+    let hv = mock::hypervisor(4096);
+    let domain = mock::domain(&hv, 0, 2, 64);
+    let caller = Caller { hv, domain };
+    let config = |max_vcpus| XenDomctlCreatedomain {
+        max_vcpus,
+        max_evtchn_port: 1023,
+        max_grant_frames: 4,
+        max_maptrack_frames: -1,
+        grant_opts: 2,
+        ..XenDomctlCreatedomain::default()
+    };
+    let put = |domain, max_vcpus| {
+        let (cmd, interface_version) = (XEN_DOMCTL_CREATEDOMAIN, XEN_DOMCTL_INTERFACE_VERSION);
+        let at = caller.put(&XenDomctl { cmd, domain, interface_version, ..XenDomctl::default() });
+        caller.put_at(at + 16, &config(max_vcpus));
+        [at, 0, 0, 0, 0, 0]
+    };
+    let begin = |domain, max_vcpus| caller.outcome(nr::DOMCTL, put(domain, max_vcpus));
+    caller.preempt_every(1);
+    let (vcpus, again) = (60, put(0, 60));
+    caller.hv.platform.longest_stretch();
+    let rounds =
+        (0..100).take_while(|_| matches!(caller.outcome(nr::DOMCTL, again), Outcome::Again(_))).count();
+    let stretch = caller.hv.platform.longest_stretch();
+    assert!((3..6).contains(&rounds) && stretch < 40, "{rounds} rounds, {stretch} steps");
+    assert_eq!(caller.hv.domains.get(DomId(1)).map(|domain| domain.vcpus.len()), Some(vcpus));
+    // Another request takes the place of the one that was begun, whose number is free all the same.
+    assert!(matches!(begin(7, 50), Outcome::Again(_)));
+    assert!(matches!(begin(7, 40), Outcome::Again(_)));
+    assert!(caller.hv.domains.get(DomId(7)).is_none());
+    caller.preempt_every(0);
+    assert!(matches!(begin(8, 40), Outcome::Done(0)));
+    assert!(matches!(begin(7, 2), Outcome::Done(0)));
+    assert_eq!(caller.hv.domains.get(DomId(8)).map(|domain| domain.vcpus.len()), Some(40));
+    assert_eq!(caller.hv.domains.get(DomId(7)).map(|domain| domain.vcpus.len()), Some(2));
+}
+
 #[test]
 fn life() {
     let (caller, other) = pair();
