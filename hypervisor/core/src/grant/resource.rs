@@ -2,7 +2,7 @@
 
 use super::table::{STATUS_PER_FRAME, V2_PER_FRAME, count, status_frames};
 use crate::Hypervisor;
-use crate::domain::Domain;
+use crate::domain::{Domain, Restart};
 use crate::platform::Platform;
 use xen_abi::errno::Errno;
 use xen_abi::memory::{XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED, XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS};
@@ -21,14 +21,33 @@ impl<P: Platform> Hypervisor<P> {
     /// The frames of part `id` from `first` on, as many as `list` takes; the table grows to have them.
     ///
     /// # Errors
-    /// `EINVAL` beyond the table's limit, for status frames of a table of version 1, or without memory.
+    /// `EINVAL` beyond the table's limit, for status frames of a table of version 1, or without memory; [`Restart`] when this CPU has
+    /// other work first.
     pub(crate) fn grant_resource(
         &self,
         domain: &Domain<P>,
         id: u32,
         first: u32,
         list: &mut [u64],
-    ) -> Result<(), Errno> {
+    ) -> Result<Result<(), Errno>, Restart> {
+        loop {
+            match self.grow_for_resource(domain, id, first, list) {
+                Ok(true) => return Ok(Ok(())),
+                Ok(false) if self.platform.work_pending() => return Err(Restart),
+                Ok(false) => {}
+                Err(errno) => return Ok(Err(errno)),
+            }
+        }
+    }
+
+    /// Does that if the table is large enough, and lets it grow by a frame if it is not; answers whether it is done.
+    fn grow_for_resource(
+        &self,
+        domain: &Domain<P>,
+        id: u32,
+        first: u32,
+        list: &mut [u64],
+    ) -> Result<bool, Errno> {
         let wanted =
             u32::try_from(list.len()).ok().and_then(|n| first.checked_add(n)).ok_or(Errno::EINVAL)?;
         let mut table = domain.grants.lock(self, domain);
@@ -42,14 +61,15 @@ impl<P: Platform> Hypervisor<P> {
         } else {
             wanted
         };
-        if wanted > count(table.part(status)) {
-            if frames > table.max_frames() {
-                return Err(Errno::EINVAL);
-            }
-            table.grow(self, domain, frames, version).map_err(|_| Errno::EINVAL)?;
+        if wanted > count(table.part(status)) && frames > table.max_frames() {
+            return Err(Errno::EINVAL);
+        }
+        let enough = frames.min(table.max_frames());
+        if table.grow_once(self, domain, enough, version).map_err(|_| Errno::EINVAL)? {
+            return Ok(false);
         }
         let part = table.part(status).get(first as usize..wanted as usize).ok_or(Errno::EINVAL)?;
         list.iter_mut().zip(part).for_each(|(slot, mfn)| *slot = mfn.0);
-        Ok(())
+        Ok(true)
     }
 }

@@ -22,6 +22,10 @@ const V1_PER_FRAME: u32 = (PAGE_SIZE / 8) as u32;
 pub(super) const V2_PER_FRAME: u32 = (PAGE_SIZE / 16) as u32;
 pub(super) const STATUS_PER_FRAME: u32 = (PAGE_SIZE / 2) as u32;
 const RESERVED: u32 = GNTTAB_NR_RESERVED_ENTRIES;
+/// Frames of entries that a change of version clears in one step: the whole table, unless an option lets tables be larger.
+const CLEARED_AT_ONCE: usize = 64;
+/// Further ones that are cleared between two looks for other work, before that step.
+const CLEARED_BEFORE: usize = 16;
 /// Frames given back in teardown between two looks for other work.
 const FREED_AT_ONCE: u32 = 8;
 
@@ -35,6 +39,8 @@ pub(super) struct Table {
     active: Vec<Vec<Active>>,
     /// References beyond the reserved ones that have pins.
     used: u32,
+    /// Frames from this one on were cleared for the change of version that is being made.
+    cleared_from: usize,
     max_frames: u32,
     /// The domain is gone: the table has no frames and gets none.
     closed: bool,
@@ -57,6 +63,7 @@ impl Table {
             status: Vec::new(),
             active: Vec::new(),
             used: 0,
+            cleared_from: usize::MAX,
             max_frames,
             closed: false,
         }
@@ -143,7 +150,7 @@ impl Table {
     }
 
     /// Grows by one frame at most; answers whether one is still missing.
-    fn grow_once<P: Platform>(
+    pub(super) fn grow_once<P: Platform>(
         &mut self,
         hv: &Hypervisor<P>,
         domain: &Domain<P>,
@@ -269,6 +276,7 @@ impl Table {
         domain: &Domain<P>,
         version: u32,
     ) -> Result<(), VersionError> {
+        let cleared_from = core::mem::replace(&mut self.cleared_from, usize::MAX);
         if self.used != 0 {
             return Err(VersionError::InUse);
         }
@@ -278,12 +286,30 @@ impl Table {
         } else {
             give_back(hv, domain, &mut self.status).map_err(|InUse| VersionError::InUse)?;
         }
-        for frame in &self.frames {
+        for frame in self.frames.iter().take(cleared_from) {
             hv.platform.clear_frame(GuestFrame::held(*frame));
         }
         self.version = version;
         self.restore_reserved(&hv.platform, &saved);
         Ok(())
+    }
+
+    /// Clears some entries of a very large table for a change of version that nothing forbids so far. Answers whether it did. A grant that
+    /// is mapped meanwhile has the change fail all the same, as in a smaller table; then these entries are lost.
+    fn clear_beyond<P: Platform>(&mut self, hv: &Hypervisor<P>, version: u32) -> Result<bool, VersionError> {
+        let end = self.frames.len().min(self.cleared_from);
+        if end <= CLEARED_AT_ONCE || self.used != 0 {
+            return Ok(false);
+        }
+        let alone = |mfn: &Mfn| hv.known_frame(*mfn).count().refs() <= 1;
+        self.save_reserved(&hv.platform)?;
+        if version == 1 && !self.status.iter().all(alone) {
+            return Err(VersionError::InUse);
+        }
+        let first = end.saturating_sub(CLEARED_BEFORE).max(CLEARED_AT_ONCE);
+        self.frames[first..end].iter().for_each(|mfn| hv.platform.clear_frame(GuestFrame::held(*mfn)));
+        self.cleared_from = first;
+        Ok(true)
     }
 }
 
@@ -429,8 +455,9 @@ impl<P: Platform> Hypervisor<P> {
             let frames = count(&table.frames);
             // Status frames come one after the other. Those of a change that is given up are there for the next.
             let refused = table.used != 0 || version == 1;
-            if refused
-                || !table.grow_once(self, domain, frames, version).map_err(|_| VersionError::NoMemory)?
+            if (refused
+                || !table.grow_once(self, domain, frames, version).map_err(|_| VersionError::NoMemory)?)
+                && !table.clear_beyond(self, version)?
             {
                 return table.set_version(self, domain, version);
             }

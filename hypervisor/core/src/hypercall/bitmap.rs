@@ -9,7 +9,7 @@ use xen_abi::xen::XenctlBitmap;
 
 /// Bytes behind the last meaningful one that are cleared at most: a caller that claims a larger buffer asks for work without
 /// end.
-const MOST_PADDING: u64 = 4096;
+const MOST_PADDING: usize = 4096;
 
 /// The bitmap with these members among `bits`.
 pub fn of(members: impl IntoIterator<Item = usize>, bits: usize) -> Vec<u8> {
@@ -56,6 +56,6 @@ pub fn write<P: Platform>(hv: &Hypervisor<P>, map: &XenctlBitmap, bytes: &[u8]) 
     }
     let target = GuestPtr::<u8>::from(map.bitmap);
     target.write_slice(hv, &own)?;
-    let padding = ((theirs - common) as u64).min(MOST_PADDING);
-    (0..padding).try_for_each(|at| target.write_at(hv, common as u64 + at, &0))
+    let padding = (theirs - common).min(MOST_PADDING);
+    if padding == 0 { Ok(()) } else { target.at(common as u64)?.write_slice(hv, &vec![0; padding]) }
 }

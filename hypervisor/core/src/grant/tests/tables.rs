@@ -186,3 +186,33 @@ fn tables_grow_and_change_in_steps() {
     assert!(w.hv.platform.longest_stretch() < 200);
     assert_eq!((change(1), w.hv.grant_table_version(&w.d1)), (Ok(()), 1));
 }
+
+/// A change of version cleared all frames of a table in one go, however many an option lets it have.
+#[test]
+fn a_very_large_table_changes_its_version_in_steps() {
+    const FRAMES: u32 = 400;
+    let hv = crate::mock::hypervisor(2048);
+    let config = crate::domain::DomainConfig {
+        max_grant_frames: FRAMES,
+        ..crate::domain::DomainConfig::new(DomId(1))
+    };
+    let domain = hv.create_domain(&config).expect("a domain");
+    let frames = hv.setup_grant_table(&domain, SELF, FRAMES).expect("a table");
+    hv.platform.preempt_every.store(1, Ordering::SeqCst);
+    for version in [2, 1] {
+        for frame in &frames {
+            hv.platform
+                .frame_words(*frame)
+                .iter()
+                .for_each(|word| word.store(u64::MAX << 4, Ordering::SeqCst));
+        }
+        hv.platform.longest_stretch();
+        let change = |_: &u32| hv.set_grant_table_version(&domain, version) == Err(VersionError::Restart);
+        let rounds = (0..1000).take_while(change).count();
+        let stretch = hv.platform.longest_stretch();
+        assert!(rounds > 20 && stretch < 300, "{rounds} rounds, {stretch} steps");
+        assert_eq!(hv.grant_table_version(&domain), version);
+        let words = |frame: &crate::ids::Mfn| hv.platform.frame_words(*frame);
+        assert!(frames[1..].iter().all(|frame| words(frame).iter().all(|w| w.load(Ordering::SeqCst) == 0)));
+    }
+}

@@ -104,18 +104,19 @@ impl<P: Platform> Job<P> {
             let chunk = &mut chunk[..CHUNK.min(left)];
             // Checked to end within 32 bits.
             let first = (self.request.frame + u64::from(self.done)) as u32;
-            let told = cx
-                .hv
-                .grant_resource(&self.domain, self.request.id, first, chunk)
-                .and_then(|()| Ok(list.at(u64::from(self.done))?.write_slice(cx.hv, chunk)?));
-            if let Err(errno) = told {
-                return errno.into();
+            let frames = cx.hv.grant_resource(&self.domain, self.request.id, first, chunk);
+            if let Ok(frames) = frames {
+                let told =
+                    frames.and_then(|()| Ok(list.at(u64::from(self.done))?.write_slice(cx.hv, chunk)?));
+                if let Err(errno) = told {
+                    return errno.into();
+                }
+                self.done += chunk.len() as u32;
+                if self.done == self.request.nr_frames {
+                    return Outcome::Done(0);
+                }
             }
-            self.done += chunk.len() as u32;
-            if self.done == self.request.nr_frames {
-                return Outcome::Done(0);
-            }
-            if cx.hv.platform.work_pending() {
+            if frames.is_err() || cx.hv.platform.work_pending() {
                 let command = u64::from(XENMEM_ACQUIRE_RESOURCE) | u64::from(self.done) << MEMOP_EXTENT_SHIFT;
                 return Outcome::Again([command, arg, 0, 0, 0, 0]);
             }
