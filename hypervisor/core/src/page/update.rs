@@ -193,14 +193,12 @@ impl<P: Platform> Hypervisor<P> {
         let info = self.frame(mfn).ok_or(PageError::BadFrame)?;
         info.judge(owner.id)?;
         let locked = info.lock_table(|| self.platform.work_pending()).map_err(|Busy| PageError::Restart)?;
-        // It may have changed hands. A table that is locked is in use, and one that is its owner's as well stays both.
-        if locked.is_some() && info.count().owner() != owner.id {
-            info.unlock_table();
-            return Err(PageError::NotOwner);
-        }
-        if locked.is_none() {
-            info.judge(owner.id)?;
-        }
+        // It may have changed hands. A table that is locked and its owner's stays both.
+        info.judge(owner.id).inspect_err(|_| {
+            if locked.is_some() {
+                info.unlock_table();
+            }
+        })?;
         Ok(locked)
     }
 }
