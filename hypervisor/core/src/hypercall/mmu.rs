@@ -316,10 +316,7 @@ impl<'a, P: Platform> Updates<'a, P> {
     fn run(mut self, batch: &Batch) -> Outcome {
         let (done, stop) = if batch.count == 1 {
             match GuestPtr::<MmuUpdate>::new(batch.requests).read(self.cx.hv) {
-                Ok(request) => match self.serve(&request) {
-                    Ok(()) => (1, None),
-                    Err(stop) => (0, Some(stop)),
-                },
+                Ok(request) => self.serve_chunk(core::slice::from_ref(&request), 0),
                 Err(_) => (0, Some(Stop::Refused(Errno::EFAULT))),
             }
         } else {
@@ -361,19 +358,31 @@ impl<'a, P: Platform> Updates<'a, P> {
                 },
                 Err(_) => return (done, Some(Stop::Refused(Errno::EFAULT))),
             };
-            for request in &*chunk {
-                // A request that flushed took as long as many others.
-                if hv.frames.tlb().now() != self.locked_at || done % LONGEST_LOCK == LONGEST_LOCK - 1 {
-                    self.unlock();
-                }
-                if done != 0 && (hv.platform.work_pending() || self.work_off_doomed().is_err()) {
-                    return (done, Some(Stop::Preempted));
-                }
-                if let Err(stop) = self.serve(request) {
-                    return (done, Some(stop));
-                }
-                done += 1;
+            let (all_done, stop) = self.serve_chunk(chunk, done);
+            if stop.is_some() {
+                return (all_done, stop);
             }
+            done = all_done;
+        }
+        (done, None)
+    }
+
+    /// Serves some requests after the first `done`; answers how many are done then, and why not all of them.
+    #[inline(never)]
+    fn serve_chunk(&mut self, requests: &[MmuUpdate], mut done: u32) -> (u32, Option<Stop>) {
+        let hv = self.cx.hv;
+        for request in requests {
+            // A request that flushed took as long as many others.
+            if hv.frames.tlb().now() != self.locked_at || done % LONGEST_LOCK == LONGEST_LOCK - 1 {
+                self.unlock();
+            }
+            if done != 0 && (hv.platform.work_pending() || self.work_off_doomed().is_err()) {
+                return (done, Some(Stop::Preempted));
+            }
+            if let Err(stop) = self.serve(request) {
+                return (done, Some(stop));
+            }
+            done += 1;
         }
         (done, None)
     }
