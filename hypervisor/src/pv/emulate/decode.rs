@@ -8,13 +8,15 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register}
 /// Has the decoder make its tables, which takes 800,000 instructions: no guest is to wait for it.
 pub fn prepare() {
     const NOP: [u8; 1] = [0x90];
-    core::hint::black_box(Decoder::new(64, &NOP, DecoderOptions::NONE).decode());
+    let decoder = Decoder::try_new(64, &NOP, DecoderOptions::NONE);
+    core::hint::black_box(decoder.map(|mut decoder| decoder.decode()).ok());
 }
 
 /// Decodes one instruction of the code that runs.
 pub fn decode(regs: &Regs, bytes: &[u8]) -> Option<Instruction> {
     let bits = crate::pv::segments::code(regs.cs)?.bits;
-    let mut decoder = Decoder::with_ip(bits, bytes, regs.rip, DecoderOptions::NONE);
+    // `with_ip` would bring its error's words, and all of `str`'s, into the image.
+    let mut decoder = Decoder::try_with_ip(bits, bytes, regs.rip, DecoderOptions::NONE).ok()?;
     let instruction = decoder.decode();
     (!instruction.is_invalid()).then_some(instruction)
 }

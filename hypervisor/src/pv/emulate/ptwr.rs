@@ -122,6 +122,12 @@ fn register(regs: &Regs, number: u8) -> u64 {
     }
 }
 
+/// Whether an instruction has an operand of this number, from 0 to 4: the decoder leaves those that are missing at "no register". Its
+/// own count comes from a table of 5 KiB.
+fn has_operand(i: &Instruction, number: u32) -> bool {
+    i.op_kind(number) != OpKind::Register || i.op_register(number) != Register::None
+}
+
 /// Where an instruction stores, and how many bytes.
 fn destination(regs: &Regs, i: &Instruction) -> Option<(u64, u32)> {
     if i.mnemonic() == Mnemonic::Push {
@@ -207,7 +213,7 @@ impl Store<'_> {
             Mnemonic::Cmpxchg => self.compare_exchange(regs, i),
             Mnemonic::Cmpxchg8b => Ok(self.compare_exchange_pair(regs)),
             Mnemonic::Xchg | Mnemonic::Xadd => self.exchange(regs, i),
-            _ if i.op_count() == 1 && i.condition_code() != ConditionCode::None => {
+            _ if !has_operand(i, 1) && i.condition_code() != ConditionCode::None => {
                 Ok(self.write(None, u64::from(holds(i.condition_code(), regs.rflags))))
             }
             _ => self.arithmetic(regs, i),
@@ -215,9 +221,9 @@ impl Store<'_> {
     }
 
     fn arithmetic(&self, regs: &mut Regs, i: &Instruction) -> Result<PtWrite, Emulated> {
-        let operand = |n: u32| if i.op_count() > n { source(regs, i, n) } else { Some(0) };
+        let operand = |n: u32| if has_operand(i, n) { source(regs, i, n) } else { Some(0) };
         let (second, third) = (operand(1).ok_or(Emulated::No)?, operand(2).ok_or(Emulated::No)?);
-        let count = if i.op_count() > 2 { third } else { second };
+        let count = if has_operand(i, 2) { third } else { second };
         let operands = alu::Operands { size: self.size, second, count: (count & 0xff) as u8 };
         let mut flags = regs.rflags;
         let ended = self.update(|old| {
