@@ -126,6 +126,13 @@ impl<P: Platform> Hypervisor<P> {
     /// Wakes the vCPUs of a domain that poll this port, in one step; if there are more, this CPU goes on with it later.
     #[inline(never)]
     pub(super) fn wake_pollers_of(&self, domain: &Arc<Domain<P>>, port: Port) {
+        // Of few vCPUs one step is all of it, and leaves nothing to note.
+        if domain.vcpus.len() <= CHANGES {
+            for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.sched.words.polls(port)) {
+                self.resume(&VcpuRef { domain: domain.clone(), id: vcpu.id }, Reasons::BLOCKED);
+            }
+            return;
+        }
         {
             let mut walk = domain.walk.lock();
             // Two ports at a time are all ports: a poll may end early, but must not miss its event.
