@@ -204,6 +204,21 @@ fn a_transaction_that_removed_nothing_saw_the_rights_above() {
 }
 
 #[test]
+fn a_transaction_sees_nothing_of_what_others_made_below_its_own_node() {
+    for path in ["own/n", "own"] {
+        let (mut server, toolstack, one, _) = world();
+        let t = server.begin(one).unwrap();
+        server.mkdir(one, t, "own/x").unwrap();
+        server.mkdir(toolstack, NONE, &format!("{}/own/n", home(1))).unwrap();
+        match path {
+            "own" => assert_eq!(server.directory(one, t, path).unwrap().0, ["x"]),
+            _ => assert_eq!(server.remove(one, t, path), Ok(()), "it is not there"),
+        }
+        assert_eq!(server.end(one, t, true), Err(Errno::EAGAIN), "{path}");
+    }
+}
+
+#[test]
 fn a_transaction_sees_what_it_wrote_although_another_client_removes_it() {
     for path in ["d/n", "d"] {
         let (mut server, toolstack, one, _) = world();

@@ -114,6 +114,15 @@ impl Delta {
         Some(delta)
     }
 
+    /// Whether a node, or one above it, was missing when the transaction made it.
+    fn is_fresh_above(&self, path: &Path) -> bool {
+        let mut delta = Some(self);
+        path.names().any(|name| {
+            delta = delta.and_then(|delta| delta.children.get(name));
+            delta.is_some_and(|delta| delta.is_fresh)
+        })
+    }
+
     /// Whether another client removed a node on the way to a path, below which something was changed here.
     fn is_cut(&self, tree: &Tree, path: &Path) -> bool {
         let (mut delta, mut base) = (self, Some(&tree.root));
@@ -191,8 +200,8 @@ impl Transaction {
         }
         let Some(seen) = self.seen.get_mut(path.as_str()) else { return };
         let node = tree.get(path);
-        // What the transaction made and shows is not what it would find by now.
-        let is_hidden = node.is_some() && self.root.get(path).is_some_and(|delta| delta.is_fresh);
+        // What the transaction made and shows, with nothing below but its own, is not what it would find by now.
+        let is_hidden = node.is_some() && self.root.is_fresh_above(path);
         let (first, now) = if list {
             (&mut seen.list, node.map(|node| node.list_stamp))
         } else {
