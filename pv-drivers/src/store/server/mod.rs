@@ -112,8 +112,8 @@ struct Client {
     ended: Option<Result<(), Errno>>,
     /// What it watched is being taken out: it is told nothing.
     is_reset: bool,
-    /// Others waited for its last transaction: it asks for nothing more before each of them had its turn.
-    owes_turns: bool,
+    /// Others waited for its last transaction: it asks for nothing more in this round of their turns.
+    owes_turns: Option<u64>,
     waker: Option<Waker>,
 }
 
@@ -134,6 +134,8 @@ pub struct Server {
     committing: Option<Connection>,
     /// Who had to wait for a transaction, and had no turn since it ended.
     passed_over: BTreeSet<Connection>,
+    /// How often all of these had had their turn.
+    rounds: u64,
     /// Work of no client.
     jobs: VecDeque<Job>,
     /// Clients whose jobs are left to [`poll`](Server::poll).
@@ -174,6 +176,7 @@ impl Server {
             actions: VecDeque::new(),
             committing: None,
             passed_over: BTreeSet::new(),
+            rounds: 0,
             jobs: VecDeque::new(),
             deferring: Vec::new(),
         }
@@ -196,7 +199,7 @@ impl Server {
             jobs: VecDeque::new(),
             ended: None,
             is_reset: false,
-            owes_turns: false,
+            owes_turns: None,
             waker,
         };
         self.clients.insert(Connection(self.last_connection), client);
@@ -231,7 +234,7 @@ impl Server {
     fn begin_disconnect(&mut self, connection: Connection) {
         let Some(mut client) = self.clients.remove(&connection) else { return };
         self.deferring.retain(|other| *other != connection);
-        self.passed_over.remove(&connection);
+        self.had_turn(connection);
         self.accounts.credit_bytes(client.actor.domain, CLIENT);
         work::cancel(&mut client.jobs);
         if self.committing == Some(connection)

@@ -129,9 +129,17 @@ impl Server {
     /// A client has its turn, or is passed over because of another one's transaction.
     pub(super) fn take_turn(&mut self, connection: Connection) {
         match self.committing {
-            Some(other) if other != connection => self.passed_over.insert(connection),
-            _ => self.passed_over.remove(&connection),
-        };
+            Some(other) if other != connection => drop(self.passed_over.insert(connection)),
+            _ => self.had_turn(connection),
+        }
+    }
+
+    /// A client does not wait for its turn any more. With the last one all are quits: who owed turns to these owes none to those
+    /// that another transaction passes over later.
+    pub(super) fn had_turn(&mut self, connection: Connection) {
+        if self.passed_over.remove(&connection) && self.passed_over.is_empty() {
+            self.rounds += 1;
+        }
     }
 
     /// Whether a client must wait before it asks for more: its own work is not done, another one's transaction is being
@@ -143,7 +151,8 @@ impl Server {
 
     /// Whether others that waited for a client's transaction have not had their turn.
     pub(super) fn owes_turns(&self, connection: Connection) -> bool {
-        !self.passed_over.is_empty() && self.clients.get(&connection).is_some_and(|client| client.owes_turns)
+        let owes = self.clients.get(&connection).is_some_and(|client| client.owes_turns == Some(self.rounds));
+        owes && !self.passed_over.is_empty()
     }
 
     /// Works on the jobs of a client, or of none, until all are done, or must wait, or so many steps were taken; whether
@@ -285,7 +294,7 @@ impl Server {
         self.committing = None;
         let defers = who.is_some_and(|connection| self.defers(connection));
         if let Some(client) = who.and_then(|connection| self.clients.get_mut(&connection)) {
-            client.owes_turns = !self.passed_over.is_empty() && !defers;
+            client.owes_turns = (!self.passed_over.is_empty() && !defers).then_some(self.rounds);
             // One that began anew does not wait for it.
             client.ended = Some(result).filter(|_| !client.is_reset);
         }

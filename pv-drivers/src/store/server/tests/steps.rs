@@ -208,6 +208,13 @@ fn a_device_of_the_driver_domain_waits_for_a_guests_commit() {
     assert!(device.is_closed() || !device.is_connected());
 }
 
+/// The requests of a transaction of nothing, with others in between.
+fn batch(id: u32, fillers: usize) -> Vec<u8> {
+    let filler = message(abi::XS_GET_DOMAIN_PATH, 0, b"1\0").to_bytes();
+    let end = message(abi::XS_TRANSACTION_END, id, b"T\0").to_bytes();
+    [message(abi::XS_TRANSACTION_START, 0, b"\0").to_bytes(), filler.repeat(fillers), end].concat()
+}
+
 /// One domain always has the next transaction to end: each begins with the last message of a call and is committed by the
 /// next call.
 #[test]
@@ -220,11 +227,6 @@ fn one_commit_after_the_other_leaves_the_others_their_turn() {
             (Link::new(page.clone(), connection).unwrap(), page, Vec::new())
         };
         let mut links = [link(1), link(2)];
-        let batch = |id: u32, fillers: usize| {
-            let filler = message(abi::XS_GET_DOMAIN_PATH, 0, b"1\0").to_bytes();
-            let end = message(abi::XS_TRANSACTION_END, id, b"T\0").to_bytes();
-            [message(abi::XS_TRANSACTION_START, 0, b"\0").to_bytes(), filler.repeat(fillers), end].concat()
-        };
         // 16 messages at first; from then on the answer to the last transaction is one more.
         let mut stream = batch(1, 14);
         (2..200).for_each(|id| stream.extend(batch(id, fillers)));
@@ -251,6 +253,45 @@ fn one_commit_after_the_other_leaves_the_others_their_turn() {
         }
         assert!(ended >= 20, "{ended} commits");
         assert!(answers >= 40 && ready >= 40, "{answers} answers, ready {ready} times");
+    }
+}
+
+/// The same beside domains that end a transaction of their own now and then, in every order: what they owe is over when those who
+/// waited for *it* had their turn.
+#[test]
+fn who_owed_turns_once_is_served_beside_one_commit_after_the_other() {
+    for place in 0..4 {
+        let mut server = Server::default();
+        let mut links: Vec<_> = (1..=4)
+            .map(|domain| {
+                let (connection, page) = (server.connect(domain, false, None), page());
+                (Link::new(page.clone(), connection).unwrap(), page, Vec::new(), 0, 0)
+            })
+            .collect();
+        let mut stream = batch(1, 14);
+        (2..400).for_each(|id| stream.extend(batch(id, 14)));
+        for _ in 0..200 {
+            server.poll();
+            for (index, (link, page, input, asked, answers)) in links.iter_mut().enumerate() {
+                if index == place {
+                    let sent = send(page, &stream);
+                    stream.drain(..sent);
+                } else if asked == answers {
+                    // The fourth and fifth are a transaction.
+                    let (requests, more) = match *asked {
+                        3 => (batch(1, 0), 2),
+                        _ => (message(abi::XS_GET_DOMAIN_PATH, 0, b"2\0").to_bytes(), 1),
+                    };
+                    *asked += more;
+                    send(page, &requests);
+                }
+                serve(&mut server, link);
+                *answers += messages(page, input).len();
+            }
+        }
+        for (index, (.., answers)) in links.iter().enumerate() {
+            assert!(*answers >= 40, "{answers} answers to {index}, behind {place}");
+        }
     }
 }
 
