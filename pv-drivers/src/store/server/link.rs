@@ -87,6 +87,8 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
         let mut moved = self.restart(server);
         server.take_turn(self.connection);
         let until = server.steps() + BUDGET;
+        // Events and requests take turns: others may cause events without end.
+        let mut told = false;
         for _ in 0..AT_ONCE {
             moved |= server.run(Some(self.connection), until);
             if self.broken {
@@ -102,26 +104,40 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
                 self.output.extend(answer.bytes());
                 continue;
             }
-            if let Some(event) = server.next_event(self.connection) {
-                self.output.extend(Message::event(&event).bytes());
+            let may_ask = !server.must_wait(self.connection) && server.steps() < until;
+            if told && may_ask && self.request(server, &mut moved) {
+                told = false;
                 continue;
             }
-            if server.must_wait(self.connection) || server.steps() >= until {
+            if let Some(event) = server.next_event(self.connection) {
+                self.output.extend(Message::event(&event).bytes());
+                told = true;
+                continue;
+            }
+            if !may_ask {
                 // No event tells when the others have had their turn.
                 moved |= server.owes_turns(self.connection);
                 break;
             }
-            moved |= self.fill();
-            match Message::take(&mut self.input) {
-                Ok(Some(request)) => match server.request(self.connection, &request) {
-                    Some(answer) => self.output.extend(answer.bytes()),
-                    None => self.ending = Some(Message { payload: Vec::new(), ..request }),
-                },
-                Ok(None) => break,
-                Err(_) => self.give_up(abi::XENSTORE_ERROR_PROTO),
+            if told || !self.request(server, &mut moved) {
+                break;
             }
         }
         moved | self.flush()
+    }
+
+    /// Takes the next request; whether there is one.
+    fn request(&mut self, server: &mut Server, moved: &mut bool) -> bool {
+        *moved |= self.fill();
+        match Message::take(&mut self.input) {
+            Ok(Some(request)) => match server.request(self.connection, &request) {
+                Some(answer) => self.output.extend(answer.bytes()),
+                None => self.ending = Some(Message { payload: Vec::new(), ..request }),
+            },
+            Ok(None) => return false,
+            Err(_) => self.give_up(abi::XENSTORE_ERROR_PROTO),
+        }
+        true
     }
 
     /// Starts anew where the domain asks for it.

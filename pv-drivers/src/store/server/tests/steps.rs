@@ -208,6 +208,32 @@ fn a_device_of_the_driver_domain_waits_for_a_guests_commit() {
     assert!(device.is_closed() || !device.is_connected());
 }
 
+/// Another domain causes more events than a round delivers.
+#[test]
+fn events_without_end_keep_no_request_waiting() {
+    let mut server = Server::default();
+    let (toolstack, connection, page) =
+        (server.connect(0, true, None), server.connect(1, false, None), page());
+    let mut link = Link::new(page.clone(), connection).unwrap();
+    server.mkdir(toolstack, NONE, "/local/domain/1/w").unwrap();
+    server.watch(connection, "/local", "w").unwrap();
+    let (mut input, mut answers, mut events) = (Vec::new(), 0, 0);
+    for round in 0..100 {
+        for node in 0..20 {
+            server.write(toolstack, NONE, &format!("/local/domain/1/w/{round}-{node}"), b"").unwrap();
+        }
+        if answers == round {
+            send(&page, &message(abi::XS_GET_DOMAIN_PATH, 0, b"1\0").to_bytes());
+        }
+        serve(&mut server, &mut link);
+        for came in messages(&page, &mut input) {
+            let count = if came.kind == abi::XS_WATCH_EVENT { &mut events } else { &mut answers };
+            *count += 1;
+        }
+    }
+    assert!(answers >= 50 && events >= 500, "{answers} answers, {events} events");
+}
+
 /// The requests of a transaction of nothing, with others in between.
 fn batch(id: u32, fillers: usize) -> Vec<u8> {
     let filler = message(abi::XS_GET_DOMAIN_PATH, 0, b"1\0").to_bytes();
