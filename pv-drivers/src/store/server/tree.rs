@@ -28,13 +28,22 @@ pub(super) struct Node {
     pub stamp: u64,
     /// Of the names of the children, and of rights: those say who may have the list.
     pub list_stamp: u64,
+    /// When it was made.
+    pub made: u64,
 }
 
 const _: () = assert!(NODE >= size_of::<Node>() + 2 * size_of::<(Box<str>, Box<Node>)>() + 4 * 16);
 
 impl Node {
     fn new(rights: Rights, stamp: u64) -> Self {
-        Self { value: Vec::new(), rights, children: Children::default(), stamp, list_stamp: stamp }
+        Self {
+            value: Vec::new(),
+            rights,
+            children: Children::default(),
+            stamp,
+            list_stamp: stamp,
+            made: stamp,
+        }
     }
 
     /// What it costs its owner under a name of so many bytes, without its children.

@@ -271,8 +271,9 @@ impl Server {
         let Undo::Removed(removed, _) = &change.undo else { return None };
         let mut node: Option<&Node> = Some(removed);
         for name in path.below(&change.path)?.split('/') {
+            let Some(above) = node else { break };
             self.tree.step();
-            node = node.and_then(|node| node.children.get(name).map(|child| &**child));
+            node = above.children.get(name).map(|child| &**child);
         }
         if let Some(node) = node {
             let after =

@@ -69,14 +69,16 @@ impl Commit {
 #[derive(Debug)]
 pub(super) struct Walk {
     pub domain: u16,
+    /// When it ended. Nodes that were made later cannot name it, and are passed over with all below: others may make them without end.
+    since: u64,
     /// The last node that was looked at, and whether those below it are next.
     at: Option<(Path, bool)>,
     done: Vec<Done>,
 }
 
 impl Walk {
-    pub fn new(domain: u16) -> Self {
-        Self { domain, at: None, done: Vec::new() }
+    pub fn new(domain: u16, since: u64) -> Self {
+        Self { domain, since, at: None, done: Vec::new() }
     }
 }
 
@@ -309,8 +311,13 @@ impl Server {
         let Some(path) = next else {
             return Job::Fire(Box::new(Firing::new(walk.done, Some(Special::Release))));
         };
+        let node = self.tree.get(&path);
+        if node.is_some_and(|node| node.made > walk.since) {
+            walk.at = Some((path, false));
+            return Job::Forget(walk);
+        }
+        let rights = node.map(|node| node.rights.clone());
         let stamp = self.next_stamp();
-        let rights = self.tree.get(&path).map(|node| node.rights.clone());
         let is_owned = rights.as_ref().is_some_and(|rights| rights.owner() == walk.domain && !path.is_root());
         if is_owned && let Some((node, list_stamp)) = self.tree.take_out(&path, stamp) {
             let undo = Undo::Removed(node, list_stamp);

@@ -208,6 +208,28 @@ fn a_device_of_the_driver_domain_waits_for_a_guests_commit() {
     assert!(device.is_closed() || !device.is_connected());
 }
 
+/// A domain makes nodes in front of the walk that forgets another one, and removes those behind it.
+#[test]
+fn nodes_that_are_made_meanwhile_keep_no_domain_from_being_forgotten() {
+    let mut server = Server::default();
+    let toolstack = server.connect(0, true, None);
+    for domain in [1, 2] {
+        server.mkdir(toolstack, NONE, &home(domain)).unwrap();
+        server.set_rights(toolstack, NONE, &home(domain), Rights::private(domain)).unwrap();
+    }
+    let two = server.connect(2, false, None);
+    let chain = |number: u32| format!("data/c{number:04}{}", "/a".repeat(58));
+    (0..14).for_each(|number| server.mkdir(two, NONE, &chain(number)).unwrap());
+    server.begin_release(1);
+    let forgotten = (14..2000u32).position(|number| {
+        server.poll();
+        server.remove(two, NONE, &format!("data/c{:04}", number - 14)).unwrap();
+        server.mkdir(two, NONE, &chain(number)).unwrap();
+        !server.is_forgetting(1)
+    });
+    assert!(forgotten.is_some_and(|rounds| rounds < 500), "{forgotten:?}");
+}
+
 /// Another domain causes more events than a round delivers.
 #[test]
 fn events_without_end_keep_no_request_waiting() {
