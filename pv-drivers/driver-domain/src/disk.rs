@@ -141,10 +141,14 @@ impl<Q: Queue> Disk<Q> {
         Self(Arc::new(Mutex::new(Shared { queue, begun, ended, flushes, turns: 0, last_user: 0 })))
     }
 
-    /// Whether it works on something: nothing tells when that ends, so it must be polled.
+    /// Whether it works on something: nothing tells when that ends, so it must be polled. Where those for whom it works are all gone,
+    /// this takes what ended.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        let shared = self.0.lock();
+        let mut shared = self.0.lock();
+        if shared.ended.is_empty() {
+            shared.collect();
+        }
         !shared.begun.is_empty() || !shared.flushes.is_empty()
     }
 
@@ -314,6 +318,19 @@ mod tests {
         let take = &mut |tag, result: Result<(), Failed>| done.push((tag, result.is_ok()));
         BlockDevice::<HostTransport>::poll(disk, staging, take);
         done
+    }
+
+    #[test]
+    fn a_disk_whose_last_user_is_gone_comes_to_rest() {
+        let staging = Machine::new().domain(1).memory(8).unwrap();
+        let disk = disk();
+        let mut one = disk.open();
+        submit(&mut one, job(1, Operation::Write, 5), &staging).unwrap();
+        submit(&mut one, job(2, Operation::Flush, 0), &staging).unwrap();
+        drop(one);
+        assert!(disk.is_busy(), "the device has the job's memory");
+        disk.0.lock().queue.may_end = 1;
+        assert!(!disk.is_busy());
     }
 
     #[test]

@@ -295,9 +295,9 @@ impl Server {
         for client in self.clients.values_mut() {
             client.actor.target = client.actor.target.filter(|target| target.domain != domain);
         }
-        self.special.iter_mut().for_each(|rights| drop(rights.forget(domain)));
-        let walk = Walk::new(domain, self.next_stamp());
-        self.jobs.push_back(Job::Forget(Box::new(walk)));
+        let _ = self.special.each_mut().map(|rights| rights.forget(domain));
+        let walk = Job::Forget(Box::new(Walk::new(domain, self.next_stamp())));
+        self.jobs.push_back(walk);
     }
 
     /// Whether a domain was introduced.

@@ -131,7 +131,9 @@ impl Server {
     /// A client has its turn, or is passed over because of another one's transaction.
     pub(super) fn take_turn(&mut self, connection: Connection) {
         match self.committing {
-            Some(other) if other != connection => drop(self.passed_over.insert(connection)),
+            Some(other) if other != connection => {
+                self.passed_over.insert(connection);
+            }
             _ => self.had_turn(connection),
         }
     }
