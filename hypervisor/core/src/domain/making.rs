@@ -1,7 +1,7 @@
 //! Domains on their way into being, and out of it: in steps, for a domain may have thousands of vCPUs, and each of them has some KiB of
 //! its own.
 //!
-//! A [`Making`] is known to nobody but its maker until it is complete. What a toolstack makes waits for the hypercall that goes on
+//! A [`Making`] is known to its maker only until it is complete. What a toolstack makes waits for the hypercall that goes on
 //! with it, one for each calling vCPU. A domain that is gone for good waits here until no CPU has it in its hands; then its vCPUs
 //! go, by the CPU that keeps the domains.
 

@@ -399,7 +399,7 @@ fn vcpus_that_are_gone_go_in_steps() {
     destroy(&hv, &held);
     hv.platform.preempt_every.store(1, SeqCst);
     hv.keep_domains();
-    assert_eq!(hv.gone_vcpus(), VCPUS as usize, "somebody has it in hand");
+    assert_eq!(hv.gone_vcpus(), VCPUS as usize, "a reference is held");
     drop(held);
     let mut left = hv.gone_vcpus();
     for _ in 0..VCPUS {

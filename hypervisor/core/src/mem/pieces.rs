@@ -318,7 +318,7 @@ impl<P: Platform> Hypervisor<P> {
         Ok(Trade { key, old_order, order, booked, ..Trade::default() })
     }
 
-    /// An exchange is over: all of its frames are the domain's, or nobody's.
+    /// An exchange is over: all of its frames are the domain's, or free.
     pub(crate) fn end_trade(&self, domain: &Domain<P>, trade: &Trade) {
         match trade.booked {
             0 => domain.pages.trades_beyond.store(false, SeqCst),

@@ -25,7 +25,7 @@
 //! stop: who sleeps for a few microseconds, again and again, cannot fill the time of those that compute with switches between them. Nor
 //! can one that others bring up and take down before it runs: a CPU that looked for it in vain is not told again for as long.
 //! A wake-up on the CPU that does it makes no look during the least run: it only ends the slice with it (`Scheduler::learn`).
-//! Where nobody waits there is no slice timer and a decision is a handful of loads. A slice that ended early leaves the timer armed:
+//! Where no vCPU waits there is no slice timer and a decision is a handful of loads. A slice that ended early leaves the timer armed:
 //! it expires once for nothing, which costs less than to arm it at each switch.
 //!
 //! Hard affinity is a rule; soft affinity is where a vCPU is put, and by whom it is taken over, as long as that leaves no CPU idle.

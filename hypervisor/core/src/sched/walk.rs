@@ -56,7 +56,7 @@ pub(crate) struct Walk {
     owed: [usize; 3],
     /// The port whose pollers are to be woken; `None`: all pollers.
     port: Option<Port>,
-    /// The domain ended, and nobody was told: it is to be settled first.
+    /// The domain ended, and its controller was not told: it is to be settled first.
     untold: bool,
     /// The CPU that goes on with it. Others may have it in their lists still.
     goes_on: Option<CpuId>,
