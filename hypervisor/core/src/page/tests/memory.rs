@@ -343,6 +343,17 @@ fn what_is_begun_and_left_goes_back() {
     }
 }
 
+/// The caller's extents whose frames are listed at an address.
+fn extents(at: u64, nr_extents: u64, extent_order: u32) -> XenMemoryReservation {
+    XenMemoryReservation {
+        extent_start: at.into(),
+        nr_extents,
+        extent_order,
+        domid: DOMID_SELF,
+        ..Default::default()
+    }
+}
+
 /// An exchange of 512 frames for one block, and back: in pieces, each of which can be the last.
 #[test]
 fn large_exchanges_are_made_in_pieces() {
@@ -350,13 +361,6 @@ fn large_exchanges_are_made_in_pieces() {
     let pages: Vec<u64> = (0..512).map(|_| g.page().0).collect();
     dirty_all(&g);
     let (many, one) = (g.put_at(0x4000, &pages), g.put_at(0x3000, &[0x7000u64]));
-    let extents = |at: u64, nr_extents, extent_order| XenMemoryReservation {
-        extent_start: at.into(),
-        nr_extents,
-        extent_order,
-        domid: DOMID_SELF,
-        ..Default::default()
-    };
     let (small, large) = (extents(many, 512, 0), extents(one, 1, 9));
     for (in_, out) in [(small, large), (large, small)] {
         let exchange = XenMemoryExchange { in_, out, nr_exchanged: 0 };
@@ -465,13 +469,6 @@ fn exchanges_that_are_left_are_accounted() {
         let g = Guest::with_vcpus(12_000, 8);
         let pages: Vec<u64> = (0..512).map(|_| g.page().0).collect();
         let (many, one) = (g.put_at(0x4000, &pages), g.put_at(0x3000, &[0x7000u64]));
-        let extents = |at: u64, nr_extents, extent_order| XenMemoryReservation {
-            extent_start: at.into(),
-            nr_extents,
-            extent_order,
-            domid: DOMID_SELF,
-            ..Default::default()
-        };
         let exchange =
             XenMemoryExchange { in_: extents(many, 512, 0), out: extents(one, 1, 9), nr_exchanged: 0 };
         g.domain.pages.set_max(512 + room);
