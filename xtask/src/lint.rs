@@ -10,6 +10,7 @@ use crate::setup::Need;
 use crate::{coverage, process, project, setup};
 
 mod orphans;
+mod packages;
 mod rules;
 
 /// One broken rule at one place.
@@ -79,7 +80,7 @@ pub fn checks() -> [(&'static str, Check); 7] {
         ("clippy", clippy),
         ("clippy, bare metal", clippy_bare),
         ("documentation", documentation),
-        ("packages", packages),
+        ("packages", packages::check),
     ]
 }
 
@@ -98,17 +99,6 @@ fn documentation(step: &Step) -> Result<()> {
         process::run_in_step(&mut cargo, step)?;
     }
     Ok(())
-}
-
-/// The published packages as a registry would get them: each is packed, unpacked, and built with the others from there.
-/// Offline, because what they depend on has been fetched for the checks before.
-fn packages(step: &Step) -> Result<()> {
-    let mut cargo = process::host_cargo();
-    cargo.args(["package", "--quiet", "--offline", "--allow-dirty"]);
-    for package in PUBLISHED {
-        cargo.args(["--package", package]);
-    }
-    process::run_in_step(&mut cargo, step)
 }
 
 fn clippy(step: &Step) -> Result<()> {
