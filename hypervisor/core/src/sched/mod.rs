@@ -16,22 +16,22 @@
 //!
 //! # Policy
 //! Each vCPU has a *virtual runtime*: nanoseconds it ran, divided by its part of its domain's weight ([`share`]). The
-//! least one runs first, on one scale for the whole machine, whose own virtual time advances as for a vCPU that gets just
-//! its share: a CPU takes over another's waiting vCPU when it is
-//! behind by more than [`MARGIN`], so that shares hold across CPUs and not just within one. Whoever slept comes back with
-//! at most [`WAKE_CREDIT`] of its own time of advantage over those that did not, and over what its domain got meanwhile: it runs at once,
-//! but saved up nothing.
+//! least one of a CPU runs first. The CPUs' virtual times ([`clock`]) can be compared: a CPU takes over another's waiting vCPU when it is
+//! behind by more than [`MARGIN`], so that shares hold across CPUs and not just within one. What slept comes back beside the least one of
+//! its CPU, with at most [`WAKE_CREDIT`] of its own time of advantage, and no more than its domain earned by getting less than its share: it
+//! runs at once, but saved up nothing.
 //! What begins to run keeps its CPU for a while (option `sched_ratelimit_us=`, [`LEAST_RUN_US`]) unless it sleeps, yields or must
 //! stop: who sleeps for a few microseconds, again and again, cannot fill the time of those that compute with switches between them. Nor
 //! can one that others bring up and take down before it runs: a CPU that looked for it in vain is not told again for as long.
 //! A wake-up on the CPU that does it makes no look during the least run: it only ends the slice with it (`Scheduler::learn`).
-//! Where no vCPU waits there is no slice timer and a decision is a handful of loads. A slice that ended early leaves the timer armed:
+//! Where no vCPU waits a decision is a handful of loads, and the slice lasts until the next look ([`LOOK`]). A slice that ended early leaves the timer armed:
 //! it expires once for nothing, which costs less than to arm it at each switch.
 //!
 //! Hard affinity is a rule; soft affinity is where a vCPU is put, and by whom it is taken over, as long as that leaves no CPU idle.
 //! The option `sched=null` replaces all of this by one vCPU for each CPU ([`null`]).
 
 mod affinity;
+mod charge;
 mod clock;
 mod idle;
 mod least_run;
@@ -50,7 +50,7 @@ mod words;
 
 pub use least_run::LEAST_RUN_US;
 pub(crate) use least_run::is_least_run_us;
-pub use queue::{MARGIN, Policy, SLICE, Scheduler, WAKE_CREDIT};
+pub use queue::{LOOK, MARGIN, Policy, SLICE, Scheduler, WAKE_CREDIT};
 pub use share::{CAP_PERIOD, DEFAULT_WEIGHT, DomainSched, MAX_WEIGHT};
 pub(crate) use upcall::mark;
 pub use watchdog::Watchdogs;

@@ -1,8 +1,11 @@
 //! Where a vCPU that wants to run goes: into which queue, and out of it again to another CPU.
 
+use super::VcpuSched;
+use super::charge::LAG;
+use super::clock::{VirtualClock, lead, place};
 use super::queue::{
-    CpuQueue, GRANULARITY, MARGIN, MOST_WAKE_CREDIT, NEVER, Policy, Scheduler, WAKE_CREDIT, home, scaled,
-    slice,
+    CpuQueue, GRANULARITY, MARGIN, MOST_WAKE_CREDIT, NEVER, Policy, SLICE, Scheduler, WAKE_CREDIT, home,
+    scaled, slice,
 };
 use super::words::{Place, Wanted};
 use crate::cpumask::CpuMask;
@@ -27,15 +30,41 @@ pub(super) enum From {
     Sleep,
 }
 
+/// How far a vCPU of this weight that comes from another CPU may be behind the base of the one where it goes, or ahead of it, in
+/// nanoseconds of virtual runtime: what it owes or is owed beyond that does not follow it.
+fn reach(weight: u32) -> u64 {
+    LAG + scaled(4 * SLICE, weight)
+}
+
+/// How far a vCPU that wakes up with this lead over the base of its CPU stays ahead of it: it slept, so what it got before counts no more than
+/// what it would get there at once.
+fn ahead(sched: &VcpuSched, lead: i64) -> u64 {
+    // The division is for the few that are further ahead than any may be.
+    if lead <= LAG as i64 { LAG } else { reach(sched.share.part()) }
+}
+
+/// How far a vCPU that wakes up with this lead over the base of its CPU stays behind it.
+fn credit(sched: &VcpuSched, clock: &mut VirtualClock, lead: i64, now: Nanos) -> u64 {
+    if lead >= 0 {
+        return 0;
+    }
+    let earned = sched.share.credit(clock.fair(now));
+    // Again the division is for few.
+    if lead >= -(WAKE_CREDIT as i64) {
+        return earned.min(WAKE_CREDIT);
+    }
+    scaled(WAKE_CREDIT, sched.share.part()).clamp(WAKE_CREDIT, MOST_WAKE_CREDIT).min(earned)
+}
+
 impl<P: Platform> Scheduler<P> {
-    /// Takes the vCPU that is furthest behind and may run on `cpu` out of the other queues, if its virtual runtime is below
-    /// `limit` (with more reluctance for one whose soft affinity is elsewhere).
-    pub(super) fn steal(&self, cpu: CpuId, limit: u64) -> Option<VcpuRef<P>> {
+    /// Takes the vCPU that is furthest behind and may run on `cpu` out of the other queues, if its virtual runtime among those of the
+    /// machine is below `limit` (with more reluctance for one whose soft affinity is elsewhere).
+    pub(super) fn steal(&self, cpu: CpuId, limit: u64, now: Nanos) -> Option<VcpuRef<P>> {
         if self.waiting.load(Ordering::SeqCst) == 0 || !self.any_head_below(cpu, limit) {
             return None;
         }
         let far = if limit == NEVER { NEVER } else { limit.saturating_sub((RELUCTANCE - 1) * MARGIN) };
-        self.steal_below(cpu, limit, true).or_else(|| self.steal_below(cpu, far, false))
+        self.steal_below(cpu, limit, true, now).or_else(|| self.steal_below(cpu, far, false, now))
     }
 
     /// Whether some other CPU's first waiting vCPU is behind `limit`.
@@ -43,7 +72,7 @@ impl<P: Platform> Scheduler<P> {
         self.heads().any(|(other, head)| head < limit && other != cpu)
     }
 
-    fn steal_below(&self, cpu: CpuId, limit: u64, liked: bool) -> Option<VcpuRef<P>> {
+    fn steal_below(&self, cpu: CpuId, limit: u64, liked: bool, now: Nanos) -> Option<VcpuRef<P>> {
         let mut tried = CpuMask::of(cpu);
         loop {
             let (victim, _) = self
@@ -51,30 +80,41 @@ impl<P: Platform> Scheduler<P> {
                 .filter(|(other, head)| *head < limit && !tried.contains(*other))
                 .min_by_key(|(_, head)| *head)?;
             tried.insert(victim);
-            if let Some(stolen) = self.steal_from(victim, cpu, limit, liked) {
+            if let Some(stolen) = self.steal_from(victim, cpu, limit, liked, now) {
                 return Some(stolen);
             }
         }
     }
 
-    /// Every CPU with the virtual runtime of its first waiting vCPU.
+    /// Every CPU with the virtual runtime of its first waiting vCPU among those of the machine.
     fn heads(&self) -> impl Iterator<Item = (CpuId, u64)> + '_ {
         let numbers = (0u32..).map(CpuId);
-        numbers.zip(self.cpus.iter()).map(|(cpu, queue)| (cpu, queue.head.load(Ordering::SeqCst)))
+        numbers.zip(self.cpus.iter()).map(|(cpu, queue)| (cpu, queue.head_on_machine()))
     }
 
-    fn steal_from(&self, victim: CpuId, cpu: CpuId, limit: u64, liked: bool) -> Option<VcpuRef<P>> {
+    fn steal_from(
+        &self,
+        victim: CpuId,
+        cpu: CpuId,
+        limit: u64,
+        liked: bool,
+        now: Nanos,
+    ) -> Option<VcpuRef<P>> {
         let queue = self.queue(victim);
         let mut waiting = queue.waiting.lock();
         let index = waiting.iter().rposition(|candidate| {
             let sched = &candidate.vcpu().sched;
             let fits = sched.may_run_on(cpu) && (!liked || sched.likes(cpu));
-            sched.runnable() && fits && sched.vruntime() < limit
+            sched.runnable() && fits && queue.line.on_machine(sched.vruntime()) < limit
         })?;
         let stolen = waiting.remove(index);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         queue.publish_head(&waiting);
-        stolen.vcpu().sched.set_place(Place::Running);
+        let sched = &stolen.vcpu().sched;
+        let (weight, lines) = (sched.counted.load(Ordering::Relaxed), (&queue.line, &self.queue(cpu).line));
+        let there = self.clock.lock().transfer(lines, weight, sched.vruntime(), reach(weight), now);
+        sched.vruntime.store(there, Ordering::Relaxed);
+        sched.set_place(Place::Running);
         stolen.vcpu().cpu.store(cpu.0, Ordering::SeqCst);
         Some(stolen)
     }
@@ -87,7 +127,7 @@ impl<P: Platform> Scheduler<P> {
         }
     }
 
-    /// Puts a vCPU that became runnable into a queue. Answers whose, and its virtual runtime, where that CPU may have to
+    /// Puts a vCPU that became runnable into a queue. Answers whose, and its virtual runtime there, where that CPU may have to
     /// notice.
     pub(super) fn queue_up(
         &self,
@@ -97,6 +137,8 @@ impl<P: Platform> Scheduler<P> {
         from: From,
     ) -> Option<(CpuId, u64)> {
         let mut placed = false;
+        // Its lead over the base of the CPU that it comes from.
+        let mut left = None;
         loop {
             let cpu = home(vcpu.vcpu());
             let queue = self.queue(cpu);
@@ -123,27 +165,37 @@ impl<P: Platform> Scheduler<P> {
                 };
                 placed = true;
                 if target != cpu {
+                    left = Some(lead(sched.vruntime(), queue.base(now)));
                     vcpu.vcpu().cpu.store(target.0, Ordering::SeqCst);
                     continue;
                 }
             }
-            if from != From::Cpu {
-                let part = sched.share.part();
-                let credit = scaled(WAKE_CREDIT, part).clamp(WAKE_CREDIT, MOST_WAKE_CREDIT);
-                let served = self.clock.lock().read(now).max(sched.share.vruntime());
-                let floor = served.saturating_sub(credit);
-                let woken = sched.vruntime().max(floor).saturating_add(scaled(WAKE_COST, part));
-                sched.vruntime.store(woken, Ordering::Relaxed);
+            let mut clock = self.clock.lock();
+            if from == From::Sleep || left.is_some() {
+                let base = queue.base(now);
+                let lead = left.unwrap_or_else(|| lead(sched.vruntime(), base));
+                let there = match from {
+                    From::Sleep => {
+                        let cost = scaled(WAKE_COST, sched.share.part());
+                        place(base, lead, credit(sched, &mut clock, lead, now), ahead(sched, lead)) + cost
+                    }
+                    From::Cpu => {
+                        let reach = reach(sched.share.part());
+                        place(base, lead, reach, reach)
+                    }
+                };
+                sched.vruntime.store(there, Ordering::Relaxed);
             }
-            self.insert(queue, &mut waiting, vcpu.clone(), now);
+            self.join(&mut clock, queue, sched, now);
+            drop(clock);
+            self.insert(queue, &mut waiting, vcpu.clone());
             drop(waiting);
             return Some((cpu, sched.vruntime()));
         }
     }
 
-    fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Vec<VcpuRef<P>>, vcpu: VcpuRef<P>, now: Nanos) {
+    fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Vec<VcpuRef<P>>, vcpu: VcpuRef<P>) {
         let vruntime = vcpu.vcpu().sched.vruntime();
-        self.set_place(&vcpu.vcpu().sched, Place::Waiting, now);
         // Equals go behind: first come, first served.
         let index = waiting.partition_point(|other| other.vcpu().sched.vruntime() > vruntime);
         waiting.insert(index, vcpu);
@@ -168,7 +220,7 @@ impl<P: Platform> Scheduler<P> {
         if liked.contains(home) && free(&home) {
             return home;
         }
-        let busiest = |cpus: &CpuMask| cpus.iter().max_by_key(|cpu| self.queue(*cpu).running_vruntime(now));
+        let busiest = |cpus: &CpuMask| cpus.iter().max_by_key(|cpu| self.queue(*cpu).running_on_machine(now));
         liked
             .iter()
             .find(free)
@@ -219,7 +271,7 @@ impl<P: Platform> Scheduler<P> {
 
     /// Makes another CPU choose anew if what waits here should rather run there.
     pub(super) fn offer(&self, platform: &P, cpu: CpuId, now: Nanos) {
-        let head = self.queue(cpu).head.load(Ordering::SeqCst);
+        let head = self.queue(cpu).head_on_machine();
         if head == NEVER || self.cpus.len() == 1 {
             return;
         }
@@ -232,7 +284,7 @@ impl<P: Platform> Scheduler<P> {
             .iter()
             // What keeps its CPU in any case would only offer what waits there in turn.
             .filter(|other| self.least_run_end(self.queue(*other), now).is_none())
-            .map(|other| (other, self.queue(other).running_vruntime(now)))
+            .map(|other| (other, self.queue(other).running_on_machine(now)))
             .max_by_key(|(other, vruntime)| (*vruntime, sched.likes(*other)));
         if let Some((other, vruntime)) = best
             && vruntime > head.saturating_add(if sched.likes(other) { MARGIN } else { RELUCTANCE * MARGIN })
@@ -281,7 +333,7 @@ impl<P: Platform> Scheduler<P> {
                 waiting.remove(index);
                 self.waiting.fetch_sub(1, Ordering::SeqCst);
                 queue.publish_head(&waiting);
-                self.set_place(&vcpu.sched, Place::Off, now);
+                self.leave(queue, &vcpu.sched, now);
             }
             return (vcpu.sched.place(), index.is_some());
         }

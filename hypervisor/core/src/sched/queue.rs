@@ -1,6 +1,6 @@
 //! Run queues, and the decision what a CPU runs next.
 
-use super::clock::VirtualClock;
+use super::clock::{Timeline, VirtualClock};
 use super::idle::IdleAccount;
 use super::least_run::LEAST_RUN_US;
 use super::null::Assignments;
@@ -33,11 +33,11 @@ pub const WAKE_CREDIT: u64 = 10_000_000;
 pub(super) const MOST_WAKE_CREDIT: u64 = 100_000_000;
 /// A running vCPU is not interrupted for one that is behind by less than this, in nanoseconds.
 pub(super) const GRANULARITY: u64 = 500_000;
-/// How far a vCPU may get behind the machine's virtual time while it has a CPU for itself, and ahead of it while nobody waits at
-/// all, in nanoseconds. The first happens where its share is more than a whole CPU, the second where there is room.
-const LAG: u64 = 30_000_000;
-/// The same for those that compete: between them, the difference is their fair treatment, as long as it is not absurd.
-const BOUND: u64 = 2_000_000_000;
+/// A CPU that runs a vCPU for which no other one waits looks at its choice so often, in nanoseconds: so that the time is accounted which it
+/// ran, before others come.
+pub const LOOK: u64 = 100_000_000;
+/// Most vCPUs that one look drops from a queue because they are not runnable any more.
+const DROPS: u32 = 128;
 /// No time: the slice is unlimited, the queue is empty.
 pub(super) const NEVER: u64 = u64::MAX;
 
@@ -75,18 +75,22 @@ pub struct Scheduler<P: Platform> {
 pub(super) struct CpuQueue<P: Platform> {
     /// Least virtual runtime last: the next to run is popped.
     pub waiting: Mutex<Vec<VcpuRef<P>>>,
+    /// Virtual time here.
+    pub line: Timeline,
     /// Virtual runtime of the next to run, [`NEVER`] without one.
     pub head: AtomicU64,
     /// What runs: its weight (0: the CPU is idle), and its virtual runtime at the time `since`.
     pub weight: AtomicU32,
-    vruntime: AtomicU64,
-    since: AtomicU64,
+    pub(super) vruntime: AtomicU64,
+    pub(super) since: AtomicU64,
     /// When it was chosen to run here in place of another one.
     pub(super) began: AtomicU64,
     /// When this CPU was made to look for another one, and found none that could run: it had come and gone.
     pub(super) vain: AtomicU64,
     /// Somebody waits for what runs here to let it go first.
     pub contended: Contended,
+    /// No vCPU waited anywhere when this CPU looked last.
+    pub(super) free: AtomicBool,
     /// The timer expires too late for this CPU's choice of a vCPU: it is armed anew once the switch is over.
     pub rearm: AtomicBool,
     /// When the running vCPU must stop, for others' sake or for its cap's.
@@ -103,6 +107,7 @@ impl<P: Platform> CpuQueue<P> {
     fn new() -> Self {
         Self {
             waiting: Mutex::new(Vec::new()),
+            line: Timeline::new(),
             head: AtomicU64::new(NEVER),
             weight: AtomicU32::new(0),
             vruntime: AtomicU64::new(0),
@@ -110,6 +115,7 @@ impl<P: Platform> CpuQueue<P> {
             began: AtomicU64::new(0),
             vain: AtomicU64::new(0),
             contended: Contended::new(AtomicU32::new(0)),
+            free: AtomicBool::new(false),
             rearm: AtomicBool::new(false),
             slice_end: AtomicU64::new(NEVER),
             capped: Mutex::new(Vec::new()),
@@ -127,13 +133,35 @@ impl<P: Platform> CpuQueue<P> {
         self.weight.load(Ordering::SeqCst) == 0
     }
 
-    /// Virtual runtime that the running vCPU has by now; the largest number when there is none.
+    /// Virtual runtime that the running vCPU has by now, among those of the machine; [`NEVER`] when there is none.
+    pub fn running_on_machine(&self, now: Nanos) -> u64 {
+        self.line.on_machine(self.running_vruntime(now))
+    }
+
+    /// Virtual runtime of the next to run, among those of the machine; [`NEVER`] without one.
+    pub fn head_on_machine(&self) -> u64 {
+        self.line.on_machine(self.head.load(Ordering::SeqCst))
+    }
+
+    /// The least virtual runtime of what runs or waits here.
+    pub fn base(&self, now: Nanos) -> u64 {
+        match self.running_vruntime(now).min(self.head.load(Ordering::SeqCst)) {
+            NEVER => self.line.base(),
+            least => self.line.base().max(least),
+        }
+    }
+
+    /// Virtual runtime that the running vCPU has by now; [`NEVER`] when there is none.
     pub fn running_vruntime(&self, now: Nanos) -> u64 {
         match self.weight.load(Ordering::SeqCst) {
             0 => NEVER,
             weight => {
-                let ran = now.0.saturating_sub(self.since.load(Ordering::Relaxed));
-                self.vruntime.load(Ordering::Relaxed).saturating_add(scaled(ran, weight))
+                let since = self.since.load(Ordering::Acquire);
+                let before = self.vruntime.load(Ordering::Acquire);
+                // It accounts its time at this moment: what it ran before belongs to a smaller virtual runtime.
+                let changes = self.since.load(Ordering::Relaxed) != since;
+                let ran = if changes { 0 } else { now.0.saturating_sub(since) };
+                before.saturating_add(scaled(ran, weight))
             }
         }
     }
@@ -214,10 +242,12 @@ impl<P: Platform> Scheduler<P> {
 
     /// Whether a vCPU that waits is due before one of this virtual runtime, which runs on `cpu`.
     pub(super) fn is_due(&self, cpu: CpuId, queue: &CpuQueue<P>, kept: u64) -> bool {
-        queue.head.load(Ordering::SeqCst) < kept || self.any_head_below(cpu, kept.saturating_sub(MARGIN))
+        queue.head.load(Ordering::SeqCst) < kept
+            || self.any_head_below(cpu, queue.line.on_machine(kept).saturating_sub(MARGIN))
     }
 
-    /// When the vCPU that runs on `cpu` must stop; `None` while nobody waits and no cap limits it.
+    /// When the vCPU that runs on `cpu` must stop, or its CPU looks whether it should; `None` while there is none, and under
+    /// [`Policy::Null`].
     pub fn slice_end(&self, cpu: CpuId) -> Option<Nanos> {
         time(&self.queue(cpu).slice_end)
     }
@@ -300,7 +330,13 @@ impl<P: Platform> Scheduler<P> {
         let mut capped = 0;
         loop {
             let keep = current.filter(|c| c.vcpu().sched.runnable() && c.vcpu().sched.may_run_on(cpu));
-            let Pick { vcpu, contended, spared_until } = self.pick(cpu, queue, now, keep)?;
+            let Some(Pick { vcpu, contended, spared_until }) = self.pick(cpu, queue, now, keep) else {
+                if queue.head.load(Ordering::SeqCst) != NEVER {
+                    // More than one look may drop. This CPU comes back to the others.
+                    self.nudge(platform, cpu);
+                }
+                return None;
+            };
             let sched = &vcpu.vcpu().sched;
             let admission = match self.policy() {
                 Policy::Share => sched.admit(now),
@@ -331,7 +367,7 @@ impl<P: Platform> Scheduler<P> {
                 let vain_end = self.vain_end(queue, now).unwrap_or(NEVER);
                 now.0.saturating_add(slice(weight)).min(spared_until).min(vain_end)
             } else {
-                NEVER
+                self.next_look(now)
             };
             let published = keep.is_some() && !contended && limit == NEVER;
             if current.is_none_or(|current| !core::ptr::eq(current.vcpu(), vcpu.vcpu())) {
@@ -375,7 +411,7 @@ impl<P: Platform> Scheduler<P> {
         if let Some(keep) = keep {
             let sched = &keep.vcpu().sched;
             if !waiting() || self.policy() == Policy::Null {
-                self.publish_running(queue, Some(sched), now, false, NEVER);
+                self.publish_running(queue, Some(sched), now, false, self.next_look(now));
                 sched.yielded.store(false, Ordering::Relaxed);
                 return Some(Pick { vcpu: keep.clone(), contended: false, spared_until: NEVER });
             }
@@ -404,13 +440,15 @@ impl<P: Platform> Scheduler<P> {
         slice_end: u64,
     ) {
         let weight = vcpu.map_or(0, |vcpu| vcpu.counted.load(Ordering::Relaxed));
+        queue.free.store(!contended, Ordering::Relaxed);
+        // First the end of the slice: who finds this CPU aware of those that wait relies on that.
+        queue.slice_end.store(slice_end, Ordering::SeqCst);
         // What else it may have known the look of `pick` took away.
         if contended {
             queue.contended.set(true);
         }
-        queue.slice_end.store(slice_end, Ordering::SeqCst);
         queue.vruntime.store(vcpu.map_or(0, VcpuSched::vruntime), Ordering::Relaxed);
-        let since = Nanos(queue.since.swap(now.0, Ordering::Relaxed));
+        let since = Nanos(queue.since.swap(now.0, Ordering::Release));
         let was_idle = queue.weight.swap(weight, Ordering::SeqCst) == 0;
         let old = (!was_idle).then_some(since);
         let new = vcpu.map(|_| now);
@@ -420,7 +458,7 @@ impl<P: Platform> Scheduler<P> {
             _ => 0,
         };
         if old != new {
-            self.clock.lock().account(old, new);
+            self.clock.lock().account(old, new, now);
         }
     }
 
@@ -435,9 +473,9 @@ impl<P: Platform> Scheduler<P> {
     ) -> Option<VcpuRef<P>> {
         let kept = keep.map(|keep| self.let_others_go(queue, &keep.vcpu().sched));
         let own = kept.unwrap_or(NEVER).min(queue.head.load(Ordering::SeqCst));
-        let limit = if own == NEVER { NEVER } else { own.saturating_sub(MARGIN) };
+        let limit = if own == NEVER { NEVER } else { queue.line.on_machine(own).saturating_sub(MARGIN) };
         if self.policy() == Policy::Share
-            && let Some(stolen) = self.steal(cpu, limit)
+            && let Some(stolen) = self.steal(cpu, limit, now)
         {
             return Some(stolen);
         }
@@ -457,7 +495,7 @@ impl<P: Platform> Scheduler<P> {
         sched.vruntime()
     }
 
-    /// Takes the first runnable vCPU out of a queue if `wanted` says so of its virtual runtime; drops those that
+    /// Takes the first runnable vCPU out of a queue if `wanted` says so of its virtual runtime; drops up to [`DROPS`] of those that
     /// are not runnable any more, and notes it where that is all.
     fn pop_if(
         &self,
@@ -466,91 +504,66 @@ impl<P: Platform> Scheduler<P> {
         now: Nanos,
         wanted: impl Fn(u64) -> bool,
     ) -> Option<VcpuRef<P>> {
-        let (mut chosen, mut vain) = (None, false);
-        while let Some(first) = waiting.last() {
+        let (mut chosen, mut dropped) = (None, 0);
+        while let Some(first) = waiting.last().filter(|_| dropped < DROPS) {
             let sched = &first.vcpu().sched;
             let runnable = sched.runnable();
             if runnable && !wanted(sched.vruntime()) {
                 break;
             }
-            let place = if runnable { Place::Running } else { Place::Off };
-            self.set_place(sched, place, now);
+            if runnable {
+                sched.set_place(Place::Running);
+            } else {
+                self.leave(queue, sched, now);
+            }
             let first = waiting.pop();
             self.waiting.fetch_sub(1, Ordering::SeqCst);
             if runnable {
                 chosen = first;
                 break;
             }
-            vain = true;
+            dropped += 1;
         }
-        if vain && chosen.is_none() {
+        if dropped != 0 && chosen.is_none() {
             queue.vain.store(now.0, Ordering::Relaxed);
         }
         queue.publish_head(waiting);
         chosen
     }
 
-    /// Adds the time since the last look to the virtual runtime of the vCPU that runs here.
-    fn charge(&self, queue: &CpuQueue<P>, vcpu: &Vcpu<P>, now: Nanos) {
-        let since = Nanos(queue.since.swap(now.0, Ordering::Relaxed));
-        let (weight, old) = (vcpu.sched.counted.load(Ordering::Relaxed), vcpu.sched.vruntime());
-        let ran = now.0.saturating_sub(since.0);
-        vcpu.sched.use_quota(ran);
-        let charged = old.saturating_add(scaled(ran, weight));
-        let (part, whole) = (vcpu.sched.share.part(), vcpu.sched.share.whole());
-        let served = if whole == weight { charged - old } else { scaled(ran, whole) };
-        let mut clock = self.clock.lock();
-        let vtime = clock.read(now);
-        vcpu.sched.share.served(served, vtime);
-        let mut bounded = charged;
-        // Nothing is bounded closer than this.
-        if charged.abs_diff(vtime) > LAG {
-            let (behind, ahead) = self.bounds(queue, weight);
-            bounded = charged.clamp(vtime.saturating_sub(behind), vtime.saturating_add(ahead));
+    /// When a CPU looks again whose vCPU no other one waits for.
+    fn next_look(&self, now: Nanos) -> u64 {
+        match self.policy() {
+            Policy::Share => now.0.saturating_add(LOOK),
+            Policy::Null => NEVER,
         }
-        clock.change(weight, old, bounded);
-        clock.account(Some(since), Some(now));
-        if part != weight {
-            clock.reweigh(bounded, weight, part, now);
-        }
-        drop(clock);
-        vcpu.sched.counted.store(part, Ordering::Relaxed);
-        vcpu.sched.vruntime.store(bounded, Ordering::Relaxed);
     }
 
-    /// How far what runs here may be behind the machine's virtual time, and ahead of it.
-    #[inline(never)]
-    fn bounds(&self, queue: &CpuQueue<P>, weight: u32) -> (u64, u64) {
-        let alone = queue.head.load(Ordering::SeqCst) == NEVER;
-        let room = self.waiting.load(Ordering::SeqCst) == 0;
-        let bound = |free: bool| if free { LAG } else { BOUND } + scaled(4 * SLICE, weight);
-        (bound(alone), bound(room))
+    /// A vCPU that was off waits from now on; the lock of its queue is held.
+    pub(super) fn join(&self, clock: &mut VirtualClock, queue: &CpuQueue<P>, sched: &VcpuSched, now: Nanos) {
+        sched.share.joined();
+        let weight = sched.share.part();
+        sched.counted.store(weight, Ordering::Relaxed);
+        clock.add(&queue.line, weight, sched.vruntime(), now);
+        sched.set_place(Place::Waiting);
     }
 
-    /// Moves a vCPU between off, waiting and running; the lock of its queue is held.
-    pub(super) fn set_place(&self, sched: &VcpuSched, place: Place, now: Nanos) {
-        match (sched.place(), place) {
-            (Place::Off, Place::Waiting | Place::Running) => {
-                sched.share.joined();
-                let weight = sched.share.part();
-                sched.counted.store(weight, Ordering::Relaxed);
-                self.clock.lock().add(weight, sched.vruntime());
-            }
-            (Place::Waiting | Place::Running, Place::Off) => {
-                sched.share.left();
-                let weight = sched.counted.load(Ordering::Relaxed);
-                self.clock.lock().remove(weight, sched.vruntime(), now);
-            }
-            _ => {}
-        }
-        sched.set_place(place);
+    /// A vCPU that waited or ran is off from now on; the lock of its queue is held.
+    pub(super) fn leave(&self, queue: &CpuQueue<P>, sched: &VcpuSched, now: Nanos) {
+        sched.share.left();
+        let weight = sched.counted.load(Ordering::Relaxed);
+        self.clock.lock().remove(&queue.line, weight, sched.vruntime(), now);
+        sched.set_place(Place::Off);
     }
 
     /// A CPU stopped running this vCPU and saved its registers: it belongs to nobody now. Answers whether it is runnable.
     pub(super) fn saved(&self, vcpu: &Vcpu<P>, now: Nanos) -> bool {
-        let _queue = self.queue(home(vcpu)).waiting.lock();
+        let queue = self.queue(home(vcpu));
+        let _waiting = queue.waiting.lock();
         vcpu.sched.return_quota();
-        self.set_place(&vcpu.sched, Place::Off, now);
+        if vcpu.sched.place() != Place::Off {
+            self.leave(queue, &vcpu.sched, now);
+        }
         vcpu.sched.runnable()
     }
 

@@ -4,7 +4,8 @@
 //! A weight belongs to a domain, whatever the number of its vCPUs: those that run or wait at the moment share it equally, so
 //! a domain gains nothing by having more of them. A vCPU takes over its part of the weight whenever it is charged
 //! for the time it ran, and keeps it while it waits. vCPUs that run one after the other each have all of the weight in their turn. So
-//! the domain has a virtual runtime as a whole as well, and a vCPU that wakes up is behind that by no more than what sleeping earns.
+//! what sleeping earns is the domain's: it grows while the domain gets less than it would on a machine that divides its time
+//! infinitely finely, and a vCPU that wakes up comes ahead of the others by no more than that.
 //!
 //! # Cap
 //! A cap is a percentage of one CPU. Each [`CAP_PERIOD`] a domain with a cap gets that much time as a *budget*. A vCPU that
@@ -13,7 +14,7 @@
 //! one budget more than its cap allows, and one that always wants more gets it to the nanosecond. A vCPU that finds
 //! no budget is *capped* ([`Reasons::CAPPED`]) until the next one; the CPU that found so sees to that.
 
-use super::queue::{MOST_WAKE_CREDIT, WAKE_CREDIT};
+use super::queue::{MOST_WAKE_CREDIT, scaled};
 use super::{Reasons, VcpuSched};
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -41,9 +42,11 @@ const FREE: i64 = i64::MAX;
 /// Nobody is made to run for less than this, in nanoseconds.
 const SHORTEST_RUN: i64 = 50_000;
 
-/// How far a domain's virtual runtime may get ahead of the machine's virtual time, in nanoseconds: what it got where there was room is not
-/// held against it for longer, and more than sleeping ever earns.
-const MOST_AHEAD: u64 = MOST_WAKE_CREDIT + 2 * WAKE_CREDIT;
+/// How far what a domain got may be ahead of the machine's fair time, in nanoseconds: so long is held against it what it got in bursts, or where
+/// there was room.
+const MOST_AHEAD: u64 = 2 * MOST_WAKE_CREDIT;
+/// Time that a domain runs before that is settled with the fair time, unless it is asked for, in nanoseconds.
+const SETTLE: u64 = 1_000_000;
 
 /// Weight and cap of a domain.
 pub struct DomainSched {
@@ -55,8 +58,11 @@ pub struct DomainSched {
     active: AtomicU32,
     /// vCPUs in `SCHEDOP_poll`.
     pub(super) pollers: AtomicU32,
-    /// Nanoseconds that its vCPUs ran, divided by its weight: virtual runtime. Changes with the clock locked.
-    vruntime: AtomicU64,
+    /// What its vCPUs got, in the machine's fair time: ahead of that by no more than [`MOST_AHEAD`], and behind it by no more than sleeping
+    /// ever earns. Changes with the clock locked.
+    served: AtomicU64,
+    /// Nanoseconds that its vCPUs ran and that `served` does not count yet. Changes with the clock locked.
+    unsettled: AtomicU64,
     budget: Mutex<Budget>,
 }
 
@@ -109,7 +115,8 @@ impl DomainSched {
             cap: AtomicU32::new(0),
             active: AtomicU32::new(0),
             pollers: AtomicU32::new(0),
-            vruntime: AtomicU64::new(0),
+            served: AtomicU64::new(0),
+            unsettled: AtomicU64::new(0),
             budget: Mutex::new(Budget { left: 0, refill_at: Nanos(0), exhausted: false }),
         }
     }
@@ -134,16 +141,20 @@ impl DomainSched {
         self.weight() * UNIT
     }
 
-    /// Virtual runtime of the domain as a whole, in nanoseconds.
-    pub(super) fn vruntime(&self) -> u64 {
-        self.vruntime.load(Ordering::Relaxed)
+    /// A vCPU ran for so many nanoseconds. Answers whether it is time to settle that ([`DomainSched::credit`]). The clock is locked.
+    pub(super) fn ran(&self, nanos: u64) -> bool {
+        let unsettled = self.unsettled.load(Ordering::Relaxed).saturating_add(nanos);
+        self.unsettled.store(unsettled, Ordering::Relaxed);
+        unsettled >= SETTLE
     }
 
-    /// A vCPU ran for so long in the domain's virtual time; it is `vtime` for the machine. The clock is locked.
-    pub(super) fn served(&self, ran: u64, vtime: u64) {
-        let before = self.vruntime().max(vtime.saturating_sub(WAKE_CREDIT));
-        let bounded = before.saturating_add(ran).min(vtime.saturating_add(MOST_AHEAD));
-        self.vruntime.store(bounded, Ordering::Relaxed);
+    /// What the domain slept until this time in the machine's fair time, and may make up for, in nanoseconds of that. The clock is locked.
+    pub(super) fn credit(&self, fair: u64) -> u64 {
+        let ran = self.unsettled.swap(0, Ordering::Relaxed);
+        let before = self.served.load(Ordering::Relaxed).max(fair.saturating_sub(MOST_WAKE_CREDIT));
+        let served = before.saturating_add(scaled(ran, self.whole())).min(fair.saturating_add(MOST_AHEAD));
+        self.served.store(served, Ordering::Relaxed);
+        fair.saturating_sub(served)
     }
 
     /// One more vCPU runs or waits.

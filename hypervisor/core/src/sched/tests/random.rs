@@ -65,7 +65,7 @@ proptest! {
         for cpu in 0..3 {
             sim.reschedule(cpu);
         }
-        prop_assert_eq!(sim.hv.sched.total_active_weight(), 0);
+        prop_assert_eq!(sim.hv.sched.clock.lock().rest(), (0, 0));
     }
 }
 
@@ -232,15 +232,15 @@ fn everybody_runs(sim: &mut Sim, policy: Policy, pauses: &mut [u32]) -> Result<(
         sim.reschedule(cpu);
     }
     prop_assert_eq!(sim.running(), vec![None; 3]);
-    prop_assert_eq!(sim.hv.sched.total_active_weight(), 0);
+    prop_assert_eq!(sim.hv.sched.clock.lock().rest(), (0, 0));
     Ok(())
 }
 
 /// A vCPU that computes for so many steps and then sleeps for so many, again and again; it never sleeps where that is 0.
-type Habit = (u64, u64);
+pub(super) type Habit = (u64, u64);
 
 /// Lets vCPUs live by their habits for a number of steps; answers how many steps each waited at most, from its wake-up on.
-fn live(sim: &mut Sim, habits: &[Habit], steps: u64) -> Vec<u64> {
+pub(super) fn live(sim: &mut Sim, habits: &[Habit], steps: u64) -> Vec<u64> {
     let mut longest = vec![0; habits.len()];
     // Steps of the present burst or sleep that are over, and of the wait before the burst.
     let (mut spent, mut waited) = (vec![0; habits.len()], vec![0; habits.len()]);

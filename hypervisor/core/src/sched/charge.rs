@@ -1,0 +1,72 @@
+//! What a vCPU that runs is charged for that, and how far a CPU's virtual time may drift from the machine's.
+
+use super::clock::{VirtualClock, lead};
+use super::queue::{CpuQueue, NEVER, SLICE, Scheduler, scaled};
+use crate::domain::Vcpu;
+use crate::ids::Nanos;
+use crate::platform::Platform;
+use core::sync::atomic::Ordering;
+
+/// How far a CPU's timeline may get behind the machine's virtual time while what runs has the CPU for itself, and ahead of it while no
+/// vCPU waits at all, in nanoseconds. The first happens where its share is more than a whole CPU, the second where there is room.
+pub(super) const LAG: u64 = 30_000_000;
+/// The same for those that compete: the difference is what a CPU owes to those of another one, as long as affinity does not keep
+/// them from it. Where it does, this says how long it goes on once affinity changes.
+const BOUND: u64 = 500_000_000;
+
+impl<P: Platform> Scheduler<P> {
+    /// Adds the time since the last look to the virtual runtime of the vCPU that runs here.
+    pub(super) fn charge(&self, queue: &CpuQueue<P>, vcpu: &Vcpu<P>, now: Nanos) {
+        let since = Nanos(queue.since.swap(now.0, Ordering::Relaxed));
+        let (weight, old) = (vcpu.sched.counted.load(Ordering::Relaxed), vcpu.sched.vruntime());
+        let ran = now.0.saturating_sub(since.0);
+        vcpu.sched.use_quota(ran);
+        let new = old.saturating_add(scaled(ran, weight));
+        let part = vcpu.sched.share.part();
+        let mut clock = self.clock.lock();
+        clock.change(weight, old, new);
+        clock.account(Some(since), Some(now), now);
+        if vcpu.sched.share.ran(ran) {
+            vcpu.sched.share.credit(clock.fair(now));
+        }
+        if part != weight {
+            clock.reweigh(&queue.line, new, weight, part, now);
+        }
+        if queue.line.is_to_be_compared(now) {
+            self.bound_drift(queue, &mut clock, part, new, now);
+        }
+        drop(clock);
+        vcpu.sched.counted.store(part, Ordering::Relaxed);
+        vcpu.sched.vruntime.store(new, Ordering::Relaxed);
+        queue.line.advance(new.min(queue.head.load(Ordering::SeqCst)));
+    }
+
+    /// Moves the CPU's virtual time back to where it may be beside the machine's; a vCPU of this weight and virtual runtime runs there.
+    #[inline(never)]
+    fn bound_drift(
+        &self,
+        queue: &CpuQueue<P>,
+        clock: &mut VirtualClock,
+        weight: u32,
+        vruntime: u64,
+        now: Nanos,
+    ) {
+        let ahead = lead(queue.line.on_machine(vruntime), clock.compare(&queue.line, now));
+        // Nothing is bounded closer than this.
+        if ahead.unsigned_abs() > LAG {
+            let (behind, before) = self.bounds(queue, weight);
+            clock.shift(&queue.line, ahead.clamp(-behind, before) - ahead);
+        }
+    }
+
+    /// How far what runs here may be behind the machine's virtual time, and ahead of it. What came since it was let run for itself does not count:
+    /// this CPU looks as soon as one comes.
+    fn bounds(&self, queue: &CpuQueue<P>, weight: u32) -> (i64, i64) {
+        let free = queue.free.load(Ordering::Relaxed);
+        let alone = free || queue.head.load(Ordering::SeqCst) == NEVER;
+        let room = free || self.waiting.load(Ordering::SeqCst) == 0;
+        let own = scaled(4 * SLICE, weight);
+        let bound = |free: bool| i64::try_from(if free { LAG } else { BOUND } + own).unwrap_or(i64::MAX);
+        (bound(alone), bound(room))
+    }
+}
