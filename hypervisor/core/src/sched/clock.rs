@@ -105,6 +105,7 @@ impl VirtualClock {
     }
 
     /// The virtual time at `now`.
+    #[inline(never)]
     pub fn read(&mut self, now: Nanos) -> u64 {
         if self.weight != 0 {
             // The sums wrap, their difference does not. A CPU may have accounted for a little more than `now`.
@@ -146,8 +147,9 @@ impl VirtualClock {
         if let Some(ran) = passed.checked_mul(self.busy).and_then(|ran| ran.checked_mul(BASE.into())) {
             return ran / self.weight;
         }
-        let ran = u128::from(passed) * u128::from(self.busy) * u128::from(BASE);
-        u64::try_from(ran / u128::from(self.weight)).unwrap_or(u64::MAX)
+        // For days no vCPU came or went.
+        let each = passed / self.weight;
+        each.saturating_mul(self.busy).saturating_mul(BASE.into())
     }
 
     /// A vCPU wants to run from now on.

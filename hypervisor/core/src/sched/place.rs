@@ -213,23 +213,34 @@ impl<P: Platform> Scheduler<P> {
         }
         let allowed = vcpu.sched.affinity().intersect(&platform.online_cpus());
         let liked = allowed.intersect(&vcpu.sched.soft_affinity());
-        let free = |cpu: &CpuId| {
-            let queue = self.queue(*cpu);
-            queue.idle() && queue.head.load(Ordering::SeqCst) == NEVER
-        };
-        if liked.contains(home) && free(&home) {
+        if liked.contains(home) && self.is_free(home) {
             return home;
         }
-        let busiest = |cpus: &CpuMask| cpus.iter().max_by_key(|cpu| self.queue(*cpu).running_on_machine(now));
-        liked
-            .iter()
-            .find(free)
-            .or_else(|| Some(home).filter(|home| allowed.contains(*home) && free(home)))
-            .or_else(|| allowed.without(&liked).iter().find(free))
+        self.free_one(&liked)
+            .or_else(|| Some(home).filter(|home| allowed.contains(*home) && self.is_free(*home)))
+            .or_else(|| self.free_one(&allowed.without(&liked)))
             .or_else(|| liked.contains(home).then_some(home))
-            .or_else(|| busiest(&liked))
-            .or_else(|| busiest(&allowed))
+            .or_else(|| self.busiest(&liked, now))
+            .or_else(|| self.busiest(&allowed, now))
             .unwrap_or(home)
+    }
+
+    /// Whether nothing runs or waits on a CPU.
+    fn is_free(&self, cpu: CpuId) -> bool {
+        let queue = self.queue(cpu);
+        queue.idle() && queue.head.load(Ordering::SeqCst) == NEVER
+    }
+
+    /// The first of these CPUs on which nothing runs or waits.
+    #[inline(never)]
+    fn free_one(&self, cpus: &CpuMask) -> Option<CpuId> {
+        cpus.iter().find(|cpu| self.is_free(*cpu))
+    }
+
+    /// That of these CPUs whose vCPU is furthest ahead.
+    #[inline(never)]
+    fn busiest(&self, cpus: &CpuMask, now: Nanos) -> Option<CpuId> {
+        cpus.iter().max_by_key(|cpu| self.queue(*cpu).running_on_machine(now))
     }
 
     /// Makes `cpu` choose anew where that is due to a vCPU that was queued there. While the least run of what runs there is not

@@ -8,7 +8,7 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{CpuId, DomId, Nanos};
 use crate::platform::{Platform, Work};
-use alloc::collections::BTreeMap;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +33,13 @@ pub struct Watchdogs<P: Platform> {
     next_look: AtomicU64,
 }
 
-type Table<P> = BTreeMap<DomId, Entry<P>>;
+/// By the numbers of their domains.
+type Table<P> = Vec<Box<Entry<P>>>;
+
+/// Where the entry of a domain is, or would be.
+fn index<P: Platform>(table: &Table<P>, domain: DomId) -> Result<usize, usize> {
+    table.binary_search_by_key(&domain, |entry| entry.domain.id)
+}
 
 struct Entry<P: Platform> {
     domain: Arc<Domain<P>>,
@@ -50,7 +56,7 @@ impl<P: Platform> Entry<P> {
 
 impl<P: Platform> Watchdogs<P> {
     pub(super) const fn new() -> Self {
-        Self { table: Mutex::new(BTreeMap::new()), next_look: AtomicU64::new(NEVER) }
+        Self { table: Mutex::new(Vec::new()), next_look: AtomicU64::new(NEVER) }
     }
 
     /// When `cpu` has to look at the watchdogs.
@@ -63,10 +69,15 @@ impl<P: Platform> Watchdogs<P> {
 
     /// The entry of a domain, made if there is none; `None` for a domain whose teardown began: it would never be removed.
     fn entry<'a>(table: &'a mut Table<P>, domain: &Arc<Domain<P>>) -> Option<&'a mut Entry<P>> {
-        if domain.is_dying() {
-            return table.get_mut(&domain.id);
-        }
-        Some(table.entry(domain.id).or_insert_with(|| Entry::new(domain)))
+        let index = match index(table, domain.id) {
+            Ok(index) => index,
+            Err(_) if domain.is_dying() => return None,
+            Err(index) => {
+                table.insert(index, Box::new(Entry::new(domain)));
+                index
+            }
+        };
+        table.get_mut(index).map(|entry| &mut **entry)
     }
 
     /// A watchdog was set to this deadline. Answers whether the CPU that looks is to be told, because it would look too late.
@@ -79,14 +90,14 @@ impl<P: Platform> Watchdogs<P> {
     fn take_expired(&self, now: Nanos) -> Vec<Arc<Domain<P>>> {
         let mut expired = Vec::new();
         let mut table = self.table.lock();
-        for entry in table.values_mut() {
+        for entry in table.iter_mut() {
             let due = |deadline: &Option<Nanos>| deadline.is_some_and(|deadline| deadline <= now);
             if entry.deadlines.iter().any(due) {
                 entry.deadlines.iter_mut().filter(|d| due(d)).for_each(|d| *d = Some(Nanos(NEVER)));
                 expired.push(entry.domain.clone());
             }
         }
-        let deadlines = table.values().flat_map(|entry| entry.deadlines).flatten();
+        let deadlines = table.iter().flat_map(|entry| entry.deadlines).flatten();
         let first = deadlines.map(|deadline| deadline.0).min().unwrap_or(NEVER);
         let look = if first == NEVER { NEVER } else { first.min(now.0.saturating_add(LOOK_PERIOD)) };
         self.next_look.store(look, Ordering::SeqCst);
@@ -151,13 +162,18 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Forgets the reason that a domain gave for an end which was not its last.
     pub(crate) fn forget_shutdown_reason(&self, domain: DomId) {
-        if let Some(entry) = self.sched.watchdogs.table.lock().get_mut(&domain) {
-            entry.announced = None;
+        let mut table = self.sched.watchdogs.table.lock();
+        if let Ok(index) = index(&table, domain) {
+            table[index].announced = None;
         }
     }
 
     /// Forgets the watchdogs and announcements of a domain that ends or begins anew.
     pub fn forget_watchdogs(&self, domain: DomId) {
-        self.sched.watchdogs.table.lock().remove(&domain);
+        let mut table = self.sched.watchdogs.table.lock();
+        let entry = index(&table, domain).ok().map(|index| table.remove(index));
+        drop(table);
+        // What it holds of the domain goes without the lock.
+        drop(entry);
     }
 }
