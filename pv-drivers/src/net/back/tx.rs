@@ -16,8 +16,11 @@ pub const HEADER: usize = 64;
 
 /// Packets wait so long behind one to another receiver, which has no room, in each [`SPAN`].
 const HOLD: Duration = Duration::from_millis(20);
-/// See [`HOLD`].
+/// See [`HOLD`]. For as long no packet waits behind one that has waited for [`LONGEST`].
 const SPAN: Duration = Duration::from_millis(200);
+/// How long a packet waits at most from the time at which it was taken off the ring, whatever is seen behind it. A sender whose ring
+/// is full may have packets to others that the ring has no room for.
+const LONGEST: Duration = Duration::from_millis(100);
 
 /// A packet that waits.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +31,8 @@ pub struct Head {
     bytes: [u8; HEADER],
     /// The pieces that copy them, by number.
     pieces: (usize, usize),
+    /// When it was taken off the ring.
+    taken: Duration,
     /// Whether they are there: not where the front end's grant does not allow it.
     pub good: bool,
 }
@@ -44,7 +49,7 @@ impl Head {
     }
 }
 
-/// The back end of a transmit ring.
+/// The back end of a transmit ring. All that a ring holds may wait here: so each packet's receiver is seen, however many are before it.
 pub struct Tx<T: Transport> {
     ring: Back<NetifTxRing, T::Mapped>,
     waiting: VecDeque<Head>,
@@ -65,6 +70,8 @@ struct Held {
     /// How long others have been held up since `span` began.
     spent: Duration,
     span: Duration,
+    /// No packet waits until then.
+    hurry: Duration,
 }
 
 impl<T: Transport> Tx<T> {
@@ -73,7 +80,7 @@ impl<T: Transport> Tx<T> {
         Self { ring, waiting, fragments, unseen: 0, answered: false, held }
     }
 
-    /// Takes packets off the ring until `budget` of them wait, and at most `headers` new ones, which it counts down.
+    /// Takes packets off the ring at `now`: `budget` of them at most, and no more than `headers`, which it counts down.
     /// What is no packet to forward is given to `order`, which says whether it is good, and answered. True: something
     /// was taken.
     ///
@@ -83,14 +90,16 @@ impl<T: Transport> Tx<T> {
         &mut self,
         budget: usize,
         headers: &mut usize,
+        now: Duration,
         mut order: impl FnMut(Order) -> bool,
     ) -> Result<bool, Broken> {
-        let (mut slots, most) = (0, self.ring.slots());
-        while self.waiting.len() < budget && *headers > 0 && slots < most {
+        let (mut slots, most, end) = (0, self.ring.slots(), self.unseen + budget);
+        while self.unseen < end && *headers > 0 && slots < most {
             let Some(chain) = chain::take(&mut self.ring, &mut self.fragments)? else { break };
             slots += u32::from(chain.fragments) + u32::from(chain.extras);
             if chain.order == Order::Send {
-                self.waiting.push_back(Head { chain, bytes: [0; HEADER], pieces: (0, 0), good: false });
+                let (bytes, pieces) = ([0; HEADER], (0, 0));
+                self.waiting.push_back(Head { chain, bytes, pieces, taken: now, good: false });
                 self.unseen += 1;
                 *headers -= 1;
             } else {
@@ -106,9 +115,8 @@ impl<T: Transport> Tx<T> {
     /// Adds the pieces that copy the headers of new packets into own memory, each to a place that `place` gives.
     pub fn peek(&mut self, domain: DomId, mut place: impl FnMut() -> usize, pieces: &mut Vec<Copy>) {
         let seen = self.waiting.len() - self.unseen;
-        let before: usize =
-            self.waiting.range(..seen).map(|packet| usize::from(packet.chain.fragments)).sum();
-        let mut fragments = self.fragments.range(before..);
+        let new: usize = self.waiting.range(seen..).map(|packet| usize::from(packet.chain.fragments)).sum();
+        let mut fragments = self.fragments.range(self.fragments.len() - new..);
         for packet in self.waiting.range_mut(seen..) {
             let mut offset = place();
             let (first, end) = (pieces.len(), offset + packet.bytes().len());
@@ -140,18 +148,26 @@ impl<T: Transport> Tx<T> {
         self.waiting.front()
     }
 
-    /// Whether the first packet may wait at `now`, because its receiver has no room. Where packets to other receivers are held up by
-    /// that, it may for [`HOLD`] in all: a receiver that offers a page now and then must not set the pace of all that its
-    /// senders send.
-    pub fn may_wait(&mut self, now: Duration) -> bool {
-        let mut receivers = self.waiting.iter().map(Head::receiver);
-        let first = receivers.next();
-        if receivers.all(|other| Some(other) == first) {
-            return true;
-        }
+    /// Until when the first packet may wait, because its receiver has no room at `now`; none: it must not. Where packets to other
+    /// receivers are held up by that, it may for [`HOLD`] in all, and for [`LONGEST`] in any case: a receiver that offers a page now
+    /// and then must not set the pace of all that its senders send.
+    pub fn may_wait(&mut self, now: Duration) -> Option<Duration> {
         self.count_held(now);
+        let mut packets = self.waiting.iter();
+        let first = packets.next()?;
+        let longest = first.taken + LONGEST;
+        if now >= longest {
+            self.held.hurry = now + SPAN;
+        }
+        if now < self.held.hurry {
+            return None;
+        }
+        if packets.all(|other| other.receiver() == first.receiver()) {
+            return Some(longest);
+        }
+        let left = HOLD.checked_sub(self.held.spent).filter(|left| !left.is_zero())?;
         self.held.since = Some(now);
-        self.held.spent < HOLD
+        Some(longest.min(now + left))
     }
 
     fn count_held(&mut self, now: Duration) {

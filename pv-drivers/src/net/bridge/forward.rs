@@ -24,8 +24,8 @@ use super::staging::{HEADERS, Place, header_places};
 use super::{Bridge, Port, Progress, vif_at};
 use crate::transport::{Copy, Error, Transport, words};
 
-/// Packets that one queue has in a round.
-const BUDGET: usize = 32;
+/// Packets that are taken off one queue's ring in a round, and as many are passed on.
+pub const BUDGET: usize = 32;
 /// Frames that a wire has in a round.
 const WIRE_BUDGET: usize = 64;
 /// Frames that large packets of one port become in a round, at most, on their way to wires: those of four of the largest packets
@@ -106,12 +106,13 @@ impl<T: Transport> Bridge<T> {
     /// Moves a batch of packets.
     pub fn poll(&mut self) -> Progress {
         let now = self.transport.now();
+        self.turn.begin(self.ports.len());
         let (mut moved, late_until) = self.gather(now);
         self.peek();
         let (routed, until) = self.route(now);
         moved |= routed;
         moved |= self.finish();
-        self.turn = self.turn.wrapping_add(1);
+        self.turn.end();
         let until = [late_until, until].into_iter().flatten().min();
         Progress { moved, until }
     }
@@ -120,13 +121,16 @@ impl<T: Transport> Bridge<T> {
     fn gather(&mut self, now: Duration) -> (bool, Option<Duration>) {
         self.staging.clear();
         let (mut moved, until) = self.gather_late(now);
-        let (count, turn, mut headers) = (self.ports.len(), self.turn, HEADERS);
-        for number in (0..count).map(|step| (turn.wrapping_add(step)) % count) {
+        let mut headers = HEADERS;
+        for number in self.turn.order() {
             moved |= match &mut self.ports[number] {
-                Some(Port::Vif(vif)) if vif.broken.is_none() => take(vif, &mut headers),
+                Some(Port::Vif(vif)) if vif.broken.is_none() => take(vif, &mut headers, now),
                 Some(Port::Wire { .. }) => self.gather_wire(number),
                 _ => false,
             };
+            if headers == 0 {
+                self.turn.came_short(number);
+            }
         }
         (moved, until)
     }
@@ -134,12 +138,12 @@ impl<T: Transport> Bridge<T> {
     /// Sets pages aside for frames that were completed before, of each receiver as far as it has pages.
     fn gather_late(&mut self, now: Duration) -> (bool, Option<Duration>) {
         let (mut moved, mut until) = (false, None::<Duration>);
-        let count = self.ports.len();
-        for number in (0..count).map(|step| self.turn.wrapping_add(step) % count) {
+        for number in self.turn.order() {
             let Some(vif) = vif_at(&mut self.ports, number) else { continue };
             while let Some(frame) = vif.late.pop() {
                 if !self.staging.has_room_for_late() {
                     vif.late.put_back(frame);
+                    self.turn.came_short(number);
                     return (true, until);
                 }
                 match reserve(vif, &frame, frame.len(), &GOOD, now) {
@@ -165,6 +169,9 @@ impl<T: Transport> Bridge<T> {
     fn gather_wire(&mut self, number: usize) -> bool {
         let Some(Some(Port::Wire { wire, sent, .. })) = self.ports.get_mut(number) else { return false };
         let (staging, arrived) = (&mut self.staging, &mut self.round.arrived);
+        if !staging.has_room() {
+            self.turn.came_short(number);
+        }
         let mut taken = 0;
         while taken < WIRE_BUDGET && staging.has_room() {
             let more = wire.receive(&mut |frame| match staging.put(frame) {
@@ -214,12 +221,11 @@ impl<T: Transport> Bridge<T> {
             pieces: &mut pieces,
             now,
             until: None,
-            turn: self.turn,
+            turn: &mut self.turn,
         };
         router.arrived();
-        let count = router.ports.len();
         let mut moved = false;
-        for number in (0..count).map(|step| (self.turn.wrapping_add(step)) % count) {
+        for number in router.turn.order() {
             moved |= router.vif(number);
         }
         let until = router.until;
@@ -273,11 +279,11 @@ impl<T: Transport> Bridge<T> {
 const GOOD: Offload = Offload { checksum: Checksum::Good, gso: None };
 
 /// Takes packets off a front end's rings, as long as there is room for their headers.
-fn take<T: Transport>(vif: &mut Vif<T>, headers: &mut usize) -> bool {
+fn take<T: Transport>(vif: &mut Vif<T>, headers: &mut usize, now: Duration) -> bool {
     let mut moved = false;
     let Vif { queues, groups, sent, broken, .. } = vif;
     for queue in queues {
-        let taken = queue.tx.take(BUDGET, headers, |order| match order {
+        let taken = queue.tx.take(BUDGET, headers, now, |order| match order {
             Order::Join(group) => groups.join(group),
             Order::Leave(group) => groups.leave(group),
             Order::Send | Order::Refuse => {

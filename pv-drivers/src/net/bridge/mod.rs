@@ -13,8 +13,11 @@
 //!
 //! Packets of one queue stay in order. The first one whose only receiver offers no room waits in its sender's pages, and
 //! those behind it wait too; a receiver that offers none for 20 ms loses packets until it does. Where packets to other receivers
-//! wait behind the first, they do for 20 ms in 200 ms at most, whatever the receivers offer: then the first ones are lost. What
-//! goes to everybody never waits. What one domain sends is copied in a round as far as its share allows.
+//! wait on the ring behind the first, they do for 20 ms in 200 ms at most, whatever the receivers offer: then the first ones are
+//! lost. A packet waits for 100 ms at most even where no other is seen behind it, for a full ring does not show what its sender has;
+//! then no packet of that ring waits for 200 ms. So a receiver that reads slowly delays what its senders have for others, and does
+//! not set its pace. What goes to everybody never waits. What one domain sends is copied in a round as far as its share allows;
+//! who came short of something in a round is served first soon (`turn`).
 //!
 //! # What a receiver cannot take
 //!
@@ -26,6 +29,7 @@ mod forward;
 mod route;
 mod staging;
 mod table;
+mod turn;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -34,6 +38,7 @@ use core::time::Duration;
 
 use self::staging::Staging;
 use self::table::Table;
+use self::turn::Turn;
 use super::back::Vif;
 use super::{Counters, Mac};
 use crate::transport::{Error, Transport};
@@ -98,8 +103,7 @@ pub struct Bridge<T: Transport> {
     ports: Vec<Option<Port<T>>>,
     table: Table,
     staging: Staging<T>,
-    /// The port that is served first.
-    turn: usize,
+    turn: Turn,
     round: forward::Round,
 }
 
@@ -116,7 +120,7 @@ impl<T: Transport> Bridge<T> {
             ports: Vec::new(),
             table: Table::default(),
             staging,
-            turn: 0,
+            turn: Turn::default(),
             round: forward::Round::new()?,
         })
     }

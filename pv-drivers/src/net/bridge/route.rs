@@ -8,9 +8,10 @@ use super::super::back::{HEADER, Head, Room, Vif};
 use super::super::chain::Fragment;
 use super::super::checksum::{self, Transport as Segment};
 use super::super::{Mac, Offload};
-use super::forward::{Given, Round, Sent, Staged};
+use super::forward::{BUDGET, Given, Round, Sent, Staged};
 use super::staging::{Place, Places};
 use super::table::{Place as Found, Table};
+use super::turn::Turn;
 use super::{Port, vif_at};
 use crate::transport::{Copy, CopyEnd, DomId, GrantRef, PAGE_SIZE, Transport, words};
 
@@ -111,8 +112,7 @@ pub struct Router<'r, T: Transport> {
     pub pieces: &'r mut Vec<Copy>,
     pub now: Duration,
     pub until: Option<Duration>,
-    /// The queue that is served first.
-    pub turn: usize,
+    pub turn: &'r mut Turn,
 }
 
 /// The packet that is being routed.
@@ -185,16 +185,18 @@ impl<T: Transport> Router<'_, T> {
             vif_at(self.ports, number).filter(|vif| vif.broken.is_none()).map_or(0, |vif| vif.queues.len());
         let (mut moved, mut ways) = (false, core::mem::take(&mut self.round.ways));
         let most = self.pieces.len() + PIECES;
-        let turn = self.turn;
-        for queue in (0..count).map(|step| turn.wrapping_add(step) % count) {
-            while self.pieces.len() < most
+        for queue in self.turn.queues(count) {
+            let mut left = BUDGET;
+            while left > 0
+                && self.pieces.len() < most
                 && let Some(head) =
                     vif_at(self.ports, number).and_then(|vif| vif.queues[queue].tx.head().copied())
             {
                 if !self.first(number, queue, &head, &mut ways) {
+                    self.turn.came_short(number);
                     break;
                 }
-                moved = true;
+                (moved, left) = (true, left - 1);
             }
         }
         self.round.ways = ways;
@@ -209,9 +211,13 @@ impl<T: Transport> Router<'_, T> {
         let good = head.good && self.accept(&packet);
         if good && let Err(until) = self.ways(&packet, true, ways) {
             // Room in the staging memory is not the receiver's to offer.
-            let may_wait = until == self.now
-                || vif_at(self.ports, from).is_none_or(|vif| vif.queues[queue].tx.may_wait(self.now));
-            if may_wait {
+            let until = if until == self.now {
+                Some(until)
+            } else {
+                let most = vif_at(self.ports, from).and_then(|vif| vif.queues[queue].tx.may_wait(self.now));
+                most.map(|most| most.min(until))
+            };
+            if let Some(until) = until {
                 self.until = Some(self.until.map_or(until, |other| other.min(until)));
                 return false;
             }
@@ -268,10 +274,18 @@ impl<T: Transport> Router<'_, T> {
                 Way::Wait(until) if patient => return Err(until),
                 way => ways.push((to, way)),
             },
-            Found::Unknown => {
+            found @ (Found::Unknown | Found::Wires) => {
                 for to in (0..self.ports.len()).filter(|to| *to != packet.from) {
-                    let way = self.way(to, packet);
-                    ways.push((to, way));
+                    if found == Found::Wires && !matches!(self.ports[to], Some(Port::Wire { .. })) {
+                        continue;
+                    }
+                    match self.way(to, packet) {
+                        // A wire has room in the next round.
+                        Way::Wait(until) if patient && found == Found::Wires && ways.is_empty() => {
+                            return Err(until);
+                        }
+                        way => ways.push((to, way)),
+                    }
                 }
             }
         }

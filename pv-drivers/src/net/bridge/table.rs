@@ -4,7 +4,8 @@
 //! none, and a packet that names it as its sender at any other port is refused.
 //!
 //! Other addresses are learned from the packets that come in and forgotten when none came for a while. A packet from a
-//! domain moves no address that was learned at a wire, so that a domain cannot take over a station of the network there.
+//! domain moves no address that was learned at a wire, so that a domain cannot take over a station of the network there, however
+//! long that was silent: it stays at the wires until there is no room for more of them, and of those that were silent for a while only.
 //! Each port has a share of its own: a domain that makes up addresses pushes out its own, not those of others.
 
 use alloc::collections::BTreeMap;
@@ -35,6 +36,8 @@ pub enum Place {
     Port(usize),
     /// At no port: its device is not connected.
     Away,
+    /// At a wire. It was silent for so long that it may be at another wire than before.
+    Wires,
     /// Not known, or everywhere: of a group.
     Unknown,
 }
@@ -90,7 +93,7 @@ impl Table {
         if let Some(owner) = self.fixed.get(&mac) {
             return *owner == Some(port);
         }
-        let known = self.entries.get(&mac).filter(|entry| now.saturating_sub(entry.seen) < AGE);
+        let known = self.entries.get(&mac);
         if known.is_some_and(|entry| entry.is_wire && !is_wire && entry.port != port) {
             return false;
         }
@@ -129,6 +132,7 @@ impl Table {
         }
         match self.entries.get(&mac) {
             Some(entry) if now.saturating_sub(entry.seen) < AGE => Place::Port(entry.port),
+            Some(entry) if entry.is_wire => Place::Wires,
             _ => Place::Unknown,
         }
     }
@@ -229,9 +233,14 @@ mod tests {
         assert!(table.accept(mac(1), 3, true, NOW));
         assert!(!table.accept(mac(1), 4, false, NOW));
         assert_eq!(table.find(mac(1), NOW), Place::Port(3));
-        assert!(table.accept(mac(1), 4, false, NOW + AGE), "forgotten by then");
-        assert!(table.accept(mac(1), 3, true, NOW + AGE));
-        assert_eq!(table.find(mac(1), NOW + AGE), Place::Port(3));
+        assert!(!table.accept(mac(1), 4, false, NOW + AGE * 9), "it was only silent");
+        assert_eq!(table.find(mac(1), NOW + AGE * 9), Place::Wires);
+        assert!(table.accept(mac(1), 6, true, NOW + AGE * 9));
+        assert_eq!(table.find(mac(1), NOW + AGE * 9), Place::Port(6));
+        table.forget_port(6);
+        assert!(table.accept(mac(1), 4, false, NOW + AGE * 9), "its wire is gone");
+        assert!(table.accept(mac(1), 3, true, NOW + AGE * 9));
+        assert_eq!(table.find(mac(1), NOW + AGE * 9), Place::Port(3));
         assert!(table.accept(mac(2), 4, false, NOW) && table.accept(mac(2), 5, false, NOW));
         assert_eq!(table.find(mac(2), NOW), Place::Port(5), "between domains, what is not configured moves");
     }

@@ -45,7 +45,7 @@ fn chains_that_are_no_packets_end_with_a_rings_worth() {
     let (mut produced, mut orders, mut headers) = (0, 0, 512);
     join(&page, &mut produced, 0);
     // As another vCPU of the front end would: there is always one more.
-    let taken = tx.take(32, &mut headers, |order| {
+    let taken = tx.take(32, &mut headers, core::time::Duration::ZERO, |order| {
         assert!(matches!(order, Order::Join(_)));
         orders += 1;
         assert!(orders <= SLOTS / 2, "it goes on for as long as the front end does");

@@ -7,6 +7,7 @@ mod connecting;
 pub(super) mod frames;
 mod hostile;
 mod moving;
+mod sharing;
 mod spoofing;
 
 use std::boxed::Box;

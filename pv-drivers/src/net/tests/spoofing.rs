@@ -1,5 +1,7 @@
 //! Packets that name another station as their sender: they neither pass nor take over its traffic.
 
+use core::time::Duration;
+
 use super::super::features::Accepts;
 use super::super::{Checksum, Mac, Offload};
 use super::{Net, TestWire, bytes, frame, send, station};
@@ -71,4 +73,24 @@ fn an_address_that_a_domain_used_first_goes_to_the_wire_that_has_it() {
     send(&mut one, &frame(station(1), gateway, b"to the world"), PLAIN);
     net.run();
     assert_eq!((wire.taken().len(), bytes(&mut attacker).len()), (1, 0));
+}
+
+#[test]
+fn what_a_station_behind_a_wire_is_sent_does_not_reach_domains_when_it_was_silent_for_long() {
+    let mut net = Net::new();
+    let (mut one, _) = net.front(1, Accepts::ALL);
+    let (mut attacker, _) = net.front(3, Accepts::ALL);
+    let wire = TestWire::add(&mut net);
+    let gateway = station(9);
+    wire.to_bridge.lock().unwrap().push_back(frame(gateway, station(1), b"hello"));
+    net.run();
+    let _ = (bytes(&mut one), bytes(&mut attacker));
+    net.machine.advance(Duration::from_secs(301));
+    send(&mut attacker, &frame(gateway, Mac::BROADCAST, b"I am the gateway"), PLAIN);
+    net.run();
+    let secret = frame(station(1), gateway, b"to the world");
+    send(&mut one, &secret, PLAIN);
+    net.run();
+    assert_eq!(wire.taken(), [secret]);
+    assert!(bytes(&mut attacker).is_empty());
 }

@@ -1,0 +1,180 @@
+//! What one port takes, or does not take, leaves the others their part.
+
+use core::time::Duration;
+use std::thread;
+use std::time::Instant;
+use std::vec::Vec;
+
+use super::super::features::Accepts;
+use super::super::{Checksum, Gso, GsoKind, Mac, Offload};
+use super::{Front, Net, TestWire, bytes, frame, frames, send, station};
+
+const PLAIN: Offload = Offload { checksum: Checksum::Unchecked, gso: None };
+const LARGE: Offload =
+    Offload { checksum: Checksum::Blank, gso: Some(Gso { size: 1448, kind: GsoKind::Tcp4 }) };
+
+/// Makes the bridge know the stations.
+fn introduce(net: &mut Net, fronts: &mut [(&mut Front, u8)]) {
+    for (front, number) in &mut *fronts {
+        send(front, &frame(station(*number), Mac::BROADCAST, b"here"), PLAIN);
+        net.run();
+    }
+    for (front, _) in fronts {
+        let _ = bytes(front);
+    }
+}
+
+/// Lets `sender` send while its ring has room, `count` packets in all; answers how many it has sent.
+fn send_up_to(sender: &mut Front, sent: &mut usize, count: usize, packet: impl Fn(usize) -> Vec<u8>) {
+    sender.tx.collect().unwrap();
+    while *sent < count && sender.tx.ready(1).unwrap() {
+        send(sender, &packet(*sent), PLAIN);
+        *sent += 1;
+    }
+}
+
+/// How long one packet is under way that a domain sends behind `count` to a receiver that offers a page each 15 ms.
+fn time_behind(count: usize) -> Duration {
+    let mut net = Net::new();
+    let (mut one, _) = net.front(1, Accepts::ALL);
+    let (mut slow, _) = net.front(2, Accepts::ALL);
+    let (mut other, _) = net.front(3, Accepts::ALL);
+    introduce(&mut net, &mut [(&mut one, 1), (&mut slow, 2), (&mut other, 3)]);
+    let to = |number| frame(station(1), station(number), &[1; 60]);
+    // The receiver's pages are all filled.
+    let mut filled = 0;
+    loop {
+        let most = filled + 1;
+        send_up_to(&mut one, &mut filled, most, |_| to(2));
+        if net.bridge.poll().until.is_some() {
+            break;
+        }
+    }
+    let (mut sent, start, mut offered) = (0, Instant::now(), Instant::now());
+    while start.elapsed() < Duration::from_secs(3) {
+        send_up_to(&mut one, &mut sent, count + 1, |number| to(if number < count { 2 } else { 3 }));
+        for _ in 0..10 {
+            net.bridge.poll();
+        }
+        if !bytes(&mut other).is_empty() {
+            break;
+        }
+        if offered.elapsed() >= Duration::from_millis(15) {
+            offered = Instant::now();
+            if let Some(packet) = slow.rx.receive().unwrap() {
+                slow.rx.recycle(packet);
+            }
+            let _ = slow.sleep();
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    start.elapsed()
+}
+
+#[test]
+fn what_is_far_behind_packets_to_a_slow_receiver_arrives() {
+    let time = time_behind(200);
+    assert!(time < Duration::from_millis(250), "{time:?}");
+}
+
+#[test]
+fn what_the_senders_ring_does_not_show_yet_arrives() {
+    let time = time_behind(700);
+    assert!(time < Duration::from_millis(500), "{time:?}");
+}
+
+#[test]
+fn a_receiver_that_takes_bursts_loses_nothing() {
+    let mut net = Net::new();
+    let (mut one, _) = net.front(1, Accepts::ALL);
+    let (mut two, port) = net.front(2, Accepts::ALL);
+    introduce(&mut net, &mut [(&mut one, 1), (&mut two, 2)]);
+    let numbered = |number: usize| frame(station(1), station(2), &number.to_le_bytes());
+    let (mut sent, mut got) = (0, Vec::new());
+    while got.len() < 4000 {
+        let burst = Instant::now();
+        while burst.elapsed() < Duration::from_millis(4) {
+            send_up_to(&mut one, &mut sent, 4000, numbered);
+            net.bridge.poll();
+        }
+        got.extend(bytes(&mut two));
+        let _ = two.sleep();
+        assert_eq!(net.bridge.vif(port).unwrap().received().dropped, 0);
+    }
+    assert!(got.into_iter().eq((0..4000).map(numbered)));
+}
+
+/// Two senders that always have more than their part, and as many idle ports behind them that the first one is served before the
+/// second one in most rounds.
+struct Pair {
+    net: Net,
+    greedy: Vec<Front>,
+    modest: Front,
+    idle: Vec<Front>,
+}
+
+impl Pair {
+    fn new(queues: usize) -> Self {
+        let mut net = Net::new();
+        let (greedy, _) = net.fronts(1, Accepts::ALL, queues);
+        let (modest, _) = net.front(2, Accepts::ALL);
+        let idle = (10..28).map(|domain| net.front(domain, Accepts::ALL).0).collect();
+        Self { net, greedy, modest, idle }
+    }
+
+    /// What the two sent: packets that were passed on.
+    fn sent(&self) -> [u64; 2] {
+        let mut ids = self.net.bridge.ids();
+        [(); 2].map(|()| self.net.bridge.vif(ids.next().unwrap()).unwrap().sent().packets)
+    }
+}
+
+#[test]
+fn the_staging_memory_is_everybodys_in_turn() {
+    let mut pair = Pair::new(8);
+    let wire = TestWire::add(&mut pair.net);
+    wire.to_bridge.lock().unwrap().push_back(frame(station(9), Mac::BROADCAST, b"here"));
+    pair.net.run();
+    let large = |from: u8| {
+        let mut packet = frames::tcp(4, 1, &[7; 60_000]);
+        packet[..6].copy_from_slice(&station(9).0);
+        packet[6..12].copy_from_slice(&station(from).0);
+        packet
+    };
+    let fill = |front: &mut Front, number| {
+        front.tx.collect().unwrap();
+        while front.tx.ready(15).unwrap() {
+            send(front, &large(number), LARGE);
+        }
+    };
+    for _ in 0..42 {
+        pair.greedy.iter_mut().for_each(|front| fill(front, 1));
+        fill(&mut pair.modest, 2);
+        pair.net.bridge.poll();
+    }
+    let [greedy, modest] = pair.sent();
+    assert!(wire.taken().len() > 4000 && modest * 2 >= greedy, "{greedy} and {modest} packets");
+}
+
+#[test]
+fn a_receivers_pages_are_every_senders_in_turn() {
+    let mut pair = Pair::new(1);
+    let receiver = &mut pair.idle[10];
+    introduce(&mut pair.net, &mut [(receiver, 9)]);
+    let packet = |from: u8| move |_| frame(station(from), station(9), &[from]);
+    let (mut came, mut sent) = ([0; 3], [0, 0]);
+    for _ in 0..420 {
+        send_up_to(&mut pair.greedy[0], &mut sent[0], usize::MAX, packet(1));
+        send_up_to(&mut pair.modest, &mut sent[1], usize::MAX, packet(2));
+        pair.net.bridge.poll();
+        // As many pages are offered as one sender has packets in a round.
+        for _ in 0..32 {
+            let Some(packet) = pair.idle[10].rx.receive().unwrap() else { break };
+            came[usize::from(packet.parts().next().unwrap()[14])] += 1;
+            pair.idle[10].rx.recycle(packet);
+        }
+        let _ = pair.idle[10].sleep();
+    }
+    let [_, greedy, modest] = came;
+    assert!(greedy + modest > 4000 && modest * 2 >= greedy, "{greedy} and {modest} packets");
+}
