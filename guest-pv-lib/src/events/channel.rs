@@ -149,23 +149,23 @@ impl Channel {
     /// Runs `handler` for each event from now on, in the upcall, with upcalls masked. An event that was kept runs it
     /// at once, on the calling CPU.
     pub fn set_handler(&self, handler: Handler) {
-        if table::set_function(self.port, handler) == Some(true) {
-            self.catch_up();
-        }
+        self.catch_up(table::set_function(self.port, handler));
     }
 
     /// Runs `closure` for each event from now on, as [`set_handler`](Self::set_handler) does. It is freed after the
     /// channel is closed or another handler takes its place, at the latest when the next one is.
     #[cfg(feature = "alloc")]
     pub fn set_closure(&self, closure: impl Fn(Port) + Send + Sync + 'static) {
-        if table::set_closure(self.port, closure) == Some(true) {
-            self.catch_up();
-        }
+        self.catch_up(table::set_closure(self.port, closure));
     }
 
-    fn catch_up(&self) {
-        super::without_upcalls(|| super::run_handler(self.port));
-        if self.is_quiet {
+    /// Runs the new handler for an event that was kept, and lets the port fire again where one masked it.
+    fn catch_up(&self, former: Option<table::Former>) {
+        let Some(former) = former else { return };
+        if former.fired {
+            super::without_upcalls(|| super::run_handler(self.port));
+        }
+        if former.held {
             super::unmask(self.port);
         }
     }

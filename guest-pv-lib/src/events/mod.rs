@@ -173,8 +173,5 @@ pub(crate) fn dispatch() {
 }
 
 fn run_handler(port: Port) {
-    if table::run(port, || mask(port)) == table::Outcome::Unwanted {
-        // A source that fires on would never let the CPU go.
-        mask(port);
-    }
+    let _ = table::run(port, || mask(port), || unmask(port));
 }

@@ -1,12 +1,13 @@
 //! The dispatch table: what runs when a port fires.
 //!
 //! An entry is one word, so that an upcall takes a handler without a lock: the handler's address, what kind it is, and
-//! how many upcalls run it at this moment. A closure that was taken out of the table is freed only after that count was
+//! how many upcalls run it at this moment; [`entry`](mod@entry) has the protocol. A closure that was taken out of the table is freed only after that count was
 //! zero: from then on nobody has its address. Nobody waits for that. What cannot be freed yet, or is taken out in an
 //! upcall (where the allocator may be busy below), goes to a list that later removals look through.
 
 #[cfg(feature = "alloc")]
 mod closure;
+mod entry;
 
 use core::ptr;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Release};
@@ -16,27 +17,13 @@ use xen_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS;
 
 #[cfg(feature = "alloc")]
 pub(super) use closure::set_closure;
+pub(super) use entry::Outcome;
 
+#[cfg(feature = "alloc")]
+use self::entry::CLOSURE;
+use self::entry::{ADDRESS, FIRED, HELD, LATCH, QUIET};
 use super::fifo::PORTS_PER_PAGE;
 use super::{Handler, PORTS, Port};
-
-/// The bits of an address: it is canonical, so these tell all of it.
-const ADDRESS: u64 = (1 << 48) - 1;
-/// The address is one of a [`closure`], not of a function.
-#[cfg(feature = "alloc")]
-const CLOSURE: u64 = 1 << 48;
-/// Without a handler: keep the event for [`fired`].
-const LATCH: u64 = 1 << 49;
-/// An event came while there was no handler.
-const FIRED: u64 = 1 << 50;
-/// With [`LATCH`]: an event masks the port until it is taken.
-const QUIET: u64 = 1 << 51;
-/// An event masked the port.
-const HELD: u64 = 1 << 52;
-/// What an upcall adds while it uses the entry.
-const RUN: u64 = 1 << 53;
-/// All of the entry but the count of upcalls that use it.
-const CONTENTS: u64 = RUN - 1;
 
 /// The ports that every layout has.
 static TABLE: [AtomicU64; PORTS] = [const { AtomicU64::new(0) }; PORTS];
@@ -55,37 +42,16 @@ pub(super) fn extend(page: usize, entries: &'static Entries) {
     }
 }
 
-/// What an event of a port came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// A handler ran, or the event is kept.
-    Done,
-    /// The event is kept, and the port says nothing more until it is taken.
-    Held,
-    /// Nobody wants it.
-    Unwanted,
-}
-
-/// Runs the handler of `port`, or keeps the event where the port is one of those that are looked at. `mask` masks the port.
-pub(super) fn run(port: Port, mask: impl FnOnce()) -> Outcome {
-    let Some(entry) = entry(port) else { return Outcome::Unwanted };
-    let contents = entry.fetch_add(RUN, Acquire);
-    let outcome = if contents & ADDRESS != 0 {
-        call(contents, port);
-        Outcome::Done
-    } else if contents & QUIET != 0 {
-        // Before the event is there to be taken: the CPU that takes it, perhaps another one, unmasks the port.
-        mask();
-        entry.fetch_or(FIRED | HELD, Release);
-        Outcome::Held
-    } else if contents & LATCH != 0 {
-        entry.fetch_or(FIRED, Release);
-        Outcome::Done
-    } else {
-        Outcome::Unwanted
-    };
-    entry.fetch_sub(RUN, Release);
-    outcome
+/// Runs the handler of `port`, or keeps the event where the port is one of those that are looked at. `mask` masks the port, where an
+/// event is to, and `unmask` undoes that where another handler took the place of what the port was masked for.
+pub(super) fn run(port: Port, mask: impl Fn(), unmask: impl FnOnce()) -> Outcome {
+    match entry(port) {
+        Some(entry) => entry::run(entry, |contents| call(contents, port), mask, unmask),
+        None => {
+            mask();
+            Outcome::Unwanted
+        }
+    }
 }
 
 /// Calls what `contents` names. The entry's count is up, so a closure stays.
@@ -120,31 +86,28 @@ fn encode(handler: Handler) -> u64 {
     (handler as *const ()).expose_provenance() as u64 & ADDRESS
 }
 
-/// Replaces what is known of `port`, and returns it. An event that was kept is forgotten.
-fn replace(entry: &AtomicU64, contents: u64) -> u64 {
-    let mut old = entry.load(Acquire);
-    loop {
-        match entry.compare_exchange_weak(old, (old & !CONTENTS) | contents, AcqRel, Acquire) {
-            Ok(old) => return old & CONTENTS,
-            Err(now) => old = now,
-        }
-    }
+/// What was known of a port until now, and an event that it kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Former {
+    /// An event was kept.
+    pub fired: bool,
+    /// An event masked the port, which it stays.
+    pub held: bool,
 }
 
-/// Replaces what is known of `port`, frees it where that is a closure, and says whether an event was kept. None for a
-/// port beyond the table.
-fn set(port: Port, contents: u64) -> Option<bool> {
+/// Replaces what is known of `port`, frees it where that is a closure, and answers what it was. None for a port beyond the table.
+fn set(port: Port, contents: u64) -> Option<Former> {
     let entry = entry(port)?;
-    let old = replace(entry, contents);
+    let old = entry::replace(entry, contents);
     #[cfg(feature = "alloc")]
     if old & CLOSURE != 0 {
         closure::retire(entry, address(old));
     }
-    Some(old & FIRED != 0)
+    Some(Former { fired: old & FIRED != 0, held: old & HELD != 0 })
 }
 
-/// Runs `handler` from now on. Says whether an event was kept until now; none for a port beyond the table.
-pub(super) fn set_function(port: Port, handler: Handler) -> Option<bool> {
+/// Runs `handler` from now on. Answers what was known until now; none for a port beyond the table.
+pub(super) fn set_function(port: Port, handler: Handler) -> Option<Former> {
     set(port, encode(handler))
 }
 
@@ -180,7 +143,11 @@ mod tests {
     // Each test has ports of its own: the table is one for the program.
 
     fn run(port: Port) -> Outcome {
-        super::run(port, || ())
+        super::run(port, || (), || ())
+    }
+
+    const fn former(fired: bool) -> Option<Former> {
+        Some(Former { fired, held: false })
     }
 
     /// Another CPU takes the event as soon as it is there, and unmasks the port: a mask that came behind would stay.
@@ -188,15 +155,16 @@ mod tests {
     fn a_quiet_port_is_masked_before_its_event_is_there() {
         assert!(set_latch(Port(14)));
         set_quiet(Port(14));
-        let mut masked = false;
-        let outcome = super::run(Port(14), || masked = !fired(Port(14)) && !release(Port(14)));
-        assert!(masked && outcome == Outcome::Held && fired(Port(14)) && release(Port(14)));
+        let masked = core::cell::Cell::new(false);
+        let mask = || masked.set(!fired(Port(14)) && !release(Port(14)));
+        let outcome = super::run(Port(14), mask, || unreachable!());
+        assert!(masked.get() && outcome == Outcome::Held && fired(Port(14)) && release(Port(14)));
     }
 
     #[test]
     fn a_function_runs_with_its_port() {
         static LAST: AtomicU32 = AtomicU32::new(0);
-        assert_eq!(set_function(Port(11), |port| LAST.store(port.0, Relaxed)), Some(false));
+        assert_eq!(set_function(Port(11), |port| LAST.store(port.0, Relaxed)), former(false));
         assert_eq!((run(Port(11)), LAST.load(Relaxed)), (Outcome::Done, 11));
         assert_eq!(run(Port(10)), Outcome::Unwanted);
     }
@@ -208,7 +176,7 @@ mod tests {
         run(Port(12));
         assert!(fired(Port(12)) && !fired(Port(12)));
         run(Port(12));
-        assert_eq!(set_function(Port(12), |_| ()), Some(true));
+        assert_eq!(set_function(Port(12), |_| ()), former(true));
         assert!(!fired(Port(12)), "it was handed on with the answer above");
     }
 
@@ -244,7 +212,7 @@ mod tests {
     #[test]
     fn addresses_of_both_halves_survive() {
         for original in [0xffff_ffff_8010_3000u64, 0xffff_8800_1234_5678, 0x7fff_ffff_fff8, 8] {
-            assert_eq!(address((original & ADDRESS) | LATCH | RUN).addr() as u64, original);
+            assert_eq!(address((original & ADDRESS) | LATCH | entry::RUN).addr() as u64, original);
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use alloc::boxed::Box;
 use core::ptr;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use core::sync::atomic::{AtomicPtr, AtomicU64};
 
-use super::{CLOSURE, Port, RUN};
+use super::entry::{CLOSURE, is_in_use};
+use super::{Former, Port};
 use crate::smp::this_cpu;
 
 /// A closure of the table.
@@ -27,8 +28,8 @@ pub(super) fn call(address: *const (), port: Port) {
     (node.run)(port);
 }
 
-/// Runs `closure` from now on. Says whether an event was kept until now; none for a port beyond the table.
-pub fn set_closure(port: Port, closure: impl Fn(Port) + Send + Sync + 'static) -> Option<bool> {
+/// Runs `closure` from now on. Answers what was known until now; none for a port beyond the table.
+pub fn set_closure(port: Port, closure: impl Fn(Port) + Send + Sync + 'static) -> Option<Former> {
     super::entry(port)?;
     let node = Box::new(Node { run: Box::new(closure), entry: None, next: ptr::null_mut() });
     let node = Box::into_raw(node).expose_provenance() as u64;
@@ -68,7 +69,7 @@ fn free_unused(mut node: *mut Node) {
     while !node.is_null() {
         // SAFETY: on the list, so `retire` filled in both fields, and the list belongs to this call now.
         let (entry, next) = unsafe { ((*node).entry, (*node).next) };
-        if entry.is_some_and(|entry| entry.load(Acquire) >= RUN) {
+        if entry.is_some_and(is_in_use) {
             push(node);
         } else {
             // SAFETY: it came from `Box::into_raw`. Whoever took its address from the table counted itself there
@@ -98,7 +99,7 @@ mod tests {
         set_closure(Port(21), move |port| {
             inner.fetch_add(port.0, Relaxed);
         });
-        run(Port(21), || ());
+        run(Port(21), || (), || ());
         assert_eq!((held.load(Relaxed), Arc::strong_count(&held)), (21, 2));
         set_latch(Port(21));
         wait_until(|| Arc::strong_count(&held) == 1);
@@ -113,7 +114,7 @@ mod tests {
             wait_until(|| inner.load(Relaxed) == 2);
         });
         thread::scope(|scope| {
-            let runner = scope.spawn(|| run(Port(22), || ()));
+            let runner = scope.spawn(|| run(Port(22), || (), || ()));
             wait_until(|| state.load(Relaxed) == 1);
             set_latch(Port(22));
             thread::sleep(core::time::Duration::from_millis(20));
