@@ -3,22 +3,57 @@
 //!
 //! Several back ends may share a disk. What belongs to one that is gone ends all the same, and is forgotten.
 //!
-//! A flush is the exception: the device's driver can only wait for it, and nothing else may be under way. All flushes that
-//! were asked for are one of the device, at most one in a round of all back ends. From the moment when one is due, no job begins
-//! before it; behind it, every back end may begin jobs before the next one is due. Neither flushes nor jobs without end keep
-//! the other back ends from their turn.
+//! # Flushes
+//!
+//! All flushes that were asked for while none was under way are one of the device; what is asked for meanwhile is the next one.
+//! From the moment when one finds no room in the device's queue, no job begins before it.
+//!
+//! # Memory
+//!
+//! A job has memory of its own only while the device works on it. Before, what it writes is where the back end put it, and
+//! behind, what it read is there. A disk's jobs have [`room`] in all; one alone may have more than that, so that each disk always gets
+//! on. A job that finds no room waits, as the front end does for it. Of back ends that wait, the one that has the fewest jobs
+//! under way begins the next.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use pv_drivers::blk::{BlockDevice, Failed, Geometry, Job, Operation, Progress, SECTOR};
-use pv_drivers::transport::{Transport, words};
+use pv_drivers::blk::{BackOptions, BlockDevice, Failed, Geometry, Job, Operation, Progress, SECTOR};
+use pv_drivers::transport::{PAGE_SIZE, Transport, words};
 use spin::Mutex;
 
 /// Jobs that are ended in one round.
 const AT_ONCE: usize = 16;
+
+/// The part of the memory that the jobs of all disks may have: an eighth. See [`room`].
+const JOB_SHARE: usize = 8;
+/// The part that the back ends of all disks may have for requests: a quarter. See [`requests`].
+const BACK_SHARE: usize = 4;
+/// Requests that a back end works on in any case.
+const REQUESTS_LEAST: usize = 2;
+
+/// Bytes of memory that the jobs of each of so many disks may have, where this domain has `free` bytes.
+#[must_use]
+pub fn room(free: usize, disks: usize) -> usize {
+    free / JOB_SHARE / disks.max(1)
+}
+
+/// How many requests each of so many back ends works on at once, where this domain has `free` bytes.
+#[must_use]
+pub fn requests(free: usize, backs: usize) -> u16 {
+    let usual = BackOptions::default();
+    // The pages of the largest request, and one for what describes them.
+    let each = (usual.max_indirect_segments + 1) * PAGE_SIZE;
+    let share = free / BACK_SHARE / backs.max(1) / each;
+    u16::try_from(share.max(REQUESTS_LEAST)).map_or(usual.requests, |share| share.min(usual.requests))
+}
+
+/// What a job takes of a disk's room: its bytes, and as many that the device sees.
+const fn cost(bytes: usize) -> usize {
+    bytes * 2
+}
 
 /// Why a job did not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,21 +69,17 @@ pub trait Queue: Send {
     /// What the disk is like.
     fn geometry(&self) -> Geometry;
 
-    /// Begins to read or write `bytes` at a sector, and answers the job's number, which no other one has until it
-    /// ended. The bytes are the queue's until then.
+    /// Whether no more job can begin now.
+    fn is_full(&self) -> bool;
+
+    /// Begins to read or write `bytes` at a sector, or a flush of all that was written, which has no bytes. Answers the job's
+    /// number, which no other one has until it ended. The bytes are the queue's until then.
     ///
     /// # Errors
     ///
     /// [`Refused`], with the bytes.
     fn begin(&mut self, operation: Operation, sector: u64, bytes: Vec<u8>)
     -> Result<u16, (Refused, Vec<u8>)>;
-
-    /// Waits until all that was written is on the medium. Nothing is under way meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// The device failed, or there is no memory for the request.
-    fn flush(&mut self) -> Result<(), Failed>;
 
     /// A job that ended, and its bytes.
     fn ended(&mut self) -> Option<(u16, Vec<u8>, Result<(), Failed>)>;
@@ -63,60 +94,113 @@ struct Begun {
     job: Job,
 }
 
+/// A back end that uses a disk.
+#[derive(Default)]
+struct User {
+    ended: VecDeque<Ended>,
+    /// Jobs of it that are under way.
+    begun: usize,
+    /// A job of it waits.
+    waits: bool,
+}
+
 /// A disk that back ends share.
 struct Shared<Q> {
     queue: Q,
+    /// Bytes that jobs may take in all, and those that they take.
+    room: usize,
+    taken: usize,
     begun: BTreeMap<u16, Begun>,
-    ended: BTreeMap<u64, VecDeque<Ended>>,
+    users: BTreeMap<u64, User>,
     /// Flushes that were asked for, and by whom.
     flushes: Vec<(u64, Job)>,
-    /// How often a back end has taken what ended since the last flush.
-    turns: usize,
+    /// The flush that is under way, and those for whom it is.
+    flushing: Option<(u16, Vec<(u64, Job)>)>,
     last_user: u64,
 }
 
 impl<Q: Queue> Shared<Q> {
-    /// Begins a job, or notes a flush.
-    fn begin(&mut self, user: u64, job: Job, bytes: Vec<u8>) -> Result<(), (Refused, Vec<u8>)> {
+    /// Begins a job on the bytes of `staging`, or notes a flush.
+    fn begin(
+        &mut self,
+        user: u64,
+        job: Job,
+        staging: &[core::sync::atomic::AtomicU32],
+    ) -> Result<(), Refused> {
         if job.operation == Operation::Flush {
             self.flushes.push((user, job));
             return Ok(());
         }
-        if self.is_flush_due() {
-            return Err((Refused::Full, bytes));
+        let length = length(job).map_err(|_| Refused::Failed)?;
+        if !self.may_begin(user, cost(length)) {
+            return Err(Refused::Full);
         }
-        let number = self.queue.begin(job.operation, job.sector, bytes)?;
+        let without_memory = if self.begun.is_empty() { Refused::Failed } else { Refused::Full };
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).map_err(|_| without_memory)?;
+        bytes.resize(length, 0);
+        if job.operation == Operation::Write {
+            words::load(staging, job.offset, &mut bytes);
+        }
+        let number = self.queue.begin(job.operation, job.sector, bytes).map_err(|(refused, _)| refused)?;
         self.begun.insert(number, Begun { user, job });
+        self.taken += cost(length);
+        if let Some(user) = self.users.get_mut(&user) {
+            user.begun += 1;
+        }
         Ok(())
     }
 
-    /// Whether jobs wait for a flush: every back end had its turn since the last one.
-    fn is_flush_due(&self) -> bool {
-        !self.flushes.is_empty() && self.turns >= self.ended.len()
+    /// Whether a job of that cost can begin, and no flush nor job of another back end comes first.
+    fn may_begin(&self, user: u64, cost: usize) -> bool {
+        let flush_waits = self.flushing.is_none() && !self.flushes.is_empty();
+        let own = self.users.get(&user).map_or(0, |user| user.begun);
+        let is_first = self.users.values().all(|other| !other.waits || other.begun >= own);
+        let fits = self.taken == 0 || self.taken + cost <= self.room;
+        fits && is_first && !flush_waits && !self.queue.is_full()
     }
 
-    /// Takes what ended, for whomever it is, and flushes where that is due.
+    /// Takes what ended, for whomever it is, and begins the next flush.
     fn collect(&mut self) {
         for _ in 0..AT_ONCE {
             let Some((number, bytes, result)) = self.queue.ended() else { break };
+            if let Some((_, asked)) = self.flushing.take_if(|(flush, _)| *flush == number) {
+                self.end_flushes(asked, result);
+                continue;
+            }
             let Some(Begun { user, job }) = self.begun.remove(&number) else { continue };
+            self.taken -= cost(bytes.len());
             let read = (job.operation == Operation::Read).then_some(bytes);
-            if let Some(ended) = self.ended.get_mut(&user) {
-                ended.push_back((job.tag, job.offset, result.map(|()| read)));
+            if let Some(user) = self.users.get_mut(&user) {
+                user.begun -= 1;
+                user.ended.push_back((job.tag, job.offset, result.map(|()| read)));
             }
         }
-        self.turns = self.turns.saturating_add(1);
-        if !self.is_flush_due() || !self.begun.is_empty() {
+        if self.flushing.is_some() || self.flushes.is_empty() {
             return;
         }
-        self.turns = 0;
-        let result = self.queue.flush();
-        for (user, job) in self.flushes.drain(..) {
-            if let Some(ended) = self.ended.get_mut(&user) {
-                ended.push_back((job.tag, job.offset, result.map(|()| None)));
+        match self.queue.begin(Operation::Flush, 0, Vec::new()) {
+            Ok(number) => self.flushing = Some((number, core::mem::take(&mut self.flushes))),
+            Err((Refused::Full, _)) => {}
+            Err((Refused::Failed, _)) => {
+                let asked = core::mem::take(&mut self.flushes);
+                self.end_flushes(asked, Err(Failed));
             }
         }
     }
+
+    fn end_flushes(&mut self, asked: Vec<(u64, Job)>, result: Result<(), Failed>) {
+        for (user, job) in asked {
+            if let Some(user) = self.users.get_mut(&user) {
+                user.ended.push_back((job.tag, job.offset, result.map(|()| None)));
+            }
+        }
+    }
+}
+
+/// Bytes of a job.
+fn length(job: Job) -> Result<usize, Failed> {
+    usize::try_from(job.sectors).ok().and_then(|sectors| sectors.checked_mul(SECTOR)).ok_or(Failed)
 }
 
 /// A disk of the machine.
@@ -135,10 +219,18 @@ impl<Q> fmt::Debug for Disk<Q> {
 }
 
 impl<Q: Queue> Disk<Q> {
-    /// The disk behind a queue.
-    pub fn new(queue: Q) -> Self {
-        let (begun, ended, flushes) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self(Arc::new(Mutex::new(Shared { queue, begun, ended, flushes, turns: 0, last_user: 0 })))
+    /// The disk behind a queue, whose jobs have [`room`] bytes of memory.
+    pub fn new(queue: Q, room: usize) -> Self {
+        Self(Arc::new(Mutex::new(Shared {
+            queue,
+            room,
+            taken: 0,
+            begun: BTreeMap::new(),
+            users: BTreeMap::new(),
+            flushes: Vec::new(),
+            flushing: None,
+            last_user: 0,
+        })))
     }
 
     /// Whether it works on something: nothing tells when that ends, so it must be polled. Where those for whom it works are all gone,
@@ -146,10 +238,10 @@ impl<Q: Queue> Disk<Q> {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         let mut shared = self.0.lock();
-        if shared.ended.is_empty() {
+        if shared.users.is_empty() {
             shared.collect();
         }
-        !shared.begun.is_empty() || !shared.flushes.is_empty()
+        !shared.begun.is_empty() || shared.flushing.is_some() || !shared.flushes.is_empty()
     }
 
     /// One use of it.
@@ -158,7 +250,7 @@ impl<Q: Queue> Disk<Q> {
         let mut shared = self.0.lock();
         shared.last_user += 1;
         let user = shared.last_user;
-        shared.ended.insert(user, VecDeque::new());
+        shared.users.insert(user, User::default());
         let geometry = shared.queue.geometry();
         Opened { disk: self.clone(), user, geometry, waiting: VecDeque::new() }
     }
@@ -169,8 +261,8 @@ pub struct Opened<Q: Queue> {
     disk: Disk<Q>,
     user: u64,
     geometry: Geometry,
-    /// Jobs that found the queue full, and what they write.
-    waiting: VecDeque<(Job, Vec<u8>)>,
+    /// Jobs that could not begin yet.
+    waiting: VecDeque<Job>,
 }
 
 impl<Q: Queue> fmt::Debug for Opened<Q> {
@@ -179,23 +271,11 @@ impl<Q: Queue> fmt::Debug for Opened<Q> {
     }
 }
 
-impl<Q: Queue> Opened<Q> {
-    /// Gives a job to the queue, or lets it wait.
-    fn begin(&mut self, job: Job, bytes: Vec<u8>) -> Result<(), Failed> {
-        match self.disk.0.lock().begin(self.user, job, bytes) {
-            Ok(()) => Ok(()),
-            Err((Refused::Full, bytes)) => {
-                self.waiting.push_front((job, bytes));
-                Ok(())
-            }
-            Err((Refused::Failed, _)) => Err(Failed),
-        }
-    }
-}
-
 impl<Q: Queue> Drop for Opened<Q> {
     fn drop(&mut self) {
-        self.disk.0.lock().ended.remove(&self.user);
+        let mut shared = self.disk.0.lock();
+        shared.users.remove(&self.user);
+        shared.flushes.retain(|(user, _)| *user != self.user);
     }
 }
 
@@ -208,17 +288,18 @@ impl<T: Transport, Q: Queue> BlockDevice<T> for Opened<Q> {
         if job.operation == Operation::Discard {
             return Err(Failed);
         }
-        let length = usize::try_from(job.sectors).map_err(|_| Failed)? * SECTOR;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(length).map_err(|_| Failed)?;
-        bytes.resize(length, 0);
-        if job.operation == Operation::Write {
-            words::load(staging, job.offset, &mut bytes);
-        }
-        if self.waiting.is_empty() {
-            self.begin(job, bytes)?;
-        } else {
-            self.waiting.push_back((job, bytes));
+        let mut shared = self.disk.0.lock();
+        let begun =
+            if self.waiting.is_empty() { shared.begin(self.user, job, staging) } else { Err(Refused::Full) };
+        match begun {
+            Ok(()) => {}
+            Err(Refused::Full) => {
+                self.waiting.push_back(job);
+                if let Some(user) = shared.users.get_mut(&self.user) {
+                    user.waits = true;
+                }
+            }
+            Err(Refused::Failed) => return Err(Failed),
         }
         Ok(Progress::Pending)
     }
@@ -226,7 +307,8 @@ impl<T: Transport, Q: Queue> BlockDevice<T> for Opened<Q> {
     fn poll(&mut self, staging: &T::Memory, done: &mut dyn FnMut(u16, Result<(), Failed>)) {
         let mut shared = self.disk.0.lock();
         shared.collect();
-        let mut ended = shared.ended.get_mut(&self.user).map(core::mem::take).unwrap_or_default();
+        let mut ended =
+            shared.users.get_mut(&self.user).map(|user| core::mem::take(&mut user.ended)).unwrap_or_default();
         drop(shared);
         for (tag, offset, result) in ended.drain(..) {
             if let Ok(Some(bytes)) = &result {
@@ -234,13 +316,17 @@ impl<T: Transport, Q: Queue> BlockDevice<T> for Opened<Q> {
             }
             done(tag, result.map(drop));
         }
-        while let Some((job, bytes)) = self.waiting.pop_front() {
-            let before = self.waiting.len();
-            if self.begin(job, bytes).is_err() {
-                done(job.tag, Err(Failed));
-            } else if self.waiting.len() > before {
-                break;
+        let mut shared = self.disk.0.lock();
+        while let Some(job) = self.waiting.front() {
+            match shared.begin(self.user, *job, staging) {
+                Ok(()) => {}
+                Err(Refused::Full) => break,
+                Err(Refused::Failed) => done(job.tag, Err(Failed)),
             }
+            self.waiting.pop_front();
+        }
+        if let Some(user) = shared.users.get_mut(&self.user) {
+            user.waits = !self.waiting.is_empty();
         }
     }
 }
@@ -264,27 +350,26 @@ mod tests {
             Geometry::new((self.bytes.len() / SECTOR) as u64)
         }
 
+        fn is_full(&self) -> bool {
+            self.begun.len() == 2
+        }
+
         fn begin(
             &mut self,
             operation: Operation,
             sector: u64,
             bytes: Vec<u8>,
         ) -> Result<u16, (Refused, Vec<u8>)> {
-            if self.begun.len() == 2 {
+            if self.is_full() {
                 return Err((Refused::Full, bytes));
             }
+            self.flushes += usize::from(operation == Operation::Flush);
             if sector == 99 {
                 return Err((Refused::Failed, bytes));
             }
             let number = (0..).find(|number| self.begun.iter().all(|(other, ..)| other != number)).unwrap();
             self.begun.push_back((number, operation, sector as usize * SECTOR, bytes));
             Ok(number)
-        }
-
-        fn flush(&mut self) -> Result<(), Failed> {
-            assert!(self.begun.is_empty());
-            self.flushes += 1;
-            Ok(())
         }
 
         fn ended(&mut self) -> Option<(u16, Vec<u8>, Result<(), Failed>)> {
@@ -302,7 +387,12 @@ mod tests {
     type Staging = <HostTransport as Transport>::Memory;
 
     fn disk() -> Disk<Slow> {
-        Disk::new(Slow { bytes: vec![0; 100 * SECTOR], begun: VecDeque::new(), may_end: 0, flushes: 0 })
+        disk_with_room(usize::MAX)
+    }
+
+    fn disk_with_room(room: usize) -> Disk<Slow> {
+        let slow = Slow { bytes: vec![0; 100 * SECTOR], begun: VecDeque::new(), may_end: 0, flushes: 0 };
+        Disk::new(slow, room)
     }
 
     fn job(tag: u16, operation: Operation, sector: u64) -> Job {
@@ -375,7 +465,8 @@ mod tests {
         }
         submit(&mut two, flush(1), &staging).unwrap();
         assert!(disk.is_busy());
-        assert_eq!(poll(&mut one, &staging), [], "the other one may have jobs");
+        assert_eq!(poll(&mut one, &staging), []);
+        disk.0.lock().queue.may_end = 9;
         assert_eq!(poll(&mut two, &staging), [(1, true)]);
         assert_eq!(poll(&mut one, &staging), (0..32).map(|tag| (tag, true)).collect::<Vec<_>>());
         assert!(!disk.is_busy());
@@ -393,7 +484,7 @@ mod tests {
         }
         for _ in 0..100 {
             // The device always has a job of the second one, if it may.
-            disk.0.lock().queue.may_end = 1;
+            disk.0.lock().queue.may_end = 2;
             submit(&mut one, flush(1), &staging).unwrap();
             flushed += poll(&mut one, &staging).len();
             let ended = poll(&mut two, &staging);
@@ -421,5 +512,86 @@ mod tests {
         assert!(!disk.is_busy());
         submit(&mut two, job(1, Operation::Read, 5), &staging).unwrap();
         assert_eq!(poll(&mut two, &staging), [(1, true)]);
+    }
+
+    #[test]
+    fn others_read_and_write_during_a_flush() {
+        let staging = Machine::new().domain(1).memory(8).unwrap();
+        let disk = disk();
+        let (mut one, mut two) = (disk.open(), disk.open());
+        submit(&mut one, flush(1), &staging).unwrap();
+        assert_eq!(poll(&mut one, &staging), []);
+        // The medium takes its time.
+        submit(&mut one, flush(2), &staging).unwrap();
+        submit(&mut two, job(3, Operation::Write, 5), &staging).unwrap();
+        assert_eq!((poll(&mut two, &staging), disk.0.lock().begun.len()), (vec![], 1));
+        // What is asked for during a flush is the next one: it says more was written.
+        disk.0.lock().queue.may_end = 1;
+        assert_eq!(poll(&mut one, &staging), [(1, true)]);
+        disk.0.lock().queue.may_end = 2;
+        assert_eq!((poll(&mut two, &staging), poll(&mut one, &staging)), (vec![(3, true)], vec![(2, true)]));
+        assert!(!disk.is_busy());
+        assert_eq!(disk.0.lock().queue.flushes, 2);
+    }
+
+    #[test]
+    fn a_back_end_that_asks_for_more_and_first_does_not_keep_another_from_its_turn() {
+        let staging = Machine::new().domain(1).memory(40).unwrap();
+        let disk = disk();
+        let (mut greedy, mut modest) = (disk.open(), disk.open());
+        for tag in 0..32 {
+            submit(&mut greedy, job(tag, Operation::Write, 5), &staging).unwrap();
+        }
+        submit(&mut modest, job(33, Operation::Write, 6), &staging).unwrap();
+        let mut ended = [0, 0];
+        for _ in 0..40 {
+            // A job ends whenever the first one is about to look.
+            disk.0.lock().queue.may_end = 1;
+            for (tag, _) in poll(&mut greedy, &staging) {
+                ended[0] += 1;
+                submit(&mut greedy, job(tag, Operation::Write, 5), &staging).unwrap();
+            }
+            for (tag, _) in poll(&mut modest, &staging) {
+                ended[1] += 1;
+                submit(&mut modest, job(tag, Operation::Write, 6), &staging).unwrap();
+            }
+        }
+        assert!(ended[0] >= 12 && ended[1] >= 12, "{ended:?}");
+    }
+
+    #[test]
+    fn a_disks_jobs_keep_to_its_room_and_those_without_wait() {
+        let staging = Machine::new().domain(1).memory(40).unwrap();
+        // Less than a job takes: one at a time.
+        for (room, at_once) in [(SECTOR, 1), (cost(SECTOR), 1), (2 * cost(SECTOR), 2)] {
+            let disk = disk_with_room(room);
+            let mut one = disk.open();
+            for tag in 0..32 {
+                submit(&mut one, job(tag, Operation::Write, 5), &staging).unwrap();
+            }
+            let mut ended = vec![];
+            while ended.len() < 32 {
+                let most = disk.0.lock().begun.len();
+                assert!((1..=at_once).contains(&most), "{most} jobs in {room} bytes");
+                disk.0.lock().queue.may_end = 1;
+                ended.extend(poll(&mut one, &staging));
+            }
+            assert_eq!(ended, (0..32).map(|tag| (tag, true)).collect::<Vec<_>>());
+            assert_eq!(disk.0.lock().taken, 0);
+        }
+    }
+
+    /// Five disks of the machine, each with a back end, in the memory that a driver domain has as a rule.
+    #[test]
+    fn all_disks_together_leave_memory_for_the_rest() {
+        let usual = BackOptions::default();
+        for (free, disks) in [(48 << 20, 1), (48 << 20, 5), (48 << 20, 20), (200 << 20, 5)] {
+            let each = usize::from(requests(free, disks)) * (usual.max_indirect_segments + 1) * PAGE_SIZE;
+            let largest = cost(usual.max_indirect_segments * PAGE_SIZE);
+            let all = disks * (each + room(free, disks).max(largest));
+            assert!(all <= free / 2, "{disks} disks take {all} of {free} bytes");
+        }
+        assert_eq!((requests(48 << 20, 1), requests(48 << 20, 5), requests(1 << 20, 50)), (32, 18, 2));
+        assert_eq!(requests(usize::MAX, 1), 32);
     }
 }

@@ -1,5 +1,6 @@
 //! Start and loop.
 
+mod disk_queue;
 mod hardware;
 
 use alloc::boxed::Box;
@@ -14,7 +15,7 @@ use core::time::Duration;
 use driver_domain::archive;
 use driver_domain::config::{self, Config, Net, Served};
 use driver_domain::devices::{Device, Sources};
-use driver_domain::disk::Disk;
+use driver_domain::disk::{self, Disk};
 use driver_domain::domains::{self, Domains, LOOK, Machine};
 use driver_domain::hosted::Hosted;
 use driver_domain::nodes;
@@ -56,7 +57,8 @@ fn serve(boot: &BootContext) -> Result<Infallible, String> {
             let free = memory::free_pages() * PAGE_SIZE;
             let server = Server::new(domains::quota(free, config.served.len()));
             let server = Arc::new(Mutex::new(server));
-            let devices = Devices::new(boot, Guest::new(Local::deferring(&server, config.own, true)))?;
+            let transport = Guest::new(Local::deferring(&server, config.own, true));
+            let devices = Devices::new(boot, transport, config.staged_disks())?;
             let domains = Domains::new(devices.bus.transport().clone(), &server, config.clone());
             let around = Around {
                 sources: devices.sources(archive),
@@ -69,13 +71,16 @@ fn serve(boot: &BootContext) -> Result<Infallible, String> {
         }
         Err(why) => {
             let client = xenstore::connect(boot).map_err(|_| why)?;
-            let devices = Devices::new(boot, Guest::new(client))?;
+            let devices = Devices::new(boot, Guest::new(client), HOSTED_DISKS)?;
             let hosted = Hosted::new(devices.sources(archive)).map_err(|why| format!("xenstore: {why}"))?;
             println!("driver-domain: waiting to be asked");
             devices.run(hosted)
         }
     }
 }
+
+/// Disks that a toolstack asks for at the same time, as far as memory is kept for them.
+const HOSTED_DISKS: usize = 8;
 
 /// What is common to both ways of serving.
 struct Devices<T: Transport> {
@@ -97,7 +102,8 @@ trait Round {
 }
 
 impl<T: Transport> Devices<T> {
-    fn new(boot: &BootContext, transport: T) -> Result<Self, String> {
+    /// What there is, for about so many disks of others.
+    fn new(boot: &BootContext, transport: T, backs: usize) -> Result<Self, String> {
         // SAFETY: this kernel uses the ports here and nowhere else, for the drivers of `hardware`, which give devices no
         // other memory than `PvHal`'s.
         let ports = unsafe { PciPorts::new() }.ok().filter(|_| boot.is_initial_domain());
@@ -106,7 +112,8 @@ impl<T: Transport> Devices<T> {
         for card in cards {
             bridge.add_wire(card);
         }
-        let mut disk_options = BackOptions::default();
+        let requests = disk::requests(memory::free_pages() * PAGE_SIZE, backs);
+        let mut disk_options = BackOptions { requests, ..BackOptions::default() };
         if boot.has_option("persistent") {
             disk_options.persistent_grants =
                 usize::from(disk_options.requests) * disk_options.max_indirect_segments;
