@@ -120,7 +120,8 @@ pub struct Domains<T: Transport> {
     store: Local,
     domains: Vec<Domain<T>>,
     keyboard: Keyboard,
-    /// Whose output is shown first in this round.
+    /// Whose output is shown first in the next round: behind the first of this one, that of the first that has some left. With a
+    /// turn for each, idle or not, one domain could be before another in all rounds but a few.
     turn: usize,
     /// Who is served first in this round: behind the domain whose devices changed xenstore last. What follows from a change takes
     /// as many rounds as the domain's watches make it; with a fixed order it could be first whenever the next may begin.
@@ -188,8 +189,7 @@ impl<T: Transport> Domains<T> {
     fn serve_consoles(&mut self, machine: &mut impl Machine<T>) -> bool {
         let (mut moved, mut room, count) = (false, OUTPUT, self.domains.len());
         self.is_held = false;
-        self.turn = (self.turn + 1) % count.max(1);
-        let turn = self.turn;
+        let (turn, mut next) = (self.turn, None);
         for index in (0..count).map(|step| (turn + step) % count) {
             let Domain { served, here, .. } = &mut self.domains[index];
             let Some(here) = here else { continue };
@@ -210,8 +210,13 @@ impl<T: Transport> Domains<T> {
                 room = room.saturating_sub(shown);
                 room.min(machine.room()).saturating_sub(margin)
             });
-            self.is_held |= here.console.as_ref().is_some_and(|(console, _)| console.has_output());
+            let is_held = here.console.as_ref().is_some_and(|(console, _)| console.has_output());
+            self.is_held |= is_held;
+            if is_held && index != turn {
+                next.get_or_insert(index);
+            }
         }
+        self.turn = next.unwrap_or((turn + 1) % count.max(1));
         moved
     }
 

@@ -297,6 +297,35 @@ fn a_round_shows_no_more_output_than_there_is_room_for() {
     assert!(!domains.is_held());
 }
 
+/// Two domains write without end, and idle ones behind them make the same one of the two the next in turn in most rounds.
+#[test]
+fn output_is_shown_in_turn_among_those_that_have_some() {
+    let machine = host::Machine::new();
+    let server = Arc::new(Mutex::new(Server::default()));
+    let (mut served, mut pages, mut ports) = (Vec::new(), Vec::new(), Vec::new());
+    for id in 20..30 {
+        let (mut domain, page, port) = guest_with_console(&machine, id);
+        domain.name = format!("d{id}");
+        served.push(domain);
+        pages.push(page);
+        ports.push(port);
+    }
+    let mut around = Around::default();
+    let mut domains = Domains::new(machine.domain(9), &server, Config { own: 9, served });
+    while domains.serve(&mut around) {}
+    around.said.clear();
+    for _ in 0..50 {
+        for page in &pages[..2] {
+            while page.output().push(b"a line of output\n").is_ok_and(|count| count > 0) {}
+        }
+        domains.serve(&mut around);
+    }
+    let lines = |name: &str| around.said.iter().filter(|line| line.starts_with(name)).count();
+    let (first, second) = (lines("d20"), lines("d21"));
+    assert!(first > 100 && second > 100, "{first} and {second} lines");
+    assert!(first.abs_diff(second) * 2 < first + second, "{first} and {second} lines");
+}
+
 #[test]
 fn a_console_is_seen_and_typed_to() {
     let machine = host::Machine::new();
