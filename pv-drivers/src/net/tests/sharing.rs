@@ -93,7 +93,7 @@ fn a_receiver_that_takes_bursts_loses_nothing() {
     let (mut sent, mut got) = (0, Vec::new());
     while got.len() < 4000 {
         let burst = Instant::now();
-        while burst.elapsed() < Duration::from_millis(4) {
+        while burst.elapsed() < Duration::from_millis(1) {
             send_up_to(&mut one, &mut sent, 4000, numbered);
             net.bridge.poll();
         }
