@@ -130,7 +130,7 @@ impl Pair {
 }
 
 #[test]
-fn the_staging_memory_is_everybodys_in_turn() {
+fn the_staging_memory_goes_to_each_port_in_turn() {
     let mut pair = Pair::new(8);
     let wire = TestWire::add(&mut pair.net);
     wire.to_bridge.lock().unwrap().push_back(frame(station(9), Mac::BROADCAST, b"here"));
