@@ -30,6 +30,35 @@ pub trait Word<V = u64> {
     fn pause();
 }
 
+/// CPUs that go one after the other, in the order in which they came. So each waits for those only that came before it.
+#[derive(Debug, Default)]
+pub(crate) struct Turns<W = AtomicU32> {
+    /// The number that the next CPU to come gets.
+    next: W,
+    /// The number whose turn it is.
+    now: W,
+}
+
+impl Turns {
+    /// None waits.
+    pub const fn new() -> Self {
+        Self { next: AtomicU32::new(0), now: AtomicU32::new(0) }
+    }
+}
+
+impl<W: Word<u32>> Turns<W> {
+    /// Does `act` when it is this CPU's turn. It waits for nothing that another CPU does in its own turn.
+    pub fn take<R>(&self, act: impl FnOnce() -> R) -> R {
+        let mine = self.next.add(1);
+        while self.now.read() != mine {
+            W::pause();
+        }
+        let answer = act();
+        self.now.put(mine.wrapping_add(1));
+        answer
+    }
+}
+
 macro_rules! word {
     ($atomic:ty, $value:ty) => {
         impl Word<$value> for $atomic {

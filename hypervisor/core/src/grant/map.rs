@@ -11,10 +11,9 @@ use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::event::Progress;
 use crate::ids::{DomId, GrantRef, GuestVirt, MachineAddr, Mfn};
-use crate::page::{EntryPlace, PageError, PageType, pte};
+use crate::page::{EntryPlace, PageType, pte};
 use crate::platform::Platform;
 use alloc::sync::Arc;
-use core::hint::spin_loop;
 use xen_abi::grant_table::*;
 
 /// A page to map (`gnttab_map_grant_ref`).
@@ -342,14 +341,7 @@ impl<P: Platform> Hypervisor<P> {
             let place = place_of(request.host_addr, mapping.flags);
             let replacement = self.replacement(caller, vcpu, request.new_addr, mapping.flags)?;
             let expected = (mapping.mfn, !stands.readonly);
-            let taken = loop {
-                match self.take_foreign_entry(caller, vcpu, place, expected, replacement) {
-                    // What stands for it was taken out of its place already. Tables are locked for short times only.
-                    Err(PageError::Restart) if replacement != 0 => spin_loop(),
-                    answer => break answer,
-                }
-            };
-            if let Err(error) = taken {
+            if let Err(error) = self.take_foreign_entry(caller, vcpu, place, expected, replacement) {
                 self.drop_entry(caller, replacement);
                 return Err(error.into());
             }

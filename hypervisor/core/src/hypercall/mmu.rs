@@ -22,7 +22,6 @@ use crate::page::{PageError, PageType, Pages, UpdateError, Write, pte};
 use crate::platform::{GuestFrame, Platform};
 use crate::regs::Regs;
 use alloc::sync::Arc;
-use core::hint::spin_loop;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use xen_abi::errno::Errno;
 use xen_abi::xen::{
@@ -36,8 +35,8 @@ const PREEMPTED: u32 = 1 << 31;
 
 /// Requests copied in at a time.
 const CHUNK: usize = 8;
-/// After so many requests the table that they change is unlocked for a moment: other CPUs may wait for it, and one that drops its last
-/// reference does nothing else meanwhile. So it is after each that flushes TLBs.
+/// After so many requests the table that they change is unlocked for a moment: other CPUs may wait for it, and
+/// some of them do nothing else meanwhile. So it is after each that flushes TLBs.
 const LONGEST_LOCK: u32 = 64;
 
 /// Whose pages a hypercall is about.
@@ -453,18 +452,17 @@ impl<'a, P: Platform> Updates<'a, P> {
         let hv = self.cx.hv;
         self.unlock();
         hv.get_typed(self.tables, named, t)?;
-        let locked = loop {
-            match self.lock(place.0) {
-                // To stop here would undo the check. The lock is held for short times only.
-                Err(Stop::Preempted) => spin_loop(),
-                answer => break answer,
+        // To stop here would undo the check.
+        let changed = match hv.lock_table_in_turn(self.tables, place.0) {
+            Ok(locked) => {
+                self.has_locked(place.0, locked);
+                match locked {
+                    Some(now) if now == place.1 => self.change(place, value, how).map_err(Stop::from),
+                    // It is another kind of table by now, or none: the request is served anew.
+                    _ => Err(Stop::Preempted),
+                }
             }
-        };
-        let changed = match locked {
-            Ok(Some(now)) if now == place.1 => self.change(place, value, how).map_err(Stop::from),
-            // It is another kind of table by now, or none: the request is served anew.
-            Ok(_) => Err(Stop::Preempted),
-            Err(stop) => Err(stop),
+            Err(error) => Err(error.into()),
         };
         // The entry has a reference of its own, if there is one; else this may be the last.
         self.unlock();
@@ -475,14 +473,19 @@ impl<'a, P: Platform> Updates<'a, P> {
     fn lock(&mut self, mfn: Mfn) -> Result<Option<PageType>, Stop> {
         self.unlock();
         let t = self.cx.hv.lock_table_of(self.tables, mfn)?;
+        self.has_locked(mfn, t);
+        Ok(t)
+    }
+
+    #[inline(always)]
+    fn has_locked(&mut self, mfn: Mfn, t: Option<PageType>) {
         self.locked = t.map(|t| (mfn, t));
         self.locked_at = self.cx.hv.frames.tlb().now();
-        Ok(t)
     }
 
     fn unlock(&mut self) {
         if let Some((mfn, _)) = self.locked.take() {
-            self.cx.hv.known_frame(mfn).unlock_table();
+            self.cx.hv.unlock_table(mfn);
         }
     }
 

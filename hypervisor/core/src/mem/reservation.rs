@@ -3,6 +3,7 @@
 use super::{Growing, Trade};
 use crate::ids::{Mfn, VcpuId};
 use crate::page::{LDT_FRAMES, Teardown};
+use crate::sync::Turns;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,6 +33,8 @@ pub struct Reservation {
     pub(crate) any_doomed: AtomicBool,
     /// Held by the CPU that gives tables up.
     pub(crate) giving_up: Mutex<()>,
+    /// CPUs that cannot stop until they have a table of the domain's locked.
+    pub(crate) turns: Turns,
     /// Descriptor-page references of the vCPUs' LDTs.
     pub(crate) ldts: Mutex<BTreeMap<VcpuId, [Mfn; LDT_FRAMES]>>,
     /// The memory map that a toolstack set; empty: none.
@@ -59,6 +62,7 @@ impl Reservation {
             doomed: Mutex::new(0),
             any_doomed: AtomicBool::new(false),
             giving_up: Mutex::new(()),
+            turns: Turns::new(),
             ldts: Mutex::new(BTreeMap::new()),
             memory_map: Mutex::new(Vec::new()),
             growing: Mutex::new(Vec::new()),

@@ -22,6 +22,15 @@ pub enum EntryPlace {
     Linear(GuestVirt),
 }
 
+/// How long the caller waits for a table that another CPU has locked.
+#[derive(Clone, Copy)]
+enum Wait {
+    /// Until there is other work.
+    UntilWork,
+    /// Until it is the caller's turn: it cannot stop.
+    InTurn,
+}
+
 impl<P: Platform> Hypervisor<P> {
     /// Stores `entry` (present, with references that the caller holds) and drops what the old entry held.
     ///
@@ -34,7 +43,8 @@ impl<P: Platform> Hypervisor<P> {
         place: EntryPlace,
         entry: u64,
     ) -> Result<(), PageError> {
-        let old = self.with_l1_entry(domain, vcpu, place, |old| Ok((old, pte::adjust_l1(entry))))?;
+        let old =
+            self.with_l1_entry(domain, vcpu, place, Wait::UntilWork, |old| Ok((old, pte::adjust_l1(entry))))?;
         if old & pte::PRESENT != 0 {
             self.put_l1_entry(domain.id, old);
         }
@@ -42,7 +52,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Replaces an entry of [`Hypervisor::put_foreign_entry`] by `new` without dropping references. It must still name
-    /// `frame`, writable or not as `writable` says.
+    /// `frame`, writable or not as `writable` says. With a `new` entry, which was taken out of its place already, it does not stop for
+    /// other work.
     ///
     /// # Errors
     /// As there, and [`PageError::CannotMap`] when the entry is another one.
@@ -55,7 +66,8 @@ impl<P: Platform> Hypervisor<P> {
         new: u64,
     ) -> Result<(), PageError> {
         let wanted = pte::PRESENT | if writable { pte::RW } else { 0 };
-        self.with_l1_entry(domain, vcpu, place, |old| {
+        let wait = if new == 0 { Wait::UntilWork } else { Wait::InTurn };
+        self.with_l1_entry(domain, vcpu, place, wait, |old| {
             let same = pte::frame_of(old) == frame && old & (pte::PRESENT | pte::RW) == wanted;
             if same { Ok((old, new)) } else { Err(PageError::CannotMap) }
         })?;
@@ -72,7 +84,7 @@ impl<P: Platform> Hypervisor<P> {
         vcpu: &Vcpu<P>,
         place: EntryPlace,
     ) -> Result<u64, PageError> {
-        self.with_l1_entry(domain, vcpu, place, |old| Ok((old, 0)))
+        self.with_l1_entry(domain, vcpu, place, Wait::UntilWork, |old| Ok((old, 0)))
     }
 
     /// Drops the references of an entry that [`Hypervisor::steal_entry`] answered for the domain `tables`.
@@ -88,6 +100,7 @@ impl<P: Platform> Hypervisor<P> {
         domain: &Domain<P>,
         vcpu: &Vcpu<P>,
         place: EntryPlace,
+        wait: Wait,
         change: impl FnOnce(u64) -> Result<(u64, u64), PageError>,
     ) -> Result<u64, PageError> {
         let (table, index) = match place {
@@ -99,13 +112,17 @@ impl<P: Platform> Hypervisor<P> {
                 (walk.table, walk.index)
             }
         };
-        let t = self.lock_table_of(domain, table)?.ok_or(PageError::WrongType)?;
+        let locked = match wait {
+            Wait::UntilWork => self.lock_table_of(domain, table)?,
+            Wait::InTurn => self.lock_table_in_turn(domain, table)?,
+        };
+        let t = locked.ok_or(PageError::WrongType)?;
         let slot = &self.platform.words(GuestFrame::held(table))[index & 511];
         let answer = if t == PageType::L1 { change(slot.load(Acquire)) } else { Err(PageError::WrongType) };
         if let Ok((_, new)) = answer {
             slot.swap(new, AcqRel);
         }
-        self.known_frame(table).unlock_table();
+        self.unlock_table(table);
         answer.map(|(old, _)| old)
     }
 }

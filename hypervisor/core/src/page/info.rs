@@ -170,6 +170,8 @@ impl Type {
     pub(crate) const BUSY: u64 = 1 << 57;
     pub(crate) const PARTIAL: u64 = 1 << 56;
     pub(crate) const DOOMED: u64 = 1 << 55;
+    pub(crate) const WANTED: u64 = 1 << 56;
+    pub(crate) const LEFT: u64 = 1 << 55;
     pub(crate) const LINEAR_OUT: u64 = 1 << 54;
     pub(crate) const LINEAR_IN: u64 = 1 << 53;
     const LINEAR_ONE: u64 = 1 << 42;
@@ -265,6 +267,11 @@ impl Type {
     /// Whether the guest pinned it.
     pub const fn is_pinned(self) -> bool {
         self.0 & Self::PINNED != 0
+    }
+
+    /// Whether the only type reference of a live frame is left to the CPU that unlocks it: it is about to go.
+    pub(crate) const fn is_going(self) -> bool {
+        self.count() == 1 && self.has(Self::LEFT)
     }
 
     /// The type, if it has references.

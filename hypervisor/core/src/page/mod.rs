@@ -67,6 +67,15 @@
 //! references that are taken and dropped there are those of pages. A table that is being checked makes others wait who want the same
 //! type; checking goes strictly down the levels, so there is no circle.
 //!
+//! The vCPUs of a domain may lock a table again and again, so a CPU may find it locked each time that it looks. No wait depends on luck:
+//!
+//! - A CPU that can stop does so when it has other work ([`FrameInfo::lock_table`]).
+//! - One that drops the last reference leaves it to the CPU that has the table locked, when it has other work itself (`LEFT`). That CPU
+//!   drops it after the unlocking. A request for the frame as something else is told to come again meanwhile.
+//! - One that cannot stop waits in turn with others of the same domain ([`crate::sync::Turns`]), and whose turn it is says in the type
+//!   word that the table is wanted (`WANTED`). Then the others do not take the lock when it is free. So such a CPU waits at most twice
+//!   as long as a table is locked for each CPU that came before it. In its turn a CPU holds no lock bit and waits for none but this one.
+//!
 //! # What may take long
 //!
 //! Checking tables and giving them up, and waiting for another CPU that does. All of it looks for this CPU's other work and then

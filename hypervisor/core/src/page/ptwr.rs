@@ -79,7 +79,7 @@ impl<P: Platform> Hypervisor<P> {
             _ => return PtWrite::NotATable,
         };
         if t != PageType::L1 {
-            self.known_frame(table).unlock_table();
+            self.unlock_table(table);
             return PtWrite::NotATable;
         }
         let index = (va.0 & 0xfff) as usize / 8;
@@ -95,7 +95,7 @@ impl<P: Platform> Hypervisor<P> {
         let answer = how
             .map_err(UpdateError::Differs)
             .and_then(|how| self.update_l1(domain, &Pages::Of(domain), slot, part.put(now, new), how));
-        self.known_frame(table).unlock_table();
+        self.unlock_table(table);
         match answer {
             Ok(()) => PtWrite::Done,
             Err(UpdateError::Page(PageError::Restart)) => {

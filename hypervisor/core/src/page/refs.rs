@@ -132,8 +132,8 @@ impl<W: Word> FrameInfo<W> {
     pub(crate) fn lock_table(&self, give_up: impl Fn() -> bool) -> Result<Option<PageType>, Busy> {
         let mut word = self.type_word();
         loop {
-            // With references, neither busy nor locked: one comparison.
-            let count = word.0 & (Type::BUSY | Type::LOCKED | Type::COUNT);
+            // With references, neither busy nor locked nor wanted: one comparison.
+            let count = word.0 & (Type::BUSY | Type::LOCKED | Type::WANTED | Type::COUNT);
             if count.wrapping_sub(1) < Type::COUNT && word.is_table() {
                 match self.type_.replace(word.0, word.0 | Type::LOCKED) {
                     Ok(_) => return Ok(Some(word.page_type())),
@@ -152,10 +152,53 @@ impl<W: Word> FrameInfo<W> {
         }
     }
 
-    /// Undoes [`FrameInfo::lock_table`].
+    /// As [`FrameInfo::lock_table`], for a CPU that cannot stop. It has the lock next, however often others take it: once the word says
+    /// that the table is wanted, they wait. One CPU at a time comes here for a table.
+    pub(crate) fn lock_table_in_turn(&self) -> Option<PageType> {
+        let mut word = self.type_word();
+        while word.is_table() && word.count() != 0 {
+            let next = match word.has(Type::LOCKED) {
+                false => word.0 & !Type::WANTED | Type::LOCKED,
+                true => word.0 | Type::WANTED,
+            };
+            match self.type_.replace(word.0, next) {
+                Ok(_) if !word.has(Type::LOCKED) => return Some(word.page_type()),
+                Ok(_) => {
+                    W::pause();
+                    word = self.type_word();
+                }
+                Err(now) => word = Type(now),
+            }
+        }
+        // What a word says of a table that is wanted goes with its last reference.
+        None
+    }
+
+    /// Undoes [`FrameInfo::lock_table`]. Answers whether a reference was left that [`FrameInfo::take_left`] takes.
     #[inline]
-    pub(crate) fn unlock_table(&self) {
-        self.type_.clear_bits(Type::LOCKED);
+    #[must_use]
+    pub(crate) fn unlock_table(&self) -> bool {
+        // This CPU locked it: the bit is there.
+        self.type_.add(Type::LOCKED.wrapping_neg()) & Type::LEFT != 0
+    }
+
+    /// Leaves the last type reference, which this CPU holds, to the CPU that has the table locked. `word` is what this CPU saw; answers
+    /// whether it was still that.
+    pub(crate) fn leave_last(&self, word: Type) -> bool {
+        self.swap_type(word, Type(word.0 | Type::LEFT))
+    }
+
+    /// Takes the type reference that was left to a CPU which unlocks the table. Answers whether this CPU has it: another one may have
+    /// locked and unlocked the table meanwhile.
+    pub(crate) fn take_left(&self) -> bool {
+        let mut word = self.type_word();
+        while word.live().is_some() && word.has(Type::LEFT) {
+            match self.type_.replace(word.0, word.0 & !Type::LEFT) {
+                Ok(_) => return true,
+                Err(now) => word = Type(now),
+            }
+        }
+        false
     }
 
     /// Sets the type word of a frame that only this CPU may change: one that is busy, or not yet visible.

@@ -46,7 +46,10 @@ impl<W: Word> FrameInfo<W> {
                 }
             }
             match word.live() {
-                Some(now) if now != t => return Claim::Refused(PageError::WrongType),
+                Some(now) if now != t => {
+                    let error = if word.is_going() { PageError::Restart } else { PageError::WrongType };
+                    return Claim::Refused(error);
+                }
                 Some(_) if word.count() >= Type::MAX_COUNT => return Claim::Refused(PageError::TooMany),
                 Some(_) => {
                     if self.try_get_live(t) {
@@ -206,24 +209,29 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Drops what may be the last type reference.
+    /// Drops what may be the last type reference. That of a table which is locked is dropped by the CPU that unlocks it, if this one has
+    /// other work: other vCPUs of the owner may lock it again and again.
     #[cold]
     #[inline(never)]
     pub(crate) fn put_last_type(&self, domain: Option<&Domain<P>>, mfn: Mfn, info: &FrameInfo) {
         loop {
             let word = info.type_word();
-            if word.has(Type::LOCKED) {
-                spin_loop();
-                continue;
-            }
             if word.count() > 1 {
                 if info.try_put_live() {
                     return;
                 }
                 continue;
             }
-            if word.count() == 0 {
+            if word.count() == 0 || word.is_going() {
                 super::refs::broken(mfn, info);
+            }
+            if word.has(Type::LOCKED) {
+                if !self.platform.work_pending() {
+                    spin_loop();
+                } else if info.leave_last(word) {
+                    return;
+                }
+                continue;
             }
             let t = word.page_type();
             match t {
@@ -243,6 +251,24 @@ impl<P: Platform> Hypervisor<P> {
                     }
                 }
             }
+        }
+    }
+
+    /// Undoes [`Hypervisor::lock_table_of`].
+    #[inline]
+    pub(crate) fn unlock_table(&self, mfn: Mfn) {
+        let info = self.known_frame(mfn);
+        if info.unlock_table() {
+            self.put_left(mfn, info);
+        }
+    }
+
+    /// Drops the reference to a table that another CPU left to this one, which had it locked.
+    #[cold]
+    #[inline(never)]
+    fn put_left(&self, mfn: Mfn, info: &FrameInfo) {
+        if info.take_left() {
+            self.put_page_and_type(mfn);
         }
     }
 

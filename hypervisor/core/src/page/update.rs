@@ -196,7 +196,28 @@ impl<P: Platform> Hypervisor<P> {
         // It may have changed hands. A table that is locked and its owner's stays both.
         info.judge(owner.id).inspect_err(|_| {
             if locked.is_some() {
-                info.unlock_table();
+                self.unlock_table(mfn);
+            }
+        })?;
+        Ok(locked)
+    }
+
+    /// As [`Hypervisor::lock_table_of`], for a caller that cannot stop while another CPU has the table locked. It waits for those only that
+    /// came before it, each of which has the table locked for a short time.
+    ///
+    /// # Errors
+    /// As there, but not [`PageError::Restart`].
+    pub(crate) fn lock_table_in_turn(
+        &self,
+        owner: &Domain<P>,
+        mfn: Mfn,
+    ) -> Result<Option<PageType>, PageError> {
+        let info = self.frame(mfn).ok_or(PageError::BadFrame)?;
+        info.judge(owner.id)?;
+        let locked = owner.pages.turns.take(|| info.lock_table_in_turn());
+        info.judge(owner.id).inspect_err(|_| {
+            if locked.is_some() {
+                self.unlock_table(mfn);
             }
         })?;
         Ok(locked)

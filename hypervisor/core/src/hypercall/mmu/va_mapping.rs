@@ -78,7 +78,7 @@ fn change_l1<P: Platform>(
     } else {
         Err(PageError::WrongType.into())
     };
-    hv.known_frame(walk.table).unlock_table();
+    hv.unlock_table(walk.table);
     Ok(answer?)
 }
 

@@ -39,7 +39,7 @@ fn an_entry_that_is_written_ends_the_domain() {
         assert!(g.hv.lock_table_of(&tables, l1).is_ok_and(|t| t == Some(PageType::L1)));
         let slot = &g.hv.platform.frame_words(l1)[3];
         let changed = g.hv.update_l1(&tables, &Pages::Of(&tables), slot, value, Write::Plain);
-        g.hv.known_frame(l1).unlock_table();
+        g.hv.unlock_table(l1);
         assert_eq!(changed.is_err(), ends, "{value:#x}");
         assert_eq!(slot.load(Relaxed), if ends { 0 } else { value });
         assert!(!tables.stopped.load(Relaxed), "not while the table is locked");

@@ -161,6 +161,6 @@ fn tables_of_others() {
     g.hv.platform.preempt_every.store(1, Relaxed);
     assert!(matches!(g.hv.lock_table_of(&a, table), Err(crate::page::PageError::NotOwner)));
     assert!(matches!(g.hv.lock_table_of(&b, table), Err(crate::page::PageError::Restart)));
-    g.hv.known_frame(table).unlock_table();
+    g.hv.unlock_table(table);
     g.hv.put_page_and_type(table);
 }

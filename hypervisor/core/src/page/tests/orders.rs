@@ -5,7 +5,7 @@ use crate::ids::DomId;
 use crate::page::refs::FirstWritable;
 use crate::page::types::Claim;
 use crate::page::{Count, FrameInfo, PageType, Type};
-use crate::sync::Word;
+use crate::sync::{Turns, Word};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use loom::thread;
@@ -262,7 +262,7 @@ fn a_locked_table_stays_a_table() {
             if f.lock_table(|| false).is_ok_and(|table| table.is_some()) {
                 let word = f.type_word();
                 assert!(word.is_table() && word.count() == 1);
-                f.unlock_table();
+                assert!(!f.unlock_table());
             }
         };
         let drop_last = |f: &Frame| {
@@ -278,6 +278,159 @@ fn a_locked_table_stays_a_table() {
         let ((), freed) = meet(&frame, change, drop_last);
         assert!(!freed && frame.type_word() == Type::idle(PageType::L1, STAMP));
     });
+}
+
+/// Locks a table and unlocks it, and drops what another CPU left to it meanwhile, as `Hypervisor::unlock_table` does; answers whether the
+/// frame is free.
+fn lock_and_unlock(frame: &Frame) -> bool {
+    let locked = frame.lock_table(|| false).is_ok_and(|table| table.is_some());
+    locked && frame.unlock_table() && frame.take_left() && drop_table(frame)
+}
+
+/// Drops a reference to a table as `Hypervisor::put_last_type` does on a CPU with other work; answers whether the frame is free.
+fn drop_table(frame: &Frame) -> bool {
+    while !frame.try_put_live() {
+        let word = frame.type_word();
+        assert!(word.count() != 0 && !word.is_going(), "dropped twice");
+        if word.has(Type::LOCKED) {
+            if frame.leave_last(word) {
+                return false;
+            }
+        } else if word.count() == 1 && frame.swap_type(word, Type::idle(PageType::L1, STAMP)) {
+            return put(frame);
+        }
+    }
+    false
+}
+
+/// The last reference to a table is dropped while two CPUs change its entries: it is dropped once, by one of them or by the third.
+#[test]
+fn a_reference_that_is_left_is_dropped_once() {
+    // All orders of three CPUs are too many; each CPU may be interrupted twice.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let frame = frame(Count::new(OWNER, 0, 1), Type::first(PageType::L1));
+        let others = [frame.clone(), frame.clone()];
+        let others = others.map(|frame| thread::spawn(move || lock_and_unlock(&frame)));
+        let here = drop_table(&frame);
+        let freed = others.map(|other| u32::from(other.join().unwrap()));
+        assert_eq!(freed.iter().sum::<u32>() + u32::from(here), 1);
+        assert!(frame.type_word() == Type::idle(PageType::L1, STAMP) && frame.count().refs() == 0);
+    });
+}
+
+/// The reference that is left to a CPU, and another one that is taken meanwhile.
+#[test]
+fn a_table_is_taken_while_its_last_reference_is_left() {
+    loom::model(|| {
+        let frame = frame(Count::new(OWNER, 0, 1), Type::first(PageType::L1));
+        assert!(frame.lock_table(|| false).is_ok() && frame.leave_last(frame.type_word()));
+        let unlock = |f: &Frame| f.unlock_table() && f.take_left() && drop_table(f);
+        let take = |f: &Frame| f.try_get_live(PageType::L1);
+        let (freed, taken) = meet(&frame, unlock, take);
+        assert_eq!(freed, !taken);
+        assert!(!taken || drop_table(&frame));
+        assert_eq!(frame.count().refs(), 0);
+    });
+}
+
+/// Two CPUs that cannot stop and one that locks the table as usual: each has it alone, and none waits for ever.
+#[test]
+fn a_table_is_locked_in_turn() {
+    loom::model(|| {
+        let frame = frame(Count::new(OWNER, Count::ALLOCATED, 2), Type::first(PageType::L1));
+        let turns = Arc::new(Turns::<loom::sync::atomic::AtomicU32>::default());
+        let entry = Arc::new(loom::cell::UnsafeCell::new(0));
+        let change = |frame: &Frame, entry: &loom::cell::UnsafeCell<u32>| {
+            entry.with_mut(|_| ());
+            assert!(!frame.unlock_table());
+        };
+        let in_turn = {
+            let (frame, entry, turns) = (frame.clone(), entry.clone(), turns.clone());
+            move || {
+                assert!(turns.take(|| frame.lock_table_in_turn()) == Some(PageType::L1));
+                change(&frame, &entry);
+            }
+        };
+        let other = thread::spawn(in_turn.clone());
+        in_turn();
+        if frame.lock_table(|| true).is_ok() {
+            change(&frame, &entry);
+        }
+        other.join().unwrap();
+        assert!(frame.type_word() == Type::first(PageType::L1));
+    });
+}
+
+/// The type word of a table that another CPU unlocks and locks again between any two steps of this one.
+struct Contested {
+    frame: FrameInfo<core::sync::atomic::AtomicU64>,
+    held: core::cell::Cell<bool>,
+    /// How often the other CPU has taken the lock.
+    taken: core::cell::Cell<u32>,
+}
+
+impl Contested {
+    /// A step of the other CPU.
+    fn retake(&self) {
+        if self.held.replace(false) {
+            assert!(!self.frame.unlock_table());
+        }
+        if self.frame.lock_table(|| true).is_ok_and(|table| table.is_some()) {
+            self.held.set(true);
+            self.taken.set(self.taken.get() + 1);
+            assert!(self.taken.get() < 10, "the lock is never had");
+        }
+    }
+
+    fn step<R>(&self, step: impl FnOnce(&core::sync::atomic::AtomicU64) -> R) -> R {
+        self.retake();
+        step(&self.frame.type_)
+    }
+}
+
+impl Word for Contested {
+    fn read(&self) -> u64 {
+        self.step(Word::read)
+    }
+    fn put(&self, new: u64) {
+        self.step(|word| word.put(new));
+    }
+    fn exchange(&self, new: u64) -> u64 {
+        self.step(|word| word.exchange(new))
+    }
+    fn set_bits(&self, bits: u64) -> u64 {
+        self.step(|word| word.set_bits(bits))
+    }
+    fn clear_bits(&self, bits: u64) -> u64 {
+        self.step(|word| word.clear_bits(bits))
+    }
+    fn flip_bits(&self, bits: u64) -> u64 {
+        self.step(|word| word.flip_bits(bits))
+    }
+    fn add(&self, more: u64) -> u64 {
+        self.step(|word| word.add(more))
+    }
+    fn replace(&self, old: u64, new: u64) -> Result<u64, u64> {
+        self.step(|word| word.replace(old, new))
+    }
+    fn pause() {}
+}
+
+/// The vCPUs of a domain could keep a CPU that cannot stop waiting for a table for as long as they liked.
+#[test]
+fn a_table_that_is_locked_again_and_again_is_had() {
+    let contested = || Contested {
+        frame: FrameInfo { count: 0.into(), type_: Type::first(PageType::L1).0.into() },
+        held: core::cell::Cell::new(false),
+        taken: core::cell::Cell::new(0),
+    };
+    let waiter = FrameInfo { count: contested(), type_: contested() };
+    waiter.type_.retake();
+    assert!(waiter.lock_table_in_turn() == Some(PageType::L1));
+    assert!(!waiter.type_.held.get());
+    assert!(waiter.type_.taken.get() <= 3, "taken {} times before", waiter.type_.taken.get());
 }
 
 /// Maps the frame with another memory type, writes past the caches, and unmaps it.

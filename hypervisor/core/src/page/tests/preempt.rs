@@ -270,7 +270,7 @@ fn waiting_for_another_cpu_ends_for_work() {
     assert!(matches!(update, Outcome::Again(_)));
     let mapping = mmu::update_va_mapping(g.cx(), &[0, 0, 0, 0, 0, 0], &mut Regs::default());
     assert!(matches!(mapping, Outcome::Again(_)));
-    info.unlock_table();
+    g.hv.unlock_table(l1);
     // One that another CPU checks as what is wanted here.
     let wanted = g.page();
     let checked = g.hv.frame(wanted).unwrap();
@@ -287,6 +287,37 @@ fn waiting_for_another_cpu_ends_for_work() {
     g.finish_doomed();
     assert_eq!(g.hv.frame(l2).unwrap().type_word().live(), Some(PageType::L2));
     check(&g, &BTreeSet::from([g.domain.vcpus[0].pv.guest_table.get().unwrap().0]));
+}
+
+/// The last reference to a table that other vCPUs lock again and again: to drop it waits for them as long as there is no other work, and
+/// then leaves it to them.
+#[test]
+fn the_last_reference_does_not_wait_for_ever() {
+    let leave = |level: u32| {
+        let g = Guest::new(64);
+        let [table, below] = g.pages();
+        if level == 2 {
+            g.poke(table, 3, entry(below, RW));
+        }
+        assert_eq!(g.pin(level, table), 0);
+        let info = g.hv.frame(table).unwrap();
+        let state = || (info.type_word().live().is_some(), info.count().refs());
+        assert!(info.lock_table(|| false).is_ok_and(|t| t.is_some()));
+        g.hv.platform.preempt_every.store(3, Relaxed);
+        assert_eq!(g.unpin(table), 0);
+        assert_eq!(state(), (true, 2), "it is locked");
+        // As something else it is to be had soon.
+        g.hv.platform.preempt_every.store(1, Relaxed);
+        assert!(matches!(once(&g, MMUEXT_CLEAR_PAGE, table.0), Outcome::Again(_)));
+        g.hv.platform.preempt_every.store(0, Relaxed);
+        g.hv.unlock_table(table);
+        g.finish_doomed();
+        assert_eq!(state(), (false, 1));
+        assert_eq!(g.ext(MMUEXT_CLEAR_PAGE, table.0, 0), 0);
+        check(&g, &BTreeSet::new());
+    };
+    // In a model of one CPU, which fails where that waits for ever.
+    interleave::model::explore(0, 1, None, |_| (), move |(), _| [1, 2].into_iter().for_each(leave), |()| {});
 }
 
 /// What a new entry names is checked before its table is locked: other CPUs may want that table meanwhile.
