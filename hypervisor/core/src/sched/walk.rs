@@ -15,7 +15,8 @@
 //! A step visits some vCPUs under the lock of the walk, which is taken after all locks but those of the scheduler and the timers. Who asks
 //! makes one step, or all of them where it holds no lock and its CPU has no other work. What is left is done in
 //! [`Hypervisor::run_timers`], a step at a time, by the CPU that asked last: a guest that sends events to many pollers in a loop does the work
-//! itself, before it sends the next one, and keeps no other CPU at it. Of a domain of few vCPUs nothing is ever left.
+//! itself, before it sends the next one, and keeps no other CPU at it. Of a domain of few vCPUs nothing is ever left. A CPU that serves
+//! many timers at a time sends an event for each; from the second one on it only asks, and makes one step after the last of them.
 
 use super::Reasons;
 use crate::Hypervisor;
@@ -25,7 +26,7 @@ use crate::platform::{Platform, Work};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use spin::Mutex;
 
 /// vCPUs that a step looks at, where nothing is to be done for them.
@@ -89,11 +90,17 @@ pub(super) struct Walks<P: Platform> {
     list: Mutex<VecDeque<Arc<Domain<P>>>>,
     /// How many they are.
     count: AtomicU32,
+    /// Whether the CPU only asks for walks.
+    asks_only: AtomicBool,
 }
 
 impl<P: Platform> Walks<P> {
     pub fn new() -> Self {
-        Self { list: Mutex::new(VecDeque::new()), count: AtomicU32::new(0) }
+        Self {
+            list: Mutex::new(VecDeque::new()),
+            count: AtomicU32::new(0),
+            asks_only: AtomicBool::new(false),
+        }
     }
 
     fn push(&self, domain: Arc<Domain<P>>) {
@@ -140,9 +147,16 @@ impl<P: Platform> Hypervisor<P> {
             walk.port = only.then_some(port);
             walk.owed[Task::Wake as usize] = domain.vcpus.len();
         }
-        if !self.walk_some(domain, By::Sender) {
+        let own = &self.sched.queue(self.platform.this_cpu()).walks;
+        if own.asks_only.load(Ordering::Relaxed) || !self.walk_some(domain, By::Sender) {
             self.walk_later(domain);
         }
+    }
+
+    /// From now on this CPU only asks for the walks of the events that it sends, or makes a step for each again.
+    #[cold]
+    pub(crate) fn ask_only(&self, asks: bool) {
+        self.sched.queue(self.platform.this_cpu()).walks.asks_only.store(asks, Ordering::Relaxed);
     }
 
     /// Lets the vCPUs of a domain go on that were found without a budget, from the next service of this CPU's timers on.
@@ -322,5 +336,53 @@ impl<P: Platform> Hypervisor<P> {
             self.resume(&VcpuRef { domain: domain.clone(), id: vcpu.id }, gone);
         }
         !wanted.is_empty() || !gone.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypercall::Cx;
+    use crate::ids::Nanos;
+    use crate::mock;
+    use core::sync::atomic::Ordering::SeqCst;
+    use xen_abi::xen::VIRQ_TIMER;
+
+    /// Timers that expire at the same moment: as many as are served between two looks for other work.
+    const TIMERS: u32 = 32;
+
+    /// The pollers of as many ports as timers expired were looked for, and woken, between two looks for other work.
+    #[test]
+    fn timers_that_expire_together_ask_for_one_walk() {
+        for vcpus in [200, 512] {
+            let (hv, _dom0) = mock::machine_with_domain(600);
+            let domain = mock::domain(&hv, 1, vcpus, 16);
+            for vcpu in &domain.vcpus {
+                vcpu.time.disable_periodic();
+                vcpu.sched.add(Reasons::BLOCKED);
+                vcpu.sched.words.take(Reasons::DOWN);
+            }
+            let bind = |n| hv.bind_virq(&domain, VcpuId(n), VIRQ_TIMER).expect("a port");
+            let ports: Vec<_> = (0..TIMERS).map(bind).collect();
+            for (vcpu, port) in domain.vcpus.iter().zip(ports.iter().cycle()) {
+                vcpu.sched.words.begin_poll(&vcpu.sched.share.pollers);
+                vcpu.sched.words.narrow_poll(*port);
+            }
+            for vcpu in &domain.vcpus[..TIMERS as usize] {
+                hv.arm_singleshot(Cx { hv: &hv, domain: &domain, vcpu }, Nanos(1000));
+            }
+            hv.platform.time.store(1000, SeqCst);
+            let polling = || domain.vcpus.iter().filter(|vcpu| vcpu.sched.has(Reasons::POLLING)).count();
+            let mut last = polling();
+            assert_eq!(last, vcpus as usize);
+            for _ in 0..vcpus {
+                hv.run_timers();
+                let now = polling();
+                // Those that the events are for, and two steps.
+                assert!(last - now <= TIMERS as usize + 2 * CHANGES, "{last}, {now} between two looks");
+                last = now;
+            }
+            assert_eq!(last, 0);
+        }
     }
 }

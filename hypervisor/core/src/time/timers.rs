@@ -265,7 +265,15 @@ impl<P: Platform> Hypervisor<P> {
         let cpu = self.platform.this_cpu();
         let now = self.platform.now();
         for served in 1.. {
-            let Some(due) = self.timers.pop_due(cpu, now) else { break };
+            let Some(due) = self.timers.pop_due(cpu, now) else {
+                if served > 2 {
+                    self.ask_only(false);
+                }
+                break;
+            };
+            if served == 2 {
+                self.ask_only(true);
+            }
             match due.kind {
                 TimerKind::Singleshot => self.tick(&due.vcpu),
                 // It ticks for a vCPU that runs. One that stopped running meanwhile arms it when it starts. The platform's timer is
@@ -276,6 +284,7 @@ impl<P: Platform> Hypervisor<P> {
             }
             if served == MOST_AT_ONCE {
                 // Many vCPUs may have chosen the same moment. This CPU looks at its other work before it goes on.
+                self.ask_only(false);
                 self.platform.raise_work(cpu, Work::TIMER);
                 break;
             }
