@@ -15,7 +15,7 @@ use crate::ids::Mfn;
 use crate::mem::MAX_ORDER;
 use crate::options::Dom0Memory;
 use crate::page::PageType;
-use crate::platform::{FrameWords, GuestFrame, Platform, WORDS_PER_FRAME};
+use crate::platform::{FrameWords, Platform, WORDS_PER_FRAME};
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::ops::Range;
@@ -182,7 +182,7 @@ impl<'a, P: Platform> Memory<'a, P> {
     pub(super) fn clear_pages(&self, pages: Range<u64>) {
         for extent in self.extents(pages) {
             for frame in (0..extent.count).map(|n| extent.frame.add(n)) {
-                self.with(frame, |_| self.hv.platform.clear_frame(GuestFrame::held(frame)));
+                self.with(frame, |_| self.hv.clear_domain_page(frame));
             }
         }
     }

@@ -7,10 +7,10 @@ use super::MAX_ORDER;
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::Mfn;
-use crate::page::Count;
+use crate::page::{Count, FrameInfo};
 use crate::platform::{GuestFrame, Platform};
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use xen_abi::errno::Errno;
 use xen_abi::memory::xenmemf_get_address_bits;
 
@@ -44,7 +44,9 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// `2^order` frames for a domain that does not run yet and whose builder clears all of them.
+    /// `2^order` frames for a domain that does not run yet and whose builder clears all of them. Their count words say which are dirty,
+    /// until the builder [cleared](Hypervisor::clear_domain_page) them: whatever takes them away from the domain before that gives them
+    /// back dirty.
     pub(crate) fn alloc_uncleared(&self, domain: &Domain<P>, order: u32) -> Option<Mfn> {
         if order > MAX_ORDER || !domain.pages.try_grow(1 << order) {
             return None;
@@ -53,9 +55,18 @@ impl<P: Platform> Hypervisor<P> {
             domain.pages.shrink(1 << order);
             return None;
         };
-        self.frames.clear_taken(first, order, |_| {});
-        self.assign_frames(domain, first, order);
+        self.frames.note_taken(first, order);
+        self.assign(domain, first, order, |info| info.count().0 & Count::DIRTY);
         Some(first)
+    }
+
+    /// Clears a frame of a domain's, to which the caller holds a reference.
+    pub(crate) fn clear_domain_page(&self, mfn: Mfn) {
+        self.platform.clear_frame(GuestFrame::held(mfn));
+        let info = self.known_frame(mfn);
+        if info.count().is_dirty() {
+            info.count.fetch_and(!Count::DIRTY, AcqRel);
+        }
     }
 
     /// One frame for `domain`.
@@ -138,12 +149,18 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Makes frames of [`Hypervisor::take_frames`] the domain's; the caller booked them.
     pub(crate) fn assign_frames(&self, domain: &Domain<P>, first: Mfn, order: u32) {
+        self.assign(domain, first, order, |_| 0);
+    }
+
+    /// [`Hypervisor::assign_frames`], with further bits of the count words.
+    #[inline(always)]
+    fn assign(&self, domain: &Domain<P>, first: Mfn, order: u32, bits: impl Fn(&FrameInfo) -> u64) {
         domain.pages.note_frames(first, 1 << order);
         let word = Count::idle_of(domain.id).0;
         let range = first.0 as usize..first.0 as usize + (1 << order);
         for info in &self.platform.frame_table()[range] {
             info.type_.store(0, Relaxed);
-            info.count.store(word, Release);
+            info.count.store(word | bits(info), Release);
         }
     }
 

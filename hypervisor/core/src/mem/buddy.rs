@@ -110,9 +110,13 @@ impl FrameAllocator {
 
     /// Marks `2^order` frames of [`Taken`] as the hypervisor's. What is in them is left over from whoever had them.
     pub(super) fn keep(&self, first: Mfn, order: u32) {
-        let block = self.block(first, order);
-        self.cleared(block.iter().filter(|info| info.count().is_dirty()).count());
-        block.iter().for_each(FrameInfo::set_xen);
+        self.note_taken(first, order);
+        self.block(first, order).iter().for_each(FrameInfo::set_xen);
+    }
+
+    /// Counts the dirty ones of `2^order` frames of [`Taken`] as free no more; they stay dirty.
+    pub(super) fn note_taken(&self, first: Mfn, order: u32) {
+        self.cleared(self.block(first, order).iter().filter(|info| info.count().is_dirty()).count());
     }
 
     /// Takes back `2^order` frames of the hypervisor's own (or a part of such a block): dirty, for a guest must not see what the

@@ -74,7 +74,7 @@ impl PageType {
 /// | 47 | allocated: the owner's own reference, which `decrease_reservation` gives up |
 /// | 46 | belongs to the hypervisor for good, merely shared with the owner |
 /// | 45 | first frame of a free block, of the order in bits 37..32 |
-/// | 44 | free, with what a domain that ended left in it: to be cleared before anybody gets it |
+/// | 44 | dirty: free, or a domain's that is being built, with what a domain that ended left in it; to be cleared before a guest gets it |
 /// | 31..0 | references |
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Count(pub(crate) u64);
@@ -109,7 +109,7 @@ impl Count {
         Count(Self::FREE_HEAD | (order as u64) << Self::ORDER_SHIFT)
     }
 
-    /// Whether it is a free frame that is to be cleared.
+    /// Whether it is a frame that is to be cleared.
     pub(crate) const fn is_dirty(self) -> bool {
         self.0 & Self::DIRTY != 0
     }
@@ -149,6 +149,8 @@ impl Count {
 /// | 59 | incoherent: (writable, or idle after that) it was mapped writable with another memory type than write-back, and its cache lines were not written back since; see `coherence.rs` |
 /// | 58 | locked: a CPU changes entries of this table |
 /// | 57 | busy: the contents are being checked or given up; bits 56 and 55 say by whom |
+/// | 56 | (live) wanted: the CPU whose turn it is has the lock next; see [`FrameInfo::lock_table_in_turn`] |
+/// | 55 | (live) left: one of the type references is left to the CPU that unlocks the table; see [`FrameInfo::leave_last`] |
 /// | 56 | partial: (busy) nobody works on it, the next who wants it carries on |
 /// | 55 | doomed: (busy) it waits on its owner's list of tables to give up |
 /// | 54 or 53 | (busy, live) it has linear entries that name other tables, or such entries name it |

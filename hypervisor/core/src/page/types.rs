@@ -357,9 +357,14 @@ impl<P: Platform> Hypervisor<P> {
         incoherent
     }
 
-    /// Hands a frame without references over to the allocator.
+    /// Hands a frame without references over to the allocator, as dirty as it is.
     pub(crate) fn release_frame_words(&self, mfn: Mfn, info: &FrameInfo) {
+        let dirty = info.count().is_dirty();
         self.forget_use(mfn, info);
+        if dirty {
+            info.count.store(Count::DIRTY, Release);
+            return self.frames.give_dirty(mfn.0..mfn.0 + 1);
+        }
         info.count.store(0, Release);
         self.frames.give(mfn, 0);
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::Lifecycle;
-use crate::ids::{CpuId, Mfn};
+use crate::ids::{CpuId, DomId, Mfn};
 use crate::page::{PageType, pte};
 use core::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeMap;
@@ -311,4 +311,53 @@ fn stubs_of_the_hypercall_page() {
     let page = hypercall_page();
     assert_eq!(page[32..46], [0x51, 0x41, 0x53, 0xb8, 1, 0, 0, 0, 0x0f, 0x05, 0x41, 0x5b, 0x59, 0xc3]);
     assert_eq!(page[23 * 32..23 * 32 + 12], [0x51, 0x41, 0x53, 0x50, 0xb8, 23, 0, 0, 0, 0x0f, 0x05, 0xcc]);
+}
+
+/// Frames that a domain under construction loses before they are cleared hold what another domain left in them.
+#[test]
+fn what_was_not_cleared_is_given_back_dirty() {
+    const SECRET: u64 = 0x5ec2e7;
+    const PAGES: u64 = 2048;
+    let (hv, _dom0) = mock::machine_with_domain(8192);
+    let first_words = |mfn: Mfn| hv.platform.frame_words(mfn)[0].load(Relaxed);
+    let gone = mock::domain(&hv, 1, 1, 7000);
+    while let Ok(mfn) = hv.alloc_domain_page(&gone, 0) {
+        hv.platform.frame_words(mfn)[0].store(SECRET, Relaxed);
+    }
+    while hv.destroy_domain(&gone).is_err() {}
+    let image = crate::builder::tests::small_kernel();
+    let domain = |id| {
+        let config = DomainConfig { max_pages: PAGES, ..DomainConfig::new(DomId(id)) };
+        let domain = hv.create_domain(&config).expect("a domain");
+        let source = DomainSource { image, initrd: None, cmdline: "", video: None };
+        let filling = hv.begin_filling(&source, None, PAGES, None).expect("room");
+        (domain, filling)
+    };
+    let frames = |owner: DomId| -> Vec<_> {
+        (1..8192)
+            .map(Mfn)
+            .filter(|mfn| hv.page_owner(*mfn) == Some(owner) && first_words(*mfn) == SECRET)
+            .collect()
+    };
+    // One that is built undisturbed has nothing of it.
+    let (whole, mut filling) = domain(2);
+    assert!(matches!(hv.fill_some(&whole, &mut filling, image, || false), Ok(true)));
+    assert_eq!((whole.pages.current(), frames(whole.id).len()), (PAGES, 0));
+    let dirty = |mfn: Mfn| hv.known_frame(mfn).count().is_dirty();
+    assert!(!(1..8192).map(Mfn).any(|mfn| hv.page_owner(mfn) == Some(whole.id) && dirty(mfn)));
+    let (part, mut filling) = domain(3);
+    while part.pages.current() < PAGES {
+        assert!(matches!(hv.fill_some(&part, &mut filling, image, || true), Ok(false)));
+    }
+    let lost = frames(part.id);
+    assert!(lost.len() > 100, "{} of the frames are as they were left", lost.len());
+    lost.iter().for_each(|mfn| hv.remove_domain_page(&part, *mfn).expect("its own"));
+    let peer = mock::domain(&hv, 4, 1, 8000);
+    let mut found = 0;
+    while let Ok(mfn) = hv.alloc_domain_page(&peer, 0) {
+        assert_ne!(first_words(mfn), SECRET, "{mfn:?} shows what a domain that is gone had");
+        found += usize::from(lost.contains(&mfn));
+    }
+    assert_eq!(found, lost.len());
+    assert!(!hv.frames.any_dirty());
 }
