@@ -24,7 +24,10 @@ use xen_abi::xen::{DOMID_FIRST_RESERVED, VcpuInfo};
 /// vCPUs that are made, or taken away, between two looks for other work.
 const STEP: usize = 16;
 
-/// A domain of which some vCPUs may be missing.
+/// Frames that are set aside for each vCPU that is to be made: more than what is kept for one, extended state included.
+const VCPU_FRAMES: u64 = 16;
+
+/// A domain of which some vCPUs may be missing. Frames are set aside for those ([`crate::mem::FrameAllocator::promise`]).
 pub struct Making<P: Platform> {
     config: DomainConfig,
     sched: Arc<DomainSched>,
@@ -63,16 +66,25 @@ impl<P: Platform> Hypervisor<P> {
     /// `EINVAL` for an identifier that is reserved, a number of vCPUs that no domain has, or an affinity to no CPU that is up;
     /// `EEXIST` for an identifier that is in use; `ENOMEM`.
     pub fn create_domain(&self, config: &DomainConfig) -> Result<Arc<Domain<P>>, Errno> {
-        let mut making = self.begin_domain(config.clone())?;
-        while !self.make_some(&mut making)? {}
-        self.complete_domain(*making)
+        let mut making = self.begin_domain(config.clone(), true)?;
+        loop {
+            match self.make_some(&mut making) {
+                Ok(true) => return self.complete_domain(*making),
+                Ok(false) => {}
+                Err(errno) => {
+                    self.abandon_domain(*making);
+                    return Err(errno);
+                }
+            }
+        }
     }
 
-    /// Begins with that.
+    /// Begins with that; without `must` only where there is the memory for it now. The hypervisor's heap is not asked for what it cannot
+    /// have: it knows no gentle refusal.
     ///
     /// # Errors
     /// As [`Hypervisor::create_domain`].
-    pub(super) fn begin_domain(&self, config: DomainConfig) -> Result<Box<Making<P>>, Errno> {
+    pub(super) fn begin_domain(&self, config: DomainConfig, must: bool) -> Result<Box<Making<P>>, Errno> {
         let nowhere = |cpus| self.platform.online_cpus().intersect(cpus).is_empty();
         if config.id.0 >= DOMID_FIRST_RESERVED
             || config.max_vcpus == 0
@@ -84,8 +96,15 @@ impl<P: Platform> Hypervisor<P> {
         if self.domains.is_taken(config.id) {
             return Err(Errno::EEXIST);
         }
+        let promised = u64::from(config.max_vcpus) * VCPU_FRAMES;
+        if !self.frames.promise(promised, must) && !must {
+            return Err(Errno::ENOMEM);
+        }
         let mut vcpus = Vec::new();
-        vcpus.try_reserve_exact(config.max_vcpus as usize).map_err(|_| Errno::ENOMEM)?;
+        if vcpus.try_reserve_exact(config.max_vcpus as usize).is_err() {
+            self.frames.redeem(promised);
+            return Err(Errno::ENOMEM);
+        }
         Ok(Box::new(Making { config, sched: Arc::new(DomainSched::new()), vcpus }))
     }
 
@@ -98,6 +117,7 @@ impl<P: Platform> Hypervisor<P> {
         let end = making.config.max_vcpus.min(first + STEP as u32);
         for n in first..end {
             making.vcpus.push(Vcpu::new(&self.platform, VcpuId(n), &making.config, &making.sched)?);
+            self.frames.redeem(VCPU_FRAMES);
         }
         Ok(end == making.config.max_vcpus)
     }
@@ -114,9 +134,10 @@ impl<P: Platform> Hypervisor<P> {
         self.write_shared_info(shared_info);
         let Making { config, sched, vcpus } = making;
         let domain = Arc::new(Domain::new(&self.platform, &config, sched, vcpus, shared_info));
-        self.share_xen_page(&domain, shared_info);
-        if let Err(errno) = self.domains.insert(domain.clone()) {
-            self.known_frame(shared_info).set_xen();
+        self.known_frame(shared_info).set_xen();
+        // Not before the identifier is its own: the other domain of that name could map the frame.
+        let share = |domain: &Domain<P>| self.share_xen_page(domain, shared_info);
+        if let Err(errno) = self.domains.insert(domain.clone(), share) {
             self.frames.free(shared_info, 0);
             self.let_go(Gone::Domain(domain));
             return Err(errno);
@@ -129,12 +150,9 @@ impl<P: Platform> Hypervisor<P> {
 
     /// A domain that was begun is not to be.
     pub(super) fn abandon_domain(&self, making: Making<P>) {
+        let missing = u64::from(making.config.max_vcpus) - making.vcpus.len() as u64;
+        self.frames.redeem(missing * VCPU_FRAMES);
         self.let_go(Gone::Vcpus(making.vcpus));
-    }
-
-    /// Whether a toolstack's vCPU has begun to make a domain.
-    pub(crate) fn has_begun_domain(&self, caller: (DomId, VcpuId)) -> bool {
-        self.keeper.unfinished.begun.lock().iter().any(|begun| begun.by == caller)
     }
 
     /// [`Hypervisor::create_domain`] for a toolstack's vCPU. `None`: this CPU has other work first, and the caller asks for the same
@@ -161,7 +179,7 @@ impl<P: Platform> Hypervisor<P> {
                 if let Some(other) = other {
                     self.abandon_domain(*other);
                 }
-                self.begin_domain(config)?
+                self.begin_domain(config, false)?
             }
         };
         loop {

@@ -38,12 +38,14 @@ impl<P: Platform> DomainTable<P> {
         self.alive.read().get(&id).cloned()
     }
 
-    /// Adds a domain. Fails with `EEXIST` when its identifier is taken.
-    pub fn insert(&self, domain: Arc<Domain<P>>) -> Result<(), Errno> {
+    /// Adds a domain, after `prepare`, which is done when its identifier is its own and before it is found. Fails with `EEXIST` when its
+    /// identifier is taken.
+    pub fn insert(&self, domain: Arc<Domain<P>>, prepare: impl FnOnce(&Domain<P>)) -> Result<(), Errno> {
         let mut table = self.alive.write();
         if table.contains_key(&domain.id) || self.dying.read().contains_key(&domain.id) {
             return Err(Errno::EEXIST);
         }
+        prepare(&domain);
         self.last.store(domain.id.0, Ordering::Relaxed);
         table.insert(domain.id, domain);
         Ok(())

@@ -70,6 +70,8 @@ impl Taken {
 struct Lists {
     /// Free frames that are set aside for domains.
     claimed: u64,
+    /// Free frames that the hypervisor needs for domains that are being made.
+    promised: u64,
     /// First block of each list.
     heads: [[u32; ORDERS]; ZONES],
     /// By zone: bit `n` is set when the list of order `n` has a block.
@@ -81,7 +83,12 @@ impl FrameAllocator {
     pub const fn new(table: &'static [FrameInfo]) -> Self {
         Self {
             table,
-            lists: Mutex::new(Lists { claimed: 0, heads: [[NONE; ORDERS]; ZONES], filled: [0; ZONES] }),
+            lists: Mutex::new(Lists {
+                claimed: 0,
+                promised: 0,
+                heads: [[NONE; ORDERS]; ZONES],
+                filled: [0; ZONES],
+            }),
             free: AtomicU64::new(0),
             dirty: AtomicU64::new(0),
             scrub_at: AtomicUsize::new(0),
@@ -146,7 +153,7 @@ impl FrameAllocator {
     /// Whether what grows at a guest's wish may do so: what must not fail finds frames as well afterwards.
     pub fn has_room(&self) -> bool {
         let least = (self.table.len() as u64 / 64).min(MOST_SPARED);
-        self.free_count() >= least.saturating_add(self.claimed())
+        self.free_count() >= least.saturating_add(self.lists.lock().set_aside())
     }
 
     /// Which CPUs may still translate through what.
@@ -165,7 +172,8 @@ impl FrameAllocator {
         let mut lists = self.lists.lock();
         let (frames, free) = (1 << order, self.free.load(Ordering::Relaxed));
         let claim = own.map_or(0, |own| own.load(Ordering::Relaxed));
-        if lists.claimed != 0 && lists.claimed.saturating_add(frames) > free && claim < frames {
+        let aside = if own.is_some() { lists.set_aside() } else { lists.claimed };
+        if aside != 0 && aside.saturating_add(frames) > free && claim < frames {
             return None;
         }
         let first = lists.take(self.table, order, top)?;
@@ -269,7 +277,7 @@ impl FrameAllocator {
     /// Sets `frames` free frames aside for the domain with the claim `own`, which has none yet; answers whether there are as many.
     pub(crate) fn claim(&self, own: &AtomicU64, frames: u64) -> bool {
         let mut lists = self.lists.lock();
-        let fits = lists.claimed.saturating_add(frames) <= self.free.load(Ordering::Relaxed);
+        let fits = lists.set_aside().saturating_add(frames) <= self.free.load(Ordering::Relaxed);
         if fits && own.load(Ordering::Relaxed) == 0 {
             own.store(frames, Ordering::Relaxed);
             lists.claimed += frames;
@@ -290,6 +298,22 @@ impl FrameAllocator {
             own.fetch_add(1, Ordering::Relaxed);
             lists.claimed += 1;
         }
+    }
+
+    /// Sets `frames` free frames aside for what the hypervisor will need for a domain that is begun: no domain gets them. Answers whether
+    /// there are as many; if not, only with `must` they are set aside nevertheless.
+    pub(crate) fn promise(&self, frames: u64, must: bool) -> bool {
+        let mut lists = self.lists.lock();
+        let fits = lists.set_aside().saturating_add(frames) <= self.free.load(Ordering::Relaxed);
+        if fits || must {
+            lists.promised += frames;
+        }
+        fits
+    }
+
+    /// So many frames of those of [`FrameAllocator::promise`] were taken, or are not needed.
+    pub(crate) fn redeem(&self, frames: u64) {
+        self.lists.lock().promised -= frames;
     }
 
     /// Free frames that are set aside for domains.
@@ -316,6 +340,11 @@ fn relink(table: &[FrameInfo], frame: u32, change: impl FnOnce(&mut Links)) {
 }
 
 impl Lists {
+    /// Free frames that no domain gets without a claim.
+    fn set_aside(&self) -> u64 {
+        self.claimed.saturating_add(self.promised)
+    }
+
     fn take(&mut self, table: &[FrameInfo], order: u32, top: usize) -> Option<u32> {
         let wanted = !0u32 << order;
         let zone = (0..=top).rev().find(|z| self.filled[*z] & wanted != 0)?;

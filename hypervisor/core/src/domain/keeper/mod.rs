@@ -346,7 +346,7 @@ impl<P: Platform> Hypervisor<P> {
 
     fn start_again(&self, keeping: &mut Keeping<P>, index: usize, now: Nanos) -> Option<Nanos> {
         let kept = &mut keeping.kept[index];
-        match self.begin_domain(described(kept.id, &kept.plan.description)) {
+        match self.begin_domain(described(kept.id, &kept.plan.description), true) {
             Ok(making) => {
                 kept.state = State::Makes(making);
                 self.go_on_making(keeping, index, now)

@@ -17,8 +17,6 @@ use xen_abi::errno::Errno;
 const KIB_TO_PAGES: u32 = 2;
 /// Flags of `createdomain` that have a meaning for a PV guest here.
 const CREATE_FLAGS: u32 = XEN_DOMCTL_CDF_XS_DOMAIN | XEN_DOMCTL_CDF_OOS_OFF;
-/// Frames that are free for each vCPU of a new domain: more than what is kept for one, extended state included.
-const VCPU_FRAMES: u64 = 16;
 /// Highest version of grant tables.
 const GRANT_VERSIONS: u32 = 2;
 
@@ -37,12 +35,7 @@ pub(super) fn create<P: Platform>(request: &mut Request<'_, P>) -> Answer {
         return Err(Errno::EEXIST);
     }
     check(&wanted)?;
-    // The hypervisor's heap is not asked for what it cannot have: it knows no gentle refusal.
     let caller = (request.cx.domain.id, request.cx.vcpu.id);
-    let too_many = u64::from(wanted.max_vcpus) * VCPU_FRAMES > hv.frames.free_count();
-    if too_many && !hv.has_begun_domain(caller) {
-        return Err(Errno::ENOMEM);
-    }
     let config = DomainConfig {
         max_vcpus: wanted.max_vcpus,
         handle: wanted.handle,
