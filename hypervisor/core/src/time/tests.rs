@@ -348,6 +348,38 @@ fn periodic_of_one_that_runs_elsewhere() {
     assert_eq!(bench.armed(), Some(12_000_000));
 }
 
+/// Another vCPU sets the timer of one that moves to another CPU at the same moment: it is armed there in the end. Where it was armed on
+/// the CPU that the vCPU had left, it ticked no more.
+#[test]
+fn periodic_of_one_that_moves() {
+    const PERIOD: u64 = 2_000_000;
+    let make = |_: &mut interleave::model::Chance| {
+        let mut bench = Bench::new();
+        bench.hv.timers = super::TimerQueues::new(2);
+        bench.hv.platform.cpus.store(2, SeqCst);
+        bench.runs();
+        bench
+    };
+    // What the switches of CPU 0 and CPU 1 do, as far as timers are concerned.
+    let act = |bench: &Bench, task: usize| {
+        let vcpu = bench.vcpu(0);
+        if task == 0 {
+            return bench.hv.set_periodic(&vcpu, PERIOD);
+        }
+        bench.stopped(&vcpu);
+        vcpu.vcpu().cpu.store(1, SeqCst);
+        bench.started(&vcpu);
+    };
+    let check = |bench: &Bench| {
+        bench.hv.platform.cpu.store(1, SeqCst);
+        bench.at(10 * PERIOD);
+        assert!(bench.ticked(0), "it runs, and has a timer");
+    };
+    for seed in 0..500 {
+        interleave::model::explore(seed, 2, None, make, act, check);
+    }
+}
+
 /// A CPU took the periodic timer out of its heap when the teardown stops all timers: the timer is not armed again.
 #[test]
 fn an_expired_timer_stays_stopped() {

@@ -400,15 +400,19 @@ impl<P: Platform> Hypervisor<P> {
             time.period.store(period, Ordering::SeqCst);
         }
         // A CPU that starts to run it says so before it looks at the period: either it sees the new one, or it is seen here. One that
-        // stops running it meanwhile leaves the timer armed; it expires once, and is not armed again.
-        let Some(cpu) = self.cpu_of(vcpu) else { return };
-        if !self.periodic_work(cpu, vcpu, self.platform.now()) {
-            return;
-        }
-        if cpu == self.platform.this_cpu() {
-            self.rearm_timer();
-        } else {
-            self.platform.raise_work(cpu, Work::TIMER);
+        // stops running it meanwhile leaves the timer armed; it expires once, and is not armed again. Where yet another one runs it by
+        // now, which armed the timer before that was done here, the timer follows.
+        let mut armed = None;
+        while let Some(cpu) = self.cpu_of(vcpu).filter(|cpu| armed != Some(*cpu)) {
+            armed = Some(cpu);
+            if !self.periodic_work(cpu, vcpu, self.platform.now()) {
+                continue;
+            }
+            if cpu == self.platform.this_cpu() {
+                self.rearm_timer();
+            } else {
+                self.platform.raise_work(cpu, Work::TIMER);
+            }
         }
     }
 
