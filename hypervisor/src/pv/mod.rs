@@ -30,7 +30,7 @@ use hypervisor_core::regs::Regs;
 use x86_64::instructions::interrupts;
 use xen_abi::hypercall::nr;
 
-/// What a vCPU without a `vcpu_info` has in its place: never an event pending.
+/// What a CPU without a vCPU has in the place of a `vcpu_info`: never an event pending. No guest's entry uses it.
 pub struct NoVcpuInfo([AtomicU64; 8]);
 
 /// See [`NoVcpuInfo`].
@@ -60,7 +60,7 @@ impl<'a> Guest<'a> {
     /// The vCPU whose registers are on this CPU.
     pub fn current(this: &'a PerCpu) -> Self {
         let current = this.current().expect("a guest entered");
-        // SAFETY: points to a frame that the vCPU holds a reference on, or to `NO_VCPU_INFO`.
+        // SAFETY: points to a frame that the vCPU holds a reference on, or into the vCPU, which `current` keeps.
         let info = unsafe { &*this.vcpu_info.load(Ordering::Relaxed) };
         // SAFETY: this is a guest's entry.
         let hv = unsafe { hv_of_guest() };
@@ -75,7 +75,7 @@ impl<'a> Guest<'a> {
     /// The word of `vcpu_info` that stands for CR2: the address of the last page fault.
     pub fn vcpu_info_cr2(&self) -> &'a AtomicU64 {
         const WORD: usize = core::mem::offset_of!(xen_abi::xen::VcpuInfo, arch) / 8;
-        // SAFETY: a `vcpu_info` is eight words, of which `info` is the first (`NO_VCPU_INFO` too).
+        // SAFETY: a `vcpu_info` is eight words, of which `info` is the first (`PvState::without_info` too).
         unsafe { &*core::ptr::from_ref(self.info).add(WORD) }
     }
 

@@ -61,10 +61,13 @@ pub fn toggle_tables(pv: &PvState) {
     load_root(pv);
 }
 
-/// Points this CPU at the vCPU's `vcpu_info`.
+/// Points this CPU at the `vcpu_info` of the vCPU that it runs, or at what that has in its place.
 pub fn load_vcpu_info(this: &PerCpu, vcpu: &Vcpu) {
     let addr = vcpu.pv.vcpu_info.load(Ordering::Relaxed);
-    let at = if addr == 0 { NO_VCPU_INFO.as_ptr_mut() } else { direct(MachineAddr(addr)) as *mut _ };
+    let at = match addr {
+        0 => vcpu.pv.without_info.as_ptr().cast_mut(),
+        addr => direct(MachineAddr(addr)) as *mut _,
+    };
     this.vcpu_info.store(at, Ordering::Relaxed);
 }
 

@@ -8,7 +8,9 @@ use crate::ids::Mfn;
 use crate::page::RootSlot;
 use alloc::boxed::Box;
 use bitflags::bitflags;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use xen_abi::xen::VcpuInfo;
 
 bitflags! {
     /// Bits of [`PvState::flags`].
@@ -129,9 +131,15 @@ pub struct PvState {
     pub iobmp_ports: AtomicU32,
     /// Guest virtual address of that bitmap.
     pub iobmp: AtomicU64,
+    /// What the CPU has in the place of a `vcpu_info` while the vCPU runs without one: never an event pending. It is the vCPU's own, for
+    /// the guest reads and writes some of it, CR2 for one.
+    pub without_info: [AtomicU64; size_of::<VcpuInfo>() / 8],
     /// Handlers of exceptions and software interrupts, 256 of them. On the heap, because 4 KiB are much for a stack.
     pub traps: Box<[TrapSlot]>,
 }
+
+/// The first word of a `vcpu_info` of which upcalls are masked.
+const UPCALL_MASK: u64 = 1 << (8 * offset_of!(VcpuInfo, evtchn_upcall_mask));
 
 /// Frames of the GDT that belong to the guest; the rest is the hypervisor's (`FIRST_RESERVED_GDT_PAGE`).
 pub const GDT_FRAMES: usize = 14;
@@ -165,6 +173,7 @@ impl PvState {
             iopl: AtomicU8::new(0),
             iobmp_ports: AtomicU32::new(0),
             iobmp: AtomicU64::new(0),
+            without_info: [const { AtomicU64::new(UPCALL_MASK) }; _],
             traps: (0..256).map(|_| TrapSlot::default()).collect(),
         }
     }

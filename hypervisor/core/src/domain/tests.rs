@@ -1,5 +1,6 @@
 //! Making and ending domains: whatever a domain had, in whatever state, all of it is back when it is gone.
 
+use super::making::Making;
 use super::*;
 use crate::Hypervisor;
 use crate::grant::MapRequest;
@@ -10,6 +11,7 @@ use crate::page::{PageType, pte};
 use crate::platform::Work;
 use crate::sched::{Reasons, Scheduler};
 use core::sync::atomic::Ordering::SeqCst;
+use std::boxed::Box;
 use std::sync::Barrier;
 use xen_abi::grant_table::*;
 use xen_abi::sched::{SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SUSPEND};
@@ -409,4 +411,85 @@ fn vcpus_that_are_gone_go_in_steps() {
         left = now;
     }
     assert_eq!(left, 0);
+}
+
+/// Memory for a domain's vCPUs was judged when it was begun: two callers at a time found the same frames free, and what the domain needed
+/// went to guests meanwhile.
+#[test]
+fn memory_is_set_aside_for_a_domain_that_is_begun() {
+    let hv = mock::hypervisor(1000);
+    let dom0 = mock::domain(&hv, 0, 2, 1000);
+    hv.platform.preempt_every.store(1, SeqCst);
+    let config = |id| DomainConfig { max_vcpus: 40, ..config(id) };
+    let make = |vcpu, id| hv.create_domain_for((DomId(0), VcpuId(vcpu)), config(id));
+    assert!(matches!(make(0, 1), Ok(None)));
+    assert_eq!(make(1, 2).err(), Some(Errno::ENOMEM));
+    // What is not made yet has its frames, whoever wants memory.
+    let pages = || core::iter::from_fn(|| hv.alloc_domain_page(&dom0, 0).ok());
+    let had: Vec<_> = pages().collect();
+    assert!(
+        !had.is_empty() && (24 * 16..30 * 16).contains(&hv.frames.free_count()),
+        "{}",
+        hv.frames.free_count()
+    );
+    let made = core::iter::repeat_with(|| make(0, 1).expect("it has room")).take(10).find_map(|made| made);
+    assert_eq!(made.expect("a domain").vcpus.len(), 40);
+    // All of it is to be had then, and when a domain is not gone on with.
+    assert!(pages().count() >= 24 * 16 - 1);
+    had.iter().for_each(|mfn| hv.remove_domain_page(&dom0, *mfn).expect("its own"));
+    let free = hv.frames.free_count();
+    if free >= 40 * 16 {
+        assert!(matches!(make(1, 2), Ok(None)));
+        hv.abandon_domains_of(DomId(0));
+    }
+    assert!(hv.frames.promise(free, false) && !hv.frames.promise(1, false));
+}
+
+/// Two callers make a domain of the same name: what the one had for it was a frame of the other's domain for a moment, which could map it.
+#[test]
+fn a_domain_that_is_not_to_be_shares_nothing() {
+    struct World {
+        hv: Mock,
+        other: MockDomain,
+        making: interleave::StdMutex<Option<Box<Making<MockPlatform>>>>,
+        over: core::sync::atomic::AtomicBool,
+    }
+    let make = |_: &mut interleave::model::Chance| {
+        let (hv, _) = mock::machine_with_domain(100);
+        let mut making = hv.begin_domain(config(1), true).expect("room");
+        while !hv.make_some(&mut making).expect("memory") {}
+        let other = mock::domain(&hv, 1, 1, 8);
+        World { hv, other, making: interleave::StdMutex::new(Some(making)), over: false.into() }
+    };
+    let act = |world: &World, task: usize| {
+        if task == 0 {
+            let making = world.making.lock().unwrap().take().expect("it was begun");
+            assert_eq!(world.hv.complete_domain(*making).err(), Some(Errno::EEXIST));
+            return world.over.store(true, SeqCst);
+        }
+        let others = |mfn: &Mfn| *mfn != world.other.shared_info;
+        while !world.over.load(SeqCst) {
+            for mfn in (1..100).map(Mfn).filter(others) {
+                assert!(world.hv.get_page(DomId(1), mfn).is_err(), "{mfn:?} is not its own");
+            }
+        }
+    };
+    for seed in 0..300 {
+        interleave::model::explore(seed, 2, None, make, act, |_| {});
+    }
+}
+
+/// vCPUs that run without a `vcpu_info` had one in common, through which guests heard of each other: CR2 for one is in it.
+#[test]
+fn vcpus_without_vcpu_info_share_nothing() {
+    let (hv, _dom0) = mock::machine_with_domain(400);
+    let config = |id| DomainConfig { max_vcpus: 40, ..config(id) };
+    let domains = [1, 2].map(|id| hv.create_domain(&config(id)).expect("a domain"));
+    let vcpus = domains.iter().flat_map(|domain| &domain.vcpus);
+    for (n, vcpu) in vcpus.clone().enumerate() {
+        assert!(vcpu.pv.without_info.iter().all(|word| word.swap(n as u64, SeqCst) == 1 << 8));
+    }
+    for (n, vcpu) in vcpus.enumerate() {
+        assert!(vcpu.pv.without_info.iter().all(|word| word.load(SeqCst) == n as u64));
+    }
 }
