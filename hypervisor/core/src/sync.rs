@@ -113,6 +113,60 @@ macro_rules! word {
 word!(AtomicU64, u64);
 word!(AtomicU32, u32);
 
+/// A word that another CPU accesses before each step of this one.
+#[cfg(test)]
+pub(crate) struct Contested<'a> {
+    /// The word.
+    pub word: &'a AtomicU64,
+    /// What the other CPU does each time.
+    pub other: &'a dyn Fn(),
+}
+
+#[cfg(test)]
+impl Contested<'_> {
+    fn step(&self) -> &AtomicU64 {
+        (self.other)();
+        self.word
+    }
+}
+
+#[cfg(test)]
+impl Word for Contested<'_> {
+    fn read(&self) -> u64 {
+        self.step().read()
+    }
+
+    fn put(&self, new: u64) {
+        self.step().put(new);
+    }
+
+    fn exchange(&self, new: u64) -> u64 {
+        self.step().exchange(new)
+    }
+
+    fn set_bits(&self, bits: u64) -> u64 {
+        self.step().set_bits(bits)
+    }
+
+    fn clear_bits(&self, bits: u64) -> u64 {
+        self.step().clear_bits(bits)
+    }
+
+    fn flip_bits(&self, bits: u64) -> u64 {
+        self.step().flip_bits(bits)
+    }
+
+    fn add(&self, more: u64) -> u64 {
+        self.step().add(more)
+    }
+
+    fn replace(&self, old: u64, new: u64) -> Result<u64, u64> {
+        self.step().replace(old, new)
+    }
+
+    fn pause() {}
+}
+
 /// `loom` orders accesses by acquire and release only, so that the one order of all of them is made by fences: beside each change, as the
 /// processor has them, and not beside reads, which may come before an older [`Word::put`] is seen.
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::guest_ptr::GuestPtr;
 use crate::ids::{GuestVirt, MachineAddr, Nanos, PAGE_SIZE};
 use crate::page::PageType;
 use crate::platform::{FrameWords, GuestFault, GuestFrame, Platform, TimeRecord};
+use crate::sync::Word;
 use core::mem::offset_of;
 use core::sync::atomic::{Ordering, fence};
 use xen_abi::xen::{SharedInfo, VcpuInfo, VcpuTimeInfo, XEN_PVCLOCK_TSC_STABLE_BIT};
@@ -195,13 +196,25 @@ fn write_record(words: &FrameWords, first: usize, version: u64, record: &[u64; 3
 
 /// Writes bytes into a frame; the rest of the first and last word stays what it is.
 fn write_bytes(words: &FrameWords, offset: usize, bytes: &[u8]) {
-    for (index, byte) in bytes.iter().enumerate() {
-        let at = offset + index;
-        let shift = at % 8 * 8;
+    let (mut at, mut rest) = (offset, bytes);
+    while !rest.is_empty() {
         let Some(word) = words.get(at / 8) else { return };
-        let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| {
-            Some(old & !(0xff << shift) | u64::from(*byte) << shift)
-        });
+        let start = at % 8;
+        let (now, later) = rest.split_at(rest.len().min(8 - start));
+        let (mut value, mut mask) = ([0; 8], [0; 8]);
+        value[start..start + now.len()].copy_from_slice(now);
+        mask[start..start + now.len()].fill(0xff);
+        overwrite(word, u64::from_le_bytes(mask), u64::from_le_bytes(value));
+        (at, rest) = (at + now.len(), later);
     }
     fence(Ordering::Release);
+}
+
+/// Makes the bits of `mask` those of `value`, in steps that cannot fail, however often the guest writes to the word meanwhile. What it
+/// writes to these bits only garbles what it gets.
+pub(super) fn overwrite<W: Word>(word: &W, mask: u64, value: u64) {
+    if mask == u64::MAX {
+        return word.put(value);
+    }
+    word.flip_bits((word.read() ^ value) & mask);
 }

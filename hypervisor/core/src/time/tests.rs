@@ -1,6 +1,7 @@
 //! Host tests of timers, of what is published, and of the heap against a naive model.
 
 use super::heap::{Entry, Heap};
+use super::publish::overwrite;
 use super::timers::TimerKind;
 use crate::Hypervisor;
 use crate::domain::{Domain, VcpuRef};
@@ -8,6 +9,7 @@ use crate::hypercall::Cx;
 use crate::ids::{CpuId, Nanos, VcpuId};
 use crate::mock::{self, MockPlatform};
 use crate::platform::{Platform, Work};
+use crate::sync::Contested;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
 use alloc::vec;
@@ -378,6 +380,22 @@ fn periodic_of_one_that_moves() {
     for seed in 0..500 {
         interleave::model::explore(seed, 2, None, make, act, check);
     }
+}
+
+/// The run states of a vCPU are written to memory that its other vCPUs write to as well: these could keep a CPU at it.
+#[test]
+fn bytes_are_written_whatever_the_guest_writes_beside_them() {
+    let word = core::sync::atomic::AtomicU64::new(0);
+    let times = Cell::new(0u64);
+    let other = || {
+        times.set(times.get() + 1);
+        assert!(times.get() < 10, "it is never written");
+        word.store(word.load(SeqCst) & !0xff | times.get(), SeqCst);
+    };
+    overwrite(&Contested { word: &word, other: &other }, 0xff_ff00, 0x12_3400);
+    assert_eq!(word.load(SeqCst), 0x12_3400 | times.get());
+    overwrite(&Contested { word: &word, other: &other }, u64::MAX, 7);
+    assert_eq!(word.load(SeqCst), 7);
 }
 
 /// A CPU took the periodic timer out of its heap when the teardown stops all timers: the timer is not armed again.

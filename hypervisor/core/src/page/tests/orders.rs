@@ -5,7 +5,8 @@ use crate::ids::DomId;
 use crate::page::refs::FirstWritable;
 use crate::page::types::Claim;
 use crate::page::{Count, FrameInfo, PageType, Type};
-use crate::sync::{Turns, Word};
+use crate::sync::{Contested, Turns, Word};
+use core::cell::Cell;
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use loom::thread;
@@ -76,7 +77,7 @@ fn take(frame: &Frame, owner: DomId, t: PageType) -> Option<bool> {
 /// As [`take`], for a frame that may be incoherent.
 fn take_coherent(frame: &Frame, owner: DomId, t: PageType, write_back: impl Fn()) -> Option<bool> {
     frame.try_get(owner).ok()?;
-    let flushed = core::cell::Cell::new(false);
+    let flushed = Cell::new(false);
     let flush = |stamp| {
         assert_eq!(stamp, STAMP);
         flushed.set(true);
@@ -363,74 +364,30 @@ fn a_table_is_locked_in_turn() {
     });
 }
 
-/// The type word of a table that another CPU unlocks and locks again between any two steps of this one.
-struct Contested {
-    frame: FrameInfo<core::sync::atomic::AtomicU64>,
-    held: core::cell::Cell<bool>,
-    /// How often the other CPU has taken the lock.
-    taken: core::cell::Cell<u32>,
-}
-
-impl Contested {
-    /// A step of the other CPU.
-    fn retake(&self) {
-        if self.held.replace(false) {
-            assert!(!self.frame.unlock_table());
-        }
-        if self.frame.lock_table(|| true).is_ok_and(|table| table.is_some()) {
-            self.held.set(true);
-            self.taken.set(self.taken.get() + 1);
-            assert!(self.taken.get() < 10, "the lock is never had");
-        }
-    }
-
-    fn step<R>(&self, step: impl FnOnce(&core::sync::atomic::AtomicU64) -> R) -> R {
-        self.retake();
-        step(&self.frame.type_)
-    }
-}
-
-impl Word for Contested {
-    fn read(&self) -> u64 {
-        self.step(Word::read)
-    }
-    fn put(&self, new: u64) {
-        self.step(|word| word.put(new));
-    }
-    fn exchange(&self, new: u64) -> u64 {
-        self.step(|word| word.exchange(new))
-    }
-    fn set_bits(&self, bits: u64) -> u64 {
-        self.step(|word| word.set_bits(bits))
-    }
-    fn clear_bits(&self, bits: u64) -> u64 {
-        self.step(|word| word.clear_bits(bits))
-    }
-    fn flip_bits(&self, bits: u64) -> u64 {
-        self.step(|word| word.flip_bits(bits))
-    }
-    fn add(&self, more: u64) -> u64 {
-        self.step(|word| word.add(more))
-    }
-    fn replace(&self, old: u64, new: u64) -> Result<u64, u64> {
-        self.step(|word| word.replace(old, new))
-    }
-    fn pause() {}
-}
-
-/// The vCPUs of a domain could keep a CPU that cannot stop waiting for a table for as long as they liked.
+/// The vCPUs of a domain could keep a CPU that cannot stop waiting for a table for as long as they liked: here another CPU unlocks the
+/// table and locks it again between any two steps of this one.
 #[test]
 fn a_table_that_is_locked_again_and_again_is_had() {
-    let contested = || Contested {
-        frame: FrameInfo { count: 0.into(), type_: Type::first(PageType::L1).0.into() },
-        held: core::cell::Cell::new(false),
-        taken: core::cell::Cell::new(0),
+    let frame = FrameInfo { count: 0.into(), type_: Type::first(PageType::L1).0.into() };
+    let frame: FrameInfo<core::sync::atomic::AtomicU64> = frame;
+    let (held, taken) = (Cell::new(false), Cell::new(0));
+    let retake = || {
+        if held.replace(false) {
+            assert!(!frame.unlock_table());
+        }
+        if frame.lock_table(|| true).is_ok_and(|table| table.is_some()) {
+            held.set(true);
+            taken.set(taken.get() + 1);
+            assert!(taken.get() < 10, "the lock is never had");
+        }
     };
-    let waiter = FrameInfo { count: contested(), type_: contested() };
-    waiter.type_.retake();
+    let waiter = FrameInfo {
+        count: Contested { word: &frame.count, other: &|| () },
+        type_: Contested { word: &frame.type_, other: &retake },
+    };
+    retake();
     assert!(waiter.lock_table_in_turn() == Some(PageType::L1));
-    assert!(!waiter.type_.held.get());
-    assert!(waiter.type_.taken.get() <= 3, "taken {} times before", waiter.type_.taken.get());
+    assert!(!held.get() && taken.get() <= 3, "taken {} times before", taken.get());
 }
 
 /// Maps the frame with another memory type, writes past the caches, and unmaps it.
