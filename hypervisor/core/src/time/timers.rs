@@ -204,10 +204,15 @@ impl<P: Platform> TimerQueues<P> {
         self.of(CpuId(slot.cpu.load(Ordering::Relaxed))).with_heap(take).0.is_some()
     }
 
+    /// Whether a timer of `cpu` is due.
+    fn is_due(&self, cpu: CpuId, now: Nanos) -> bool {
+        self.of(cpu).next.load(Ordering::SeqCst) <= now.0
+    }
+
     /// Takes the earliest timer of `cpu` out of its heap if it is due.
     fn pop_due(&self, cpu: CpuId, now: Nanos) -> Option<Armed<P>> {
         let own = self.of(cpu);
-        if own.next.load(Ordering::SeqCst) > now.0 {
+        if !self.is_due(cpu, now) {
             return None;
         }
         let pop = |heap: &mut Heap<Armed<P>>| {
@@ -264,14 +269,11 @@ impl<P: Platform> Hypervisor<P> {
     pub fn run_timers(&self) {
         let cpu = self.platform.this_cpu();
         let now = self.platform.now();
+        let mut asks_only = false;
         for served in 1.. {
-            let Some(due) = self.timers.pop_due(cpu, now) else {
-                if served > 2 {
-                    self.ask_only(false);
-                }
-                break;
-            };
-            if served == 2 {
+            let Some(due) = self.timers.pop_due(cpu, now) else { break };
+            if !asks_only && self.timers.is_due(cpu, now) {
+                asks_only = true;
                 self.ask_only(true);
             }
             match due.kind {
@@ -284,10 +286,12 @@ impl<P: Platform> Hypervisor<P> {
             }
             if served == MOST_AT_ONCE {
                 // Many vCPUs may have chosen the same moment. This CPU looks at its other work before it goes on.
-                self.ask_only(false);
                 self.platform.raise_work(cpu, Work::TIMER);
                 break;
             }
+        }
+        if asks_only {
+            self.ask_only(false);
         }
         // As nearly always, that was all.
         if self.has_walks(cpu) || !self.arm_for(cpu, self.sched.deadlines(cpu), Arm::AfterNow(now)) {
