@@ -271,6 +271,13 @@ impl Type {
         self.0 & Self::PINNED != 0
     }
 
+    /// Whether a table is live and any CPU may lock it: with references, neither busy nor locked nor wanted.
+    #[inline(always)]
+    pub(crate) const fn is_to_be_locked(self) -> bool {
+        let count = self.0 & (Self::BUSY | Self::LOCKED | Self::WANTED | Self::COUNT);
+        count.wrapping_sub(1) < Self::COUNT && self.is_table()
+    }
+
     /// Whether the only type reference of a live frame is left to the CPU that unlocks it: it is about to go.
     pub(crate) const fn is_going(self) -> bool {
         self.count() == 1 && self.has(Self::LEFT)

@@ -128,13 +128,21 @@ impl<W: Word> FrameInfo<W> {
     ///
     /// # Errors
     /// [`Busy`] when `give_up` says so while another CPU has it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lock_table(&self, give_up: impl Fn() -> bool) -> Result<Option<PageType>, Busy> {
+        let word = self.type_word();
+        if word.is_to_be_locked() && self.type_.replace(word.0, word.0 | Type::LOCKED).is_ok() {
+            return Ok(Some(word.page_type()));
+        }
+        self.lock_table_soon(give_up)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn lock_table_soon(&self, give_up: impl Fn() -> bool) -> Result<Option<PageType>, Busy> {
         let mut word = self.type_word();
         loop {
-            // With references, neither busy nor locked nor wanted: one comparison.
-            let count = word.0 & (Type::BUSY | Type::LOCKED | Type::WANTED | Type::COUNT);
-            if count.wrapping_sub(1) < Type::COUNT && word.is_table() {
+            if word.is_to_be_locked() {
                 match self.type_.replace(word.0, word.0 | Type::LOCKED) {
                     Ok(_) => return Ok(Some(word.page_type())),
                     Err(now) => word = Type(now),

@@ -188,18 +188,26 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// [`PageError::BadFrame`] or [`PageError::NotOwner`]; [`PageError::Restart`] while another CPU has it locked and this one has
     /// other work; `Ok(None)` when the frame is no live table.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lock_table_of(&self, owner: &Domain<P>, mfn: Mfn) -> Result<Option<PageType>, PageError> {
         let info = self.frame(mfn).ok_or(PageError::BadFrame)?;
         info.judge(owner.id)?;
         let locked = info.lock_table(|| self.platform.work_pending()).map_err(|Busy| PageError::Restart)?;
         // It may have changed hands. A table that is locked and its owner's stays both.
-        info.judge(owner.id).inspect_err(|_| {
-            if locked.is_some() {
-                self.unlock_table(mfn);
-            }
-        })?;
-        Ok(locked)
+        match info.judge(owner.id) {
+            Ok(()) => Ok(locked),
+            Err(error) => Err(self.unlock_strange(mfn, locked, error)),
+        }
+    }
+
+    /// Unlocks what was locked as a table of another owner. Answers `error`.
+    #[cold]
+    #[inline(never)]
+    fn unlock_strange(&self, mfn: Mfn, locked: Option<PageType>, error: PageError) -> PageError {
+        if locked.is_some() {
+            self.unlock_table(mfn);
+        }
+        error
     }
 
     /// As [`Hypervisor::lock_table_of`], for a caller that cannot stop while another CPU has the table locked. It waits for those only that
@@ -215,12 +223,10 @@ impl<P: Platform> Hypervisor<P> {
         let info = self.frame(mfn).ok_or(PageError::BadFrame)?;
         info.judge(owner.id)?;
         let locked = owner.pages.turns.take(|| info.lock_table_in_turn());
-        info.judge(owner.id).inspect_err(|_| {
-            if locked.is_some() {
-                self.unlock_table(mfn);
-            }
-        })?;
-        Ok(locked)
+        match info.judge(owner.id) {
+            Ok(()) => Ok(locked),
+            Err(error) => Err(self.unlock_strange(mfn, locked, error)),
+        }
     }
 }
 

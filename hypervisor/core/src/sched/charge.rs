@@ -62,7 +62,7 @@ impl<P: Platform> Scheduler<P> {
     /// How far what runs here may be behind the machine's virtual time, and ahead of it. What came since it was let run for itself does not count:
     /// this CPU looks as soon as one comes.
     fn bounds(&self, queue: &CpuQueue<P>, weight: u32) -> (i64, i64) {
-        let free = queue.free.load(Ordering::Relaxed);
+        let free = queue.look.load(Ordering::Relaxed) != NEVER;
         let alone = free || queue.head.load(Ordering::SeqCst) == NEVER;
         let room = free || self.waiting.load(Ordering::SeqCst) == 0;
         let own = scaled(4 * SLICE, weight);

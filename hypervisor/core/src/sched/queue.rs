@@ -89,8 +89,8 @@ pub(super) struct CpuQueue<P: Platform> {
     pub(super) vain: AtomicU64,
     /// Somebody waits for what runs here to let it go first.
     pub contended: Contended,
-    /// No vCPU waited anywhere when this CPU looked last.
-    pub(super) free: AtomicBool,
+    /// When this CPU looks again where no vCPU waited anywhere when it looked last, [`NEVER`] where one did.
+    pub(super) look: AtomicU64,
     /// The timer expires too late for this CPU's choice of a vCPU: it is armed anew once the switch is over.
     pub rearm: AtomicBool,
     /// When the running vCPU must stop, for others' sake or for its cap's.
@@ -115,7 +115,7 @@ impl<P: Platform> CpuQueue<P> {
             began: AtomicU64::new(0),
             vain: AtomicU64::new(0),
             contended: Contended::new(AtomicU32::new(0)),
-            free: AtomicBool::new(false),
+            look: AtomicU64::new(NEVER),
             rearm: AtomicBool::new(false),
             slice_end: AtomicU64::new(NEVER),
             capped: Mutex::new(Vec::new()),
@@ -256,6 +256,15 @@ impl<P: Platform> Scheduler<P> {
     pub(crate) fn deadlines(&self, cpu: CpuId) -> (u64, u64) {
         let queue = self.queue(cpu);
         (queue.slice_end.load(Ordering::SeqCst), queue.next_refill.load(Ordering::SeqCst))
+    }
+
+    /// As [`Scheduler::deadlines`], for a CPU whose timer expired. For a look at a vCPU that has the CPU for itself it is not armed again:
+    /// such a look is made when it expires next, or with the next choice.
+    #[inline(always)]
+    pub(crate) fn deadlines_after(&self, cpu: CpuId, now: Nanos) -> (u64, u64) {
+        let (slice, refill) = self.deadlines(cpu);
+        let looks_only = slice > now.0 && slice == self.queue(cpu).look.load(Ordering::Relaxed);
+        (if looks_only { NEVER } else { slice }, refill)
     }
 
     /// When `cpu` has to see to a domain's next budget.
@@ -440,7 +449,7 @@ impl<P: Platform> Scheduler<P> {
         slice_end: u64,
     ) {
         let weight = vcpu.map_or(0, |vcpu| vcpu.counted.load(Ordering::Relaxed));
-        queue.free.store(!contended, Ordering::Relaxed);
+        queue.look.store(if contended { NEVER } else { self.next_look(now) }, Ordering::Relaxed);
         // First the end of the slice: who finds this CPU aware of those that wait relies on that.
         queue.slice_end.store(slice_end, Ordering::SeqCst);
         // What else it may have known the look of `pick` took away.

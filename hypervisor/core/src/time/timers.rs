@@ -269,33 +269,46 @@ impl<P: Platform> Hypervisor<P> {
     pub fn run_timers(&self) {
         let cpu = self.platform.this_cpu();
         let now = self.platform.now();
-        let mut asks_only = false;
-        for served in 1.. {
-            let Some(due) = self.timers.pop_due(cpu, now) else { break };
-            if !asks_only && self.timers.is_due(cpu, now) {
-                asks_only = true;
-                self.ask_only(true);
+        if let Some(due) = self.timers.pop_due(cpu, now) {
+            if self.timers.is_due(cpu, now) {
+                self.expire_many(cpu, now, &due);
+            } else {
+                self.expire(cpu, now, &due);
             }
-            match due.kind {
-                TimerKind::Singleshot => self.tick(&due.vcpu),
-                // It ticks for a vCPU that runs. One that stopped running meanwhile arms it when it starts. The platform's timer is
-                // armed below.
-                TimerKind::Periodic if self.cpu_of(&due.vcpu) != Some(cpu) => {}
-                TimerKind::Periodic => drop(self.periodic_work(cpu, &due.vcpu, now)),
-                TimerKind::Poll => self.end_poll(&due.vcpu),
-            }
-            if served == MOST_AT_ONCE {
-                // Many vCPUs may have chosen the same moment. This CPU looks at its other work before it goes on.
-                self.platform.raise_work(cpu, Work::TIMER);
-                break;
-            }
-        }
-        if asks_only {
-            self.ask_only(false);
         }
         // As nearly always, that was all.
-        if self.has_walks(cpu) || !self.arm_for(cpu, self.sched.deadlines(cpu), Arm::AfterNow(now)) {
+        if self.has_walks(cpu) || !self.arm_for(cpu, self.sched.deadlines_after(cpu, now), Arm::AfterNow(now))
+        {
             self.do_what_else_is_due(cpu, now);
+        }
+    }
+
+    /// A timer expired on this CPU, whose own one is armed later.
+    #[inline(always)]
+    fn expire(&self, cpu: CpuId, now: Nanos, due: &Armed<P>) {
+        match due.kind {
+            TimerKind::Singleshot => self.tick(&due.vcpu),
+            // It ticks for a vCPU that runs. One that stopped running meanwhile arms it when it starts.
+            TimerKind::Periodic if self.cpu_of(&due.vcpu) != Some(cpu) => {}
+            TimerKind::Periodic => drop(self.periodic_work(cpu, &due.vcpu, now)),
+            TimerKind::Poll => self.end_poll(&due.vcpu),
+        }
+    }
+
+    /// `first` and others expired at the same time. What they wake is visited once, after the last.
+    #[cold]
+    #[inline(never)]
+    fn expire_many(&self, cpu: CpuId, now: Nanos, first: &Armed<P>) {
+        self.ask_only(true);
+        self.expire(cpu, now, first);
+        for _ in 1..MOST_AT_ONCE {
+            let Some(due) = self.timers.pop_due(cpu, now) else { break };
+            self.expire(cpu, now, &due);
+        }
+        self.ask_only(false);
+        if self.timers.is_due(cpu, now) {
+            // Many vCPUs may have chosen the same moment. This CPU looks at its other work before it goes on.
+            self.platform.raise_work(cpu, Work::TIMER);
         }
     }
 
