@@ -105,7 +105,7 @@ impl<P: Platform> Hypervisor<P> {
             self.frames.redeem(promised);
             return Err(Errno::ENOMEM);
         }
-        Ok(Box::new(Making { config, sched: Arc::new(DomainSched::new()), vcpus }))
+        Ok(Box::new(Making { config, sched: Arc::new(self.sched.new_share()), vcpus }))
     }
 
     /// Makes some of its vCPUs; answers whether it has all.

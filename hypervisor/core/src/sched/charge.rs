@@ -1,7 +1,9 @@
-//! What a vCPU that runs is charged for that, and how far a CPU's virtual time may drift from the machine's.
+//! What a vCPU that runs is charged for that, what counts it among those that run or wait, and how far a CPU's virtual time may drift from the machine's.
 
+use super::VcpuSched;
 use super::clock::{VirtualClock, lead};
 use super::queue::{CpuQueue, NEVER, SLICE, Scheduler, scaled};
+use super::words::Place;
 use crate::domain::Vcpu;
 use crate::ids::Nanos;
 use crate::platform::Platform;
@@ -21,13 +23,17 @@ impl<P: Platform> Scheduler<P> {
         let (weight, old) = (vcpu.sched.counted.load(Ordering::Relaxed), vcpu.sched.vruntime());
         let ran = now.0.saturating_sub(since.0);
         vcpu.sched.use_quota(ran);
-        let new = old.saturating_add(scaled(ran, weight));
-        let part = vcpu.sched.share.part();
+        let share = &vcpu.sched.share;
+        let part = share.part();
         let mut clock = self.clock.lock();
+        let flow = share.flow(now);
+        let got = flow.saturating_sub(queue.flow.swap(flow, Ordering::Relaxed));
+        let new = old.saturating_add(got);
+        share.got_on(queue.cpu, queue.line.base(), got);
         clock.change(weight, old, new);
         clock.account(Some(since), Some(now), now);
-        if vcpu.sched.share.ran(ran) {
-            vcpu.sched.share.credit(clock.fair(now));
+        if share.ran(ran) {
+            share.credit(clock.fair(now));
         }
         if part != weight {
             clock.reweigh(&queue.line, new, weight, part, now);
@@ -39,6 +45,25 @@ impl<P: Platform> Scheduler<P> {
         vcpu.sched.counted.store(part, Ordering::Relaxed);
         vcpu.sched.vruntime.store(new, Ordering::Relaxed);
         queue.line.advance(new.min(queue.head.load(Ordering::SeqCst)));
+    }
+
+    /// A vCPU that was off waits from now on; the lock of its queue is held.
+    pub(super) fn join(&self, clock: &mut VirtualClock, queue: &CpuQueue<P>, sched: &VcpuSched, now: Nanos) {
+        sched.share.joined(queue.cpu, now);
+        let weight = sched.share.part();
+        sched.counted.store(weight, Ordering::Relaxed);
+        clock.add(&queue.line, weight, sched.vruntime(), now);
+        sched.set_place(Place::Waiting);
+    }
+
+    /// A vCPU that waited or ran is off from now on; the lock of its queue is held.
+    pub(super) fn leave(&self, queue: &CpuQueue<P>, sched: &VcpuSched, now: Nanos) {
+        let weight = sched.counted.load(Ordering::Relaxed);
+        let mut clock = self.clock.lock();
+        sched.share.left(queue.cpu, now);
+        clock.remove(&queue.line, weight, sched.vruntime(), now);
+        drop(clock);
+        sched.set_place(Place::Off);
     }
 
     /// Moves the CPU's virtual time back to where it may be beside the machine's; a vCPU of this weight and virtual runtime runs there.

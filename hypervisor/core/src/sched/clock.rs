@@ -10,8 +10,9 @@
 //! virtual time is the average of these sums over all vCPUs that run or wait, by weight. A CPU whose timeline would drift away from it (what is bound to
 //! it by affinity gets more or less there than elsewhere) moves its offset, which changes nothing between those on that CPU.
 //!
-//! [`VirtualClock::fair`] is another measure of the machine: what a vCPU of the weight [`BASE`] would have got by now if the machine were
-//! divided infinitely finely among those that run or wait. It never goes back.
+//! [`VirtualClock::fair`] is another measure of the machine: what a vCPU of the weight [`BASE`] would have got by now if the CPUs that more than
+//! one wants were divided infinitely finely among those on them. It never goes back. A vCPU that has a CPU for itself counts
+//! no more than its CPU: its weight may be worth many CPUs, or next to nothing, and the others neither gain nor lose by that.
 //!
 //! # Invariants
 //! - Offsets and loads change with the clock locked; an offset by its own CPU, or by the CPU that puts the first vCPU there.
@@ -21,12 +22,15 @@
 use super::queue::NEVER;
 use super::share::BASE;
 use crate::ids::Nanos;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Where the machine's virtual time begins, in nanoseconds: what is behind it is not below zero.
 const ORIGIN: u64 = 1 << 42;
 /// The sums are kept for virtual runtimes less than an origin, so that they are small. It follows the virtual time at this distance.
 const FAR: u64 = 1 << 36;
+/// What passed since the last account of [`VirtualClock::fair`] and of a domain's flow is accounted with the next if it is less than this, in
+/// nanoseconds: less than any vCPU takes to sleep and to wake up again.
+pub(super) const GRAIN: u64 = 2_000;
 /// How often a CPU compares its virtual time with the machine's at most, in nanoseconds.
 const COMPARE: u64 = 1_000_000;
 
@@ -34,8 +38,9 @@ const COMPARE: u64 = 1_000_000;
 pub(super) struct Timeline {
     base: AtomicU64,
     offset: AtomicU64,
-    /// Weight of what runs or waits here.
+    /// Weight of what runs or waits here, and the number.
     load: AtomicU64,
+    count: AtomicU32,
     /// When this was compared with the machine's virtual time.
     compared: AtomicU64,
 }
@@ -43,7 +48,13 @@ pub(super) struct Timeline {
 impl Timeline {
     pub fn new() -> Self {
         let zero = || AtomicU64::new(0);
-        Self { base: zero(), offset: AtomicU64::new(ORIGIN), load: zero(), compared: zero() }
+        Self {
+            base: zero(),
+            offset: AtomicU64::new(ORIGIN),
+            load: zero(),
+            count: AtomicU32::new(0),
+            compared: zero(),
+        }
     }
 
     /// The least virtual runtime here, as far as this CPU has looked.
@@ -70,11 +81,6 @@ impl Timeline {
     pub fn is_to_be_compared(&self, now: Nanos) -> bool {
         now.0.saturating_sub(self.compared.load(Ordering::Relaxed)) >= COMPARE
     }
-
-    fn weigh(&self, less: u32, more: u32) {
-        let load = self.load.load(Ordering::Relaxed);
-        self.load.store((load + u64::from(more)).saturating_sub(less.into()), Ordering::Relaxed);
-    }
 }
 
 /// How far `one` is ahead of `other`.
@@ -89,6 +95,9 @@ pub(super) struct VirtualClock {
     origin: u64,
     /// Weight.
     weight: u64,
+    /// CPUs on which just one runs or waits, and the weight of those.
+    lone: u64,
+    lone_weight: u64,
     /// CPUs that run something, and the sum of the times up to which that is accounted, which may wrap.
     busy: u64,
     since: u64,
@@ -101,7 +110,18 @@ pub(super) struct VirtualClock {
 
 impl VirtualClock {
     pub const fn new() -> Self {
-        Self { sum: 0, origin: ORIGIN, weight: 0, busy: 0, since: 0, last: ORIGIN, fair: 0, fair_at: 0 }
+        Self {
+            sum: 0,
+            origin: ORIGIN,
+            weight: 0,
+            lone: 0,
+            lone_weight: 0,
+            busy: 0,
+            since: 0,
+            last: ORIGIN,
+            fair: 0,
+            fair_at: 0,
+        }
     }
 
     /// The virtual time at `now`.
@@ -130,34 +150,64 @@ impl VirtualClock {
         i64::try_from(mean).unwrap_or(if mean < 0 { i64::MIN } else { i64::MAX })
     }
 
-    /// Nanoseconds that a vCPU of the weight [`BASE`] would have got until `now` of a machine that divides its time infinitely finely.
+    /// Nanoseconds that a vCPU of the weight [`BASE`] would have got until `now` of CPUs that divide their time infinitely finely: those that
+    /// more than one wants, or all, where there are none.
+    #[inline(always)]
     pub fn fair(&mut self, now: Nanos) -> u64 {
-        if now.0 > self.fair_at {
-            let passed = now.0 - self.fair_at;
-            self.fair_at = now.0;
-            if self.weight != 0 {
-                self.fair = self.fair.saturating_add(self.divided(passed));
-            }
+        if now.0.saturating_sub(self.fair_at) >= GRAIN {
+            self.advance_fair(now);
         }
         self.fair
     }
 
-    /// So many nanoseconds of the busy CPUs, divided among the vCPUs.
-    fn divided(&self, passed: u64) -> u64 {
-        if let Some(ran) = passed.checked_mul(self.busy).and_then(|ran| ran.checked_mul(BASE.into())) {
-            return ran / self.weight;
+    #[inline(never)]
+    fn advance_fair(&mut self, now: Nanos) {
+        let passed = now.0 - self.fair_at;
+        self.fair_at = now.0;
+        let (mut cpus, mut weight) = (self.busy.saturating_sub(self.lone), self.weight - self.lone_weight);
+        if cpus == 0 || weight == 0 {
+            (cpus, weight) = (self.busy, self.weight);
         }
-        // For days no vCPU came or went.
-        let each = passed / self.weight;
-        each.saturating_mul(self.busy).saturating_mul(BASE.into())
+        if weight != 0 {
+            self.fair = self.fair.saturating_add(divided(passed, cpus, weight));
+        }
+    }
+
+    /// One of this weight more runs or waits on a CPU.
+    fn load(&mut self, line: &Timeline, weight: u32) {
+        let (load, count) = (line.load.load(Ordering::Relaxed), line.count.load(Ordering::Relaxed));
+        let more = load + u64::from(weight);
+        self.set_load(line, more, count + 1);
+        match count {
+            0 => (self.lone, self.lone_weight) = (self.lone + 1, self.lone_weight + more),
+            1 => (self.lone, self.lone_weight) = (self.lone - 1, self.lone_weight - load),
+            _ => {}
+        }
+    }
+
+    /// One of this weight less does.
+    fn unload(&mut self, line: &Timeline, weight: u32) {
+        let (load, count) = (line.load.load(Ordering::Relaxed), line.count.load(Ordering::Relaxed));
+        let less = load - u64::from(weight);
+        self.set_load(line, less, count - 1);
+        match count {
+            1 => (self.lone, self.lone_weight) = (self.lone - 1, self.lone_weight - load),
+            2 => (self.lone, self.lone_weight) = (self.lone + 1, self.lone_weight + less),
+            _ => {}
+        }
+    }
+
+    fn set_load(&mut self, line: &Timeline, load: u64, count: u32) {
+        self.weight = self.weight - line.load.load(Ordering::Relaxed) + load;
+        line.load.store(load, Ordering::Relaxed);
+        line.count.store(count, Ordering::Relaxed);
     }
 
     /// A vCPU wants to run from now on.
     pub fn add(&mut self, line: &Timeline, weight: u32, vruntime: u64, now: Nanos) {
         self.fair(now);
         self.settle(line, now);
-        self.weight += u64::from(weight);
-        line.weigh(0, weight);
+        self.load(line, weight);
         self.sum += self.product(line, weight, vruntime);
     }
 
@@ -168,16 +218,15 @@ impl VirtualClock {
             // It was the last one: here the virtual time stands still.
             self.read(now);
         }
-        self.weight = self.weight.saturating_sub(weight.into());
-        line.weigh(weight, 0);
+        self.unload(line, weight);
         self.sum -= self.product(line, weight, vruntime);
     }
 
     /// The weight of a vCPU that wants to run changed.
     pub fn reweigh(&mut self, line: &Timeline, vruntime: u64, old: u32, new: u32, now: Nanos) {
         self.fair(now);
-        self.weight = (self.weight + u64::from(new)).saturating_sub(old.into());
-        line.weigh(old, new);
+        self.unload(line, old);
+        self.load(line, new);
         self.sum += self.product(line, new, vruntime) - self.product(line, old, vruntime);
     }
 
@@ -196,12 +245,13 @@ impl VirtualClock {
         reach: u64,
         now: Nanos,
     ) -> u64 {
+        self.fair(now);
         self.settle(to, now);
         let old = from.on_machine(vruntime);
         let new = place(to.base(), lead(old, to.on_machine(to.base())), reach, reach);
         self.change(weight, old, to.on_machine(new));
-        from.weigh(weight, 0);
-        to.weigh(0, weight);
+        self.unload(from, weight);
+        self.load(to, weight);
         new
     }
 
@@ -255,6 +305,15 @@ impl VirtualClock {
     #[cfg(test)]
     pub fn rest(&self) -> (i128, u64) {
         (self.sum, self.weight)
+    }
+}
+
+/// So many nanoseconds of CPUs, divided by a weight.
+fn divided(passed: u64, cpus: u64, weight: u64) -> u64 {
+    match passed.checked_mul(cpus).and_then(|ran| ran.checked_mul(BASE.into())) {
+        Some(ran) => ran / weight,
+        // For days no vCPU came or went.
+        None => (passed / weight).saturating_mul(cpus).saturating_mul(BASE.into()),
     }
 }
 

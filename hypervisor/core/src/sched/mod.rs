@@ -41,6 +41,7 @@ mod place;
 mod queue;
 mod share;
 mod shutdown;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod upcall;

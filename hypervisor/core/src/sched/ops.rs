@@ -75,7 +75,7 @@ impl<P: Platform> Hypervisor<P> {
             vcpu.time.change_runstate(idle_state(&vcpu.sched), now);
             // Its periodic timer is gone: see `rearm_sooner`.
             let _ = self.vcpu_time_stopped(prev);
-            let runnable = self.sched.saved(vcpu, now);
+            let runnable = self.sched.stopped(&self.platform, prev, now);
             self.sched.give_up_cpu(&self.platform, now, vcpu);
             if runnable {
                 self.sched.enqueue(&self.platform, now, prev, From::Cpu);
@@ -135,7 +135,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Undoes one [`Hypervisor::pause`].
     pub fn unpause(&self, vcpu: &VcpuRef<P>) {
         if vcpu.vcpu().sched.words.unpause() {
-            self.enqueue_woken(vcpu);
+            self.enqueue_woken(vcpu, From::Sleep);
         }
     }
 
@@ -248,7 +248,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Takes reasons away and queues the vCPU if that was all.
     pub(crate) fn resume(&self, vcpu: &VcpuRef<P>, reasons: Reasons) {
         if self.take_reasons(&vcpu.vcpu().sched, reasons) {
-            self.enqueue_woken(vcpu);
+            self.enqueue_woken(vcpu, if reasons == Reasons::CAPPED { From::Cap } else { From::Sleep });
         }
     }
 
@@ -263,12 +263,12 @@ impl<P: Platform> Hypervisor<P> {
         self.take_reasons(&vcpu.sched, Reasons::BLOCKED);
     }
 
-    fn enqueue_woken(&self, vcpu: &VcpuRef<P>) {
+    fn enqueue_woken(&self, vcpu: &VcpuRef<P>, from: From) {
         let now = self.platform.now();
         if !self.sched.is_on_cpu(vcpu.vcpu()) {
             vcpu.vcpu().time.change_runstate(RunState::Runnable, now);
         }
-        let Some((cpu, vruntime)) = self.sched.queue_up(&self.platform, now, vcpu, From::Sleep) else {
+        let Some((cpu, vruntime)) = self.sched.queue_up(&self.platform, now, vcpu, from) else {
             return;
         };
         let learnt = if cpu == self.platform.this_cpu() {

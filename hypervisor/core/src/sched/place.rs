@@ -3,10 +3,7 @@
 use super::VcpuSched;
 use super::charge::LAG;
 use super::clock::{VirtualClock, lead, place};
-use super::queue::{
-    CpuQueue, GRANULARITY, MARGIN, MOST_WAKE_CREDIT, NEVER, Policy, SLICE, Scheduler, WAKE_CREDIT, home,
-    scaled, slice,
-};
+use super::queue::{CpuQueue, GRANULARITY, MARGIN, NEVER, Policy, SLICE, Scheduler, home, scaled, slice};
 use super::words::{Place, Wanted};
 use crate::cpumask::CpuMask;
 use crate::domain::{Vcpu, VcpuRef};
@@ -21,11 +18,16 @@ const RELUCTANCE: u64 = 4;
 /// vCPU that wakes up pays for it.
 const WAKE_COST: u64 = 1_000;
 
+/// A vCPU that is behind the others by no more than this when it wakes up needs not have earned it, in nanoseconds.
+const CLOSE: i64 = 50_000;
+
 /// What a vCPU did before it came into a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum From {
     /// It ran, or waited in another queue.
     Cpu,
+    /// It was kept from running by its domain's cap.
+    Cap,
     /// It slept, or was kept from running: it is due before those that kept running.
     Sleep,
 }
@@ -34,26 +36,6 @@ pub(super) enum From {
 /// nanoseconds of virtual runtime: what it owes or is owed beyond that does not follow it.
 fn reach(weight: u32) -> u64 {
     LAG + scaled(4 * SLICE, weight)
-}
-
-/// How far a vCPU that wakes up with this lead over the base of its CPU stays ahead of it: it slept, so what it got before counts no more than
-/// what it would get there at once.
-fn ahead(sched: &VcpuSched, lead: i64) -> u64 {
-    // The division is for the few that are further ahead than any may be.
-    if lead <= LAG as i64 { LAG } else { reach(sched.share.part()) }
-}
-
-/// How far a vCPU that wakes up with this lead over the base of its CPU stays behind it.
-fn credit(sched: &VcpuSched, clock: &mut VirtualClock, lead: i64, now: Nanos) -> u64 {
-    if lead >= 0 {
-        return 0;
-    }
-    let earned = sched.share.credit(clock.fair(now));
-    // Again the division is for few.
-    if lead >= -(WAKE_CREDIT as i64) {
-        return earned.min(WAKE_CREDIT);
-    }
-    scaled(WAKE_CREDIT, sched.share.part()).clamp(WAKE_CREDIT, MOST_WAKE_CREDIT).min(earned)
 }
 
 impl<P: Platform> Scheduler<P> {
@@ -112,7 +94,10 @@ impl<P: Platform> Scheduler<P> {
         queue.publish_head(&waiting);
         let sched = &stolen.vcpu().sched;
         let (weight, lines) = (sched.counted.load(Ordering::Relaxed), (&queue.line, &self.queue(cpu).line));
-        let there = self.clock.lock().transfer(lines, weight, sched.vruntime(), reach(weight), now);
+        let mut clock = self.clock.lock();
+        let there = clock.transfer(lines, weight, sched.vruntime(), reach(weight), now);
+        sched.share.moved(victim, cpu);
+        drop(clock);
         sched.vruntime.store(there, Ordering::Relaxed);
         sched.set_place(Place::Running);
         stolen.vcpu().cpu.store(cpu.0, Ordering::SeqCst);
@@ -171,18 +156,15 @@ impl<P: Platform> Scheduler<P> {
                 }
             }
             let mut clock = self.clock.lock();
-            if from == From::Sleep || left.is_some() {
+            if from != From::Cpu || left.is_some() {
                 let base = queue.base(now);
                 let lead = left.unwrap_or_else(|| lead(sched.vruntime(), base));
-                let there = match from {
-                    From::Sleep => {
-                        let cost = scaled(WAKE_COST, sched.share.part());
-                        place(base, lead, credit(sched, &mut clock, lead, now), ahead(sched, lead)) + cost
-                    }
-                    From::Cpu => {
-                        let reach = reach(sched.share.part());
-                        place(base, lead, reach, reach)
-                    }
+                let there = if from == From::Sleep {
+                    let cost = scaled(WAKE_COST, sched.share.part());
+                    self.woken(&mut clock, queue, sched, (base, lead), now).saturating_add(cost)
+                } else {
+                    let reach = reach(sched.share.part());
+                    place(base, lead, reach, reach)
                 };
                 sched.vruntime.store(there, Ordering::Relaxed);
             }
@@ -192,6 +174,37 @@ impl<P: Platform> Scheduler<P> {
             drop(waiting);
             return Some((cpu, sched.vruntime()));
         }
+    }
+
+    /// The virtual runtime of a vCPU that wakes up with this lead over the base of its CPU: not before what its domain got there, nor
+    /// before what its domain earned.
+    fn woken(
+        &self,
+        clock: &mut VirtualClock,
+        queue: &CpuQueue<P>,
+        sched: &VcpuSched,
+        (base, own): (u64, i64),
+        now: Nanos,
+    ) -> u64 {
+        let share = &sched.share;
+        let mut floor = lead(share.vruntime_on(queue.cpu, base), base);
+        let last = share.last_cpu();
+        if last != queue.cpu && share.may_owe(last, self.queue(last).line.base()) {
+            let there = self.queue(last).base(now);
+            let owed = lead(share.vruntime_on(last, there), there);
+            if owed > floor.max(0) {
+                floor = owed;
+                share.set_vruntime_on(queue.cpu, base.saturating_add_signed(owed));
+            }
+        }
+        if own.max(floor) < -CLOSE {
+            let earned = share.credit(clock.fair(now));
+            return place(base, own.max(floor), earned, 0);
+        }
+        // The division is for few.
+        let ahead = own.max(floor);
+        let most = if ahead <= LAG as i64 { LAG } else { reach(share.part()) };
+        place(base, ahead, CLOSE.unsigned_abs(), most)
     }
 
     fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Vec<VcpuRef<P>>, vcpu: VcpuRef<P>) {
@@ -207,8 +220,7 @@ impl<P: Platform> Scheduler<P> {
     /// idle CPU, one that it likes first, else where it was, else on the CPU whose vCPU is furthest ahead.
     fn target(&self, platform: &P, now: Nanos, vcpu: &Vcpu<P>, home: CpuId) -> CpuId {
         // Nearly always there is no choice: all CPUs are busy, and it may and likes to be where it was.
-        let stays = || vcpu.sched.may_run_on(home) && vcpu.sched.likes(home);
-        if self.idle_cpus.load(Ordering::SeqCst) == 0 && platform.is_online(home) && stays() {
+        if self.stays(platform, vcpu, home) {
             return home;
         }
         let allowed = vcpu.sched.affinity().intersect(&platform.online_cpus());
@@ -223,6 +235,35 @@ impl<P: Platform> Scheduler<P> {
             .or_else(|| self.busiest(&liked, now))
             .or_else(|| self.busiest(&allowed, now))
             .unwrap_or(home)
+    }
+
+    /// Whether a vCPU has no better place than where it was: all CPUs are busy, and it may and likes to be there.
+    fn stays(&self, platform: &P, vcpu: &Vcpu<P>, home: CpuId) -> bool {
+        let busy = self.idle_cpus.load(Ordering::SeqCst) == 0 && platform.is_online(home);
+        busy && vcpu.sched.may_run_on(home) && vcpu.sched.likes(home)
+    }
+
+    /// A CPU stopped running this vCPU and saved its registers. If it may go on there, it waits there from now on; it is off otherwise, and
+    /// the answer is whether it is runnable.
+    pub(super) fn stopped(&self, platform: &P, vcpu: &VcpuRef<P>, now: Nanos) -> bool {
+        let (cpu, sched) = (home(vcpu.vcpu()), &vcpu.vcpu().sched);
+        let queue = self.queue(cpu);
+        let mut waiting = queue.waiting.lock();
+        sched.return_quota();
+        let runnable = sched.runnable();
+        let waits = runnable
+            && sched.place() == Place::Running
+            && self.policy() == Policy::Share
+            && self.stays(platform, vcpu.vcpu(), cpu);
+        if !waits {
+            self.leave(queue, sched, now);
+            return runnable;
+        }
+        sched.set_place(Place::Waiting);
+        self.insert(queue, &mut waiting, vcpu.clone());
+        drop(waiting);
+        self.notice(platform, cpu, now, sched.vruntime());
+        false
     }
 
     /// Whether nothing runs or waits on a CPU.

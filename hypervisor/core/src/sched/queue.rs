@@ -8,12 +8,13 @@ use super::place::From;
 use super::share::{Admission, BASE};
 use super::walk::{CHANGES, Walks};
 use super::words::{Contended, Place};
-use super::{VcpuSched, Watchdogs};
+use super::{DomainSched, VcpuSched, Watchdogs};
 use crate::domain::{Vcpu, VcpuRef};
 use crate::ids::{CpuId, DomId, Nanos};
 use crate::platform::{Platform, Work};
 use crate::time::RunState;
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
@@ -36,7 +37,7 @@ pub(super) const GRANULARITY: u64 = 500_000;
 /// A CPU that runs a vCPU for which no other one waits looks at its choice so often, in nanoseconds: so that the time is accounted which it
 /// ran, before others come.
 pub const LOOK: u64 = 100_000_000;
-/// Most vCPUs that one look drops from a queue because they are not runnable any more.
+/// Most vCPUs that one choice drops from a queue because they are not runnable any more.
 const DROPS: u32 = 128;
 /// No time: the slice is unlimited, the queue is empty.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -73,6 +74,8 @@ pub struct Scheduler<P: Platform> {
 /// One CPU's queue, on cache lines of its own.
 #[repr(align(128))]
 pub(super) struct CpuQueue<P: Platform> {
+    /// Its CPU.
+    pub cpu: CpuId,
     /// Least virtual runtime last: the next to run is popped.
     pub waiting: Mutex<Vec<VcpuRef<P>>>,
     /// Virtual time here.
@@ -83,6 +86,8 @@ pub(super) struct CpuQueue<P: Platform> {
     pub weight: AtomicU32,
     pub(super) vruntime: AtomicU64,
     pub(super) since: AtomicU64,
+    /// The flow of its domain at that time.
+    pub(super) flow: AtomicU64,
     /// When it was chosen to run here in place of another one.
     pub(super) began: AtomicU64,
     /// When this CPU was made to look for another one, and found none that could run: it had come and gone.
@@ -104,14 +109,16 @@ pub(super) struct CpuQueue<P: Platform> {
 }
 
 impl<P: Platform> CpuQueue<P> {
-    fn new() -> Self {
+    fn new(cpu: CpuId) -> Self {
         Self {
+            cpu,
             waiting: Mutex::new(Vec::new()),
             line: Timeline::new(),
             head: AtomicU64::new(NEVER),
             weight: AtomicU32::new(0),
             vruntime: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            flow: AtomicU64::new(0),
             began: AtomicU64::new(0),
             vain: AtomicU64::new(0),
             contended: Contended::new(AtomicU32::new(0)),
@@ -143,11 +150,12 @@ impl<P: Platform> CpuQueue<P> {
         self.line.on_machine(self.head.load(Ordering::SeqCst))
     }
 
-    /// The least virtual runtime of what runs or waits here.
+    /// The least virtual runtime of what runs or waits here. Where nothing runs, that of those that did: what comes first to an idle CPU is
+    /// no measure for what comes at the same time.
     pub fn base(&self, now: Nanos) -> u64 {
-        match self.running_vruntime(now).min(self.head.load(Ordering::SeqCst)) {
+        match self.running_vruntime(now) {
             NEVER => self.line.base(),
-            least => self.line.base().max(least),
+            running => self.line.base().max(running.min(self.head.load(Ordering::SeqCst))),
         }
     }
 
@@ -184,6 +192,9 @@ pub(super) fn slice(weight: u32) -> u64 {
 
 /// Nanoseconds of real time as virtual runtime of a vCPU of this weight.
 pub(super) fn scaled(ran: u64, weight: u32) -> u64 {
+    if weight == BASE {
+        return ran;
+    }
     // Nobody runs for so long that the product does not fit; but then it is divided the long way.
     if let Some(product) = ran.checked_mul(u64::from(BASE)) {
         return product / u64::from(weight.max(1));
@@ -224,7 +235,7 @@ impl<P: Platform> Scheduler<P> {
     pub fn with_policy(cpus: usize, policy: Policy) -> Self {
         let cpus = cpus.max(1);
         Self {
-            cpus: (0..cpus).map(|_| CpuQueue::new()).collect(),
+            cpus: (0u32..).take(cpus).map(|cpu| CpuQueue::new(CpuId(cpu))).collect(),
             waiting: AtomicU32::new(0),
             least_run: AtomicU64::new(u64::from(LEAST_RUN_US) * 1000),
             idle_cpus: AtomicUsize::new(cpus),
@@ -233,6 +244,11 @@ impl<P: Platform> Scheduler<P> {
             assignments: (policy == Policy::Null).then(|| Mutex::new(Assignments::new(cpus))),
             watchdogs: Watchdogs::new(),
         }
+    }
+
+    /// What the vCPUs of a new domain share.
+    pub(crate) fn new_share(&self) -> DomainSched {
+        DomainSched::new(self.cpus.len())
     }
 
     /// How vCPUs and CPUs come together.
@@ -336,10 +352,11 @@ impl<P: Platform> Scheduler<P> {
             self.publish_running(queue, None, now, false, NEVER);
             return None;
         }
-        let mut capped = 0;
+        let (mut capped, mut dropped) = (0, 0);
         loop {
             let keep = current.filter(|c| c.vcpu().sched.runnable() && c.vcpu().sched.may_run_on(cpu));
-            let Some(Pick { vcpu, contended, spared_until }) = self.pick(cpu, queue, now, keep) else {
+            let Some(Pick { vcpu, contended, spared_until }) = self.pick(cpu, queue, now, keep, &mut dropped)
+            else {
                 if queue.head.load(Ordering::SeqCst) != NEVER {
                     // More than one look may drop. This CPU comes back to the others.
                     self.nudge(platform, cpu);
@@ -381,6 +398,11 @@ impl<P: Platform> Scheduler<P> {
             let published = keep.is_some() && !contended && limit == NEVER;
             if current.is_none_or(|current| !core::ptr::eq(current.vcpu(), vcpu.vcpu())) {
                 queue.began.store(now.0, Ordering::Relaxed);
+                if !current.is_some_and(|current| Arc::ptr_eq(&current.vcpu().sched.share, &sched.share)) {
+                    // Else the time that was charged now is that of the same domain.
+                    let _clock = sched.share.has_flown(now).then(|| self.clock.lock());
+                    queue.flow.store(sched.share.flow(now), Ordering::Relaxed);
+                }
             }
             if !published {
                 self.publish_running(queue, Some(sched), now, contended, slice.min(limit));
@@ -415,6 +437,7 @@ impl<P: Platform> Scheduler<P> {
         queue: &CpuQueue<P>,
         now: Nanos,
         keep: Option<&VcpuRef<P>>,
+        dropped: &mut u32,
     ) -> Option<Pick<P>> {
         let waiting = || queue.contended.look(&self.waiting);
         if let Some(keep) = keep {
@@ -428,13 +451,13 @@ impl<P: Platform> Scheduler<P> {
                 return Some(Pick { vcpu: keep.clone(), contended: true, spared_until });
             }
         }
-        if let Some(vcpu) = self.contend(cpu, queue, now, keep) {
+        if let Some(vcpu) = self.contend(cpu, queue, now, keep, dropped) {
             let contended = waiting() && self.policy() == Policy::Share || keep.is_some();
             return Some(Pick { vcpu, contended, spared_until: NEVER });
         }
         self.publish_running(queue, None, now, false, NEVER);
         // Who queued a vCPU before it could see that this CPU is idle looked for no idle CPU.
-        let vcpu = waiting().then(|| self.contend(cpu, queue, now, None)).flatten()?;
+        let vcpu = waiting().then(|| self.contend(cpu, queue, now, None, dropped)).flatten()?;
         let contended = self.policy() == Policy::Share && waiting();
         Some(Pick { vcpu, contended, spared_until: NEVER })
     }
@@ -479,6 +502,7 @@ impl<P: Platform> Scheduler<P> {
         queue: &CpuQueue<P>,
         now: Nanos,
         keep: Option<&VcpuRef<P>>,
+        dropped: &mut u32,
     ) -> Option<VcpuRef<P>> {
         let kept = keep.map(|keep| self.let_others_go(queue, &keep.vcpu().sched));
         let own = kept.unwrap_or(NEVER).min(queue.head.load(Ordering::SeqCst));
@@ -489,7 +513,8 @@ impl<P: Platform> Scheduler<P> {
             return Some(stolen);
         }
         let mut waiting = queue.waiting.lock();
-        let first = self.pop_if(queue, &mut waiting, now, |first| kept.is_none_or(|kept| first < kept));
+        let first =
+            self.pop_if(queue, &mut waiting, now, dropped, |first| kept.is_none_or(|kept| first < kept));
         first.or_else(|| keep.cloned())
     }
 
@@ -504,17 +529,18 @@ impl<P: Platform> Scheduler<P> {
         sched.vruntime()
     }
 
-    /// Takes the first runnable vCPU out of a queue if `wanted` says so of its virtual runtime; drops up to [`DROPS`] of those that
-    /// are not runnable any more, and notes it where that is all.
+    /// Takes the first runnable vCPU out of a queue if `wanted` says so of its virtual runtime; drops those that are not runnable any more,
+    /// up to [`DROPS`] with those that were `dropped` before, and notes it where that is all.
     fn pop_if(
         &self,
         queue: &CpuQueue<P>,
         waiting: &mut Vec<VcpuRef<P>>,
         now: Nanos,
+        dropped: &mut u32,
         wanted: impl Fn(u64) -> bool,
     ) -> Option<VcpuRef<P>> {
-        let (mut chosen, mut dropped) = (None, 0);
-        while let Some(first) = waiting.last().filter(|_| dropped < DROPS) {
+        let (mut chosen, before) = (None, *dropped);
+        while let Some(first) = waiting.last().filter(|_| *dropped < DROPS) {
             let sched = &first.vcpu().sched;
             let runnable = sched.runnable();
             if runnable && !wanted(sched.vruntime()) {
@@ -531,9 +557,9 @@ impl<P: Platform> Scheduler<P> {
                 chosen = first;
                 break;
             }
-            dropped += 1;
+            *dropped += 1;
         }
-        if dropped != 0 && chosen.is_none() {
+        if *dropped != before && chosen.is_none() {
             queue.vain.store(now.0, Ordering::Relaxed);
         }
         queue.publish_head(waiting);
@@ -546,23 +572,6 @@ impl<P: Platform> Scheduler<P> {
             Policy::Share => now.0.saturating_add(LOOK),
             Policy::Null => NEVER,
         }
-    }
-
-    /// A vCPU that was off waits from now on; the lock of its queue is held.
-    pub(super) fn join(&self, clock: &mut VirtualClock, queue: &CpuQueue<P>, sched: &VcpuSched, now: Nanos) {
-        sched.share.joined();
-        let weight = sched.share.part();
-        sched.counted.store(weight, Ordering::Relaxed);
-        clock.add(&queue.line, weight, sched.vruntime(), now);
-        sched.set_place(Place::Waiting);
-    }
-
-    /// A vCPU that waited or ran is off from now on; the lock of its queue is held.
-    pub(super) fn leave(&self, queue: &CpuQueue<P>, sched: &VcpuSched, now: Nanos) {
-        sched.share.left();
-        let weight = sched.counted.load(Ordering::Relaxed);
-        self.clock.lock().remove(&queue.line, weight, sched.vruntime(), now);
-        sched.set_place(Place::Off);
     }
 
     /// A CPU stopped running this vCPU and saved its registers: it belongs to nobody now. Answers whether it is runnable.

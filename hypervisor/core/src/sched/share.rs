@@ -2,10 +2,9 @@
 //!
 //! # Weight
 //! A weight belongs to a domain, whatever the number of its vCPUs: those that run or wait at the moment share it equally, so
-//! a domain gains nothing by having more of them. A vCPU takes over its part of the weight whenever it is charged
-//! for the time it ran, and keeps it while it waits. vCPUs that run one after the other each have all of the weight in their turn. So
-//! what sleeping earns is the domain's: it grows while the domain gets less than it would on a machine that divides its time
-//! infinitely finely, and a vCPU that wakes up comes ahead of the others by no more than that.
+//! a domain gains nothing by having more of them, nor by letting them run one after the other ([`super::standing`]). What sleeping
+//! earns is the domain's: it grows while the domain gets less than it would on a machine that divides its time infinitely finely, and a
+//! vCPU that wakes up comes ahead of the others by no more than that.
 //!
 //! # Cap
 //! A cap is a percentage of one CPU. Each [`CAP_PERIOD`] a domain with a cap gets that much time as a *budget*. A vCPU that
@@ -15,6 +14,7 @@
 //! no budget is *capped* ([`Reasons::CAPPED`]) until the next one; the CPU that found so sees to that.
 
 use super::queue::{MOST_WAKE_CREDIT, scaled};
+use super::standing::Standings;
 use super::{Reasons, VcpuSched};
 use crate::Hypervisor;
 use crate::domain::Domain;
@@ -55,7 +55,9 @@ pub struct DomainSched {
     /// Percent of one CPU; 0: none.
     cap: AtomicU32,
     /// vCPUs that run or wait.
-    active: AtomicU32,
+    pub(super) active: AtomicU32,
+    /// What they got.
+    pub(super) got: Standings,
     /// vCPUs in `SCHEDOP_poll`.
     pub(super) pollers: AtomicU32,
     /// What its vCPUs got, in the machine's fair time: ahead of that by no more than [`MOST_AHEAD`], and behind it by no more than sleeping
@@ -108,12 +110,13 @@ impl Budget {
 }
 
 impl DomainSched {
-    /// Default weight, no cap, no vCPU that wants to run.
-    pub fn new() -> Self {
+    /// Default weight, no cap, no vCPU that wants to run, on a machine of so many CPUs.
+    pub fn new(cpus: usize) -> Self {
         Self {
             weight: AtomicU32::new(DEFAULT_WEIGHT),
             cap: AtomicU32::new(0),
             active: AtomicU32::new(0),
+            got: Standings::new(cpus),
             pollers: AtomicU32::new(0),
             served: AtomicU64::new(0),
             unsettled: AtomicU64::new(0),
@@ -155,22 +158,6 @@ impl DomainSched {
         let served = before.saturating_add(scaled(ran, self.whole())).min(fair.saturating_add(MOST_AHEAD));
         self.served.store(served, Ordering::Relaxed);
         fair.saturating_sub(served)
-    }
-
-    /// One more vCPU runs or waits.
-    pub(super) fn joined(&self) {
-        self.active.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One less does.
-    pub(super) fn left(&self) {
-        self.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Default for DomainSched {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

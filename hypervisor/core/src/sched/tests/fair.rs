@@ -154,3 +154,38 @@ fn those_that_went_are_dropped_in_steps() {
     }
     assert_eq!(sim.hv.sched.clock.lock().rest(), (0, 0));
 }
+
+/// One choice drops no more of them where others of a capped domain wait between them.
+#[test]
+fn those_that_went_between_capped_ones() {
+    let mut sim = Sim::with_domains(1, &[1, 1200], Policy::Share);
+    sim.share(1, 256, 1);
+    assert!(sim.hv.bring_up(&sim.vcpu(1)));
+    sim.settle();
+    sim.run(SECOND / 20);
+    assert!(sim.hv.bring_up(&sim.vcpu(0)));
+    sim.settle();
+    sim.run(8 * STEP);
+    (2..=1200).for_each(|n| assert!(sim.hv.bring_up(&sim.vcpu(n))));
+    (2..=1200).filter(|n| n % 50 != 0).for_each(|n| sim.hv.take_down(sim.vcpu(n).vcpu()));
+    let before = sim.hv.sched.cpus[0].waiting.lock().len();
+    sim.vcpus[0].vcpu().sched.add(Reasons::BLOCKED);
+    sim.reschedule(0);
+    let after = sim.hv.sched.cpus[0].waiting.lock().len();
+    assert!(before > 1000 && before - after < 200, "{before} wait before a choice, {after} after it");
+}
+
+/// A heavy domain that has a CPU for itself does not make those on others wait.
+#[test]
+fn naps_beside_a_heavy_one() {
+    let mut sim = Sim::singles(2, 10);
+    sim.share(0, 16_384, 0);
+    sim.up_all();
+    let mut habits = [COMPUTES; 10];
+    habits[9] = (2, 58);
+    live(&mut sim, &habits, SECOND / STEP);
+    let before = sim.ran[9];
+    live(&mut sim, &habits, 10 * SECOND / STEP);
+    let got = (sim.ran[9] - before) as f64 / (10 * SECOND) as f64;
+    assert!(got > 0.03, "{got} instead of a thirtieth");
+}

@@ -72,6 +72,19 @@ fn caps_hold_in_every_window() {
     }
 }
 
+/// The vCPUs of a capped domain share what there is: none takes it all because it comes first.
+#[test]
+fn caps_are_for_all_vcpus() {
+    for (vcpus, weight, cap) in [(3, 128, 10), (5, 256, 20), (2, 1024, 5)] {
+        let mut sim = Sim::with_domains(1, &[vcpus], Policy::Share);
+        sim.share(0, weight, cap);
+        sim.up_all();
+        sim.run(4 * SECOND);
+        let want = 4 * SECOND / 100 * u64::from(cap) / u64::from(vcpus);
+        assert!(sim.ran.iter().all(|ran| ran.abs_diff(want) < want / 2), "{:?} instead of {want}", sim.ran);
+    }
+}
+
 /// A vCPU that is capped goes on when the cap is lifted, and sleeps and wakes as any other.
 #[test]
 fn caps_come_and_go() {

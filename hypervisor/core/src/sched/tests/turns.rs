@@ -1,53 +1,194 @@
-//! Domains whose vCPUs run one after the other: what they gain by that.
+//! Domains whose vCPUs run one after the other, or together in waves: what they gain by that.
 
 use super::*;
 
-/// Time that a vCPU works in its turn, in nanoseconds.
-const TURN: u64 = 10_000_000;
-
-/// Lets vCPU 0 compute beside a domain of `count` vCPUs that take turns, so that one of them wants to run at any time. `early`: the next
-/// one is woken before the one whose turn is over sleeps. `heavy`: on another CPU computes what has nearly all weight of the machine. Answers
-/// what part of the time vCPU 0 gets.
-fn beside_turns(count: usize, early: bool, heavy: bool) -> f64 {
-    let cpus = if heavy { 2 } else { 1 };
-    let mut sim = Sim::with_domains(cpus, &[1, count as u32, 1], Policy::Share);
-    if heavy {
-        (0..=count).for_each(|n| sim.pin(n, &[0]));
-        sim.pin(count + 1, &[1]);
-        sim.share(count + 1, 4096, 0);
-    } else {
-        sim.vcpus.pop();
-        sim.ran.pop();
-    }
-    sim.vcpus[2..=count].iter().for_each(|vcpu| vcpu.vcpu().sched.add(Reasons::BLOCKED));
-    sim.up_all();
-    sim.run(200_000_000);
-    let (before, mut turn, mut began) = (sim.ran.clone(), 1, sim.ran[1]);
-    for _ in 0..10_000 {
-        sim.run(STEP);
-        if sim.ran[turn] - began < TURN || sim.running()[0] != Some(turn as u32) {
-            continue;
-        }
-        let next = turn % count + 1;
-        if early {
-            sim.hv.kick(&sim.vcpu(next));
-        }
-        sim.vcpus[turn].vcpu().sched.add(Reasons::BLOCKED);
-        sim.reschedule(0);
-        sim.hv.kick(&sim.vcpu(next));
-        sim.settle();
-        (turn, began) = (next, sim.ran[next]);
-    }
-    let ran: Vec<u64> = sim.ran.iter().zip(&before).map(|(now, before)| now - before).collect();
-    ran[0] as f64 / ran[..=count].iter().sum::<u64>() as f64
+/// The attack of a domain: so many of its vCPUs want to run at any time, and each sleeps when it has run for so many steps.
+#[derive(Clone, Copy, Debug)]
+struct Attack {
+    vcpus: usize,
+    awake: usize,
+    turn: u64,
 }
 
-/// A domain has its weight once, whether its vCPUs run at the same time or one after the other.
+/// Those of vCPU `first` on that take turns, and what each had run when its turn began.
+struct Turns {
+    first: usize,
+    attack: Attack,
+    awake: Vec<(usize, u64)>,
+    next: usize,
+}
+
+fn sleep(sim: &mut Sim, n: usize) {
+    sim.vcpus[n].vcpu().sched.add(Reasons::BLOCKED);
+    let cpu = sim.vcpus[n].vcpu().cpu.load(SeqCst) as usize;
+    sim.reschedule(cpu);
+    sim.settle();
+}
+
+fn wake(sim: &mut Sim, n: usize) {
+    sim.on_cpu(0);
+    sim.hv.kick(&sim.vcpu(n));
+    sim.settle();
+}
+
+impl Turns {
+    fn new(first: usize, attack: Attack) -> Self {
+        Self { first, attack, awake: Vec::new(), next: 0 }
+    }
+
+    fn step(&mut self, sim: &mut Sim) {
+        let over = |sim: &Sim, (n, began): (usize, u64)| {
+            sim.ran[n] - began >= self.attack.turn * STEP && sim.hv.sched.is_on_cpu(sim.vcpus[n].vcpu())
+        };
+        let (done, rest) = self.awake.iter().partition(|turn| over(sim, **turn));
+        self.awake = rest;
+        for (n, _) in done as Vec<(usize, u64)> {
+            sleep(sim, n);
+        }
+        while self.awake.len() < self.attack.awake {
+            let n = self.first + self.next % self.attack.vcpus;
+            self.next += 1;
+            wake(sim, n);
+            self.awake.push((n, sim.ran[n]));
+        }
+    }
+}
+
+/// Lets vCPUs `0..victims` compute beside an attack from the vCPU after them on, for eight seconds. Answers what part of a CPU each victim
+/// gets, and how many steps it waits at most.
+fn attacked(sim: &mut Sim, victims: usize, attack: Attack) -> Vec<(f64, u64)> {
+    const STEPS: u64 = 16_000;
+    let attackers = victims..victims + attack.vcpus;
+    attackers.for_each(|n| sim.vcpus[n].vcpu().sched.add(Reasons::BLOCKED));
+    sim.up_all();
+    let mut turns = Turns::new(victims, attack);
+    for _ in 0..400 {
+        sim.run(STEP);
+        turns.step(sim);
+    }
+    let begin = sim.ran.clone();
+    let (mut wait, mut longest) = (vec![0; victims], vec![0; victims]);
+    for _ in 0..STEPS {
+        let before = sim.ran.clone();
+        sim.run(STEP);
+        for n in 0..victims {
+            wait[n] = if sim.ran[n] > before[n] { 0 } else { wait[n] + 1 };
+            longest[n] = longest[n].max(wait[n]);
+        }
+        turns.step(sim);
+    }
+    let part = |n: usize| (sim.ran[n] - begin[n]) as f64 / (STEPS * STEP) as f64;
+    (0..victims).map(|n| (part(n), longest[n])).collect()
+}
+
+fn turns(vcpus: usize, awake: usize, turn: u64) -> Attack {
+    Attack { vcpus, awake, turn }
+}
+
+/// A domain has its weight once, whether its vCPUs run at the same time or one after the other, and whether the next waits already or not.
 #[test]
 fn taking_turns_gains_nothing() {
-    let cases = [(1, false), (2, false), (4, true), (16, false), (64, false)];
-    for heavy in [false, true] {
-        let left = cases.map(|(count, early)| beside_turns(count, early, heavy));
-        assert!(left.iter().all(|part| *part > 0.4), "{left:?} instead of halves beside {cases:?}, {heavy}");
+    for attack in [
+        turns(1, 1, 20),
+        turns(2, 1, 20),
+        turns(16, 1, 20),
+        turns(64, 1, 20),
+        turns(16, 1, 19),
+        turns(3, 2, 9),
+        turns(8, 2, 9),
+        turns(64, 2, 9),
+        turns(200, 2, 9),
+        turns(16, 3, 6),
+    ] {
+        let mut sim = Sim::with_domains(1, &[1, attack.vcpus as u32], Policy::Share);
+        let (part, waits) = attacked(&mut sim, 1, attack)[0];
+        assert!(part > 0.45 && waits <= 30, "{attack:?}: {part} of a half is left, it waits {waits} steps");
+    }
+}
+
+/// Neither at the cost of several, nor of one that has more weight.
+#[test]
+fn taking_turns_beside_several_and_heavier_ones() {
+    let mut sim = Sim::with_domains(1, &[1, 1, 1, 1, 64], Policy::Share);
+    let left = attacked(&mut sim, 4, turns(64, 2, 9));
+    assert!(left.iter().all(|(part, _)| *part > 0.17), "{left:?} instead of fifths");
+    for (weight, attack) in [
+        (512, turns(2, 1, 19)),
+        (1024, turns(2, 1, 19)),
+        (1024, turns(4, 1, 19)),
+        (2560, turns(16, 1, 19)),
+        (65_535, turns(64, 1, 19)),
+    ] {
+        let mut sim = Sim::with_domains(1, &[1, attack.vcpus as u32], Policy::Share);
+        sim.share(0, weight, 0);
+        let (part, _) = attacked(&mut sim, 1, attack)[0];
+        let fair = f64::from(weight) / f64::from(weight + 256);
+        assert!(part > fair * 0.9, "{attack:?}: {part} is left of {fair}");
+    }
+}
+
+/// What has another CPU for itself, whatever its weight, changes nothing between those on this CPU.
+#[test]
+fn taking_turns_beside_a_lone_one() {
+    for (weight, lone) in [(4096, 1), (256, 1), (1, 1), (256, 3)] {
+        let mut domains = vec![1, 16];
+        domains.extend(vec![1; lone]);
+        let mut sim = Sim::with_domains(1 + lone as u32, &domains, Policy::Share);
+        (0..17).for_each(|n| sim.pin(n, &[0]));
+        for n in 0..lone {
+            sim.pin(17 + n, &[1 + n as u32]);
+            sim.share(17 + n, weight, 0);
+        }
+        let (part, _) = attacked(&mut sim, 1, turns(16, 1, 19))[0];
+        assert!(part > 0.45, "{part} of a half is left beside {lone} of weight {weight}");
+    }
+}
+
+/// From one CPU to the next with each turn: no more than its share of the machine.
+#[test]
+fn taking_turns_on_several_cpus() {
+    let mut sim = Sim::with_domains(4, &[1, 1, 1, 1, 1, 1, 1, 1, 8], Policy::Share);
+    let left = attacked(&mut sim, 8, turns(8, 1, 19));
+    let got = 4.0 - left.iter().map(|(part, _)| part).sum::<f64>();
+    assert!(got < 0.444 * 1.15, "{got} CPUs instead of 0.444");
+}
+
+/// Lets the vCPUs of a domain wake up together, one per CPU beside one that computes there, each sleep before its slice ends, and all wake again.
+/// Answers how many CPUs they got.
+fn waves(cpus: u32) -> f64 {
+    const STEPS: u64 = 10_000;
+    let count = cpus as usize;
+    let mut domains = vec![1; count];
+    domains.push(cpus);
+    let mut sim = Sim::with_domains(cpus, &domains, Policy::Share);
+    for n in 0..count {
+        sim.pin(n, &[n as u32]);
+        sim.pin(count + n, &[n as u32]);
+    }
+    sim.up_all();
+    let mut began = vec![0; count];
+    for _ in 0..STEPS {
+        sim.run(STEP);
+        for (n, began) in began.iter().enumerate() {
+            let turn = (SLICE / (n as u64 + 1)).max(4 * STEP) / STEP * STEP - STEP;
+            let vcpu = sim.vcpu(count + n);
+            if sim.ran[count + n] - began >= turn && sim.hv.sched.is_on_cpu(vcpu.vcpu()) {
+                sleep(&mut sim, count + n);
+            }
+        }
+        if (count..2 * count).all(|n| sim.vcpus[n].vcpu().sched.has(Reasons::BLOCKED)) {
+            began.copy_from_slice(&sim.ran[count..]);
+            (count..2 * count).for_each(|n| wake(&mut sim, n));
+        }
+    }
+    sim.ran[count..].iter().sum::<u64>() as f64 / (STEPS * STEP) as f64
+}
+
+/// Those that wake up one after the other have no more of the weight than they are worth together.
+#[test]
+fn waves_gain_nothing() {
+    for cpus in [2, 4, 8] {
+        let (got, fair) = (waves(cpus), f64::from(cpus) / f64::from(cpus + 1));
+        assert!(got < fair * 1.1, "{got} of {cpus} CPUs instead of {fair}");
     }
 }
