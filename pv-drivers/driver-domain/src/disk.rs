@@ -241,7 +241,10 @@ impl<Q: Queue> Disk<Q> {
         if shared.users.is_empty() {
             shared.collect();
         }
-        !shared.begun.is_empty() || shared.flushing.is_some() || !shared.flushes.is_empty()
+        // What ended may have been taken for a back end that was asked before, or that waits for the room.
+        let has_more = |user: &User| !user.ended.is_empty() || user.waits;
+        let works = !shared.begun.is_empty() || shared.flushing.is_some() || !shared.flushes.is_empty();
+        works || shared.users.values().any(has_more)
     }
 
     /// One use of it.
@@ -408,6 +411,24 @@ mod tests {
         let take = &mut |tag, result: Result<(), Failed>| done.push((tag, result.is_ok()));
         BlockDevice::<HostTransport>::poll(disk, staging, take);
         done
+    }
+
+    #[test]
+    fn what_ended_for_another_back_end_is_not_forgotten() {
+        let staging = Machine::new().domain(1).memory(8).unwrap();
+        let disk = disk();
+        let (mut one, mut two) = (disk.open(), disk.open());
+        submit(&mut one, job(1, Operation::Read, 5), &staging).unwrap();
+        submit(&mut one, job(2, Operation::Flush, 0), &staging).unwrap();
+        assert_eq!(poll(&mut one, &staging), []);
+        disk.0.lock().queue.may_end = 2;
+        assert_eq!(poll(&mut two, &staging), []);
+        assert!(disk.is_busy(), "the first has to be asked again");
+        let mut done = poll(&mut one, &staging);
+        disk.0.lock().queue.may_end = 2;
+        done.extend(poll(&mut one, &staging));
+        assert_eq!(done, [(1, true), (2, true)]);
+        assert!(!disk.is_busy());
     }
 
     #[test]

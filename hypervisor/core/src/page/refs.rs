@@ -200,7 +200,8 @@ impl<W: Word> FrameInfo<W> {
     /// locked and unlocked the table meanwhile.
     pub(crate) fn take_left(&self) -> bool {
         let mut word = self.type_word();
-        while word.live().is_some() && word.has(Type::LEFT) {
+        // This CPU holds no reference: the frame may be free by now, and its word anything but that of a table.
+        while word.is_table() && word.count() != 0 && word.has(Type::LEFT) {
             match self.type_.replace(word.0, word.0 & !Type::LEFT) {
                 Ok(_) => return true,
                 Err(now) => word = Type(now),

@@ -115,13 +115,21 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
+    /// Gives up what a frame has of a domain that ends. Others may drop references to it at any time, and the frame may be free then, or
+    /// another domain's: what is not the domain's own reference is judged and given up with a reference held.
     fn release_frame(&self, domain: &Domain<P>, mfn: Mfn, info: &FrameInfo, stage: u8) {
-        let word = info.type_word();
-        match stage {
-            1 if word.is_pinned() => {
+        if stage == 1 {
+            if info.type_word().is_pinned() {
                 // Only the guest's own hypercalls pin and unpin, and it does not run any more.
                 let _ = self.unpin_table(domain, mfn);
             }
+            return;
+        }
+        if info.try_get(domain.id).is_err() {
+            return;
+        }
+        let word = info.type_word();
+        match stage {
             2 if word.has(Type::BUSY | Type::PARTIAL) => {
                 self.doom(domain, mfn, info, word);
             }
@@ -130,5 +138,47 @@ impl<P: Platform> Hypervisor<P> {
             }
             _ => {}
         }
+        self.put_page(mfn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::mock;
+    use crate::page::info::Type;
+    use core::sync::atomic::Ordering::SeqCst;
+
+    /// A frame that was the ending domain's when it was looked at is another domain's by now, or free: it stays as it is.
+    #[test]
+    fn frames_of_others_are_left_alone() {
+        let hv = mock::hypervisor(64);
+        let (ends, other) = (mock::domain(&hv, 1, 1, 8), mock::domain(&hv, 2, 1, 8));
+        let frame = |mfn: &u64| hv.known_frame(crate::ids::Mfn(*mfn)).count().owner() == other.id;
+        let mfn = crate::ids::Mfn((0..64).find(frame).unwrap());
+        let info = hv.known_frame(mfn);
+        let before = (info.count.load(SeqCst), info.type_word());
+        for stage in [2, 3] {
+            hv.release_frame(&ends, mfn, info, stage);
+            assert!((info.count.load(SeqCst), info.type_word()) == before, "stage {stage}");
+        }
+        let partial = Type(Type::BUSY | Type::PARTIAL);
+        info.set_type(partial);
+        hv.release_frame(&ends, mfn, info, 2);
+        assert!(info.type_word() == partial && !ends.pages.has_doomed());
+        info.set_type(before.1);
+    }
+
+    /// What the word of a free frame says is no reference that was left, whatever its bits.
+    #[test]
+    fn links_are_no_references() {
+        let hv = mock::hypervisor(64);
+        let domain = mock::domain(&hv, 1, 1, 8);
+        let owned = |mfn: &u64| hv.known_frame(crate::ids::Mfn(*mfn)).count().owner() == domain.id;
+        let info = hv.known_frame(crate::ids::Mfn((0..64).find(owned).unwrap()));
+        let before = info.type_word();
+        let links = Type(Type::LEFT | 0x1234);
+        info.set_type(links);
+        assert!(!info.take_left() && info.type_word() == links);
+        info.set_type(before);
     }
 }

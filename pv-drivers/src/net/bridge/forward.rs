@@ -4,7 +4,8 @@
 //! gather   take packets off the transmit rings; frames of wires and late ones into the staging memory
 //! peek     copy the headers of the new packets                                   (one hypercall)
 //! route    find each packet's receivers, set their pages aside, list the pieces
-//! copy     move the data: sender to receiver, or by way of the staging memory    (one hypercall)
+//! copy     move the data: sender to receiver, or by way of the staging memory    (one hypercall);
+//!          the bytes that were judged are not read from the sender again
 //! finish   answer senders and receivers; complete what was staged for a wire or as a late frame
 //! ```
 //!
@@ -212,6 +213,8 @@ impl<T: Transport> Bridge<T> {
     fn route(&mut self, now: Duration) -> (bool, Option<Duration>) {
         let mut pieces = core::mem::take(&mut self.round.pieces);
         let (memory, places) = self.staging.split();
+        let mut place = header_places();
+        let mut heads = core::iter::repeat_with(&mut place).take(HEADERS);
         let mut router = Router::<T> {
             ports: &mut self.ports,
             table: &mut self.table,
@@ -219,6 +222,7 @@ impl<T: Transport> Bridge<T> {
             memory,
             places,
             pieces: &mut pieces,
+            heads: &mut heads,
             now,
             until: None,
             turn: &mut self.turn,

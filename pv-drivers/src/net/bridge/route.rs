@@ -110,6 +110,8 @@ pub struct Router<'r, T: Transport> {
     pub memory: &'r T::Memory,
     pub places: Places<'r>,
     pub pieces: &'r mut Vec<Copy>,
+    /// Places for the headers of packets that are passed on.
+    pub heads: &'r mut dyn Iterator<Item = usize>,
     pub now: Duration,
     pub until: Option<Duration>,
     pub turn: &'r mut Turn,
@@ -144,8 +146,9 @@ impl Packet<'_> {
 
 /// Where a packet's bytes are.
 enum Source {
-    /// In fragments of this round, granted by a domain.
-    Peer(DomId, Range<usize>),
+    /// In fragments of this round, granted by a domain; but the first ones, which were judged, in own memory: whose they are may
+    /// change those that it granted at any time.
+    Peer(DomId, Range<usize>, Place),
     /// In the staging memory.
     Own(Place),
 }
@@ -224,11 +227,18 @@ impl<T: Transport> Router<'_, T> {
             // Without patience it is lost, and never waits.
             let _ = self.ways(&packet, false, ways);
         }
+        let Some(offset) = self.heads.next() else {
+            // The next round has places.
+            self.until = Some(self.now);
+            return false;
+        };
+        words::store(self.memory, offset, header);
+        let judged = Place { offset, length: header.len() };
         let Some(vif) = vif_at(self.ports, from) else { return false };
         let start = self.round.fragments.len();
         vif.queues[queue].tx.pass(self.now, &mut self.round.fragments);
         let fragments = start..self.round.fragments.len();
-        let source = Source::Peer(vif.domain, fragments.clone());
+        let source = Source::Peer(vif.domain, fragments.clone(), judged);
         let first = self.pieces.len();
         for (to, way) in ways.drain(..) {
             self.go(to, way, &packet, &source);
@@ -348,8 +358,10 @@ impl<T: Transport> Router<'_, T> {
             pieces.push(Copy { source: from, target, length, result: Ok(()) });
         };
         match source {
-            Source::Peer(sender, fragments) => {
-                cut(parts(&self.round.fragments[fragments.clone()]), 0, |reference, offset, at, length| {
+            Source::Peer(sender, fragments, judged) => {
+                cut(pages(*judged), 0, |(), offset, at, length| push(CopyEnd::Own { offset }, at, length));
+                let rest = parts(&self.round.fragments[fragments.clone()], judged.length);
+                cut(rest, judged.length, |reference, offset, at, length| {
                     push(peer(*sender, reference, offset), at, length);
                 });
             }
@@ -364,12 +376,17 @@ impl<T: Transport> Router<'_, T> {
     /// Into the staging memory, where it is not there.
     fn fetch(&mut self, place: Place, source: &Source) -> (Place, Range<usize>) {
         let first = self.pieces.len();
-        let (sender, fragments) = match source {
-            Source::Peer(sender, fragments) => (*sender, fragments.clone()),
+        let (sender, fragments, judged) = match source {
+            Source::Peer(sender, fragments, judged) => (*sender, fragments.clone(), *judged),
             Source::Own(there) => return (*there, first..first),
         };
+        let mut header = [0; HEADER];
+        let header = &mut header[..judged.length];
+        words::load(self.memory, judged.offset, header);
+        words::store(self.memory, place.offset, header);
         let pieces = &mut *self.pieces;
-        cut(parts(&self.round.fragments[fragments]), place.offset, |reference, offset, at, length| {
+        let rest = parts(&self.round.fragments[fragments], judged.length);
+        cut(rest, place.offset + judged.length, |reference, offset, at, length| {
             let target = CopyEnd::Own { offset: at };
             pieces.push(Copy { source: peer(sender, reference, offset), target, length, result: Ok(()) });
         });
@@ -382,7 +399,11 @@ fn peer(domain: DomId, reference: GrantRef, offset: usize) -> CopyEnd {
     CopyEnd::Peer { domain, reference, offset: u16::try_from(offset).unwrap_or(0) }
 }
 
-/// Fragments as sources of [`cut`].
-fn parts(fragments: &[Fragment]) -> impl Iterator<Item = (GrantRef, usize, usize)> {
-    fragments.iter().map(|part| (part.reference, part.offset.into(), part.length.into()))
+/// Fragments as sources of [`cut`], without so many bytes at their beginning.
+fn parts(fragments: &[Fragment], mut without: usize) -> impl Iterator<Item = (GrantRef, usize, usize)> {
+    fragments.iter().map(move |part| {
+        let skipped = without.min(part.length.into());
+        without -= skipped;
+        (part.reference, usize::from(part.offset) + skipped, usize::from(part.length) - skipped)
+    })
 }

@@ -75,10 +75,13 @@ fn packets_to_all_ports_are_copied_in_shares() {
     let (mut flood, port) = net.fronts(1, Accepts::ALL, 8);
     let (mut honest, _) = net.front(2, Accepts::ALL);
     let mut others: Vec<_> = (10..30).map(|domain| net.front(domain, Accepts::ALL)).collect();
-    let whole = frame(station(1), Mac::BROADCAST, &[7; 40]);
+    // The bytes that are judged are copied as one piece.
+    let whole = frame(station(1), Mac::BROADCAST, &[7; 90]);
+    let mut sizes = [1; 17];
+    sizes[0] = 64;
     for queue in &mut flood {
         for _ in 0..13 {
-            let mut parts = super::parts(queue, &whole, &[1; 17]);
+            let mut parts = super::parts(queue, &whole, &sizes);
             assert!(queue.tx.ready(parts.len()).unwrap());
             queue.tx.send(&mut parts, &PLAIN).unwrap();
         }
