@@ -424,7 +424,7 @@ fn memory_is_set_aside_for_a_domain_that_is_begun() {
     let make = |vcpu, id| hv.create_domain_for((DomId(0), VcpuId(vcpu)), config(id));
     assert!(matches!(make(0, 1), Ok(None)));
     assert_eq!(make(1, 2).err(), Some(Errno::ENOMEM));
-    // What is not made yet has its frames, whoever wants memory.
+    // What is not made yet has its frames set aside.
     let pages = || core::iter::from_fn(|| hv.alloc_domain_page(&dom0, 0).ok());
     let had: Vec<_> = pages().collect();
     assert!(
