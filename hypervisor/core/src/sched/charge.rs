@@ -56,8 +56,11 @@ impl<P: Platform> Scheduler<P> {
         sched.set_place(Place::Waiting);
     }
 
-    /// A vCPU that waited or ran is off from now on; the lock of its queue is held.
+    /// A vCPU that waited or ran is off from now on, if it was not before; the lock of its queue is held.
     pub(super) fn leave(&self, queue: &CpuQueue<P>, sched: &VcpuSched, now: Nanos) {
+        if sched.place() == Place::Off {
+            return;
+        }
         let weight = sched.counted.load(Ordering::Relaxed);
         let mut clock = self.clock.lock();
         sched.share.left(queue.cpu, now);

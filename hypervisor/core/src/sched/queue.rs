@@ -579,9 +579,7 @@ impl<P: Platform> Scheduler<P> {
         let queue = self.queue(home(vcpu));
         let _waiting = queue.waiting.lock();
         vcpu.sched.return_quota();
-        if vcpu.sched.place() != Place::Off {
-            self.leave(queue, &vcpu.sched, now);
-        }
+        self.leave(queue, &vcpu.sched, now);
         vcpu.sched.runnable()
     }
 
