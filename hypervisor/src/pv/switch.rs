@@ -210,7 +210,7 @@ fn save(vcpu: &Vcpu) {
 fn switch_to(hv: &Hv, next: VcpuRef<Machine>, root: Mfn) {
     let this = this_cpu();
     let running = this.running.load(Ordering::Relaxed) != 0;
-    let same = this.current().is_some_and(|current| core::ptr::eq(current.vcpu(), next.vcpu()));
+    let same = this.current().is_some_and(|current| current.is(&next));
     if same && running {
         return;
     }
@@ -222,7 +222,8 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>, root: Mfn) {
     // SAFETY: this CPU's own; the references above are not used any more.
     let prev = unsafe { this.set_current(Some(next)) };
     let Some(next) = this.current() else { return };
-    next.vcpu().arch.loaded_on.store(this.id().0, Ordering::Relaxed);
+    let vcpu = next.vcpu();
+    vcpu.arch.loaded_on.store(this.id().0, Ordering::Relaxed);
     this.running.store(1, Ordering::Relaxed);
     // Before its entries can be in the TLB: whoever flushes must not miss this CPU.
     next.domain.dirty_cpus.insert(this.id());
@@ -230,23 +231,21 @@ fn switch_to(hv: &Hv, next: VcpuRef<Machine>, root: Mfn) {
     // SAFETY: as in `load_root`; a vCPU that is chosen keeps its root.
     unsafe { cpu::write_cr3(root.addr().0) };
     cpu::flush_tlb_global();
-    load_vcpu_info(this, next.vcpu());
+    load_vcpu_info(this, vcpu);
     if !kept {
-        load(&next.domain, next.vcpu());
+        load(&next.domain, vcpu);
     }
-    if next.vcpu().pv.has_flags(VcpuFlags::NMI_PENDING) {
+    if vcpu.pv.has_flags(VcpuFlags::NMI_PENDING) {
         this.work.raise(Work::NMI);
     }
-    cpu::load_guest_cr4(next.vcpu().pv.cr4.load(Ordering::Relaxed));
+    cpu::load_guest_cr4(vcpu.pv.cr4.load(Ordering::Relaxed));
     if cpu::features().rdtscp {
         // SAFETY: the register is the guest's to read.
-        unsafe {
-            cpu::msr::write(cpu::msr::TSC_AUX, next.vcpu().arch.msrs.tsc_aux.load(Ordering::Relaxed).into())
-        };
+        unsafe { cpu::msr::write(cpu::msr::TSC_AUX, vcpu.arch.msrs.tsc_aux.load(Ordering::Relaxed).into()) };
     }
     // SAFETY: the guest's value passed the checks of `xsetbv`.
-    unsafe { fpu::change_xcr0(fpu::supported_xcr0(), next.vcpu().arch.xcr0.load(Ordering::Relaxed)) };
-    fpu::set_task_switched(next.vcpu().pv.has_flags(VcpuFlags::TASK_SWITCHED));
+    unsafe { fpu::change_xcr0(fpu::supported_xcr0(), vcpu.arch.xcr0.load(Ordering::Relaxed)) };
+    fpu::set_task_switched(vcpu.pv.has_flags(VcpuFlags::TASK_SWITCHED));
     hv.vcpu_switched(prev.as_ref().filter(|_| running), Some(next));
     if let Some(prev) = prev.filter(|prev| prev.domain.id != next.domain.id) {
         isolation::domain_changed();

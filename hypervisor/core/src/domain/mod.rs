@@ -221,6 +221,11 @@ impl<P: Platform> VcpuRef<P> {
     pub fn vcpu(&self) -> &Vcpu<P> {
         &self.domain.vcpus[self.id.0 as usize]
     }
+
+    /// Whether the two are the same vCPU.
+    pub fn is(&self, other: &Self) -> bool {
+        self.id == other.id && Arc::ptr_eq(&self.domain, &other.domain)
+    }
 }
 
 impl<P: Platform> fmt::Debug for VcpuRef<P> {

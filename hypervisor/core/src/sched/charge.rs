@@ -27,7 +27,7 @@ impl<P: Platform> Scheduler<P> {
         let part = share.part();
         let mut clock = self.clock.lock();
         let flow = share.flow(now);
-        let got = flow.saturating_sub(queue.flow.swap(flow, Ordering::Relaxed));
+        let got = lead(flow, queue.flow.swap(flow, Ordering::Relaxed)).max(0).unsigned_abs();
         let new = old.saturating_add(got);
         share.got_on(queue.cpu, queue.line.base(), got);
         clock.change(weight, old, new);

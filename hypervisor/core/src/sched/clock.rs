@@ -28,9 +28,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 const ORIGIN: u64 = 1 << 42;
 /// The sums are kept for virtual runtimes less than an origin, so that they are small. It follows the virtual time at this distance.
 const FAR: u64 = 1 << 36;
-/// What passed since the last account of [`VirtualClock::fair`] and of a domain's flow is accounted with the next if it is less than this, in
-/// nanoseconds: less than any vCPU takes to sleep and to wake up again.
-pub(super) const GRAIN: u64 = 2_000;
+/// What passed since the last account of [`VirtualClock::fair`] is accounted with the next if it is less than this, in nanoseconds: less
+/// than any vCPU takes to sleep and to wake up again.
+const GRAIN: u64 = 2_000;
 /// How often a CPU compares its virtual time with the machine's at most, in nanoseconds.
 const COMPARE: u64 = 1_000_000;
 

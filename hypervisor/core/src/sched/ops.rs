@@ -42,7 +42,7 @@ impl<P: Platform> Hypervisor<P> {
         let queue = self.sched.queue(cpu);
         if !self.timers.expires_by(cpu, queue.deadline()) {
             let switches = match (current, &chosen) {
-                (Some(current), Some(chosen)) => !core::ptr::eq(current.vcpu(), chosen.vcpu()),
+                (Some(current), Some(chosen)) => !current.is(chosen),
                 (current, chosen) => current.is_some() != chosen.is_some(),
             };
             if switches {
@@ -67,14 +67,13 @@ impl<P: Platform> Hypervisor<P> {
         let queue = self.sched.queue(cpu);
         let mut rearm = queue.rearm.load(Ordering::Relaxed);
         if let Some(prev) = prev {
+            let vcpu = prev.vcpu();
             if next.is_none() {
                 self.platform.leave_page_tables();
                 prev.domain.dirty_cpus.remove(cpu);
             }
-            let vcpu = prev.vcpu();
             vcpu.time.change_runstate(idle_state(&vcpu.sched), now);
-            // Its periodic timer is gone: see `rearm_sooner`.
-            let _ = self.vcpu_time_stopped(prev);
+            self.vcpu_time_stopped(prev);
             let runnable = self.sched.stopped(&self.platform, prev, now);
             self.sched.give_up_cpu(&self.platform, now, vcpu);
             if runnable {
@@ -264,9 +263,9 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn enqueue_woken(&self, vcpu: &VcpuRef<P>, from: From) {
-        let now = self.platform.now();
-        if !self.sched.is_on_cpu(vcpu.vcpu()) {
-            vcpu.vcpu().time.change_runstate(RunState::Runnable, now);
+        let (now, woken) = (self.platform.now(), vcpu.vcpu());
+        if !self.sched.is_on_cpu(woken) {
+            woken.time.change_runstate(RunState::Runnable, now);
         }
         let Some((cpu, vruntime)) = self.sched.queue_up(&self.platform, now, vcpu, from) else {
             return;

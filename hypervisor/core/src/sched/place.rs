@@ -32,6 +32,17 @@ pub(super) enum From {
     Sleep,
 }
 
+/// Most vCPUs of another CPU's queue that one look for one to take over judges.
+const LOOT: usize = 512;
+
+/// What a look at another CPU's queue found.
+enum Loot<P: Platform> {
+    None,
+    /// Only such as would rather run elsewhere; the least virtual runtime of these among those of the machine.
+    Reluctant(u64),
+    Taken(VcpuRef<P>),
+}
+
 /// How far a vCPU of this weight that comes from another CPU may be behind the base of the one where it goes, or ahead of it, in
 /// nanoseconds of virtual runtime: what it owes or is owed beyond that does not follow it.
 fn reach(weight: u32) -> u64 {
@@ -46,26 +57,33 @@ impl<P: Platform> Scheduler<P> {
             return None;
         }
         let far = if limit == NEVER { NEVER } else { limit.saturating_sub((RELUCTANCE - 1) * MARGIN) };
-        self.steal_below(cpu, limit, true, now).or_else(|| self.steal_below(cpu, far, false, now))
+        let mut tried = CpuMask::of(cpu);
+        // The least of those that would rather run elsewhere, and its CPU.
+        let mut reluctant: Option<(u64, CpuId)> = None;
+        while let Some((victim, _)) = self
+            .heads()
+            .filter(|(other, head)| *head < limit && !tried.contains(*other))
+            .min_by_key(|(_, head)| *head)
+        {
+            tried.insert(victim);
+            match self.steal_from(victim, cpu, limit, true, now) {
+                Loot::Taken(stolen) => return Some(stolen),
+                Loot::Reluctant(vruntime) if vruntime < far => {
+                    let least = reluctant.is_none_or(|(other, _)| vruntime < other);
+                    reluctant = if least { Some((vruntime, victim)) } else { reluctant };
+                }
+                Loot::Reluctant(_) | Loot::None => {}
+            }
+        }
+        match self.steal_from(reluctant?.1, cpu, far, false, now) {
+            Loot::Taken(stolen) => Some(stolen),
+            Loot::Reluctant(_) | Loot::None => None,
+        }
     }
 
     /// Whether some other CPU's first waiting vCPU is behind `limit`.
     pub(super) fn any_head_below(&self, cpu: CpuId, limit: u64) -> bool {
         self.heads().any(|(other, head)| head < limit && other != cpu)
-    }
-
-    fn steal_below(&self, cpu: CpuId, limit: u64, liked: bool, now: Nanos) -> Option<VcpuRef<P>> {
-        let mut tried = CpuMask::of(cpu);
-        loop {
-            let (victim, _) = self
-                .heads()
-                .filter(|(other, head)| *head < limit && !tried.contains(*other))
-                .min_by_key(|(_, head)| *head)?;
-            tried.insert(victim);
-            if let Some(stolen) = self.steal_from(victim, cpu, limit, liked, now) {
-                return Some(stolen);
-            }
-        }
     }
 
     /// Every CPU with the virtual runtime of its first waiting vCPU among those of the machine.
@@ -74,21 +92,29 @@ impl<P: Platform> Scheduler<P> {
         numbers.zip(self.cpus.iter()).map(|(cpu, queue)| (cpu, queue.head_on_machine()))
     }
 
-    fn steal_from(
-        &self,
-        victim: CpuId,
-        cpu: CpuId,
-        limit: u64,
-        liked: bool,
-        now: Nanos,
-    ) -> Option<VcpuRef<P>> {
+    /// Takes the first of a queue that may run on `cpu` and is behind `limit`, where `liked` says so only one that likes to. It looks at
+    /// [`LOOT`] at most: what is so far behind in a queue waits for that CPU.
+    #[inline(never)]
+    fn steal_from(&self, victim: CpuId, cpu: CpuId, limit: u64, liked: bool, now: Nanos) -> Loot<P> {
         let queue = self.queue(victim);
         let mut waiting = queue.waiting.lock();
-        let index = waiting.iter().rposition(|candidate| {
+        let mut reluctant = Loot::None;
+        let index = waiting.iter().enumerate().rev().take(LOOT).find_map(|(index, candidate)| {
             let sched = &candidate.vcpu().sched;
-            let fits = sched.may_run_on(cpu) && (!liked || sched.likes(cpu));
-            sched.runnable() && fits && queue.line.on_machine(sched.vruntime()) < limit
-        })?;
+            let fits = sched.may_run_on(cpu) && sched.runnable();
+            let vruntime = if fits { queue.line.on_machine(sched.vruntime()) } else { NEVER };
+            if vruntime >= limit {
+                return None;
+            }
+            if liked && !sched.likes(cpu) {
+                if matches!(reluctant, Loot::None) {
+                    reluctant = Loot::Reluctant(vruntime);
+                }
+                return None;
+            }
+            Some(index)
+        });
+        let Some(index) = index else { return reluctant };
         let stolen = waiting.remove(index);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         queue.publish_head(&waiting);
@@ -101,7 +127,7 @@ impl<P: Platform> Scheduler<P> {
         sched.vruntime.store(there, Ordering::Relaxed);
         sched.set_place(Place::Running);
         stolen.vcpu().cpu.store(cpu.0, Ordering::SeqCst);
-        Some(stolen)
+        Loot::Taken(stolen)
     }
 
     /// Puts a vCPU that became runnable into a queue and sees to it that some CPU notices. Does nothing for one
@@ -124,12 +150,13 @@ impl<P: Platform> Scheduler<P> {
         let mut placed = false;
         // Its lead over the base of the CPU that it comes from.
         let mut left = None;
+        let woken = vcpu.vcpu();
+        let sched = &woken.sched;
         loop {
-            let cpu = home(vcpu.vcpu());
+            let cpu = home(woken);
             let queue = self.queue(cpu);
             let mut waiting = queue.waiting.lock();
-            let sched = &vcpu.vcpu().sched;
-            if home(vcpu.vcpu()) != cpu {
+            if home(woken) != cpu {
                 continue;
             }
             match sched.words.wanted() {
@@ -144,14 +171,14 @@ impl<P: Platform> Scheduler<P> {
             }
             if !placed {
                 let target = match self.policy() {
-                    Policy::Share => self.target(platform, now, vcpu.vcpu(), cpu),
+                    Policy::Share => self.target(platform, now, woken, cpu),
                     // Without one it waits until another vCPU gives its CPU up.
                     Policy::Null => self.own_cpu(platform, vcpu)?,
                 };
                 placed = true;
                 if target != cpu {
                     left = Some(lead(sched.vruntime(), queue.base(now)));
-                    vcpu.vcpu().cpu.store(target.0, Ordering::SeqCst);
+                    woken.cpu.store(target.0, Ordering::SeqCst);
                     continue;
                 }
             }
@@ -246,7 +273,8 @@ impl<P: Platform> Scheduler<P> {
     /// A CPU stopped running this vCPU and saved its registers. If it may go on there, it waits there from now on; it is off otherwise, and
     /// the answer is whether it is runnable.
     pub(super) fn stopped(&self, platform: &P, vcpu: &VcpuRef<P>, now: Nanos) -> bool {
-        let (cpu, sched) = (home(vcpu.vcpu()), &vcpu.vcpu().sched);
+        let stopped = vcpu.vcpu();
+        let (cpu, sched) = (home(stopped), &stopped.sched);
         let queue = self.queue(cpu);
         let mut waiting = queue.waiting.lock();
         sched.return_quota();
@@ -254,7 +282,7 @@ impl<P: Platform> Scheduler<P> {
         let waits = runnable
             && sched.place() == Place::Running
             && self.policy() == Policy::Share
-            && self.stays(platform, vcpu.vcpu(), cpu);
+            && self.stays(platform, stopped, cpu);
         if !waits {
             self.leave(queue, sched, now);
             return runnable;

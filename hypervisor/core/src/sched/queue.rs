@@ -344,9 +344,11 @@ impl<P: Platform> Scheduler<P> {
         current: Option<&VcpuRef<P>>,
     ) -> Option<VcpuRef<P>> {
         let queue = self.queue(cpu);
-        if let Some(current) = current {
-            self.charge(queue, current.vcpu(), now);
+        let before = current.map(VcpuRef::vcpu);
+        if let Some(before) = before {
+            self.charge(queue, before, now);
         }
+        let goes_on = |before: &Vcpu<P>| before.sched.runnable() && before.sched.may_run_on(cpu);
         if !platform.is_online(cpu) {
             queue.contended.set(false);
             self.publish_running(queue, None, now, false, NEVER);
@@ -354,7 +356,7 @@ impl<P: Platform> Scheduler<P> {
         }
         let (mut capped, mut dropped) = (0, 0);
         loop {
-            let keep = current.filter(|c| c.vcpu().sched.runnable() && c.vcpu().sched.may_run_on(cpu));
+            let keep = current.filter(|_| before.is_some_and(goes_on));
             let Some(Pick { vcpu, contended, spared_until }) = self.pick(cpu, queue, now, keep, &mut dropped)
             else {
                 if queue.head.load(Ordering::SeqCst) != NEVER {
@@ -363,7 +365,8 @@ impl<P: Platform> Scheduler<P> {
                 }
                 return None;
             };
-            let sched = &vcpu.vcpu().sched;
+            let chosen = vcpu.vcpu();
+            let sched = &chosen.sched;
             let admission = match self.policy() {
                 Policy::Share => sched.admit(now),
                 Policy::Null => Admission::Unlimited,
@@ -375,7 +378,7 @@ impl<P: Platform> Scheduler<P> {
                     if first {
                         self.note_capped(cpu, refill_at, vcpu.domain.id);
                     }
-                    if keep.is_none_or(|keep| !core::ptr::eq(keep.vcpu(), vcpu.vcpu())) {
+                    if keep.is_none_or(|keep| !keep.is(&vcpu)) {
                         self.put_back(platform, now, &vcpu);
                     }
                     capped += 1;
@@ -396,11 +399,11 @@ impl<P: Platform> Scheduler<P> {
                 self.next_look(now)
             };
             let published = keep.is_some() && !contended && limit == NEVER;
-            if current.is_none_or(|current| !core::ptr::eq(current.vcpu(), vcpu.vcpu())) {
+            if before.is_none_or(|before| !core::ptr::eq(before, chosen)) {
                 queue.began.store(now.0, Ordering::Relaxed);
-                if !current.is_some_and(|current| Arc::ptr_eq(&current.vcpu().sched.share, &sched.share)) {
+                if !before.is_some_and(|before| Arc::ptr_eq(&before.sched.share, &sched.share)) {
                     // Else the time that was charged now is that of the same domain.
-                    let _clock = sched.share.has_flown(now).then(|| self.clock.lock());
+                    let _clock = self.clock.lock();
                     queue.flow.store(sched.share.flow(now), Ordering::Relaxed);
                 }
             }

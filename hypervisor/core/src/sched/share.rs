@@ -223,11 +223,14 @@ impl<P: Platform> Hypervisor<P> {
         if weight == 0 || weight > MAX_WEIGHT || cap > u32::from(u16::MAX) {
             return Err(Errno::EINVAL);
         }
-        let share = &domain.sched;
-        share.weight.store(weight, Ordering::Relaxed);
+        let (share, now) = (&domain.sched, self.platform.now());
+        {
+            let _clock = self.sched.clock.lock();
+            share.advance_flow(now);
+            share.weight.store(weight, Ordering::Relaxed);
+        }
         {
             let mut budget = share.budget.lock();
-            let now = self.platform.now();
             if share.cap.swap(cap, Ordering::Relaxed) == 0 {
                 // From now on: what ran before is not held against it.
                 budget.left = Budget::full(cap);

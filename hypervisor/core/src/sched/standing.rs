@@ -9,7 +9,6 @@
 //!
 //! All of it changes with the clock locked.
 
-use super::clock::GRAIN;
 use super::queue::{MOST_WAKE_CREDIT, WAKE_CREDIT, scaled};
 use super::share::DomainSched;
 use crate::ids::{CpuId, Nanos};
@@ -29,6 +28,7 @@ pub(super) struct Standings {
     on: Box<[Standing]>,
     /// The CPU where it ran last.
     last: AtomicU32,
+    /// What [`DomainSched::flow`] was at the time `flow_at`, since when each vCPU had the same part of the weight.
     flow: AtomicU64,
     flow_at: AtomicU64,
 }
@@ -51,38 +51,32 @@ impl Standings {
 }
 
 impl DomainSched {
-    /// The virtual runtime, from the domain's beginning until now, of a vCPU that wanted to run all the time and did.
+    /// The virtual runtime, from the domain's beginning until now, of a vCPU that wanted to run all the time and did. It wraps.
     #[inline(always)]
     pub(super) fn flow(&self, now: Nanos) -> u64 {
-        if self.has_flown(now) {
-            self.advance_flow(now);
-        }
-        self.got.flow.load(Ordering::Relaxed)
+        let passed = now.0.saturating_sub(self.got.flow_at.load(Ordering::Relaxed));
+        self.got.flow.load(Ordering::Relaxed).wrapping_add(scaled(passed, self.part()))
     }
 
-    /// Whether [`DomainSched::flow`] has something to account. Otherwise the clock need not be locked for it.
-    #[inline(always)]
-    pub(super) fn has_flown(&self, now: Nanos) -> bool {
-        now.0.saturating_sub(self.got.flow_at.load(Ordering::Relaxed)) >= GRAIN
-    }
-
+    /// Accounts the flow until now: what each vCPU has of the weight changes.
     #[inline(never)]
-    fn advance_flow(&self, now: Nanos) {
-        let passed = now.0 - self.got.flow_at.swap(now.0, Ordering::Relaxed);
-        let flow = self.got.flow.load(Ordering::Relaxed).saturating_add(scaled(passed, self.part()));
-        self.got.flow.store(flow, Ordering::Relaxed);
+    pub(super) fn advance_flow(&self, now: Nanos) {
+        if now.0 > self.got.flow_at.load(Ordering::Relaxed) {
+            self.got.flow.store(self.flow(now), Ordering::Relaxed);
+            self.got.flow_at.store(now.0, Ordering::Relaxed);
+        }
     }
 
     /// One more vCPU runs or waits on this CPU.
     pub(super) fn joined(&self, cpu: CpuId, now: Nanos) {
-        self.flow(now);
+        self.advance_flow(now);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.got.on(cpu).active.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One less does.
     pub(super) fn left(&self, cpu: CpuId, now: Nanos) {
-        self.flow(now);
+        self.advance_flow(now);
         self.active.fetch_sub(1, Ordering::Relaxed);
         self.got.on(cpu).active.fetch_sub(1, Ordering::Relaxed);
     }

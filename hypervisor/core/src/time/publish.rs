@@ -69,12 +69,12 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn publish_record(&self, vcpu: &VcpuRef<P>, record: &TimeRecord, through: Through) {
-        let time = &vcpu.vcpu().time;
+        let (time, pv) = (&vcpu.vcpu().time, &vcpu.vcpu().pv);
         time.published.store(record.tsc, Ordering::Relaxed);
         // The version counts up by two; its upper half is padding.
         let version = time.version.fetch_add(2, Ordering::Relaxed).wrapping_add(2) & 0xffff_fffe;
         let words = record_words(record);
-        let info = MachineAddr(vcpu.vcpu().pv.vcpu_info.load(Ordering::Acquire));
+        let info = MachineAddr(pv.vcpu_info.load(Ordering::Acquire));
         if info.0 != 0 {
             let first = info.page_offset() / 8 + TIME_WORD;
             write_record(self.platform.words(GuestFrame::held(info.mfn())), first, version, &words);
@@ -103,11 +103,9 @@ impl<P: Platform> Hypervisor<P> {
         self.periodic_work(self.platform.this_cpu(), vcpu, now)
     }
 
-    /// The vCPU does not run any more. Answers whether this CPU's timer is to be armed anew.
-    #[must_use]
-    pub(crate) fn vcpu_time_stopped(&self, vcpu: &VcpuRef<P>) -> bool {
+    /// The vCPU does not run any more.
+    pub(crate) fn vcpu_time_stopped(&self, vcpu: &VcpuRef<P>) {
         self.update_runstate_area(vcpu, Through::Tables);
-        self.pause_periodic(vcpu)
     }
 
     /// Wall-clock time at system time 0, in nanoseconds since 1970.

@@ -9,6 +9,7 @@ use crate::hypercall::Cx;
 use crate::ids::{CpuId, Nanos, VcpuId};
 use crate::mock::{self, MockPlatform};
 use crate::platform::{Platform, Work};
+use crate::sched::Reasons;
 use crate::sync::Contested;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
@@ -112,12 +113,6 @@ impl Bench {
         }
     }
 
-    fn stopped(&self, vcpu: &VcpuRef<MockPlatform>) {
-        if self.hv.vcpu_time_stopped(vcpu) {
-            self.hv.rearm_timer();
-        }
-    }
-
     fn armed(&self) -> Option<u64> {
         self.hv.platform.record.lock().unwrap().timer.map(|t| t.0)
     }
@@ -129,6 +124,20 @@ impl Bench {
         let chosen = self.hv.schedule(None).expect("it is runnable");
         self.hv.vcpu_switched(None, Some(&chosen));
         vcpu
+    }
+
+    /// vCPU 0, which runs here, sleeps.
+    fn stops(&self, vcpu: &VcpuRef<MockPlatform>) {
+        self.hv.suspend(vcpu.vcpu(), Reasons::BLOCKED);
+        assert!(self.hv.schedule(Some(vcpu)).is_none());
+        self.hv.vcpu_switched(Some(vcpu), None);
+    }
+
+    /// It is woken, and runs here again.
+    fn goes_on(&self, vcpu: &VcpuRef<MockPlatform>) {
+        self.hv.resume(vcpu, Reasons::BLOCKED);
+        let chosen = self.hv.schedule(None).expect("it is runnable");
+        self.hv.vcpu_switched(None, Some(&chosen));
     }
 
     fn single(&self, n: u32, deadline: u64) {
@@ -193,10 +202,19 @@ fn periodic() {
     bench.at(110_000_000);
     assert!(bench.ticked(0));
     assert_eq!(bench.armed(), Some(120_000_000));
-    bench.stopped(&vcpu);
+    bench.stops(&vcpu);
     bench.at(200_000_000);
+    assert!(!bench.ticked(0), "it does not run");
+    bench.hv.platform.time.store(250_000_000, SeqCst);
+    bench.goes_on(&vcpu);
+    assert!(bench.ticked(0));
+    // It sleeps for less than a period, and its timer ticks when it is due.
+    bench.at(255_000_000);
+    bench.stops(&vcpu);
+    bench.goes_on(&vcpu);
+    bench.at(259_999_999);
     assert!(!bench.ticked(0));
-    bench.started(&vcpu);
+    bench.at(260_000_000);
     assert!(bench.ticked(0));
     bench.hv.set_periodic(&vcpu, 0);
     bench.at(300_000_000);
@@ -267,7 +285,7 @@ fn runstate_area() {
     assert_eq!(area.read(&bench.hv).unwrap(), [2, 30, 20, 0, 0, 10]);
     vcpu.vcpu().time.set_runstate_area(0x1000);
     bench.started(&vcpu);
-    bench.stopped(&vcpu);
+    bench.hv.vcpu_time_stopped(&vcpu);
 }
 
 /// While user code runs, its kernel's areas are written through the kernel's page tables, across a page's end, and only
@@ -368,7 +386,6 @@ fn periodic_of_one_that_moves() {
         if task == 0 {
             return bench.hv.set_periodic(&vcpu, PERIOD);
         }
-        bench.stopped(&vcpu);
         vcpu.vcpu().cpu.store(1, SeqCst);
         bench.started(&vcpu);
     };

@@ -187,21 +187,25 @@ impl<P: Platform> TimerQueues<P> {
         self.of(cpu).with_heap(arm).1
     }
 
-    /// Stops a timer. Answers whether it was armed.
-    fn stop(&self, time: &VcpuTime, kind: TimerKind) -> bool {
+    /// Stops a timer.
+    fn stop(&self, time: &VcpuTime, kind: TimerKind) {
         let _arming = time.arming.lock();
-        self.disarm(&time.slots[kind as usize])
+        self.disarm(&time.slots[kind as usize]);
     }
 
     /// Takes a timer out of its heap; the vCPU's `arming` is held.
-    fn disarm(&self, slot: &Slot) -> bool {
+    fn disarm(&self, slot: &Slot) {
+        // While `arming` is held it is not armed by others: at most a CPU takes it out of its heap meanwhile.
+        if slot.index().is_none() {
+            return;
+        }
         let take = |heap: &mut Heap<Armed<P>>| {
             let index = slot.index()?;
             slot.position.store(UNARMED, Ordering::Relaxed);
             heap.remove(index)
         };
         // What it took goes when the heap is unlocked.
-        self.of(CpuId(slot.cpu.load(Ordering::Relaxed))).with_heap(take).0.is_some()
+        drop(self.of(CpuId(slot.cpu.load(Ordering::Relaxed))).with_heap(take));
     }
 
     /// Whether a timer of `cpu` is due.
@@ -446,6 +450,9 @@ impl<P: Platform> Hypervisor<P> {
 
     /// The periodic timer of a vCPU that runs on `cpu` ticks if it is due, and is armed for its next tick. Answers whether that is the
     /// CPU's earliest deadline now, so that the platform's timer is to be armed anew.
+    ///
+    /// The timer stays armed when its vCPU stops running: that would be two changes of the heap for each sleep that is shorter than a
+    /// period. Where it expires meanwhile it does not tick, and is armed again when the vCPU starts.
     pub(super) fn periodic_work(&self, cpu: CpuId, vcpu: &VcpuRef<P>, now: Nanos) -> bool {
         let time = &vcpu.vcpu().time;
         if time.period.load(Ordering::SeqCst) == 0 {
@@ -459,6 +466,11 @@ impl<P: Platform> Hypervisor<P> {
         }
         let mut next = time.last_tick.load(Ordering::Relaxed).saturating_add(period);
         let due = next <= now.0;
+        let slot = &time.slots[TimerKind::Periodic as usize];
+        if !due && slot.cpu.load(Ordering::Relaxed) == cpu.0 && slot.index().is_some() {
+            // What it is armed for changes with `arming` held only.
+            return false;
+        }
         if due {
             time.last_tick.store(now.0, Ordering::Relaxed);
             next = now.0.saturating_add(period);
@@ -477,12 +489,6 @@ impl<P: Platform> Hypervisor<P> {
         if vcpu.vcpu().sched.has(Reasons::POLLING) {
             self.resume(vcpu, Reasons::BLOCKED);
         }
-    }
-
-    /// The periodic timer only ticks for a vCPU that runs. Answers whether it was armed: a deadline is gone.
-    pub(super) fn pause_periodic(&self, vcpu: &VcpuRef<P>) -> bool {
-        let time = &vcpu.vcpu().time;
-        time.period.load(Ordering::Relaxed) != 0 && self.timers.stop(time, TimerKind::Periodic)
     }
 
     /// Stops all timers of a vCPU that will not run again. A CPU that took one of them out of its heap before does not arm it again.
