@@ -47,6 +47,7 @@ pub mod pci;
 pub mod permissions;
 pub mod platform;
 pub mod regs;
+pub mod rwlock;
 pub mod sched;
 pub mod segment;
 mod sync;

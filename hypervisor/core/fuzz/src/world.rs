@@ -243,7 +243,7 @@ impl World {
     /// Destroys everything and looks whether anything is left.
     fn check_end(&self, before: &Accounts) {
         self.hv.platform.preempt_every.store(0, Relaxed);
-        let mut rest = self.hv.domains.all();
+        let mut rest: Vec<_> = self.hv.domains.all().collect();
         rest.extend(self.hv.domains.dying());
         for domain in &rest {
             let ended = (0..PATIENCE).any(|_| self.hv.destroy_domain(domain).is_ok());

@@ -59,7 +59,7 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
     }
 }
 
-/// `spin::RwLock`.
+/// `spin::RwLock`, without what waits: the core has a lock of its own around it.
 #[derive(Default)]
 pub struct RwLock<T: ?Sized>(::spin::RwLock<T>);
 
@@ -71,26 +71,16 @@ impl<T> RwLock<T> {
 }
 
 impl<T: ?Sized> RwLock<T> {
-    /// Waits until it can be read.
-    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+    /// Takes it for reading if no task writes.
+    pub fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
         point();
-        loop {
-            if let Some(guard) = self.0.try_read() {
-                return guard;
-            }
-            wait();
-        }
+        self.0.try_read()
     }
 
-    /// Waits until it can be written.
-    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+    /// Takes it for writing if it is free.
+    pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
         point();
-        loop {
-            if let Some(guard) = self.0.try_write() {
-                return guard;
-            }
-            wait();
-        }
+        self.0.try_write()
     }
 }
 

@@ -190,7 +190,7 @@ impl<P: Platform> Hypervisor<P> {
             let id = domain.id;
             domain.uses_console_io() || self.console.ring(id).is_some() || self.console_server(id).is_some()
         };
-        self.domains.all().iter().find(|domain| wanted(domain.id) && uses(domain)).map(|domain| domain.id)
+        self.domains.all().find(|domain| wanted(domain.id) && uses(domain)).map(|domain| domain.id)
     }
 
     /// Gives input and screen to somebody, and says so.

@@ -32,6 +32,7 @@ use crate::page::PageError;
 use crate::platform::Platform;
 use crate::sched::Reasons;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::Ordering;
 use xen_abi::errno::Errno;
@@ -363,7 +364,8 @@ impl<P: Platform> Hypervisor<P> {
 
     /// What is given out now. Other CPUs may change it while it is counted.
     pub fn accounts(&self) -> Accounts {
-        let (alive, dying) = (self.domains.all(), self.domains.dying());
+        let alive: Vec<_> = self.domains.all().collect();
+        let dying: Vec<_> = self.domains.dying().collect();
         let each = || alive.iter().chain(&dying);
         Accounts {
             free_frames: self.frames.free_count(),

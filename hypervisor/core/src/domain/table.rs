@@ -3,11 +3,11 @@
 use super::Domain;
 use crate::ids::DomId;
 use crate::platform::Platform;
+use crate::rwlock::RwLock;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
+use core::iter;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
-use spin::RwLock;
 use xen_abi::errno::Errno;
 use xen_abi::xen::DOMID_FIRST_RESERVED;
 
@@ -15,7 +15,8 @@ type Map<P> = RwLock<BTreeMap<DomId, Arc<Domain<P>>>>;
 
 /// Finds a domain by its identifier. A domain is in here from its making until its teardown begins, and among the dying from
 /// then on until its last frame is free. No identifier is in both, and a lock of one map is never taken with the other's held,
-/// except by [`DomainTable::begin_dying`] and [`DomainTable::insert`], in this order.
+/// except by [`DomainTable::begin_dying`] and [`DomainTable::insert`], which write to the first map, in this order. Every guest has the
+/// locks taken, so each is held for one lookup, whatever the number of domains.
 pub struct DomainTable<P: Platform> {
     alive: Map<P>,
     dying: Map<P>,
@@ -51,19 +52,31 @@ impl<P: Platform> DomainTable<P> {
         Ok(())
     }
 
-    /// All domains there are now.
-    pub fn all(&self) -> Vec<Arc<Domain<P>>> {
-        self.alive.read().values().cloned().collect()
+    /// The domains that live, by identifier. Each is looked up when it is asked for: one that comes or goes meanwhile may be among them
+    /// or not.
+    pub fn all(&self) -> impl Iterator<Item = Arc<Domain<P>>> + '_ {
+        each(&self.alive)
     }
 
-    /// The domains whose teardown began and that still own frames.
-    pub fn dying(&self) -> Vec<Arc<Domain<P>>> {
-        self.dying.read().values().cloned().collect()
+    /// The domains whose teardown began and that still own frames, likewise.
+    pub fn dying(&self) -> impl Iterator<Item = Arc<Domain<P>>> + '_ {
+        each(&self.dying)
+    }
+
+    /// Of all domains, alive or not, the one with the least identifier from `id` on.
+    pub(crate) fn first_from(&self, id: DomId) -> Option<Arc<Domain<P>>> {
+        // In this order: one that begins to die between the two looks is found by the second.
+        let (alive, dying) = (first(&self.alive, id), first(&self.dying, id));
+        match (alive, dying) {
+            (Some(alive), Some(dying)) => Some(if dying.id < alive.id { dying } else { alive }),
+            (alive, dying) => alive.or(dying),
+        }
     }
 
     /// Whether a domain, alive or not, has this identifier.
     pub fn is_taken(&self, id: DomId) -> bool {
-        self.alive.read().contains_key(&id) || self.dying.read().contains_key(&id)
+        let alive = self.alive.read().contains_key(&id);
+        alive || self.dying.read().contains_key(&id)
     }
 
     /// The first identifier after the one given out last that no domain has.
@@ -98,6 +111,22 @@ impl<P: Platform> DomainTable<P> {
         let found = dying.get(&domain.id).is_some_and(|found| Arc::ptr_eq(found, domain));
         if found { dying.remove(&domain.id) } else { None }
     }
+}
+
+/// The domain of a map with the least identifier from `id` on.
+#[inline(never)]
+fn first<P: Platform>(map: &Map<P>, id: DomId) -> Option<Arc<Domain<P>>> {
+    map.read().range(id..).next().map(|(_, domain)| domain.clone())
+}
+
+/// The domains of a map one after the other.
+fn each<P: Platform>(map: &Map<P>) -> impl Iterator<Item = Arc<Domain<P>>> + '_ {
+    let mut from = Some(DomId(0));
+    iter::from_fn(move || {
+        let found = first(map, from?)?;
+        from = found.id.0.checked_add(1).map(DomId);
+        Some(found)
+    })
 }
 
 impl<P: Platform> Default for DomainTable<P> {

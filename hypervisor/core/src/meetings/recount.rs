@@ -31,7 +31,8 @@ struct Recount<'a> {
 
 /// Looks at everything.
 pub fn check(world: &World) {
-    let (alive, dying) = (world.hv.domains.all(), world.hv.domains.dying());
+    let (alive, dying): (Vec<_>, Vec<_>) =
+        (world.hv.domains.all().collect(), world.hv.domains.dying().collect());
     // What waits to be given up is given up by the domain's next hypercalls.
     for domain in alive.iter().chain(&dying) {
         while world.hv.work_off_doomed(domain).is_err() {}

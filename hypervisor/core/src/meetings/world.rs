@@ -17,6 +17,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use std::vec;
+use std::vec::Vec;
 use xen_abi::hypercall::nr;
 use xen_abi::xen::{DOMID_SELF, MmuUpdate, MmuextOp};
 use zerocopy::{Immutable, IntoBytes};
@@ -262,7 +263,7 @@ impl World {
 
     /// Destroys all domains; nothing may be left.
     pub fn end(&self) {
-        let mut rest = self.hv.domains.all();
+        let mut rest: Vec<_> = self.hv.domains.all().collect();
         rest.extend(self.hv.domains.dying());
         for domain in &rest {
             let ended = (0..PATIENCE).any(|_| self.hv.destroy_domain(domain).is_ok());

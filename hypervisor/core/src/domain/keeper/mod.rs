@@ -240,7 +240,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let over = |kept: &Kept<P>| matches!(kept.state, State::Over);
         keeping.kept.retain(|kept| !kept.last || !over(kept));
-        if !keeping.kept.is_empty() && keeping.kept.iter().all(over) && self.domains.all().is_empty() {
+        if !keeping.kept.is_empty() && keeping.kept.iter().all(over) && self.domains.all().next().is_none() {
             drop(keeping);
             self.log(format_args!("All domains have ended: halting machine\n"));
             self.platform.end_machine(MachineEnd::PowerOff);

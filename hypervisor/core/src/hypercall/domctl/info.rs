@@ -1,12 +1,10 @@
 //! What a domain, a vCPU, a frame is.
 
-use super::{Answer, Reply, Request, is_ordinary, known, vcpu_of};
+use super::{Answer, Reply, Request, is_ordinary, vcpu_of};
 use crate::Hypervisor;
 use crate::domain::{Domain, Lifecycle};
 use crate::guest_ptr::GuestPtr;
-use crate::hypercall::Cx;
-use crate::ids::Mfn;
-use crate::order::sort_few;
+use crate::ids::{DomId, Mfn};
 use crate::page::PageType;
 use crate::platform::Platform;
 use crate::sched::Reasons;
@@ -32,30 +30,14 @@ const TSC_MODE_NEVER_EMULATE: u32 = 2;
 
 /// `XEN_DOMCTL_getdomaininfo`: of the first domain with this identifier or a higher one.
 pub(super) fn domain<P: Platform>(request: &mut Request<'_, P>) -> Answer {
-    let (cx, id) = (request.cx, request.op.domain);
-    let found = match known(cx, id) {
-        Some(domain) => domain,
-        None if !is_ordinary(id) => return Err(Errno::EINVAL),
-        None => first_from(cx, id).ok_or(Errno::ESRCH)?,
-    };
     request.check_privilege()?;
+    let (hv, id) = (request.cx.hv, request.op.domain);
+    if !is_ordinary(id) {
+        return Err(Errno::EINVAL);
+    }
+    let found = hv.domains.first_from(DomId(id)).ok_or(Errno::ESRCH)?;
     request.op.domain = found.id.0;
-    request.answer(&describe(cx.hv, &found))
-}
-
-/// The domain with the least identifier from `id` on.
-fn first_from<P: Platform>(cx: Cx<'_, P>, id: u16) -> Option<Arc<Domain<P>>> {
-    all(cx.hv).into_iter().find(|domain| domain.id.0 >= id)
-}
-
-/// All domains by identifier, those included that are being ended.
-pub(crate) fn all<P: Platform>(hv: &Hypervisor<P>) -> alloc::vec::Vec<Arc<Domain<P>>> {
-    let mut all = hv.domains.all();
-    all.extend(hv.domains.dying());
-    sort_few(&mut all, |domain| domain.id);
-    // One that began to die between the two looks is in both.
-    all.dedup_by_key(|domain| domain.id);
-    all
+    request.answer(&describe(hv, &found))
 }
 
 /// A domain as the ABI describes it.

@@ -148,8 +148,7 @@ fn serve<P: Platform>(request: &mut Request<'_, P>) -> Answer {
 
 /// The domain with this identifier, whether it lives or is being ended.
 fn known<P: Platform>(cx: Cx<'_, P>, id: u16) -> Option<Arc<Domain<P>>> {
-    let named = |domain: &Arc<Domain<P>>| domain.id.0 == id;
-    cx.hv.domains.get(DomId(id)).or_else(|| cx.hv.domains.dying().into_iter().find(named))
+    cx.hv.domains.get(DomId(id)).or_else(|| cx.hv.domains.get_dying(DomId(id)))
 }
 
 /// The commands that look at their arguments before they ask for the privilege.

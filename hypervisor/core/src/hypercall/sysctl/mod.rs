@@ -17,6 +17,7 @@ mod sched;
 use super::domctl::info;
 use super::{Cx, Outcome};
 use crate::guest_ptr::GuestPtr;
+use crate::ids::DomId;
 use crate::platform::Platform;
 use crate::regs::Regs;
 use xen_abi::domctl::XenDomctlGetdomaininfo;
@@ -128,11 +129,12 @@ fn domains<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Errno> {
     let mut payload = request.payload::<XenSysctlGetdomaininfolist>()?;
     let hv = request.cx.hv;
     let buffer = GuestPtr::<XenDomctlGetdomaininfo>::from(payload.buffer);
-    let wanted = info::all(hv).into_iter().filter(|domain| domain.id.0 >= payload.first_domain);
-    let mut count = 0;
-    for (index, domain) in (0..payload.max_domains).zip(wanted) {
-        buffer.write_at(hv, index.into(), &info::describe(hv, &domain))?;
-        count = index + 1;
+    let (mut count, mut next) = (0, Some(DomId(payload.first_domain)));
+    while count < payload.max_domains
+        && let Some(domain) = next.and_then(|id| hv.domains.first_from(id))
+    {
+        buffer.write_at(hv, count.into(), &info::describe(hv, &domain))?;
+        (count, next) = (count + 1, domain.id.0.checked_add(1).map(DomId));
     }
     payload.num_domains = count;
     request.answer(&payload)

@@ -53,7 +53,7 @@ pub(super) fn pools<P: Platform>(request: &mut Request<'_, P>) -> Result<(), Err
             let bits = bitmap::of(cpus.iter().map(|cpu| cpu.0 as usize), MAX_CPUS);
             bitmap::write(hv, &payload.cpumap, &bits)?;
             payload.sched_id = scheduler_id(hv);
-            payload.n_dom = u32::try_from(hv.domains.all().len()).unwrap_or(u32::MAX);
+            payload.n_dom = u32::try_from(hv.domains.all().count()).unwrap_or(u32::MAX);
             request.answer(&payload)
         }
         XEN_SYSCTL_CPUPOOL_OP_FREEINFO => {
