@@ -18,7 +18,7 @@ use super::{Cx, Outcome, low32};
 use crate::domain::Domain;
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{DomId, Mfn};
-use crate::page::{PageError, PageType, Pages, UpdateError, Write, pte};
+use crate::page::{FrameInfo, PageError, PageType, Pages, UpdateError, Write, pte};
 use crate::platform::{GuestFrame, Platform};
 use crate::regs::Regs;
 use alloc::sync::Arc;
@@ -36,7 +36,8 @@ const PREEMPTED: u32 = 1 << 31;
 /// Requests copied in at a time.
 const CHUNK: usize = 8;
 /// After so many requests the table that they change is unlocked for a moment: other CPUs may wait for it, and
-/// some of them do nothing else meanwhile. So it is after each that flushes TLBs.
+/// some of them do nothing else meanwhile. So it is after each that flushes TLBs, and as soon as a CPU that cannot stop wants it
+/// or left its last reference.
 const LONGEST_LOCK: u32 = 64;
 
 /// Whose pages a hypercall is about.
@@ -299,7 +300,7 @@ struct Updates<'a, P: Platform> {
     /// Owner of the pages.
     pages: Pages<'a, P>,
     /// The table that the last request changed: still locked.
-    locked: Option<(Mfn, PageType)>,
+    locked: Option<(Mfn, PageType, &'a FrameInfo)>,
     /// The time of the TLB clock when it was locked.
     locked_at: u64,
     /// Whether an entry above level 1 that translated something was changed: what the CPUs remember of it goes before the
@@ -343,6 +344,9 @@ impl<'a, P: Platform> Updates<'a, P> {
         let mut chunk = [MmuUpdate::default(); CHUNK];
         let mut done = 0;
         while done < batch.count {
+            if done.is_multiple_of(LONGEST_LOCK) {
+                self.unlock();
+            }
             let chunk = &mut chunk[..CHUNK.min((batch.count - done) as usize)];
             let copied = requests.at(u64::from(done)).and_then(|from| from.read_slice(hv, chunk));
             let chunk = match copied {
@@ -372,7 +376,9 @@ impl<'a, P: Platform> Updates<'a, P> {
         let hv = self.cx.hv;
         for request in requests {
             // A request that flushed took as long as many others.
-            if hv.frames.tlb().now() != self.locked_at || done % LONGEST_LOCK == LONGEST_LOCK - 1 {
+            if self.locked.is_some_and(|(.., info)| info.is_wanted())
+                || hv.frames.tlb().now() != self.locked_at
+            {
                 self.unlock();
             }
             if done != 0 && (hv.platform.work_pending() || self.work_off_doomed().is_err()) {
@@ -402,7 +408,7 @@ impl<'a, P: Platform> Updates<'a, P> {
     fn update(&mut self, request: &MmuUpdate, how: Write) -> Result<(), Stop> {
         let (mfn, index) = (Mfn(request.ptr >> 12), (request.ptr as usize & 0xfff) >> 3);
         let t = match self.locked {
-            Some((locked, t)) if locked == mfn => t,
+            Some((locked, t, _)) if locked == mfn => t,
             _ => match self.lock(mfn)? {
                 Some(t) => t,
                 None => return self.write_data(mfn, index, request.val),
@@ -479,12 +485,12 @@ impl<'a, P: Platform> Updates<'a, P> {
 
     #[inline(always)]
     fn has_locked(&mut self, mfn: Mfn, t: Option<PageType>) {
-        self.locked = t.map(|t| (mfn, t));
+        self.locked = t.map(|t| (mfn, t, self.cx.hv.known_frame(mfn)));
         self.locked_at = self.cx.hv.frames.tlb().now();
     }
 
     fn unlock(&mut self) {
-        if let Some((mfn, _)) = self.locked.take() {
+        if let Some((mfn, ..)) = self.locked.take() {
             self.cx.hv.unlock_table(mfn);
         }
     }

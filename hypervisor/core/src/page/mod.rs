@@ -73,7 +73,8 @@
 //! - One that drops the last reference leaves it to the CPU that has the table locked, when it has other work itself (`LEFT`). That CPU
 //!   drops it after the unlocking. A request for the frame as something else is told to come again meanwhile.
 //! - One that cannot stop waits in turn with others of the same domain ([`crate::sync::Turns`]), and whose turn it is says in the type
-//!   word that the table is wanted (`WANTED`). Then the others do not take the lock when it is free. So such a CPU waits at most twice
+//!   word that the table is wanted (`WANTED`). Then the others do not take the lock when it is free, and a batch of changes lets go of it
+//!   after the one that it is at. So such a CPU waits at most twice
 //!   as long as a table is locked for each CPU that came before it. In its turn a CPU holds no lock bit and waits for none but this one.
 //!
 //! # What may take long

@@ -190,6 +190,12 @@ impl<W: Word> FrameInfo<W> {
         self.type_.add(Type::LOCKED.wrapping_neg()) & Type::LEFT != 0
     }
 
+    /// Whether the CPU that has the table locked is to unlock it soon: another one waits in turn, or left it the last reference.
+    #[inline(always)]
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.type_word().0 & (Type::WANTED | Type::LEFT) != 0
+    }
+
     /// Leaves the last type reference, which this CPU holds, to the CPU that has the table locked. `word` is what this CPU saw; answers
     /// whether it was still that.
     pub(crate) fn leave_last(&self, word: Type) -> bool {

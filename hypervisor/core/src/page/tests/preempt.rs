@@ -10,6 +10,7 @@ use crate::mock::MockPlatform;
 use crate::page::{PageType, PtWrite, Type, pte};
 use crate::platform::Platform;
 use crate::regs::Regs;
+use crate::sync::Word;
 use core::sync::atomic::Ordering::Relaxed;
 use std::boxed::Box;
 use std::collections::BTreeSet;
@@ -354,6 +355,42 @@ fn a_table_is_not_locked_while_others_are_checked() {
     assert_eq!(value, 0);
     assert!(rounds > TABLES / 2, "{rounds} rounds");
     check(&g, &BTreeSet::from([l4.0]));
+}
+
+/// A batch lets go of its table as soon as another CPU waits for it in turn, or has left its last reference to the batch.
+#[test]
+fn a_batch_lets_go_of_a_table_that_is_wanted() {
+    for sign in [Type::WANTED, Type::LEFT] {
+        let g = Guest::new(256);
+        let tree = tree(&g);
+        assert_eq!(g.pin(4, tree[0]), 0);
+        let l1 = tree[4];
+        g.hv.get_typed(&g.domain, l1, PageType::L1).expect("a reference to leave");
+        let table: &'static [_] = g.hv.platform.table();
+        let info = &table[l1.0 as usize];
+        let looks = Arc::new(AtomicUsize::new(0));
+        let seen = looks.clone();
+        *g.hv.platform.at_question.lock().unwrap() =
+            Some(Box::new(move || match seen.fetch_add(1, Relaxed) {
+                4 => {
+                    assert!(info.type_word().has(Type::LOCKED));
+                    info.type_.set_bits(sign);
+                }
+                5 => {
+                    assert!(!info.type_word().has(Type::LOCKED), "it has its turn after one request more");
+                    info.type_.clear_bits(Type::WANTED);
+                }
+                _ => {}
+            }));
+        let requests: Vec<_> = (0..16).map(|n| MmuUpdate { ptr: l1.addr().0 + 8 * n, val: 0 }).collect();
+        let at = g.put(&requests);
+        let answer = mmu::mmu_update(g.cx(), &[at, 16, 0, SELF, 0, 0], &mut Regs::default());
+        assert_eq!(answer, Outcome::Done(0));
+        *g.hv.platform.at_question.lock().unwrap() = None;
+        assert!(looks.load(Relaxed) >= 15);
+        // What was left is dropped, and what was not is there.
+        assert_eq!(info.type_word().count(), if sign == Type::LEFT { 1 } else { 2 });
+    }
 }
 
 /// Tables of another domain that a toolstack drops are given up in steps, too, before its hypercall ends.
