@@ -113,6 +113,8 @@ pub struct MockPlatform {
     pub offline: AtomicCpuMask,
     /// The time.
     pub time: AtomicU64,
+    /// By how much it goes on with each look at it, in nanoseconds: so work takes time.
+    pub look_takes: AtomicU64,
     /// What [`TimeRecord::stable`] says.
     pub stable_tsc: AtomicBool,
     /// `work_pending` says yes at every n-th question; 0: never.
@@ -184,6 +186,7 @@ impl MockPlatform {
             cpus: AtomicU32::new(1),
             offline: AtomicCpuMask::new(),
             time: AtomicU64::new(1_000_000),
+            look_takes: AtomicU64::new(0),
             stable_tsc: AtomicBool::new(false),
             preempt_every: AtomicU32::new(0),
             questions: AtomicU32::new(0),
@@ -415,7 +418,7 @@ impl Platform for MockPlatform {
     }
 
     fn now(&self) -> Nanos {
-        Nanos(self.time.load(Ordering::Relaxed))
+        Nanos(self.time.fetch_add(self.look_takes.load(Ordering::Relaxed), Ordering::Relaxed))
     }
 
     fn time_record(&self) -> TimeRecord {

@@ -1,9 +1,9 @@
 //! What a vCPU that runs is charged for that, what counts it among those that run or wait, and how far a CPU's virtual time may drift from the machine's.
 
-use super::VcpuSched;
 use super::clock::{VirtualClock, lead};
 use super::queue::{CpuQueue, NEVER, SLICE, Scheduler, scaled};
 use super::words::Place;
+use super::{VcpuSched, foreign};
 use crate::domain::Vcpu;
 use crate::ids::Nanos;
 use crate::platform::Platform;
@@ -21,13 +21,15 @@ impl<P: Platform> Scheduler<P> {
     pub(super) fn charge(&self, queue: &CpuQueue<P>, vcpu: &Vcpu<P>, now: Nanos) {
         let since = Nanos(queue.since.swap(now.0, Ordering::Relaxed));
         let (weight, old) = (vcpu.sched.counted.load(Ordering::Relaxed), vcpu.sched.vruntime());
-        let ran = now.0.saturating_sub(since.0);
-        vcpu.sched.use_quota(ran);
+        let mut ran = now.0.saturating_sub(since.0);
         let share = &vcpu.sched.share;
         let part = share.part();
         let mut clock = self.clock.lock();
         let flow = share.flow(now);
-        let got = lead(flow, queue.flow.swap(flow, Ordering::Relaxed)).max(0).unsigned_abs();
+        let mut got = lead(flow, queue.flow.swap(flow, Ordering::Relaxed)).max(0).unsigned_abs();
+        if queue.foreign.is_any() || share.owed.load(Ordering::Relaxed) != 0 {
+            (ran, got) = foreign::correct(queue, share, part, (ran, got));
+        }
         let new = old.saturating_add(got);
         share.got_on(queue.cpu, queue.line.base(), got);
         clock.change(weight, old, new);
@@ -45,6 +47,7 @@ impl<P: Platform> Scheduler<P> {
         vcpu.sched.counted.store(part, Ordering::Relaxed);
         vcpu.sched.vruntime.store(new, Ordering::Relaxed);
         queue.line.advance(new.min(queue.head.load(Ordering::SeqCst)));
+        vcpu.sched.use_quota(ran);
     }
 
     /// A vCPU that was off waits from now on; the lock of its queue is held.

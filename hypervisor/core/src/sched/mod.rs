@@ -33,6 +33,7 @@
 mod affinity;
 mod charge;
 mod clock;
+mod foreign;
 mod idle;
 mod least_run;
 mod null;

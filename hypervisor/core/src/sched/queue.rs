@@ -1,6 +1,7 @@
 //! Run queues, and the decision what a CPU runs next.
 
 use super::clock::{Timeline, VirtualClock};
+use super::foreign::Foreign;
 use super::idle::IdleAccount;
 use super::least_run::LEAST_RUN_US;
 use super::null::Assignments;
@@ -88,6 +89,8 @@ pub(super) struct CpuQueue<P: Platform> {
     pub(super) since: AtomicU64,
     /// The flow of its domain at that time.
     pub(super) flow: AtomicU64,
+    /// Work for other domains than the one that runs.
+    pub(super) foreign: Foreign,
     /// When it was chosen to run here in place of another one.
     pub(super) began: AtomicU64,
     /// When this CPU was made to look for another one, and found none that could run: it had come and gone.
@@ -119,6 +122,7 @@ impl<P: Platform> CpuQueue<P> {
             vruntime: AtomicU64::new(0),
             since: AtomicU64::new(0),
             flow: AtomicU64::new(0),
+            foreign: Foreign::new(),
             began: AtomicU64::new(0),
             vain: AtomicU64::new(0),
             contended: Contended::new(AtomicU32::new(0)),
@@ -405,6 +409,7 @@ impl<P: Platform> Scheduler<P> {
                     // Else the time that was charged now is that of the same domain.
                     let _clock = self.clock.lock();
                     queue.flow.store(sched.share.flow(now), Ordering::Relaxed);
+                    queue.foreign.begin(vcpu.domain.id);
                 }
             }
             if !published {

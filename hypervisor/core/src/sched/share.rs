@@ -65,6 +65,8 @@ pub struct DomainSched {
     served: AtomicU64,
     /// Nanoseconds that its vCPUs ran and that `served` does not count yet. Changes with the clock locked.
     unsettled: AtomicU64,
+    /// Nanoseconds that CPUs worked for it while they ran other domains ([`super::foreign`]).
+    pub(super) owed: AtomicU64,
     budget: Mutex<Budget>,
 }
 
@@ -120,6 +122,7 @@ impl DomainSched {
             pollers: AtomicU32::new(0),
             served: AtomicU64::new(0),
             unsettled: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
             budget: Mutex::new(Budget { left: 0, refill_at: Nanos(0), exhausted: false }),
         }
     }
@@ -262,7 +265,7 @@ impl<P: Platform> Hypervisor<P> {
                 budget.refill(now, domain.sched.cap());
                 budget.exhausted = false;
             }
-            self.uncap(&domain);
+            self.work_for(cpu, Some(&domain), || self.uncap(&domain));
         }
         if self.sched.next_refill(cpu).is_some_and(|next| next <= now) {
             self.platform.raise_work(cpu, Work::TIMER);

@@ -15,8 +15,9 @@
 //! A step visits some vCPUs under the lock of the walk, which is taken after all locks but those of the scheduler and the timers. Who asks
 //! makes one step, or all of them where it holds no lock and its CPU has no other work. What is left is done in
 //! [`Hypervisor::run_timers`], a step at a time, by the CPU that asked last: a guest that sends events to many pollers in a loop does the work
-//! itself, before it sends the next one, and keeps no other CPU at it. Of a domain of few vCPUs nothing is ever left. A CPU that serves
-//! several timers at a time sends an event for each: it only asks, and makes one step after the last of them.
+//! itself, before it sends the next one, and keeps no other CPU at it. If other domains run on that CPU by then, the work is still charged
+//! to the one that asked ([`super::foreign`]). Of a domain of few vCPUs nothing is left. A CPU that serves
+//! several timers at a time sends an event for each: it only asks, for any domain, and makes one step after the last of them.
 
 use super::Reasons;
 use crate::Hypervisor;
@@ -59,6 +60,8 @@ pub(crate) struct Walk {
     port: Option<Port>,
     /// The domain ended, and its controller was not told: it is to be settled first.
     untold: bool,
+    /// The domain that asked for it last, and is charged for what is done later.
+    asked_by: DomId,
     /// The CPU that goes on with it. Others may have it in their lists still.
     goes_on: Option<CpuId>,
     waiters: Vec<Waiter>,
@@ -67,7 +70,16 @@ pub(crate) struct Walk {
 impl Walk {
     /// Nothing is owed.
     pub const fn new() -> Self {
-        Self { next: 0, owed: [0; 3], port: None, untold: false, goes_on: None, waiters: Vec::new() }
+        let asked_by = DomId(0);
+        Self {
+            next: 0,
+            owed: [0; 3],
+            port: None,
+            untold: false,
+            asked_by,
+            goes_on: None,
+            waiters: Vec::new(),
+        }
     }
 
     fn owes(&self, task: Task) -> bool {
@@ -133,8 +145,10 @@ impl<P: Platform> Hypervisor<P> {
     /// Wakes the vCPUs of a domain that poll this port, in one step; if there are more, this CPU goes on with it later.
     #[inline(never)]
     pub(super) fn wake_pollers_of(&self, domain: &Arc<Domain<P>>, port: Port) {
+        let own = &self.sched.queue(self.platform.this_cpu()).walks;
+        let asks_only = own.asks_only.load(Ordering::Relaxed);
         // Of few vCPUs one step is all of it, and leaves nothing to note.
-        if domain.vcpus.len() <= CHANGES {
+        if domain.vcpus.len() <= CHANGES && !asks_only {
             for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.sched.words.polls(port)) {
                 self.resume(&VcpuRef { domain: domain.clone(), id: vcpu.id }, Reasons::BLOCKED);
             }
@@ -147,8 +161,7 @@ impl<P: Platform> Hypervisor<P> {
             walk.port = only.then_some(port);
             walk.owed[Task::Wake as usize] = domain.vcpus.len();
         }
-        let own = &self.sched.queue(self.platform.this_cpu()).walks;
-        if own.asks_only.load(Ordering::Relaxed) || !self.walk_some(domain, By::Sender) {
+        if asks_only || !self.walk_some(domain, By::Sender) {
             self.walk_later(domain);
         }
     }
@@ -237,7 +250,12 @@ impl<P: Platform> Hypervisor<P> {
     /// This CPU goes on with a walk when it serves its timers, whichever CPU did so far.
     fn walk_later(&self, domain: &Arc<Domain<P>>) {
         let cpu = self.platform.this_cpu();
-        let before = domain.walk.lock().goes_on.replace(cpu);
+        let asked_by = self.sched.works_for(cpu).unwrap_or(domain.id);
+        let before = {
+            let mut walk = domain.walk.lock();
+            walk.asked_by = asked_by;
+            walk.goes_on.replace(cpu)
+        };
         if before != Some(cpu) {
             self.sched.queue(cpu).walks.push(domain.clone());
             self.platform.raise_work(cpu, Work::TIMER);
@@ -251,8 +269,16 @@ impl<P: Platform> Hypervisor<P> {
         let walks = &self.sched.queue(cpu).walks;
         let Some(domain) = walks.pop() else { return };
         let is_ours = |walk: &Walk| walk.goes_on == Some(cpu);
-        if is_ours(&domain.walk.lock()) {
-            self.walk_some(&domain, By::Free);
+        let asked_by = {
+            let walk = domain.walk.lock();
+            is_ours(&walk).then_some(walk.asked_by)
+        };
+        if let Some(asked_by) = asked_by {
+            let asked_by =
+                if asked_by == domain.id { Some(domain.clone()) } else { self.domains.get(asked_by) };
+            self.work_for(cpu, asked_by.as_deref(), || {
+                self.walk_some(&domain, By::Free);
+            });
             let mut walk = domain.walk.lock();
             if is_ours(&walk) && walk.is_over() {
                 walk.goes_on = None;
@@ -384,5 +410,36 @@ mod tests {
             }
             assert_eq!(last, 0);
         }
+    }
+
+    /// The same by many domains of few vCPUs: each timer's event woke all pollers of its domain.
+    #[test]
+    fn timers_of_small_domains_that_expire_together_ask_for_walks() {
+        let (hv, _dom0) = mock::machine_with_domain(600);
+        let domains: Vec<_> =
+            (0..TIMERS).map(|n| mock::domain(&hv, 1 + n as u16, CHANGES as u32, 4)).collect();
+        for domain in &domains {
+            let port = hv.bind_virq(domain, VcpuId(0), VIRQ_TIMER).expect("a port");
+            for vcpu in &domain.vcpus {
+                vcpu.time.disable_periodic();
+                vcpu.sched.add(Reasons::BLOCKED);
+                vcpu.sched.words.take(Reasons::DOWN);
+                vcpu.sched.words.begin_poll(&vcpu.sched.share.pollers);
+                vcpu.sched.words.narrow_poll(port);
+            }
+            hv.arm_singleshot(Cx { hv: &hv, domain, vcpu: &domain.vcpus[0] }, Nanos(1000));
+        }
+        hv.platform.time.store(1000, SeqCst);
+        let polls = |vcpu: &&Vcpu<_>| vcpu.sched.has(Reasons::POLLING);
+        let polling = || domains.iter().flat_map(|domain| &domain.vcpus).filter(polls).count();
+        let mut last = polling();
+        assert_eq!(last, domains.len() * CHANGES);
+        for _ in 0..2 * TIMERS {
+            hv.run_timers();
+            let now = polling();
+            assert!(last - now <= TIMERS as usize + CHANGES, "{last}, {now} between two looks");
+            last = now;
+        }
+        assert_eq!(last, 0);
     }
 }

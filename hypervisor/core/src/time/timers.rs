@@ -277,7 +277,7 @@ impl<P: Platform> Hypervisor<P> {
             if self.timers.is_due(cpu, now) {
                 self.expire_many(cpu, now, &due);
             } else {
-                self.expire(cpu, now, &due);
+                self.expire_charged(cpu, now, &due);
             }
         }
         // As nearly always, that was all.
@@ -285,6 +285,22 @@ impl<P: Platform> Hypervisor<P> {
         {
             self.do_what_else_is_due(cpu, now);
         }
+    }
+
+    /// [`Hypervisor::expire`], which is charged to the domain of the timer if this CPU runs another one.
+    #[inline(always)]
+    fn expire_charged(&self, cpu: CpuId, now: Nanos, due: &Armed<P>) {
+        if self.sched.runs(cpu, due.vcpu.domain.id) {
+            self.expire(cpu, now, due);
+        } else {
+            self.expire_for_another(cpu, now, due);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn expire_for_another(&self, cpu: CpuId, now: Nanos, due: &Armed<P>) {
+        self.work_for(cpu, Some(&due.vcpu.domain), || self.expire(cpu, now, due));
     }
 
     /// A timer expired on this CPU, whose own one is armed later.
@@ -304,10 +320,10 @@ impl<P: Platform> Hypervisor<P> {
     #[inline(never)]
     fn expire_many(&self, cpu: CpuId, now: Nanos, first: &Armed<P>) {
         self.ask_only(true);
-        self.expire(cpu, now, first);
+        self.expire_charged(cpu, now, first);
         for _ in 1..MOST_AT_ONCE {
             let Some(due) = self.timers.pop_due(cpu, now) else { break };
-            self.expire(cpu, now, &due);
+            self.expire_charged(cpu, now, &due);
         }
         self.ask_only(false);
         if self.timers.is_due(cpu, now) {
@@ -334,7 +350,7 @@ impl<P: Platform> Hypervisor<P> {
             self.run_watchdogs(now);
         }
         if self.keeper.next_deadline(cpu).is_some_and(|next| next <= now) {
-            self.keep_domains();
+            self.work_for(cpu, None, || self.keep_domains());
         }
         if self.sched.next_refill(cpu).is_some_and(|next| next <= now) {
             self.refill_budgets(now);

@@ -1,9 +1,11 @@
 //! Host tests of what concerns all vCPUs of a domain: it is done in steps, and for all of them.
 
+use super::Sim;
 use crate::Hypervisor;
 use crate::domain::{Domain, VcpuRef};
+use crate::hypercall::Cx;
 use crate::hypercall::domctl::info::describe;
-use crate::ids::{CpuId, DomId, Port, VcpuId};
+use crate::ids::{CpuId, DomId, Nanos, Port, VcpuId};
 use crate::mock::{self, MockPlatform};
 use crate::platform::Work;
 use crate::sched::walk::CHANGES;
@@ -13,12 +15,14 @@ use core::sync::atomic::Ordering::SeqCst;
 use xen_abi::domctl::XEN_DOMINF_SHUTDOWN;
 use xen_abi::errno::Errno;
 use xen_abi::sched::{SHUTDOWN_POWEROFF, SHUTDOWN_SUSPEND};
-use xen_abi::xen::VIRQ_DOM_EXC;
+use xen_abi::xen::{VIRQ_DOM_EXC, VIRQ_TIMER};
 
 /// vCPUs of the domain, as many as a description may ask for.
 const VCPUS: u32 = 512;
 /// Passes after which everything is done.
 const PASSES: usize = 2 * VCPUS as usize;
+/// What the hypervisor needs from one look at the clock to the next, where its work takes time, in nanoseconds.
+const LOOK_TAKES: u64 = 1000;
 
 type Mock = Hypervisor<MockPlatform>;
 type MockDomain = Arc<Domain<MockPlatform>>;
@@ -247,4 +251,110 @@ fn many_vcpus_are_capped_and_go_on_in_steps() {
     b.is_called();
     b.hv.run_timers();
     assert_eq!(b.passes(capped, || b.with(Reasons::CAPPED)), 0);
+}
+
+/// vCPUs of the domain that polls.
+const POLLERS: u32 = 64;
+/// The number of the third domain's vCPU.
+const SENDER: usize = POLLERS as usize + 1;
+
+/// A machine of one CPU that runs the only vCPU of a domain, the victim. The vCPUs of another one poll a port.
+struct Burden {
+    sim: Sim,
+    pollers: MockDomain,
+    port: Port,
+}
+
+impl Burden {
+    fn new() -> Self {
+        let mut sim = Sim::with_domains(1, &[1, POLLERS, 1], super::Policy::Share);
+        let pollers = sim.vcpus[1].domain.clone();
+        let port = sim.hv.bind_virq(&pollers, VcpuId(0), VIRQ_TIMER).expect("a port");
+        for vcpu in &pollers.vcpus {
+            vcpu.sched.add(Reasons::BLOCKED);
+            vcpu.sched.words.take(Reasons::DOWN);
+            vcpu.sched.words.begin_poll(&vcpu.sched.share.pollers);
+            vcpu.sched.words.narrow_poll(port);
+        }
+        let victim = sim.vcpu(0);
+        assert!(sim.hv.bring_up(&victim));
+        sim.settle();
+        sim.run(10_000_000);
+        sim.reschedule(0);
+        assert_eq!(sim.running(), [Some(0)]);
+        Self { sim, pollers, port }
+    }
+
+    fn polling(&self) -> usize {
+        self.pollers.vcpus.iter().filter(|vcpu| vcpu.sched.has(Reasons::POLLING)).count()
+    }
+
+    /// Does all that is left to do for the pollers in the time of the victim. Answers how long it took.
+    fn work_off(&mut self) -> u64 {
+        let time = || self.sim.hv.platform.time.load(SeqCst);
+        let began = time();
+        self.sim.hv.platform.look_takes.store(LOOK_TAKES, SeqCst);
+        for _ in 0..PASSES {
+            self.sim.hv.run_timers();
+        }
+        self.sim.hv.platform.look_takes.store(0, SeqCst);
+        assert_eq!(self.polling(), 0);
+        time() - began
+    }
+
+    /// What the victim is charged when its CPU looks for another vCPU: virtual runtime, and of its cap's budget.
+    fn charged(&mut self) -> u64 {
+        let victim = self.sim.vcpu(0);
+        let before = victim.vcpu().sched.vruntime();
+        self.sim.reschedule(0);
+        victim.vcpu().sched.vruntime() - before
+    }
+
+    fn owed(&self, vcpu: usize) -> u64 {
+        self.sim.vcpus[vcpu].domain.sched.owed.load(SeqCst)
+    }
+}
+
+/// What timers of a domain and the walk over its vCPUs take is charged to that domain, not to the vCPU in whose time it is done.
+#[test]
+fn work_for_a_domain_is_charged_to_it() {
+    let mut burden = Burden::new();
+    let (hv, domain) = (&burden.sim.hv, &burden.pollers);
+    let at = hv.platform.time.load(SeqCst);
+    hv.arm_singleshot(Cx { hv, domain, vcpu: &domain.vcpus[0] }, Nanos(at));
+    let took = burden.work_off();
+    let (owed, charged) = (burden.owed(1), burden.charged());
+    assert!(owed > u64::from(POLLERS) * LOOK_TAKES, "{took}, {owed}");
+    assert!(charged <= took - owed + LOOK_TAKES, "{charged} of {took} with {owed} owed");
+    // One of them runs now, and pays for it.
+    let poller = burden.sim.running()[0].expect("a poller") as usize;
+    let before = burden.sim.vcpus[poller].vcpu().sched.vruntime();
+    burden.sim.reschedule(0);
+    assert!(burden.sim.vcpus[poller].vcpu().sched.vruntime() - before >= owed);
+    assert_eq!(burden.owed(1), 0);
+}
+
+/// A walk that another domain asked for is charged to that one.
+#[test]
+fn a_walk_is_charged_to_who_asked_for_it() {
+    let mut burden = Burden::new();
+    let port = burden.port;
+    let (sender, victim) = (burden.sim.vcpu(SENDER), burden.sim.vcpu(0));
+    // The sender runs, and falls asleep at once.
+    burden.sim.hv.suspend(victim.vcpu(), Reasons::BLOCKED);
+    assert!(burden.sim.hv.bring_up(&sender));
+    burden.sim.settle();
+    assert_eq!(burden.sim.running(), [Some(SENDER as u32)]);
+    burden.sim.hv.wake_pollers(&burden.pollers, port);
+    let left = burden.polling();
+    assert!(left == POLLERS as usize - CHANGES, "{left}");
+    burden.sim.hv.suspend(sender.vcpu(), Reasons::BLOCKED);
+    burden.pollers.vcpus.iter().for_each(|vcpu| burden.sim.hv.suspend(vcpu, Reasons::PAUSED));
+    burden.sim.hv.resume(&victim, Reasons::BLOCKED);
+    burden.sim.reschedule(0);
+    assert_eq!(burden.sim.running(), [Some(0)]);
+    let took = burden.work_off();
+    let charged = burden.charged();
+    assert!(burden.owed(SENDER) >= LOOK_TAKES && burden.owed(1) == 0, "{} owed", burden.owed(SENDER));
+    assert!(charged <= took - burden.owed(SENDER) + LOOK_TAKES, "{charged} of {took}");
 }
