@@ -100,14 +100,12 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn work_for(&self, cpu: CpuId, domain: Option<&Domain<P>>, work: impl FnOnce()) {
         let queue = self.sched.queue(cpu);
         let is_foreign = !queue.idle() && !domain.is_some_and(|domain| self.sched.runs(cpu, domain.id));
-        let began = self.platform.now();
+        let began = is_foreign.then(|| self.platform.now());
         let id = domain.map_or(NONE, |domain| domain.id.0.into());
         let before = queue.foreign.works_for.swap(id, Ordering::Relaxed);
         work();
         queue.foreign.works_for.store(before, Ordering::Relaxed);
-        if !is_foreign {
-            return;
-        }
+        let Some(began) = began else { return };
         let took = self.platform.now().0.saturating_sub(began.0);
         queue.foreign.spent.fetch_add(took, Ordering::Relaxed);
         if let Some(domain) = domain {

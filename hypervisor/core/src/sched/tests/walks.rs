@@ -294,11 +294,12 @@ impl Burden {
         let time = || self.sim.hv.platform.time.load(SeqCst);
         let began = time();
         self.sim.hv.platform.look_takes.store(LOOK_TAKES, SeqCst);
-        for _ in 0..PASSES {
+        let mut passes = 0..PASSES;
+        while self.polling() != 0 {
+            passes.next().expect("an end");
             self.sim.hv.run_timers();
         }
         self.sim.hv.platform.look_takes.store(0, SeqCst);
-        assert_eq!(self.polling(), 0);
         time() - began
     }
 
@@ -325,6 +326,8 @@ fn work_for_a_domain_is_charged_to_it() {
     let took = burden.work_off();
     let (owed, charged) = (burden.owed(1), burden.charged());
     assert!(owed > u64::from(POLLERS) * LOOK_TAKES, "{took}, {owed}");
+    // A few looks at the clock in each pass are for no domain.
+    assert!(charged < took / 4, "{charged} of {took}");
     assert!(charged <= took - owed + LOOK_TAKES, "{charged} of {took} with {owed} owed");
     // One of them runs now, and pays for it.
     let poller = burden.sim.running()[0].expect("a poller") as usize;
