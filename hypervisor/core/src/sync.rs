@@ -59,6 +59,14 @@ impl<W: Word<u32>> Turns<W> {
     }
 }
 
+/// A lock that CPUs get in the order in which they came, so that each waits for those only that came before it.
+///
+/// It guards what the vCPUs of one domain lock as often as they like and on many CPUs, and another domain, or the hypervisor in its own
+/// work, locks as well: the frame allocator, grant tables, the ports of a domain (and, in the binary, the heap). For what belongs to one
+/// domain or one CPU a plain lock is enough and one instruction shorter. No handler of an interrupt takes it: it may have interrupted a CPU that
+/// is in line, and would wait behind that one.
+pub(crate) use spin::mutex::{TicketMutex as FairMutex, TicketMutexGuard as FairMutexGuard};
+
 macro_rules! word {
     ($atomic:ty, $value:ty) => {
         impl Word<$value> for $atomic {

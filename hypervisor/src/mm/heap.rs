@@ -72,7 +72,7 @@ fn more_frames(layout: Layout) -> Option<(Mfn, u32)> {
 }
 
 struct Heap {
-    small: Talck<spin::Mutex<()>, ErrOnOom>,
+    small: Talck<spin::mutex::TicketMutex<()>, ErrOnOom>,
 }
 
 impl Heap {

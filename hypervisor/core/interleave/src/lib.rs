@@ -19,6 +19,11 @@ pub mod model;
 
 pub use lock::{Mutex, MutexGuard, Once, RwLock, RwLockReadGuard, RwLockWriteGuard, StdMutex};
 
+/// `spin::mutex`.
+pub mod mutex {
+    pub use crate::lock::{Mutex as TicketMutex, MutexGuard as TicketMutexGuard};
+}
+
 /// `core::hint`.
 pub mod hint {
     pub use ::core::hint::*;

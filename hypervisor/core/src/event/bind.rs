@@ -6,9 +6,9 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{DomId, Port, VcpuId};
 use crate::platform::Platform;
+use crate::sync::FairMutexGuard;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
-use spin::MutexGuard;
 use xen_abi::event_channel::EVTCHN_FIFO_PRIORITY_DEFAULT;
 use xen_abi::xen::DOMID_SELF;
 
@@ -165,7 +165,10 @@ impl<P: Platform> Hypervisor<P> {
     /// A guest of the FIFO ABI decides which of its free ports are still linked, and so how long the search is. So it looks at
     /// [`SEARCH_STEP`] ports at a time, and goes on later where it stopped. A search that does not get through in one step looks at all
     /// ports twice before it says that none is left.
-    fn free_port<'a>(&self, domain: &'a Domain<P>) -> Result<(MutexGuard<'a, Changes>, Port), EventError> {
+    fn free_port<'a>(
+        &self,
+        domain: &'a Domain<P>,
+    ) -> Result<(FairMutexGuard<'a, Changes>, Port), EventError> {
         loop {
             let mut changes = domain.events.changes.lock();
             if let Some(port) = self.search_step(domain, &mut changes)? {

@@ -47,13 +47,14 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{DomId, Port, VcpuId};
 use crate::platform::Platform;
+use crate::sync::{FairMutex, FairMutexGuard};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use fifo::Fifo;
 use pirq_map::Numbers;
 use slot::{Binding, Slot, SlotTable};
-use spin::{Mutex, MutexGuard, Once};
+use spin::{Mutex, Once};
 use xen_abi::errno::Errno;
 use xen_abi::event_channel::{EVTCHN_2L_NR_CHANNELS, EVTCHN_FIFO_NR_CHANNELS};
 use xen_abi::xen::{DOMID_SELF, NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
@@ -145,7 +146,7 @@ pub struct DomainEvents {
     /// The numbers that mean a physical interrupt, or are reserved for one.
     pirqs: Mutex<Numbers>,
     /// Serialises every change of a binding.
-    changes: Mutex<Changes>,
+    changes: FairMutex<Changes>,
 }
 
 /// What binding and closing needs to know beyond the slots.
@@ -181,7 +182,7 @@ impl DomainEvents {
             uses_fifo: AtomicBool::new(false),
             max_port: AtomicU32::new(u32::MAX),
             pirqs: Mutex::new(Numbers::default()),
-            changes: Mutex::new(Changes {
+            changes: FairMutex::new(Changes {
                 lowest_free: 1,
                 search_from: 0,
                 searches_again: false,
@@ -255,8 +256,8 @@ fn vcpu_exists<P: Platform>(domain: &Domain<P>, vcpu: VcpuId) -> Result<(), Even
 
 /// The mutexes of two domains, locked in their order; `b` is the same domain as `a` when the second guard is missing.
 struct BothChanges<'a> {
-    a: MutexGuard<'a, Changes>,
-    _b: Option<MutexGuard<'a, Changes>>,
+    a: FairMutexGuard<'a, Changes>,
+    _b: Option<FairMutexGuard<'a, Changes>>,
 }
 
 impl<'a> BothChanges<'a> {

@@ -39,8 +39,8 @@ pub use table::TableSize;
 
 use crate::ids::DomId;
 use crate::page::PageError;
+use crate::sync::FairMutex;
 use maptrack::Maptrack;
-use spin::Mutex;
 use table::Table;
 use xen_abi::errno::Errno;
 use xen_abi::grant_table::*;
@@ -148,8 +148,8 @@ impl From<VersionError> for Errno {
 
 /// A domain's grant table and the grants of others that it mapped.
 pub struct DomainGrants {
-    table: Mutex<Table>,
-    maptrack: Mutex<Maptrack>,
+    table: FairMutex<Table>,
+    maptrack: FairMutex<Maptrack>,
 }
 
 impl DomainGrants {
@@ -162,8 +162,8 @@ impl DomainGrants {
     /// into `max_maptrack_frames` pages of Xen's format.
     pub fn with_limits(max_frames: u32, max_maptrack_frames: u32) -> Self {
         Self {
-            table: Mutex::new(Table::new(max_frames)),
-            maptrack: Mutex::new(Maptrack::new(max_maptrack_frames)),
+            table: FairMutex::new(Table::new(max_frames)),
+            maptrack: FairMutex::new(Maptrack::new(max_maptrack_frames)),
         }
     }
 

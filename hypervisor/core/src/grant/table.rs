@@ -10,11 +10,11 @@ use crate::domain::Domain;
 use crate::event::Progress;
 use crate::ids::{DomId, GrantRef, Mfn, PAGE_SIZE};
 use crate::platform::{GuestFrame, Platform};
+use crate::sync::FairMutexGuard;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
-use spin::MutexGuard;
 use xen_abi::errno::Errno;
 use xen_abi::grant_table::*;
 
@@ -334,7 +334,11 @@ fn give_back<P: Platform>(
 
 impl DomainGrants {
     /// The table, locked. It has a frame from its first use on, if there is memory.
-    pub(super) fn lock<P: Platform>(&self, hv: &Hypervisor<P>, domain: &Domain<P>) -> MutexGuard<'_, Table> {
+    pub(super) fn lock<P: Platform>(
+        &self,
+        hv: &Hypervisor<P>,
+        domain: &Domain<P>,
+    ) -> FairMutexGuard<'_, Table> {
         let mut table = self.table.lock();
         if table.frames.is_empty() && !table.closed {
             // Without a frame there are no references, and every one is refused.

@@ -19,9 +19,9 @@
 
 use crate::ids::Mfn;
 use crate::page::{Count, FrameInfo, Links, TlbClock};
+use crate::sync::FairMutex;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use spin::Mutex;
 
 /// Largest order there is: 4 GiB blocks.
 pub const MAX_ORDER: u32 = 20;
@@ -39,7 +39,7 @@ const SCRUB_LOOKS: usize = 4096;
 /// The free frames of the machine.
 pub struct FrameAllocator {
     table: &'static [FrameInfo],
-    lists: Mutex<Lists>,
+    lists: FairMutex<Lists>,
     /// Changed under the lock.
     free: AtomicU64,
     /// Free frames that are dirty, and perhaps some that are about to become free.
@@ -83,7 +83,7 @@ impl FrameAllocator {
     pub const fn new(table: &'static [FrameInfo]) -> Self {
         Self {
             table,
-            lists: Mutex::new(Lists {
+            lists: FairMutex::new(Lists {
                 claimed: 0,
                 promised: 0,
                 heads: [[NONE; ORDERS]; ZONES],
