@@ -28,8 +28,6 @@ pub(super) struct Foreign {
     works_for: AtomicU32,
     /// Nanoseconds of foreign work since the running vCPU was last charged.
     spent: AtomicU64,
-    /// Virtual runtime that its domain's flow is to grow by without being charged: it grows in steps.
-    spared: AtomicU64,
 }
 
 impl Foreign {
@@ -38,7 +36,6 @@ impl Foreign {
             runs: AtomicU32::new(NONE),
             works_for: AtomicU32::new(OWN),
             spent: AtomicU64::new(0),
-            spared: AtomicU64::new(0),
         }
     }
 
@@ -46,13 +43,12 @@ impl Foreign {
     pub fn begin(&self, domain: DomId) {
         self.runs.store(domain.0.into(), Ordering::Relaxed);
         self.spent.store(0, Ordering::Relaxed);
-        self.spared.store(0, Ordering::Relaxed);
     }
 
     /// Whether there is something to take off what the running vCPU is charged.
     #[inline(always)]
     pub fn is_any(&self) -> bool {
-        self.spent.load(Ordering::Relaxed) | self.spared.load(Ordering::Relaxed) != 0
+        self.spent.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -66,13 +62,10 @@ pub(super) fn correct<P: Platform>(
     part: u32,
     (ran, got): (u64, u64),
 ) -> (u64, u64) {
-    let foreign = &queue.foreign;
-    let spent = foreign.spent.swap(0, Ordering::Relaxed).min(ran);
-    let spared = foreign.spared.load(Ordering::Relaxed).saturating_add(scaled(spent, part));
-    let less = spared.min(got);
-    foreign.spared.store(spared - less, Ordering::Relaxed);
+    let spent = queue.foreign.spent.swap(0, Ordering::Relaxed).min(ran);
     let owed = share.owed.swap(0, Ordering::Relaxed);
-    ((ran - spent).saturating_add(owed), (got - less).saturating_add(scaled(owed, part)))
+    let got = got.saturating_sub(scaled(spent, part));
+    ((ran - spent).saturating_add(owed), got.saturating_add(scaled(owed, part)))
 }
 
 impl<P: Platform> Scheduler<P> {
