@@ -27,7 +27,7 @@ impl<P: Platform> Scheduler<P> {
         let mut clock = self.clock.lock();
         let flow = share.flow(now);
         let mut got = lead(flow, queue.flow.swap(flow, Ordering::Relaxed)).max(0).unsigned_abs();
-        if queue.foreign.is_any() || share.owed.load(Ordering::Relaxed) != 0 {
+        if queue.foreign.spent() | share.owed.load(Ordering::Relaxed) != 0 {
             (ran, got) = foreign::correct(queue, share, part, (ran, got));
         }
         let new = old.saturating_add(got);

@@ -310,6 +310,9 @@ impl VirtualClock {
 
 /// So many nanoseconds of CPUs, divided by a weight.
 fn divided(passed: u64, cpus: u64, weight: u64) -> u64 {
+    if cpus * u64::from(BASE) == weight {
+        return passed;
+    }
     match passed.checked_mul(cpus).and_then(|ran| ran.checked_mul(BASE.into())) {
         Some(ran) => ran / weight,
         // For days no vCPU came or went.

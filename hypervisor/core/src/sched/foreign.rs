@@ -32,11 +32,7 @@ pub(super) struct Foreign {
 
 impl Foreign {
     pub const fn new() -> Self {
-        Self {
-            runs: AtomicU32::new(NONE),
-            works_for: AtomicU32::new(OWN),
-            spent: AtomicU64::new(0),
-        }
+        Self { runs: AtomicU32::new(NONE), works_for: AtomicU32::new(OWN), spent: AtomicU64::new(0) }
     }
 
     /// The CPU runs another domain from now on.
@@ -45,10 +41,10 @@ impl Foreign {
         self.spent.store(0, Ordering::Relaxed);
     }
 
-    /// Whether there is something to take off what the running vCPU is charged.
+    /// Nanoseconds to take off what the running vCPU is charged.
     #[inline(always)]
-    pub fn is_any(&self) -> bool {
-        self.spent.load(Ordering::Relaxed) != 0
+    pub fn spent(&self) -> u64 {
+        self.spent.load(Ordering::Relaxed)
     }
 }
 
