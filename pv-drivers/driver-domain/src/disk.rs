@@ -1,7 +1,8 @@
 //! A disk of the machine as the block back end takes it: jobs begin in the device's queue and end there at their own time, so
 //! that nobody waits for a medium.
 //!
-//! Several back ends may share a disk. What belongs to one that is gone ends all the same, and is forgotten.
+//! Several back ends may share a disk. What belongs to one that is gone ends all the same, and is forgotten; no job of a back end
+//! that came later begins before. So what a domain wrote last does not overtake what the one after it reads and writes.
 //!
 //! # Flushes
 //!
@@ -13,7 +14,8 @@
 //! A job has memory of its own only while the device works on it. Before, what it writes is where the back end put it, and
 //! behind, what it read is there. A disk's jobs have [`room`] in all; one alone may have more than that, so that each disk always gets
 //! on. A job that finds no room waits, as the front end does for it. Of back ends that wait, the one that has the fewest jobs
-//! under way begins the next.
+//! under way begins the next; of those with as many, the one that has waited longest since it began one or asked for one. Who
+//! polls first has nothing of it.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -100,8 +102,15 @@ struct User {
     ended: VecDeque<Ended>,
     /// Jobs of it that are under way.
     begun: usize,
-    /// A job of it waits.
-    waits: bool,
+    /// Since when a job of it waits: a number of [`Shared::tickets`]. A new one is drawn for each job that waits first.
+    ticket: Option<u64>,
+}
+
+impl User {
+    /// The least of those that wait begins the next job. One that does not wait is behind all that have as many under way.
+    fn place(&self) -> (usize, u64) {
+        (self.begun, self.ticket.unwrap_or(u64::MAX))
+    }
 }
 
 /// A disk that back ends share.
@@ -117,6 +126,8 @@ struct Shared<Q> {
     /// The flush that is under way, and those for whom it is.
     flushing: Option<(u16, Vec<(u64, Job)>)>,
     last_user: u64,
+    /// Tickets that were drawn.
+    tickets: u64,
 }
 
 impl<Q: Queue> Shared<Q> {
@@ -147,6 +158,8 @@ impl<Q: Queue> Shared<Q> {
         self.taken += cost(length);
         if let Some(user) = self.users.get_mut(&user) {
             user.begun += 1;
+            // What waits behind it has its turn after those that wait now.
+            user.ticket = None;
         }
         Ok(())
     }
@@ -154,10 +167,24 @@ impl<Q: Queue> Shared<Q> {
     /// Whether a job of that cost can begin, and no flush nor job of another back end comes first.
     fn may_begin(&self, user: u64, cost: usize) -> bool {
         let flush_waits = self.flushing.is_none() && !self.flushes.is_empty();
-        let own = self.users.get(&user).map_or(0, |user| user.begun);
-        let is_first = self.users.values().all(|other| !other.waits || other.begun >= own);
+        let own = self.users.get(&user).map_or((0, u64::MAX), User::place);
+        let mut waiting = self.users.values().filter(|other| other.ticket.is_some());
+        let is_first = waiting.all(|other| other.place() >= own);
         let fits = self.taken == 0 || self.taken + cost <= self.room;
-        fits && is_first && !flush_waits && !self.queue.is_full()
+        // They are no more than the device's queue holds.
+        let left = |job: &Begun| job.user < user && !self.users.contains_key(&job.user);
+        fits && is_first && !flush_waits && !self.queue.is_full() && !self.begun.values().any(left)
+    }
+
+    /// A job of this back end waits, or none does any more.
+    fn set_waiting(&mut self, user: u64, waits: bool) {
+        let Some(user) = self.users.get_mut(&user) else { return };
+        if !waits {
+            user.ticket = None;
+        } else if user.ticket.is_none() {
+            self.tickets += 1;
+            user.ticket = Some(self.tickets);
+        }
     }
 
     /// Takes what ended, for whomever it is, and begins the next flush.
@@ -230,6 +257,7 @@ impl<Q: Queue> Disk<Q> {
             flushes: Vec::new(),
             flushing: None,
             last_user: 0,
+            tickets: 0,
         })))
     }
 
@@ -242,7 +270,7 @@ impl<Q: Queue> Disk<Q> {
             shared.collect();
         }
         // What ended may have been taken for a back end that was asked before, or that waits for the room.
-        let has_more = |user: &User| !user.ended.is_empty() || user.waits;
+        let has_more = |user: &User| !user.ended.is_empty() || user.ticket.is_some();
         let works = !shared.begun.is_empty() || shared.flushing.is_some() || !shared.flushes.is_empty();
         works || shared.users.values().any(has_more)
     }
@@ -298,9 +326,7 @@ impl<T: Transport, Q: Queue> BlockDevice<T> for Opened<Q> {
             Ok(()) => {}
             Err(Refused::Full) => {
                 self.waiting.push_back(job);
-                if let Some(user) = shared.users.get_mut(&self.user) {
-                    user.waits = true;
-                }
+                shared.set_waiting(self.user, true);
             }
             Err(Refused::Failed) => return Err(Failed),
         }
@@ -321,6 +347,7 @@ impl<T: Transport, Q: Queue> BlockDevice<T> for Opened<Q> {
         }
         let mut shared = self.disk.0.lock();
         while let Some(job) = self.waiting.front() {
+            shared.set_waiting(self.user, true);
             match shared.begin(self.user, *job, staging) {
                 Ok(()) => {}
                 Err(Refused::Full) => break,
@@ -328,9 +355,7 @@ impl<T: Transport, Q: Queue> BlockDevice<T> for Opened<Q> {
             }
             self.waiting.pop_front();
         }
-        if let Some(user) = shared.users.get_mut(&self.user) {
-            user.waits = !self.waiting.is_empty();
-        }
+        shared.set_waiting(self.user, !self.waiting.is_empty());
     }
 }
 

@@ -42,6 +42,12 @@ pub trait Driver<T: Transport> {
     /// The connection ended: gives back what was shared. The other end has left, or should have.
     fn disconnect(&mut self, end: &End<T>);
 
+    /// Whether nothing is under way that changes what the other end, or the one after it, finds. Asked after
+    /// [`disconnect`](Self::disconnect): a back end says that it has closed only then, and is polled until it has.
+    fn is_at_rest(&self) -> bool {
+        true
+    }
+
     /// The other end's state changed without a step following from it, e.g. to [`State::Reconfiguring`].
     fn changed(&mut self, _end: &End<T>) {}
 }
@@ -61,6 +67,8 @@ pub struct Device<T: Transport, D> {
     is_reopening: bool,
     /// Whether there may be a step without a change at the other end.
     is_due: bool,
+    /// Whether a back end has left, and the driver is not at rest: the step to [`State::Closed`] is tried in each poll.
+    is_waiting: bool,
     /// This end shall leave, which xenstore could not be told yet, and why.
     late: Option<Option<Error>>,
 }
@@ -76,6 +84,7 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
             is_wanted: true,
             is_reopening: false,
             is_due: true,
+            is_waiting: false,
             late: None,
         }
     }
@@ -125,10 +134,10 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
             None => {}
         }
         let changed = self.end.poll();
-        if !changed && !self.is_due {
+        if !changed && !self.is_due && !self.is_waiting {
             return false;
         }
-        self.is_due = false;
+        (self.is_due, self.is_waiting) = (false, false);
         let mut progress = changed;
         for _ in 0..STEPS {
             match self.step() {
@@ -244,6 +253,10 @@ impl<T: Transport, D: Driver<T>> Device<T, D> {
             State::Connected => self.connect()?,
             State::Closed if D::ROLE == Role::Back => {
                 self.give_back();
+                if !self.driver.is_at_rest() {
+                    self.is_waiting = true;
+                    return Ok(false);
+                }
                 return Ok(self.show(state));
             }
             _ => {

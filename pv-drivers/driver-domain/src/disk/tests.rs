@@ -279,3 +279,53 @@ fn all_disks_together_leave_memory_for_the_rest() {
     assert_eq!((requests(48 << 20, 1), requests(48 << 20, 5), requests(1 << 20, 50)), (32, 18, 2));
     assert_eq!(requests(usize::MAX, 1), 32);
 }
+
+/// Each has one job at a time, and always another one behind it: as many as there are wait as long.
+#[test]
+fn of_many_back_ends_each_has_its_turn_whoever_polls_first() {
+    const USERS: usize = 20;
+    let staging = Machine::new().domain(1).memory(8).unwrap();
+    let disk = disk();
+    let mut users: Vec<_> = (0..USERS).map(|_| disk.open()).collect();
+    for user in &mut users {
+        submit(user, job(1, Operation::Write, 5), &staging).unwrap();
+    }
+    let mut ended = [0; USERS];
+    for round in 0..40 * USERS {
+        for (number, user) in users.iter_mut().enumerate() {
+            // A job ends when one of the first few is about to look.
+            if number == round % 3 {
+                disk.0.lock().queue.may_end = 1;
+            }
+            for (tag, good) in poll(user, &staging) {
+                assert!(good);
+                ended[number] += 1;
+                submit(user, job(tag, Operation::Write, 5), &staging).unwrap();
+            }
+        }
+    }
+    assert!(ended.iter().all(|count| (38..=41).contains(count)), "{ended:?}");
+}
+
+#[test]
+fn what_a_domain_wrote_last_does_not_overtake_the_one_after_it() {
+    let staging = Machine::new().domain(1).memory(8).unwrap();
+    let disk = disk();
+    let (mut one, mut other) = (disk.open(), disk.open());
+    submit(&mut one, job(1, Operation::Write, 5), &staging).unwrap();
+    drop(one);
+    let mut next = disk.open();
+    submit(&mut next, job(2, Operation::Write, 5), &staging).unwrap();
+    assert_eq!((poll(&mut next, &staging), disk.0.lock().begun.len()), (vec![], 1));
+    // One that was there before is not concerned.
+    submit(&mut other, job(3, Operation::Read, 6), &staging).unwrap();
+    assert_eq!((poll(&mut other, &staging), poll(&mut next, &staging)), (vec![], vec![]));
+    disk.0.lock().queue.may_end = 9;
+    let mut ended = [poll(&mut next, &staging), poll(&mut other, &staging)].concat();
+    assert!(disk.0.lock().begun.len() <= 1);
+    disk.0.lock().queue.may_end = 9;
+    ended.extend(poll(&mut next, &staging));
+    ended.extend(poll(&mut other, &staging));
+    ended.sort_unstable();
+    assert_eq!(ended, [(2, true), (3, true)]);
+}

@@ -234,6 +234,10 @@ impl<T: Transport, D: BlockDevice<T>> crate::xenbus::Driver<T> for Driver<T, D> 
     fn disconnect(&mut self, _end: &End<T>) {
         self.work.disconnect();
     }
+
+    fn is_at_rest(&self) -> bool {
+        self.work.is_at_rest()
+    }
 }
 
 /// Bytes of staging memory for one request.

@@ -58,6 +58,11 @@ impl Pool {
         !self.free.is_empty()
     }
 
+    /// What the disk works on.
+    pub fn pending(&self) -> impl Iterator<Item = Operation> {
+        self.slots.iter().filter(|slot| slot.is_pending).filter_map(|slot| slot.operation)
+    }
+
     pub fn slot(&mut self, index: u16) -> &mut Slot {
         &mut self.slots[usize::from(index)]
     }

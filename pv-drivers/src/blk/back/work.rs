@@ -145,6 +145,12 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
         self.pool.abandon();
     }
 
+    /// Whether the disk works on nothing that changes its contents. What it reads for a connection that ended is of no
+    /// consequence: it goes to memory of this domain, and no further.
+    pub fn is_at_rest(&self) -> bool {
+        self.pool.pending().all(|operation| operation == Operation::Read)
+    }
+
     /// Without a connection: takes what the disk ended; whether there was something.
     pub fn reap(&mut self) -> bool {
         self.batch.clear();

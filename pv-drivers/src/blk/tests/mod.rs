@@ -382,6 +382,41 @@ fn both_ends_part_and_meet_again() {
     assert_eq!(pair.read(0, 4096), [3; 4096]);
 }
 
+/// The front end, or the domain after it, believes that nothing changes the disk any more once the back end has closed.
+#[test]
+fn a_back_end_has_closed_when_its_writes_have_ended() {
+    for operation in [Operation::Write, Operation::Flush] {
+        let mut pair = Pair::new(|_| SlowDisk::new(100), FrontOptions::default(), BackOptions::default());
+        pair.back.disk_mut().may_end = false;
+        let data = match operation {
+            Operation::Write => Data::Buffer(pair.buffer(&[4; 4096])),
+            _ => Data::None,
+        };
+        pair.submit(operation, 0, data);
+        pair.settle();
+        pair.front.close();
+        pair.settle();
+        assert!(
+            !pair.front.is_closed() && !pair.back.is_closed(),
+            "the front end keeps its pages until then"
+        );
+        assert_eq!(pair.back.end().state(), crate::xenbus::State::Closing, "{operation:?}");
+        // A front end that comes back meanwhile waits for it.
+        pair.front.reopen();
+        pair.settle();
+        assert!(!pair.front.is_connected());
+        pair.back.disk_mut().may_end = true;
+        pair.settle();
+        assert!(pair.front.is_connected());
+        assert_eq!(pair.front.completed().unwrap().result, Err(Failure::Disconnected));
+        let there = if operation == Operation::Write { 4 } else { 0 };
+        assert_eq!(pair.read(0, 4096), [there; 4096]);
+        pair.front.close();
+        pair.settle();
+        assert!(pair.back.is_closed());
+    }
+}
+
 #[test]
 fn a_restored_domain_has_its_disk_again() {
     let mut pair = Pair::new(|_| SlowDisk::new(100), FrontOptions::default(), BackOptions::default());
