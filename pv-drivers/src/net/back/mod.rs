@@ -4,6 +4,7 @@
 //! moves the data. It keeps no packet: one that nobody has room for stays where it is, in its sender's pages.
 
 mod device;
+mod lanes;
 mod late;
 mod rx;
 mod tx;
@@ -14,8 +15,9 @@ use alloc::vec::Vec;
 use xen_abi::io::netif::{NetifRxRing, NetifTxRing};
 
 pub use device::{Net, SharedBridge, check};
+pub(super) use lanes::{Head, Lanes};
 pub(super) use rx::{Room, Rx};
-pub(super) use tx::{HEADER, Head, Tx, status};
+pub(super) use tx::{HEADER, Tx, status};
 
 use super::bridge::Claim;
 use super::features::Accepts;

@@ -31,7 +31,7 @@ pub const BUDGET: usize = 32;
 const WIRE_BUDGET: usize = 64;
 /// Frames that large packets of one port become in a round, at most, on their way to wires: those of four of the largest packets
 /// in pieces of 512 bytes. A card may make the bridge wait for each frame. What is behind them is lost.
-const CUT_BUDGET: usize = 512;
+pub const CUT_BUDGET: usize = 512;
 
 /// What a round works on. Kept between rounds so that its lists need no new memory.
 #[derive(Debug, Default)]
@@ -159,7 +159,7 @@ impl<T: Transport> Bridge<T> {
                             self.round.arrived.push(Arrived { from: number, place, to });
                         }
                     }
-                    Way::Staged(_) | Way::Drop => {}
+                    Way::Staged(_) | Way::Full | Way::Drop => {}
                 }
                 moved = true;
             }
@@ -213,8 +213,6 @@ impl<T: Transport> Bridge<T> {
     fn route(&mut self, now: Duration) -> (bool, Option<Duration>) {
         let mut pieces = core::mem::take(&mut self.round.pieces);
         let (memory, places) = self.staging.split();
-        let mut place = header_places();
-        let mut heads = core::iter::repeat_with(&mut place).take(HEADERS);
         let mut router = Router::<T> {
             ports: &mut self.ports,
             table: &mut self.table,
@@ -222,7 +220,7 @@ impl<T: Transport> Bridge<T> {
             memory,
             places,
             pieces: &mut pieces,
-            heads: &mut heads,
+            heads: 0..HEADERS,
             now,
             until: None,
             turn: &mut self.turn,
@@ -266,7 +264,14 @@ impl<T: Transport> Bridge<T> {
         round.arrived.clear();
         self.round = round;
         let mut broke = false;
-        for vif in self.ports.iter_mut().flatten().filter_map(Port::vif_mut) {
+        for port in self.ports.iter_mut().flatten() {
+            let vif = match port {
+                Port::Vif(vif) => vif,
+                Port::Wire { planned, .. } => {
+                    *planned = 0;
+                    continue;
+                }
+            };
             vif.late.end_round();
             if vif.broken.is_none()
                 && let Err(broken) = publish(vif)

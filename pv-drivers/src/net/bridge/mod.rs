@@ -11,13 +11,15 @@
 //!
 //! # Room and order
 //!
-//! Packets of one queue stay in order. The first one whose only receiver offers no room waits in its sender's pages, and
-//! those behind it wait too; a receiver that offers none for 20 ms loses packets until it does. Where packets to other receivers
-//! wait on the ring behind the first, they do for 20 ms in 200 ms at most, whatever the receivers offer: then the first ones are
-//! lost. A packet waits for 100 ms at most even where no other is seen behind it, for a full ring does not show what its sender has;
-//! then no packet of that ring waits for 200 ms. So a receiver that reads slowly delays what its senders have for others, and does
-//! not set its pace. What goes to everybody never waits. What one domain sends is copied in a round as far as its share allows;
-//! who came short of something in a round is served first soon (`turn`).
+//! Packets of one queue to one receiver stay in order. One whose only receiver offers no room waits in its sender's pages, and so do
+//! those to the same receiver behind it; those to others pass. A receiver that offers no room for 20 ms loses packets until it does.
+//! A packet waits for 100 ms at most: it may be one of so many to a slow receiver that the ring is full, which does not show what
+//! else its sender has. Then no packet of that ring to that receiver waits for 200 ms. So a receiver that reads slowly delays what its senders
+//! have for others by 100 ms at most, and costs them none of it. What goes to everybody never waits. What one domain sends is
+//! copied in a round as far as its share allows; who came short of something in a round, be it that a packet waits or that it is
+//! lost, is served first soon (`turn`).
+//!
+//! A wire has room for so many frames ([`Wire::room`]), and is waited for like any other receiver.
 //!
 //! # What a receiver cannot take
 //!
@@ -48,6 +50,16 @@ pub trait Wire: Send {
     /// Sends a frame. False: there is no room, and it is lost.
     fn transmit(&mut self, frame: &[u8]) -> bool;
 
+    /// How many frames it takes now. Packets of domains wait for room, as far as packets wait at all.
+    fn room(&mut self) -> usize {
+        usize::MAX
+    }
+
+    /// Whether no frame is under way: there will not be more room than there is.
+    fn is_idle(&self) -> bool {
+        true
+    }
+
     /// Hands the next frame that came in to `take`. False: there is none.
     fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> bool;
 
@@ -76,7 +88,13 @@ impl Claim {
 /// What a port is.
 enum Port<T: Transport> {
     Vif(Box<Vif<T>>),
-    Wire { wire: Box<dyn Wire>, sent: Counters, received: Counters },
+    Wire {
+        wire: Box<dyn Wire>,
+        sent: Counters,
+        received: Counters,
+        /// Frames that this round completes for it.
+        planned: usize,
+    },
 }
 
 impl<T: Transport> Port<T> {
@@ -158,7 +176,8 @@ impl<T: Transport> Bridge<T> {
 
     /// Adds a network card or a local stack.
     pub fn add_wire(&mut self, wire: Box<dyn Wire>) -> PortId {
-        self.add(Port::Wire { wire, sent: Counters::default(), received: Counters::default() })
+        let (sent, received) = (Counters::default(), Counters::default());
+        self.add(Port::Wire { wire, sent, received, planned: 0 })
     }
 
     /// Removes a port and forgets what was behind it, but not whose its configured address is. The back end is dropped, and with
@@ -237,8 +256,8 @@ impl<T: Transport> Bridge<T> {
 fn sleep<T: Transport>(vif: &mut Vif<T>) -> Result<bool, super::Broken> {
     let mut work = false;
     for queue in &mut vif.queues {
-        // A queue whose first packet waits for its receiver is woken by that one.
-        work |= !queue.tx.is_waiting() && queue.tx.sleep()?;
+        // What waits for its receiver is woken by that one; what comes behind it may be to another.
+        work |= queue.tx.sleep()?;
         // So is a completed frame that waits for the receiver.
         work |= queue.rx.sleep()?;
     }

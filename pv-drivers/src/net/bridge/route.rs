@@ -4,12 +4,12 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use core::time::Duration;
 
-use super::super::back::{HEADER, Head, Room, Vif};
+use super::super::back::{HEADER, Head, Lanes, Room, Vif};
 use super::super::chain::Fragment;
 use super::super::checksum::{self, Transport as Segment};
-use super::super::{Mac, Offload};
-use super::forward::{BUDGET, Given, Round, Sent, Staged};
-use super::staging::{Place, Places};
+use super::super::{MAX_PACKET, Mac, Offload};
+use super::forward::{BUDGET, CUT_BUDGET, Given, Round, Sent, Staged};
+use super::staging::{Place, Places, header_place};
 use super::table::{Place as Found, Table};
 use super::turn::Turn;
 use super::{Port, vif_at};
@@ -18,6 +18,24 @@ use crate::transport::{Copy, CopyEnd, DomId, GrantRef, PAGE_SIZE, Transport, wor
 /// Pieces in which the packets of one front end are copied in a round, to all of their receivers together, and those of its
 /// last packet. What is behind them waits for the next round: a packet to all ports costs a piece for each fragment and port.
 const PIECES: usize = 1024;
+
+/// How long a packet waits for a wire's room before it is looked at again. No event tells of it.
+const WIRE_PAUSE: Duration = Duration::from_millis(1);
+
+/// The place of stations that may be behind any wire, among the ports that packets wait for.
+const WIRES: usize = usize::MAX;
+
+/// How far the first packet of a lane got.
+enum Step {
+    /// It is on its way, or goes nowhere.
+    Passed,
+    /// It was lost at that port, which had no room, and may not wait.
+    Lost,
+    /// It waits for the room of that port, or behind another one that does.
+    Waits(usize),
+    /// What all share is short: the next round goes on with it.
+    Stops,
+}
 
 /// What becomes of a packet at one port.
 #[derive(Debug)]
@@ -28,6 +46,8 @@ pub enum Way {
     Staged(Place),
     /// There is no room until then, perhaps.
     Wait(Duration),
+    /// There is no room, and there was none for so long that it is not waited for.
+    Full,
     /// The port does not get it.
     Drop,
 }
@@ -53,6 +73,7 @@ pub fn reserve<T: Transport>(
                 return Way::Wait(until);
             }
             vif.received.dropped += 1;
+            return Way::Full;
         }
         Err(broken) => vif.broken = Some(broken),
     }
@@ -110,8 +131,8 @@ pub struct Router<'r, T: Transport> {
     pub memory: &'r T::Memory,
     pub places: Places<'r>,
     pub pieces: &'r mut Vec<Copy>,
-    /// Places for the headers of packets that are passed on.
-    pub heads: &'r mut dyn Iterator<Item = usize>,
+    /// Numbers of the places for the headers of packets that are passed on.
+    pub heads: Range<usize>,
     pub now: Duration,
     pub until: Option<Duration>,
     pub turn: &'r mut Turn,
@@ -132,6 +153,12 @@ impl Packet<'_> {
 
     fn sender(&self) -> Mac {
         self.header.get(6..).and_then(<[u8]>::first_chunk).map_or(Mac::BROADCAST, |bytes| Mac(*bytes))
+    }
+
+    /// Plain frames that it becomes on a wire, at most.
+    fn frames(&self) -> usize {
+        let piece = self.offload.gso.map_or(MAX_PACKET, |gso| usize::from(gso.size)).max(1);
+        self.length.div_ceil(piece).clamp(1, CUT_BUDGET)
     }
 
     /// The version of IP, where it matters.
@@ -186,57 +213,104 @@ impl<T: Transport> Router<'_, T> {
     pub fn vif(&mut self, number: usize) -> bool {
         let count =
             vif_at(self.ports, number).filter(|vif| vif.broken.is_none()).map_or(0, |vif| vif.queues.len());
-        let (mut moved, mut ways) = (false, core::mem::take(&mut self.round.ways));
+        let (mut moved, mut is_short, mut ways) = (false, false, core::mem::take(&mut self.round.ways));
         let most = self.pieces.len() + PIECES;
         for queue in self.turn.queues(count) {
+            let lanes = vif_at(self.ports, number).map_or(0, |vif| vif.queues[queue].tx.lanes.count());
             let mut left = BUDGET;
-            while left > 0
-                && self.pieces.len() < most
-                && let Some(head) =
-                    vif_at(self.ports, number).and_then(|vif| vif.queues[queue].tx.head().copied())
-            {
-                if !self.first(number, queue, &head, &mut ways) {
-                    self.turn.came_short(number);
-                    break;
+            // Those that wait for their receivers first: they are older.
+            for lane in (1..lanes).chain([Lanes::FIRST]) {
+                while left > 0
+                    && self.pieces.len() < most
+                    && let Some(vif) = vif_at(self.ports, number)
+                    && let Some(head) = vif.queues[queue].tx.lanes.head(lane).copied()
+                {
+                    let step = self.first(number, queue, lane, &head, &mut ways);
+                    is_short |= !matches!(step, Step::Passed);
+                    match step {
+                        Step::Passed | Step::Lost => (moved, left) = (true, left - 1),
+                        // Those behind it may be to others. Each is held once.
+                        Step::Waits(to) if lane == Lanes::FIRST && self.hold(number, queue, to) => {}
+                        Step::Waits(_) | Step::Stops => break,
+                    }
                 }
-                (moved, left) = (true, left - 1);
             }
+        }
+        if is_short {
+            self.turn.came_short(number);
         }
         self.round.ways = ways;
         moved
     }
 
-    /// The first packet of a queue; false: it must wait.
-    fn first(&mut self, from: usize, queue: usize, head: &Head, ways: &mut Vec<(usize, Way)>) -> bool {
+    /// The first packet of a queue waits for a port, and those behind it that are to others do not.
+    fn hold(&mut self, number: usize, queue: usize, to: usize) -> bool {
+        vif_at(self.ports, number).is_some_and(|vif| vif.queues[queue].tx.lanes.hold(to))
+    }
+
+    /// The port whose room a packet may wait for.
+    fn waits_for(&self, packet: &Packet<'_>) -> Option<usize> {
+        match self.table.find(packet.receiver(), self.now) {
+            Found::Port(to) => Some(to),
+            Found::Wires => Some(WIRES),
+            Found::Away | Found::Unknown => None,
+        }
+    }
+
+    /// The first packet of a lane.
+    fn first(
+        &mut self,
+        from: usize,
+        queue: usize,
+        lane: usize,
+        head: &Head,
+        ways: &mut Vec<(usize, Way)>,
+    ) -> Step {
         let header = head.bytes();
         let (length, offload) = (usize::from(head.chain.length), head.chain.offload);
         let packet = Packet { from, header, length, offload };
+        let to = self.waits_for(&packet);
+        let Some(vif) = vif_at(self.ports, from) else { return Step::Stops };
+        if let Some(to) = to
+            && head.good
+            && lane == Lanes::FIRST
+            && vif.queues[queue].tx.lanes.has_waiting(to)
+        {
+            return Step::Waits(to);
+        }
+        // Before pages are set aside, which are filled or given back in this round.
+        if self.heads.is_empty() {
+            // The next round has places.
+            self.until = Some(self.now);
+            return Step::Stops;
+        }
         let good = head.good && self.accept(&packet);
+        let mut is_lost = false;
         if good && let Err(until) = self.ways(&packet, true, ways) {
             // Room in the staging memory is not the receiver's to offer.
-            let until = if until == self.now {
-                Some(until)
-            } else {
-                let most = vif_at(self.ports, from).and_then(|vif| vif.queues[queue].tx.may_wait(self.now));
-                most.map(|most| most.min(until))
-            };
-            if let Some(until) = until {
+            if until == self.now {
+                self.until = Some(until);
+                return Step::Stops;
+            }
+            // Only what is to one place waits.
+            let to = to.unwrap_or(WIRES);
+            let may_wait = |vif: &mut Vif<T>| vif.queues[queue].tx.lanes.may_wait(lane, to, self.now);
+            if let Some(most) = vif_at(self.ports, from).and_then(may_wait) {
+                let until = most.min(until);
                 self.until = Some(self.until.map_or(until, |other| other.min(until)));
-                return false;
+                return Step::Waits(to);
             }
             // Without patience it is lost, and never waits.
             let _ = self.ways(&packet, false, ways);
+            is_lost = true;
         }
-        let Some(offset) = self.heads.next() else {
-            // The next round has places.
-            self.until = Some(self.now);
-            return false;
-        };
+        is_lost |= to.is_some() && ways.iter().any(|(_, way)| matches!(way, Way::Full));
+        let Some(offset) = self.heads.next().map(header_place) else { return Step::Stops };
         words::store(self.memory, offset, header);
         let judged = Place { offset, length: header.len() };
-        let Some(vif) = vif_at(self.ports, from) else { return false };
+        let Some(vif) = vif_at(self.ports, from) else { return Step::Stops };
         let start = self.round.fragments.len();
-        vif.queues[queue].tx.pass(self.now, &mut self.round.fragments);
+        vif.queues[queue].tx.lanes.pass(lane, &mut self.round.fragments);
         let fragments = start..self.round.fragments.len();
         let source = Source::Peer(vif.domain, fragments.clone(), judged);
         let first = self.pieces.len();
@@ -245,7 +319,7 @@ impl<T: Transport> Router<'_, T> {
         }
         let (extras, pieces) = (head.chain.extras, first..self.pieces.len());
         self.round.sent.push(Sent { port: from, queue, fragments, extras, length, pieces, good });
-        true
+        if is_lost { Step::Lost } else { Step::Passed }
     }
 
     /// Judges and learns a packet's sender. False: it names another port's address, and goes nowhere. The packet of a front
@@ -306,7 +380,12 @@ impl<T: Transport> Router<'_, T> {
     fn way(&mut self, to: usize, packet: &Packet<'_>) -> Way {
         match self.ports.get_mut(to).and_then(Option::as_mut) {
             None => return Way::Drop,
-            Some(Port::Wire { .. }) => {}
+            Some(Port::Wire { wire, planned, .. }) => {
+                let all = planned.saturating_add(packet.frames());
+                if all > wire.room() && !(*planned == 0 && wire.is_idle()) {
+                    return Way::Wait(self.now + WIRE_PAUSE);
+                }
+            }
             Some(Port::Vif(vif)) => {
                 if !vif.wants(packet.receiver()) {
                     return Way::Drop;
@@ -321,8 +400,10 @@ impl<T: Transport> Router<'_, T> {
         }
         // Without room in the staging memory: the next round has some.
         let Some(place) = self.places.take(packet.length) else { return Way::Wait(self.now) };
-        if let Some(vif) = vif_at(self.ports, to) {
-            vif.late.fetch(packet.length);
+        match self.ports.get_mut(to).and_then(Option::as_mut) {
+            Some(Port::Vif(vif)) => vif.late.fetch(packet.length),
+            Some(Port::Wire { planned, .. }) => *planned += packet.frames(),
+            None => {}
         }
         Way::Staged(place)
     }
@@ -336,12 +417,12 @@ impl<T: Transport> Router<'_, T> {
                 let (from, offload) = (packet.from, packet.offload);
                 self.round.staged.push(Staged { from, to, place, offload, pieces });
             }
-            Way::Wait(_) => {
-                if let Some(Port::Vif(vif)) = &mut self.ports[to] {
-                    vif.received.dropped += 1;
-                }
-            }
-            Way::Drop => {}
+            Way::Wait(_) => match &mut self.ports[to] {
+                Some(Port::Vif(vif)) => vif.received.dropped += 1,
+                Some(Port::Wire { received, .. }) => received.dropped += 1,
+                None => {}
+            },
+            Way::Full | Way::Drop => {}
         }
     }
 

@@ -84,11 +84,13 @@ fn place(used: usize, length: usize) -> Option<(Place, usize)> {
     (end <= PAGES * PAGE_SIZE).then_some((Place { offset: used, length }, end))
 }
 
+/// The place of header number `number`.
+pub const fn header_place(number: usize) -> usize {
+    number * HEADER
+}
+
 /// The places of headers, in the order in which they are handed out in a round.
 pub fn header_places() -> impl FnMut() -> usize {
-    let mut next = 0;
-    move || {
-        next += HEADER;
-        next - HEADER
-    }
+    let mut numbers = 0..;
+    move || numbers.next().map_or(0, header_place)
 }

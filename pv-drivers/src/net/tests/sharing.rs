@@ -178,3 +178,118 @@ fn a_receivers_pages_are_every_senders_in_turn() {
     let [_, greedy, modest] = came;
     assert!(greedy + modest > 4000 && modest * 2 >= greedy, "{greedy} and {modest} packets");
 }
+
+/// A sender that has a little for others beside what it sends to a receiver that is busy.
+#[test]
+fn a_trickle_to_another_costs_a_sender_no_packets() {
+    let mut net = Net::new();
+    let (mut one, _) = net.front(1, Accepts::ALL);
+    let (mut busy, port) = net.front(2, Accepts::ALL);
+    let (mut other, _) = net.front(3, Accepts::ALL);
+    introduce(&mut net, &mut [(&mut one, 1), (&mut busy, 2), (&mut other, 3)]);
+    let numbered = |to, number: usize| frame(station(1), station(to), &number.to_le_bytes());
+    let (mut sent, mut got, mut beside) = ([0usize; 2], Vec::new(), Vec::new());
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(600) {
+        one.tx.collect().unwrap();
+        // As a connection does: so many are under way.
+        while sent[0] < got.len() + 256 + 60 && one.tx.ready(2).unwrap() {
+            send(&mut one, &numbered(2, sent[0]), PLAIN);
+            sent[0] += 1;
+        }
+        send(&mut one, &numbered(3, sent[1]), PLAIN);
+        sent[1] += 1;
+        for _ in 0..10 {
+            net.bridge.poll();
+        }
+        beside.extend(bytes(&mut other));
+        assert_eq!(beside.len(), sent[1], "what is for others does not wait");
+        // It offers little, and often enough.
+        for _ in 0..20 {
+            let Some(packet) = busy.rx.receive().unwrap() else { break };
+            got.push(packet.parts().collect::<Vec<_>>().concat());
+            busy.rx.recycle(packet);
+        }
+        let _ = busy.sleep();
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(net.bridge.vif(port).unwrap().received().dropped, 0);
+    let count = got.len();
+    assert!(count > 400 && got.into_iter().eq((0..count).map(|number| numbered(2, number))), "{count}");
+    assert!(beside.into_iter().eq((0..sent[1]).map(|number| numbered(3, number))));
+}
+
+/// Three send to the same receiver, which offers less in a round than one of them asks for; one has something for others as well.
+#[test]
+fn a_sender_with_mixed_traffic_keeps_its_turn() {
+    let mut pair = Pair::new(1);
+    for (place, number) in [(10, 9), (11, 8)] {
+        introduce(&mut pair.net, &mut [(&mut pair.idle[place], number)]);
+    }
+    let _ = bytes(&mut pair.idle[10]);
+    let (mut came, mut sent, mut rounds) = ([0; 4], [0; 3], 0);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(700) {
+        send_up_to(&mut pair.greedy[0], &mut sent[0], usize::MAX, |_| frame(station(1), station(9), &[1]));
+        send_up_to(&mut pair.modest, &mut sent[1], usize::MAX, |_| frame(station(2), station(9), &[2]));
+        send_up_to(&mut pair.idle[0], &mut sent[2], usize::MAX, |count| {
+            frame(station(3), station(if count % 8 == 0 { 8 } else { 9 }), &[3])
+        });
+        pair.net.bridge.poll();
+        for _ in 0..16 {
+            let Some(packet) = pair.idle[10].rx.receive().unwrap() else { break };
+            came[usize::from(packet.parts().next().unwrap()[14])] += 1;
+            pair.idle[10].rx.recycle(packet);
+        }
+        let _ = (pair.idle[10].sleep(), bytes(&mut pair.idle[11]));
+        rounds += 1;
+        if rounds % 4 == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    let [_, one, two, mixed] = came;
+    assert!(one + two + mixed > 2000 && mixed * 4 >= one + two, "{one}, {two} and {mixed} packets");
+}
+
+/// More packets can go in one round than there are places for their headers: the others go with the next one, once.
+#[test]
+fn packets_that_find_no_place_for_their_header_go_once() {
+    let mut net = Net::new();
+    let (mut receiver, _) = net.fronts(100, Accepts::ALL, 4);
+    send(&mut receiver[0], &frame(station(100), Mac::BROADCAST, b"here"), PLAIN);
+    net.run();
+    let mut senders: Vec<_> = (1..21).map(|domain| net.front(domain, Accepts::ALL).0).collect();
+    let packet = |from: usize, number: usize| {
+        let mut packet = frames::udp(4, &[from as u8, number as u8, (number >> 8) as u8]);
+        packet[..6].copy_from_slice(&station(100).0);
+        packet[6..12].copy_from_slice(&station(from as u8).0);
+        // They are of many connections, and so for all queues.
+        packet[35] = (from * 7 + number) as u8;
+        packet
+    };
+    let (mut sent, mut got) = ([0; 20], Vec::new());
+    for _ in 0..40 {
+        for (from, front) in senders.iter_mut().enumerate() {
+            send_up_to(front, &mut sent[from], 120, |number| packet(from, number));
+        }
+        net.bridge.poll();
+        if got.is_empty() && sent.iter().all(|count| *count == 120) {
+            for _ in 0..20 {
+                net.bridge.poll();
+            }
+        }
+        receiver.iter_mut().for_each(|front| {
+            got.extend(bytes(front));
+            let _ = front.sleep();
+        });
+    }
+    let mut expected: Vec<_> =
+        (0..20).flat_map(|from| (0..120).map(move |number| packet(from, number))).collect();
+    expected.sort_unstable();
+    got.sort_unstable();
+    assert!(got.len() >= 2000, "{}", got.len());
+    let mut once = got.clone();
+    once.dedup();
+    assert_eq!(once.len(), got.len(), "each comes once");
+    assert!(got.iter().all(|packet| expected.binary_search(packet).is_ok()), "whole");
+}
