@@ -100,6 +100,8 @@ struct Begun {
 #[derive(Default)]
 struct User {
     ended: VecDeque<Ended>,
+    /// Jobs that were asked for and have not ended. `ended` has room for all of them.
+    asked: usize,
     /// Jobs of it that are under way.
     begun: usize,
     /// Since when a job of it waits: a number of [`Shared::tickets`]. A new one is drawn for each job that waits first.
@@ -107,6 +109,19 @@ struct User {
 }
 
 impl User {
+    /// Whether there is memory for one more job's end, when that comes.
+    fn expects_one_more(&mut self) -> bool {
+        let has_room = self.ended.try_reserve(self.asked + 1).is_ok();
+        self.asked += usize::from(has_room);
+        has_room
+    }
+
+    /// A job ended.
+    fn end(&mut self, job: Job, result: Result<Option<Vec<u8>>, Failed>) {
+        self.asked -= 1;
+        self.ended.push_back((job.tag, job.offset, result));
+    }
+
     /// The least of those that wait begins the next job. One that does not wait is behind all that have as many under way.
     fn place(&self) -> (usize, u64) {
         (self.begun, self.ticket.unwrap_or(u64::MAX))
@@ -119,7 +134,8 @@ struct Shared<Q> {
     /// Bytes that jobs may take in all, and those that they take.
     room: usize,
     taken: usize,
-    begun: BTreeMap<u16, Begun>,
+    /// Jobs under way, by number: no more than the queue holds.
+    begun: Vec<(u16, Begun)>,
     users: BTreeMap<u64, User>,
     /// Flushes that were asked for, and by whom.
     flushes: Vec<(u64, Job)>,
@@ -139,6 +155,7 @@ impl<Q: Queue> Shared<Q> {
         staging: &[core::sync::atomic::AtomicU32],
     ) -> Result<(), Refused> {
         if job.operation == Operation::Flush {
+            self.flushes.try_reserve(1).map_err(|_| Refused::Failed)?;
             self.flushes.push((user, job));
             return Ok(());
         }
@@ -148,13 +165,14 @@ impl<Q: Queue> Shared<Q> {
         }
         let without_memory = if self.begun.is_empty() { Refused::Failed } else { Refused::Full };
         let mut bytes = Vec::new();
+        self.begun.try_reserve(1).map_err(|_| without_memory)?;
         bytes.try_reserve_exact(length).map_err(|_| without_memory)?;
         bytes.resize(length, 0);
         if job.operation == Operation::Write {
             words::load(staging, job.offset, &mut bytes);
         }
         let number = self.queue.begin(job.operation, job.sector, bytes).map_err(|(refused, _)| refused)?;
-        self.begun.insert(number, Begun { user, job });
+        self.begun.push((number, Begun { user, job }));
         self.taken += cost(length);
         if let Some(user) = self.users.get_mut(&user) {
             user.begun += 1;
@@ -172,8 +190,15 @@ impl<Q: Queue> Shared<Q> {
         let is_first = waiting.all(|other| other.place() >= own);
         let fits = self.taken == 0 || self.taken + cost <= self.room;
         // They are no more than the device's queue holds.
-        let left = |job: &Begun| job.user < user && !self.users.contains_key(&job.user);
-        fits && is_first && !flush_waits && !self.queue.is_full() && !self.begun.values().any(left)
+        let left = |(_, job): &(u16, Begun)| job.user < user && !self.users.contains_key(&job.user);
+        fits && is_first && !flush_waits && !self.queue.is_full() && !self.begun.iter().any(left)
+    }
+
+    /// A job of this back end did not begin, and will not.
+    fn failed(&mut self, user: u64) {
+        if let Some(user) = self.users.get_mut(&user) {
+            user.asked -= 1;
+        }
     }
 
     /// A job of this back end waits, or none does any more.
@@ -195,12 +220,13 @@ impl<Q: Queue> Shared<Q> {
                 self.end_flushes(asked, result);
                 continue;
             }
-            let Some(Begun { user, job }) = self.begun.remove(&number) else { continue };
+            let Some(at) = self.begun.iter().position(|(begun, _)| *begun == number) else { continue };
+            let (_, Begun { user, job }) = self.begun.swap_remove(at);
             self.taken -= cost(bytes.len());
             let read = (job.operation == Operation::Read).then_some(bytes);
             if let Some(user) = self.users.get_mut(&user) {
                 user.begun -= 1;
-                user.ended.push_back((job.tag, job.offset, result.map(|()| read)));
+                user.end(job, result.map(|()| read));
             }
         }
         if self.flushing.is_some() || self.flushes.is_empty() {
@@ -219,7 +245,7 @@ impl<Q: Queue> Shared<Q> {
     fn end_flushes(&mut self, asked: Vec<(u64, Job)>, result: Result<(), Failed>) {
         for (user, job) in asked {
             if let Some(user) = self.users.get_mut(&user) {
-                user.ended.push_back((job.tag, job.offset, result.map(|()| None)));
+                user.end(job, result.map(|()| None));
             }
         }
     }
@@ -252,7 +278,7 @@ impl<Q: Queue> Disk<Q> {
             queue,
             room,
             taken: 0,
-            begun: BTreeMap::new(),
+            begun: Vec::new(),
             users: BTreeMap::new(),
             flushes: Vec::new(),
             flushing: None,
@@ -320,6 +346,11 @@ impl<T: Transport, Q: Queue> BlockDevice<T> for Opened<Q> {
             return Err(Failed);
         }
         let mut shared = self.disk.0.lock();
+        // Without memory the request fails, and no more than that.
+        self.waiting.try_reserve(1).map_err(|_| Failed)?;
+        if !shared.users.get_mut(&self.user).is_some_and(User::expects_one_more) {
+            return Err(Failed);
+        }
         let begun =
             if self.waiting.is_empty() { shared.begin(self.user, job, staging) } else { Err(Refused::Full) };
         match begun {
@@ -328,7 +359,10 @@ impl<T: Transport, Q: Queue> BlockDevice<T> for Opened<Q> {
                 self.waiting.push_back(job);
                 shared.set_waiting(self.user, true);
             }
-            Err(Refused::Failed) => return Err(Failed),
+            Err(Refused::Failed) => {
+                shared.failed(self.user);
+                return Err(Failed);
+            }
         }
         Ok(Progress::Pending)
     }
@@ -336,10 +370,10 @@ impl<T: Transport, Q: Queue> BlockDevice<T> for Opened<Q> {
     fn poll(&mut self, staging: &T::Memory, done: &mut dyn FnMut(u16, Result<(), Failed>)) {
         let mut shared = self.disk.0.lock();
         shared.collect();
-        let mut ended =
-            shared.users.get_mut(&self.user).map(|user| core::mem::take(&mut user.ended)).unwrap_or_default();
         drop(shared);
-        for (tag, offset, result) in ended.drain(..) {
+        loop {
+            let ended = self.disk.0.lock().users.get_mut(&self.user).and_then(|user| user.ended.pop_front());
+            let Some((tag, offset, result)) = ended else { break };
             if let Ok(Some(bytes)) = &result {
                 words::store(staging, offset, bytes);
             }
@@ -351,7 +385,10 @@ impl<T: Transport, Q: Queue> BlockDevice<T> for Opened<Q> {
             match shared.begin(self.user, *job, staging) {
                 Ok(()) => {}
                 Err(Refused::Full) => break,
-                Err(Refused::Failed) => done(job.tag, Err(Failed)),
+                Err(Refused::Failed) => {
+                    shared.failed(self.user);
+                    done(job.tag, Err(Failed));
+                }
             }
             self.waiting.pop_front();
         }

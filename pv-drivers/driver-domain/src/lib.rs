@@ -7,7 +7,7 @@
 //! - [`nodes`]: what a toolstack would write into xenstore for a domain and its devices.
 //! - [`domains`]: the served domains, from the first look at their rings to their end, and starting anew.
 //! - [`console`], [`devices`]: their consoles, disks and network interfaces.
-//! - [`disk`]: the machine's disks, on which nobody waits.
+//! - [`disk`], [`card`]: the machine's disks and network cards, on which nobody waits; [`virtio`]: how they are begun with.
 //! - [`hosted`]: the devices that a toolstack asks for, in its own xenstore.
 //!
 //! ```text
@@ -26,6 +26,7 @@
 extern crate alloc;
 
 pub mod archive;
+pub mod card;
 pub mod config;
 pub mod console;
 pub mod devices;
@@ -33,3 +34,4 @@ pub mod disk;
 pub mod domains;
 pub mod hosted;
 pub mod nodes;
+pub mod virtio;

@@ -1,16 +1,18 @@
 //! The queue of a virtio disk (virtio 1.1, 5.2), a flush being a request as any other: the device works on others meanwhile.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use driver_domain::disk::{Queue, Refused};
+use driver_domain::virtio::negotiate;
 use guest_pv_lib::virtio::PvHal;
 use pv_drivers::blk::{Failed, Geometry, Operation};
 use virtio_drivers::queue::VirtQueue;
+use virtio_drivers::transport::Transport;
 use virtio_drivers::transport::pci::PciTransport;
-use virtio_drivers::transport::{DeviceStatus, Transport};
 use virtio_drivers::{Error, PAGE_SIZE};
+
+use super::registers::{Device, notify};
 
 /// The number of the device's one queue.
 const QUEUE: u16 = 0;
@@ -27,8 +29,6 @@ const FLUSH: u64 = 1 << 9;
 const LISTS: u64 = 1 << 28;
 /// Notifications are asked for by index (`VIRTIO_F_EVENT_IDX`).
 const BY_INDEX: u64 = 1 << 29;
-/// The device is as version 1 of the specification says (`VIRTIO_F_VERSION_1`).
-const VERSION_1: u64 = 1 << 32;
 
 /// Bytes of a request's header (`struct virtio_blk_req`): kind, a reserved word, sector.
 const HEADER: usize = 16;
@@ -66,7 +66,8 @@ pub struct DiskQueue {
     /// What both ends know.
     features: u64,
     sectors: u64,
-    begun: BTreeMap<u16, Begun>,
+    /// The requests in the queue, by the number that it gave them.
+    begun: [Option<Begun>; SIZE],
 }
 
 impl DiskQueue {
@@ -76,21 +77,20 @@ impl DiskQueue {
     ///
     /// What the device or its queue is not as it should be.
     pub fn new(mut transport: PciTransport) -> Result<Self, Error> {
-        let known = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
-        transport.set_status(DeviceStatus::empty());
-        transport.set_status(known);
-        let features = transport.read_device_features() & (READ_ONLY | FLUSH | LISTS | BY_INDEX | VERSION_1);
-        transport.write_driver_features(features);
-        transport.set_status(known | DeviceStatus::FEATURES_OK);
+        let features = negotiate(&mut Device(&mut transport), READ_ONLY | FLUSH | LISTS | BY_INDEX)
+            .map_err(|_| Error::Unsupported)?;
         transport.set_guest_page_size(PAGE_SIZE as u32);
         let sectors = transport.read_consistent(|| {
             let (low, high) =
                 (transport.read_config_space::<u32>(0)?, transport.read_config_space::<u32>(4)?);
             Ok(u64::from(low) | u64::from(high) << 32)
         })?;
-        let queue = VirtQueue::new(&mut transport, QUEUE, features & LISTS != 0, features & BY_INDEX != 0)?;
+        let mut queue =
+            VirtQueue::new(&mut transport, QUEUE, features & LISTS != 0, features & BY_INDEX != 0)?;
+        // The disk is polled.
+        queue.set_dev_notify(false);
         transport.finish_init();
-        Ok(Self { transport, queue, features, sectors, begun: BTreeMap::new() })
+        Ok(Self { transport, queue, features, sectors, begun: [const { None }; SIZE] })
     }
 
     /// Gives the device a request. The request's memory must stay what it is until the device is done: it is kept in `begun`.
@@ -158,16 +158,16 @@ impl Queue for DiskQueue {
         }
         if PvHal::prepare(&[HEADER, bytes.len().max(1), 1, PvHal::LIST]).is_err() {
             // Memory comes back when a job ends, if there is one.
-            let refused = if self.begun.is_empty() { Refused::Failed } else { Refused::Full };
+            let is_idle = self.begun.iter().all(Option::is_none);
+            let refused = if is_idle { Refused::Failed } else { Refused::Full };
             return Err((refused, bytes));
         }
         let mut begun = Begun { operation, header: Box::new(header), status: Box::new([NOT_DONE]), bytes };
         match self.add(&mut begun) {
             Ok(token) => {
-                self.begun.insert(token, begun);
-                if self.queue.should_notify() {
-                    self.transport.notify(QUEUE);
-                }
+                // Numbers of descriptors are below the queue's size.
+                self.begun[usize::from(token)] = Some(begun);
+                notify(&mut self.transport, &self.queue, QUEUE);
                 Ok(token)
             }
             Err(Error::QueueFull) => Err((Refused::Full, begun.bytes)),
@@ -177,7 +177,7 @@ impl Queue for DiskQueue {
 
     fn ended(&mut self) -> Option<(u16, Vec<u8>, Result<(), Failed>)> {
         let token = self.queue.peek_used()?;
-        let mut begun = self.begun.remove(&token)?;
+        let mut begun = self.begun.get_mut(usize::from(token))?.take()?;
         let popped = self.pop(token, &mut begun);
         let done = popped.is_ok() && begun.status[0] == DONE;
         Some((token, begun.bytes, if done { Ok(()) } else { Err(Failed) }))

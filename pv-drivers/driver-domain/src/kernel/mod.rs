@@ -1,7 +1,9 @@
 //! Start and loop.
 
+mod card_queue;
 mod disk_queue;
 mod hardware;
+mod registers;
 
 use alloc::boxed::Box;
 use alloc::format;

@@ -7,23 +7,25 @@
 //!
 //! A page stays mapped until the connection ends. The front end may write to it at any time, as to the rings.
 
-use alloc::collections::BTreeMap;
-use alloc::collections::btree_map::Entry;
+use alloc::vec::Vec;
 
 use super::pool::Batch;
 use crate::transport::{Access, Copy, CopyEnd, Transport, words};
 
 /// The mapped pages.
 pub struct Kept<T: Transport> {
-    pages: BTreeMap<u32, T::Mapped>,
+    /// Sorted by reference; there is room for as many as there may be.
+    pages: Vec<(u32, T::Mapped)>,
     /// The most of them.
     room: usize,
 }
 
 impl<T: Transport> Kept<T> {
-    /// None yet, and never more than `room`.
-    pub const fn new(room: usize) -> Self {
-        Self { pages: BTreeMap::new(), room }
+    /// None yet, and never more than `room`; none at all where there is no memory to note them.
+    pub fn new(room: usize) -> Self {
+        let mut pages = Vec::new();
+        let room = if pages.try_reserve_exact(room).is_ok() { room } else { 0 };
+        Self { pages, room }
     }
 
     /// How many there are.
@@ -56,15 +58,16 @@ impl<T: Transport> Kept<T> {
         else {
             return false;
         };
-        let room = self.pages.len() < self.room;
-        let page = match self.pages.entry(reference.0) {
-            Entry::Occupied(page) => page.into_mut(),
-            Entry::Vacant(place) if room => match transport.map(domain, &[reference], Access::ReadWrite) {
-                Ok(page) => place.insert(page),
-                Err(_) => return false,
-            },
-            Entry::Vacant(_) => return false,
+        let at = match self.pages.binary_search_by_key(&reference.0, |(known, _)| *known) {
+            Ok(at) => at,
+            Err(_) if self.pages.len() >= self.room => return false,
+            Err(at) => {
+                let Ok(page) = transport.map(domain, &[reference], Access::ReadWrite) else { return false };
+                self.pages.insert(at, (reference.0, page));
+                at
+            }
         };
+        let page = &self.pages[at].1;
         let (theirs, length) = (usize::from(offset), usize::from(piece.length));
         if to_peer {
             words::transfer(own, ours, page, theirs, length);

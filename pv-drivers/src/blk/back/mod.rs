@@ -134,6 +134,12 @@ impl<T: Transport, D: BlockDevice<T>> Back<T, D> {
         self.device.driver_mut().work.disk_mut()
     }
 
+    /// See [`Work::capacities`].
+    #[cfg(test)]
+    pub(super) fn capacities(&self) -> [usize; 8] {
+        self.device.driver().work.capacities()
+    }
+
     /// Ends the connection.
     pub fn close(&mut self) {
         self.device.close();

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::request::{Indirect, Segment};
 use crate::blk::Operation;
-use crate::transport::{Copy, CopyEnd, DomId, PAGE_SIZE};
+use crate::transport::{Copy, CopyEnd, DomId, Error, PAGE_SIZE};
 
 /// A request under way.
 #[derive(Debug, Default)]
@@ -36,12 +36,21 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Has at least `count` slots from now on.
-    pub fn grow(&mut self, count: u16) {
+    /// Has at least `count` slots from now on, each with room for so many segments.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn grow(&mut self, count: u16, segments: usize) -> Result<(), Error> {
+        self.free.try_reserve(count.into()).map_err(|_| Error::NoMemory)?;
+        self.slots.try_reserve(count.into()).map_err(|_| Error::NoMemory)?;
         for index in self.slots.len() as u16..count {
-            self.slots.push(Slot::default());
+            let mut slot = Slot::default();
+            slot.segments.try_reserve_exact(segments).map_err(|_| Error::NoMemory)?;
+            self.slots.push(slot);
             self.free.push(index);
         }
+        Ok(())
     }
 
     /// Takes a slot.
@@ -56,6 +65,12 @@ impl Pool {
 
     pub fn has_free(&self) -> bool {
         !self.free.is_empty()
+    }
+
+    /// Segments that all slots together have room for.
+    #[cfg(test)]
+    pub fn segments_room(&self) -> usize {
+        self.slots.iter().map(|slot| slot.segments.capacity()).sum()
     }
 
     /// What the disk works on.
@@ -87,6 +102,16 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Has room for so many pieces.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn reserve(&mut self, pieces: usize) -> Result<(), Error> {
+        self.pieces.try_reserve(pieces).map_err(|_| Error::NoMemory)?;
+        self.slots.try_reserve(pieces).map_err(|_| Error::NoMemory)
+    }
+
     pub fn clear(&mut self) {
         self.pieces.clear();
         self.slots.clear();

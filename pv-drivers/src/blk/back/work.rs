@@ -6,7 +6,9 @@
 //!                                       └─ write: copy to staging memory ─ disk takes it ─(...)───────┘
 //! ```
 //!
-//! Nothing is allocated for a request: slots, segments and pieces live in vectors that keep their room.
+//! Nothing is allocated for a request: slots, segments and pieces live in vectors that have room for all that may be under way
+//! before the first request is taken. A back end without memory for that does not connect, and one that is connected does not end
+//! for want of memory.
 //!
 //! A round is bounded: by the slots, each of which moves at most [`staging_bytes`], and for discards, which name any number
 //! of sectors, by [`DISCARDED`]. A long discard goes on in the rounds that follow.
@@ -117,6 +119,7 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
         persistent_grants: usize,
     ) -> Result<(), Error> {
         if self.memory.is_none() {
+            self.reserve()?;
             let slots = usize::from(self.requests);
             let staged = self.disk.memory().is_none();
             self.memory = Some(Memory {
@@ -126,11 +129,39 @@ impl<T: Transport, D: BlockDevice<T>> Work<T, D> {
                     false => None,
                 },
             });
-            self.pool.grow(self.requests);
         }
         self.queues = queues;
         self.kept = Kept::new(persistent_grants);
         Ok(())
+    }
+
+    /// Makes room for all that may be noted of requests.
+    fn reserve(&mut self) -> Result<(), Error> {
+        let (slots, segments) = (usize::from(self.requests), staging_bytes(&self.limits) / PAGE_SIZE);
+        self.pool.grow(self.requests, segments)?;
+        for list in [&mut self.fresh, &mut self.written, &mut self.ready] {
+            list.try_reserve(slots).map_err(|_| Error::NoMemory)?;
+        }
+        self.discards.try_reserve(slots).map_err(|_| Error::NoMemory)?;
+        self.ended.try_reserve(slots).map_err(|_| Error::NoMemory)?;
+        // A segment lies in two pages of the own memory at most; the descriptors of each slot are a piece, too.
+        self.batch.reserve(slots * (2 * segments + 1))
+    }
+
+    /// What [`reserve`](Self::reserve) made room for.
+    #[cfg(test)]
+    pub fn capacities(&self) -> [usize; 8] {
+        let Self { fresh, written, ready, discards, ended, batch, pool, .. } = self;
+        [
+            fresh.capacity(),
+            written.capacity(),
+            ready.capacity(),
+            discards.capacity(),
+            ended.capacity(),
+            batch.pieces.capacity(),
+            batch.slots.capacity(),
+            pool.segments_room(),
+        ]
     }
 
     /// Leaves the rings. What the disk works on it may end.

@@ -481,3 +481,26 @@ fn a_discard_of_a_whole_disk_is_done_in_steps() {
     }
     assert_eq!(left(&pair), before);
 }
+
+/// However many requests of whatever kind are under way, nothing is allocated for them once the ends are connected.
+#[test]
+fn a_connection_asks_for_no_more_memory() {
+    let front = FrontOptions { ring_page_order: 2, queues: 4, max_segments: 64, ..Default::default() };
+    let mut pair = Pair::new(|_| SlowDisk::new(10_000), front, BackOptions::default());
+    let before = pair.back.capacities();
+    pair.back.disk_mut().may_end = false;
+    for n in 0..120 {
+        let segments = if n % 3 == 0 { 32 } else { 11 };
+        // They begin and end within a page of the disk.
+        let data = Data::Buffer(pair.buffer(&vec![n as u8; segments * 4096]));
+        let operation = if n % 2 == 0 { Operation::Write } else { Operation::Read };
+        pair.submit(operation, n * 3, data);
+    }
+    for _ in 0..40 {
+        pair.back.disk_mut().may_end = !pair.back.disk().may_end;
+        pair.settle();
+    }
+    assert_eq!(std::iter::from_fn(|| pair.front.completed()).filter(|done| done.result.is_ok()).count(), 120);
+    assert_eq!(pair.back.capacities(), before);
+    assert!(before.iter().all(|room| *room > 0), "{before:?}");
+}

@@ -1,10 +1,15 @@
 //! What one port takes, or does not take, leaves the others their part.
 
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
+use std::boxed::Box;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 use std::vec::Vec;
 
+use super::super::bridge::Wire;
 use super::super::features::Accepts;
 use super::super::{Checksum, Gso, GsoKind, Mac, Offload};
 use super::{Front, Net, TestWire, bytes, frame, frames, send, station};
@@ -292,4 +297,64 @@ fn packets_that_find_no_place_for_their_header_go_once() {
     once.dedup();
     assert_eq!(once.len(), got.len(), "each comes once");
     assert!(got.iter().all(|packet| expected.binary_search(packet).is_ok()), "whole");
+}
+
+/// A card that has room for so many frames, and always something under way.
+#[derive(Clone, Default)]
+struct Narrow {
+    wire: TestWire,
+    room: Arc<AtomicUsize>,
+}
+
+impl Wire for Narrow {
+    fn transmit(&mut self, frame: &[u8]) -> bool {
+        let has_room = self.room.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(1)).is_ok();
+        has_room && self.wire.transmit(frame)
+    }
+
+    fn room(&mut self) -> usize {
+        self.room.load(Relaxed)
+    }
+
+    fn is_idle(&self) -> bool {
+        false
+    }
+
+    fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> bool {
+        self.wire.receive(take)
+    }
+}
+
+#[test]
+fn packets_wait_for_room_on_a_wire_and_those_to_others_do_not() {
+    let mut net = Net::new();
+    let (mut one, _) = net.front(1, Accepts::ALL);
+    let (mut two, _) = net.front(2, Accepts::ALL);
+    introduce(&mut net, &mut [(&mut one, 1), (&mut two, 2)]);
+    let narrow = Narrow::default();
+    let port = net.bridge.add_wire(Box::new(narrow.clone()));
+    narrow.wire.to_bridge.lock().unwrap().push_back(frame(station(9), Mac::BROADCAST, b"here"));
+    net.run();
+    let _ = (bytes(&mut one), bytes(&mut two));
+    let mut large = frames::tcp(4, 1, &[7; 14_000]);
+    large[..6].copy_from_slice(&station(9).0);
+    large[6..12].copy_from_slice(&station(1).0);
+    let numbered = |number: usize| frame(station(1), station(9), &number.to_le_bytes());
+    (0..100).for_each(|number| send(&mut one, &numbered(number), PLAIN));
+    send(&mut one, &large, LARGE);
+    let beside = frame(station(1), station(2), b"beside");
+    send(&mut one, &beside, PLAIN);
+    let (mut sent, mut came) = (Vec::new(), Vec::new());
+    for round in 0..50 {
+        let until = net.bridge.poll().until;
+        assert!(round > 4 || until.is_some(), "what waits is looked at again");
+        came.extend(bytes(&mut two));
+        sent.extend(narrow.wire.taken());
+        // The large one is ten frames.
+        narrow.room.store(if sent.len() < 100 { 8 } else { 10 }, Relaxed);
+    }
+    assert_eq!(came, [beside]);
+    assert_eq!(sent.len(), 110);
+    assert!(sent[..100].iter().cloned().eq((0..100).map(numbered)));
+    assert_eq!(net.bridge.counters(port).unwrap().1.dropped, 0);
 }
