@@ -26,7 +26,9 @@ static READY: Mutex<Vec<Contiguous>> = Mutex::new(Vec::new());
 const KEPT: usize = 32;
 /// Pages of the longest run that is kept then.
 const KEPT_PAGES: usize = 16;
-/// Bytes of the heap that a driver may need for what it notes of a request.
+/// Bytes of the heap that a driver may need for what it notes of a request: the list of descriptors (16 bytes for each), and what it
+/// keeps of the request's header and status. They are asked for in one piece and given back at once: this kernel's drivers run on one
+/// CPU and allocate nothing else between [`PvHal::prepare`] and the request.
 const NOTES: usize = 1024;
 
 /// The domain as `virtio-drivers` sees it.
@@ -110,8 +112,12 @@ fn recycle(run: Contiguous) {
     }
 }
 
-// SAFETY: `dma_alloc` answers memory of its own (an entry of `SHARED`, never touched but by the caller until
-// `dma_dealloc` takes it out), zeroed and contiguous; `mmio_phys_to_virt` maps registers and nothing else, for good.
+// SAFETY: the trait asks this of its methods:
+// - `dma_alloc` answers a valid pointer to whole pages, zeroed, that nothing else refers to until `dma_dealloc`. They are a run of
+//   `contiguous` pages, owned by an entry of `SHARED`. Of entries only the address is read (`withdraw`), never the contents, until
+//   they are taken out; the pages do not move with their owner. `publish` fills a run that was used before with zeros.
+// - `mmio_phys_to_virt` answers a valid pointer that nothing else refers to: each call maps a window of its own, for good.
+// - `share` and `unshare` need not give the device the caller's memory: the device sees a copy, in a run of its own.
 unsafe impl Hal for PvHal {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         // An address of 0 is how this interface says that there is no memory.
@@ -119,10 +125,13 @@ unsafe impl Hal for PvHal {
         bytes.and_then(|bytes| publish(bytes, None)).unwrap_or((0, NonNull::dangling()))
     }
 
+    // The caller promises that address and pages are those of one `dma_alloc`, and uses them no more. An address that was never
+    // given out frees nothing.
     unsafe fn dma_dealloc(address: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {
         if withdraw(address).is_some() { 0 } else { -1 }
     }
 
+    // The caller promises that the range is a device's registers. Memory of this domain would be mapped as well.
     unsafe fn mmio_phys_to_virt(address: PhysAddr, size: usize) -> NonNull<u8> {
         let start = address % PAGE_SIZE as u64;
         let pages = (start as usize + size).div_ceil(PAGE_SIZE);
@@ -141,11 +150,14 @@ unsafe impl Hal for PvHal {
         NonNull::new(place).expect("windows are in the kernel's half")
     }
 
+    // The caller promises a valid buffer, which is read here, while the call lasts, and not later.
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
         let contents = (direction != BufferDirection::DeviceToDriver).then_some(buffer);
         publish(buffer.len(), contents).expect("memory for a device's buffer, or `PvHal::prepare` before").0
     }
 
+    // The caller promises the buffer and the address of one `share`. A run that is shorter than the buffer, or none of this address, is
+    // no access outside either: the slices are checked.
     unsafe fn unshare(address: PhysAddr, mut buffer: NonNull<[u8]>, direction: BufferDirection) {
         let Some(run) = withdraw(address) else { return };
         if direction != BufferDirection::DriverToDevice {

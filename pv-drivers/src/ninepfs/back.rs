@@ -2,6 +2,8 @@
 
 use alloc::format;
 use alloc::vec::Vec;
+use core::ops::Deref;
+use core::sync::atomic::AtomicU32;
 
 use xen_abi::io::ninepfs::keys;
 
@@ -18,6 +20,8 @@ const MAX_RINGS: usize = 4;
 const LARGEST: u32 = 256 << 10;
 /// Messages of one ring that are answered in a round.
 const BUDGET: usize = 32;
+/// What those may cost before the next round goes on: see [`Session::answer`].
+const COST: usize = 256 << 10;
 
 /// One ring.
 struct Ring<T: Transport> {
@@ -80,21 +84,30 @@ fn serve<T: Transport>(
     session: &mut Session,
     reply: &mut Writer,
 ) -> Result<bool, Broken> {
-    let messages = &mut ring.messages;
-    let mut moved = messages.flush()?;
+    let moved = answer(&mut ring.messages, session, reply)?;
+    if moved {
+        ring.port.notify();
+    }
+    Ok(moved)
+}
+
+/// Answers messages as far as a round may; true: there was something.
+pub(super) fn answer<M: Deref<Target = [AtomicU32]>>(
+    messages: &mut Messages<M>,
+    session: &mut Session,
+    reply: &mut Writer,
+) -> Result<bool, Broken> {
+    let (mut moved, mut cost) = (messages.flush()?, 0);
     for _ in 0..BUDGET {
         // An answer that does not fit stops the ring until its front end has read on.
-        if !messages.is_sent() {
+        if !messages.is_sent() || cost >= COST {
             break;
         }
         moved |= messages.receive(session.largest())?;
         let Some(message) = messages.message() else { break };
-        session.answer(message, reply);
+        cost += session.answer(message, reply);
         messages.done();
         moved |= messages.send(reply.finish())?;
-    }
-    if moved {
-        ring.port.notify();
     }
     Ok(moved)
 }

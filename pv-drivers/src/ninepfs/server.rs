@@ -24,6 +24,10 @@ const MAX_WALK: u16 = 16;
 const MOST_SKIPPED: usize = 1 << 14;
 /// The smallest message size that can be agreed to.
 const MIN_MESSAGE: u32 = 4096;
+/// What an entry that is counted off costs, in bytes that could be moved instead.
+const SKIPPED: usize = 16;
+/// What a move costs, which looks at as many directories above as there may be.
+const MOVED: usize = super::tree::MOST_ABOVE * SKIPPED;
 /// Bytes of an answer to a read before its data.
 const READ_HEADER: u32 = 11;
 
@@ -56,6 +60,8 @@ pub struct Session {
     handles: BTreeMap<u32, Handle>,
     /// The longest message of either end.
     largest: u32,
+    /// What the message at hand cost beside its bytes.
+    extra: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -79,7 +85,7 @@ impl Session {
     /// A connection whose messages fit into `largest` bytes.
     #[must_use]
     pub const fn new(tree: SharedTree, largest: u32) -> Self {
-        Self { tree, handles: BTreeMap::new(), largest }
+        Self { tree, handles: BTreeMap::new(), largest, extra: 0 }
     }
 
     /// The longest message of either end.
@@ -88,14 +94,16 @@ impl Session {
         self.largest
     }
 
-    /// Answers a message, whose size was checked.
-    pub fn answer(&mut self, message: &[u8], reply: &mut Writer) {
-        let Some(header) = message.first_chunk().map(Header::parse) else { return };
+    /// Answers a message, whose size was checked. Returns what that cost: about as many bytes could have been moved.
+    pub fn answer(&mut self, message: &[u8], reply: &mut Writer) -> usize {
+        let Some(header) = message.first_chunk().map(Header::parse) else { return 0 };
         reply.begin(header.kind.wrapping_add(1), header.tag);
+        self.extra = 0;
         if let Err(code) = self.serve(header.kind, Reader::new(&message[HEADER..]), reply) {
             reply.begin(kind::RLERROR, header.tag);
             reply.u32(code.0);
         }
+        message.len() + reply.len() + self.extra
     }
 
     fn serve(&mut self, kind: u8, fields: Reader<'_>, reply: &mut Writer) -> Done {
@@ -122,7 +130,10 @@ impl Session {
             kind::TSYMLINK => self.symlink(fields, reply),
             kind::TSETATTR => self.set_attributes(fields),
             kind::TLINK => self.link(fields),
-            kind::TRENAMEAT => self.rename_at(fields),
+            kind::TRENAMEAT => {
+                self.extra = MOVED;
+                self.rename_at(fields)
+            }
             kind::TUNLINKAT => self.unlink_at(fields),
             _ => Err(Code::EOPNOTSUPP),
         }
@@ -268,6 +279,7 @@ impl Session {
         if skip > MOST_SKIPPED {
             return Err(Code::EINVAL);
         }
+        self.extra = skip.min(names.len()) * SKIPPED;
         let dots = [(&b"."[..], directory), (b"..", tree.lookup(directory, b"..")?)];
         let dots = dots.into_iter().filter(|_| from == Bound::Unbounded);
         let behind = names.range::<[u8], _>((from, Bound::Unbounded));

@@ -490,3 +490,50 @@ fn a_directory_is_not_moved_below_too_many_others() {
     assert_eq!(tree.lookup(way[1000], b"near"), Ok(moved));
     assert_eq!(tree.rename(ROOT, b"d", moved, b"d"), Err(Code::EINVAL), "into itself");
 }
+
+/// Messages that are cheap to ask and dear to answer take no more of a round than others.
+#[test]
+fn a_round_answers_as_much_as_it_may_cost() {
+    use crate::transport::{Access, Granted};
+    let shared = tree(64 << 20);
+    for number in 0..16_000 {
+        let name = format!("{number:05}");
+        shared.lock().create(ROOT, name.as_bytes(), Kind::Link(Vec::new()), 0o644, 0).unwrap();
+    }
+    let machine = Machine::new();
+    let (front, back) = (machine.domain(1), machine.domain(2));
+    let lend = |pages| front.lend(front.buffer(pages).unwrap(), 2, Access::ReadWrite).unwrap();
+    let (index, data) = (lend(1), lend(16));
+    let map = |refs: &[crate::transport::GrantRef]| back.map(1, refs, Access::ReadWrite).unwrap();
+    let mut messages = super::ring::Messages::new(map(index.refs()), map(data.refs()), true);
+    let mut asking = super::ring::Messages::new(&index[..], &data[..], false);
+    let mut session = attached(&shared);
+    walk(&mut session, 2, &[]).unwrap();
+    ask(&mut session, kind::TLOPEN, |fields| [2, 0].iter().for_each(|field| fields.u32(*field))).unwrap();
+    let mut reply = Writer::default();
+    for (offset, answered) in [(16_000, 2), (0, 32), (100, 32)] {
+        let mut request = Writer::default();
+        request.begin(kind::TREADDIR, 1);
+        request.u32(2);
+        request.u64(offset);
+        request.u32(100);
+        for _ in 0..40 {
+            assert!(asking.send(request.finish()).unwrap() && asking.is_sent());
+        }
+        let (mut counts, mut all) = (Vec::new(), 0);
+        while all < 40 {
+            assert_eq!(back::answer(&mut messages, &mut session, &mut reply), Ok(true));
+            let mut count = 0;
+            while asking.receive(8192).is_ok() && asking.message().is_some() {
+                asking.done();
+                count += 1;
+            }
+            counts.push(count);
+            all += count;
+        }
+        assert!(
+            counts.iter().all(|count| *count <= answered) && counts[0] == answered,
+            "{offset}: {counts:?}"
+        );
+    }
+}

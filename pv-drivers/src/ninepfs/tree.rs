@@ -13,7 +13,7 @@ use super::message::Code;
 /// The longest name.
 pub const MAX_NAME: usize = 255;
 /// Directories above one that a directory is moved to, which are looked at: as many as a path of Linux names.
-const MOST_ABOVE: usize = 2048;
+pub const MOST_ABOVE: usize = 2048;
 /// What a node costs beside its contents: itself, its place among the nodes, and a list of blocks. Places in a map are
 /// counted twice, because half of them may be empty.
 pub const NODE_COST: u64 = 320;
