@@ -108,6 +108,8 @@ struct Mapping {
 impl Mapping {
     fn new(peer: u16, refs: &[GrantRef], access: Access) -> Result<Self, Error> {
         let mut mapping = Self { window: Window::new(refs.len())?, handles: SmallVec::new() };
+        // Before anything is mapped: a peer's long list is no reason to end for want of memory.
+        mapping.handles.try_reserve(refs.len()).map_err(|_| Error::OutOfMemory)?;
         for part in refs.chunks(BATCH) {
             mapping.map(peer, part, access)?;
         }

@@ -87,6 +87,9 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
         let mut moved = self.restart(server);
         server.take_turn(self.connection);
         let until = server.steps() + BUDGET;
+        if self.has_request() {
+            server.help(until);
+        }
         // Events and requests take turns: others may cause events without end.
         let mut told = false;
         for _ in 0..AT_ONCE {
@@ -124,6 +127,11 @@ impl<M: Deref<Target = [AtomicU32]>> Link<M> {
             }
         }
         moved | self.flush()
+    }
+
+    /// Whether the domain has written something that was not worked on.
+    fn has_request(&self) -> bool {
+        !self.input.is_empty() || self.page[REQ_CONS].load(Relaxed) != self.page[REQ_PROD].load(Relaxed)
     }
 
     /// Takes the next request; whether there is one.

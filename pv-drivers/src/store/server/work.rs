@@ -63,6 +63,15 @@ impl Commit {
     pub fn new(actor: Actor, transaction: Box<Transaction>) -> Self {
         Self { actor, transaction, changes: vec![].into_iter(), done: Vec::new(), stage: Stage::Check(None) }
     }
+
+    /// Whether all changes were made, or all that were made are undone.
+    fn is_at_end(&self) -> bool {
+        match self.stage {
+            Stage::Check(_) => false,
+            Stage::Apply => self.changes.len() == 0,
+            Stage::Undo(_) => self.done.is_empty(),
+        }
+    }
 }
 
 /// The way through the tree after a domain's end.
@@ -119,6 +128,18 @@ impl Server {
     /// Makes all changes of the transaction that is being committed, or none. What follows from them stays to be done.
     pub(super) fn settle(&mut self) {
         while let Some(committer) = self.committer()
+            && self.advance(committer)
+        {}
+    }
+
+    /// Works on the commit of another client until only its end is left or so many steps were taken: for one that can do nothing
+    /// before. What it does not use of its own budget makes all wait less. The end is the committer's, who is answered with it before
+    /// others see anything.
+    pub(super) fn help(&mut self, until: u64) {
+        while self.steps() < until
+            && let Some(committer) = self.committer()
+            && let Some(Job::Commit(commit)) = self.queue(committer).and_then(|queue| queue.front())
+            && !commit.is_at_end()
             && self.advance(committer)
         {}
     }

@@ -524,3 +524,29 @@ fn watches_of_those_who_may_not_know_cost_a_change_little() {
     assert_eq!(told, pairs(&[("/local/domain/2/a/b", ""), ("/local/domain/2/a/b", "t")]));
     assert!(others.iter().all(|connection| events(&mut server, *connection).is_empty()));
 }
+
+/// The more domains wait for a commit, the sooner it is over.
+#[test]
+fn those_who_wait_for_a_commit_work_on_it() {
+    let rounds = |waiting: u16| {
+        let mut server = Server::default();
+        let (link, own, end) = large_transaction(&mut server);
+        send(&own, &end.to_bytes());
+        let mut links = vec![(link, own)];
+        for domain in 2..2 + waiting {
+            let (connection, page) = (server.connect(domain, false, None), page());
+            send(&page, &message(abi::XS_GET_DOMAIN_PATH, 0, b"1\0").to_bytes());
+            links.push((Link::new(page.clone(), connection).unwrap(), page));
+        }
+        let (mut rounds, mut answers) = (0, Vec::new());
+        while !messages(&links[0].1, &mut answers).iter().any(|it| it.kind == abi::XS_TRANSACTION_END) {
+            for (link, _) in &mut links {
+                serve(&mut server, link);
+            }
+            rounds += 1;
+        }
+        rounds
+    };
+    let (alone, beside) = (rounds(0), rounds(7));
+    assert!(alone > 200 && beside * 4 < alone, "{beside} rounds instead of {alone}");
+}
