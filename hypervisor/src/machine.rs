@@ -73,7 +73,7 @@ impl Platform for Machine {
     type VcpuArch = VcpuArch;
 
     fn new_vcpu_arch(&self) -> Result<VcpuArch, Errno> {
-        Ok(VcpuArch::new())
+        VcpuArch::new().ok_or(Errno::ENOMEM)
     }
 
     fn frame_table(&self) -> &[FrameInfo] {
@@ -244,7 +244,7 @@ impl Platform for Machine {
     fn registers_replaced(&self, vcpu: &Vcpu, fpu: Option<&[u8; 512]>) {
         // What a parked CPU kept of it is not true any more.
         vcpu.arch.loaded_on.store(u32::MAX, Ordering::Relaxed);
-        *vcpu.arch.fpu.lock() = cpu::fpu::FpuImage::of(fpu);
+        vcpu.arch.fpu.lock().set(fpu);
     }
 
     fn get_debugreg(&self, vcpu: &Vcpu, reg: u64) -> Result<u64, Errno> {

@@ -18,7 +18,6 @@ use crate::cpu::percpu::{PERCPU_SIZE, stack_top, this_cpu};
 use crate::cpu::{self, apic, isolation, smp};
 use crate::dev::{acpi, clock, ioapic, irq, power, serial};
 use crate::machine::{self, Hv, Machine};
-use crate::mm::heap;
 use crate::mm::layout::{DIRECT_MAP, IMAGE_BASE};
 use crate::mm::tables;
 use crate::pv;
@@ -222,7 +221,6 @@ fn make_hypervisor(
     let platform = Machine::new(tables.frames, tables.m2p);
     let hv = machine::install(Hypervisor::new(platform, facts, options, frames));
     memory::hand_over(hv, boot);
-    heap::keep_reserve(hv);
     hv
 }
 

@@ -3,7 +3,7 @@
 
 use super::{cpuid, features};
 use alloc::boxed::Box;
-use alloc::vec;
+use alloc::vec::Vec;
 use core::arch::asm;
 use core::arch::x86_64::{_fxrstor64, _fxsave64, _xsetbv};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -76,29 +76,35 @@ struct Line([u8; 64]);
 pub struct FpuImage(Box<[Line]>);
 
 impl FpuImage {
-    /// The state after reset: all exceptions masked, nothing in the registers.
-    pub fn new() -> Self {
+    /// The state after reset: all exceptions masked, nothing in the registers. `None`: there is no memory for it.
+    pub fn new() -> Option<Self> {
         let size = cpuid()
             .get_extended_state_info()
             .map_or(LEGACY, |x| x.xsave_area_size_supported_features() as usize);
-        let mut lines = vec![Line([0; 64]); size.max(LEGACY + 64).div_ceil(64)].into_boxed_slice();
-        lines[0].0[..2].copy_from_slice(&0x37fu16.to_le_bytes());
-        lines[0].0[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
-        Self(lines)
+        let count = size.max(LEGACY + 64).div_ceil(64);
+        let mut lines = Vec::new();
+        lines.try_reserve_exact(count).ok()?;
+        lines.resize(count, Line([0; 64]));
+        let mut state = Self(lines.into_boxed_slice());
+        state.set(None);
+        Some(state)
     }
 
-    /// The state that an FXSAVE image from a guest describes, or that after reset.
-    pub fn of(image: Option<&[u8; LEGACY]>) -> Self {
-        let mut state = Self::new();
-        let Some(image) = image else { return state };
-        for (line, bytes) in state.0.iter_mut().zip(image.chunks_exact(64)) {
+    /// It becomes the state that an FXSAVE image from a guest describes, or that after reset.
+    pub fn set(&mut self, image: Option<&[u8; LEGACY]>) {
+        self.0.fill(Line([0; 64]));
+        let Some(image) = image else {
+            self.0[0].0[..2].copy_from_slice(&0x37fu16.to_le_bytes());
+            self.0[0].0[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+            return;
+        };
+        for (line, bytes) in self.0.iter_mut().zip(image.chunks_exact(64)) {
             line.0.copy_from_slice(bytes);
         }
         let mxcsr = u32::from_le_bytes([image[24], image[25], image[26], image[27]]) & MXCSR_BITS;
-        state.0[0].0[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+        self.0[0].0[24..28].copy_from_slice(&mxcsr.to_le_bytes());
         // The header of an XSAVE area follows: x87 and SSE state are there (SDM Vol. 1, 13.4.2).
-        state.0[LEGACY / 64].0[0] = 0b11;
-        state
+        self.0[LEGACY / 64].0[0] = 0b11;
     }
 
     /// Takes what is in the registers. XCR0 is [`supported_xcr0`].

@@ -6,9 +6,9 @@
 //! are on in all such code. The log's lock is one of those locks: code that logs turns interrupts on first, unless it stops the
 //! machine.
 //!
-//! A guest may take all frames, and what the hypervisor keeps for it then must still find room: a block is kept for that, which no
-//! guest ever had. What grows only because a guest wants it to is refused before
-//! ([`hypervisor_core::mem::FrameAllocator::has_room`]).
+//! Small allocations do not fail: some frames are the heap's alone, however many the guests want
+//! (`hypervisor_core::mem`, `claim.rs`). They may be single ones, so what takes several pages and may be wanted while guests run is
+//! allocated fallibly. The heap takes more than it needs at the moment only while there is more than those.
 //!
 //! What is larger than [`LARGE`] gets frames of its own and gives them back when it is freed: an unpacked kernel must not stay the
 //! heap's for ever. They go back dirty, so that a guest gets them cleared.
@@ -25,48 +25,33 @@ use talc::{ErrOnOom, Span, Talc, Talck};
 
 /// Frames that the heap takes at a time, log2, unless one allocation needs more.
 const GROW_ORDER: u32 = 6;
-/// Frames that are kept for the time when there are no others, log2: a 64th of the memory, but no more than this.
-const MOST_KEPT_ORDER: u32 = 9;
 /// Bytes from which on an allocation is not `talc`'s.
 const LARGE: usize = 1 << 20;
 
 /// Frames that the heap took.
 static FRAMES: AtomicU64 = AtomicU64::new(0);
 
-/// The block that is kept, its order in the lowest bits; 0 for none.
-static KEPT: AtomicU64 = AtomicU64::new(0);
-
-/// Keeps a block for the time when there are no other frames.
-pub fn keep_reserve(hv: &Hv) {
-    let order = hv.frames.free_count().checked_ilog2().unwrap_or(0).saturating_sub(6).min(MOST_KEPT_ORDER);
-    if let Some(first) = hv.alloc_frames(order) {
-        KEPT.store(first.addr().0 | u64::from(order), Ordering::Relaxed);
-    }
-}
-
-/// Takes the block that is kept, if it is of order `least` at least.
-fn take_reserve(least: u32) -> Option<(Mfn, u32)> {
-    let order = |kept: u64| (kept & (PAGE_SIZE as u64 - 1)) as u32;
-    let take = |kept: u64| (kept != 0 && order(kept) >= least).then_some(0);
-    let kept = KEPT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
-    Some((MachineAddr(kept).mfn(), order(kept)))
-}
-
 /// Frames that the heap took from the frame allocator and keeps; those of large allocations come back and do not count.
 pub fn frames() -> u64 {
     FRAMES.load(Ordering::Relaxed)
 }
 
+/// Bytes of new frames that `talc` needs for itself: a tag at each end, and one for the allocation.
+const TAGS: usize = 64;
+
 /// Frames for an allocation that finds no room in the heap: the first and, log2, how many. The caller does not hold the heap's lock.
 fn more_frames(layout: Layout) -> Option<(Mfn, u32)> {
-    let pages = (layout.size() + layout.align()).div_ceil(PAGE_SIZE) as u64 + 1;
-    let least = pages.next_power_of_two().ilog2();
+    let bytes = layout.size() + layout.align() + TAGS;
+    let least = bytes.div_ceil(PAGE_SIZE).next_power_of_two().ilog2();
     let most = least.max(GROW_ORDER);
     let Some(hv) = try_hv() else {
         return Some((EARLY.lock().alloc(1 << most, 1, direct_map_limit())?, most));
     };
-    let block = |order| Some((hv.alloc_frames(order)?, order));
-    let found = (least..=most).rev().find_map(block).or_else(|| take_reserve(least))?;
+    let block = |order: u32| {
+        let may = order == least || hv.frames.has_spare(1u64 << order);
+        may.then(|| hv.alloc_frames(order)).flatten().map(|first| (first, order))
+    };
+    let found = (least..=most).rev().find_map(block)?;
     FRAMES.fetch_add(1 << found.1, Ordering::Relaxed);
     Some(found)
 }

@@ -24,19 +24,19 @@ pub struct VcpuArch {
 }
 
 impl VcpuArch {
-    /// The state of a vCPU that never ran.
-    pub fn new() -> Self {
+    /// The state of a vCPU that never ran. `None`: there is no memory for it.
+    pub fn new() -> Option<Self> {
         let debug = [const { AtomicU64::new(0) }; 8];
         debug[6].store(super::debug::DR6_DEFAULT, core::sync::atomic::Ordering::Relaxed);
         debug[7].store(super::debug::DR7_DEFAULT, core::sync::atomic::Ordering::Relaxed);
-        Self {
-            fpu: Mutex::new(FpuImage::new()),
+        Some(Self {
+            fpu: Mutex::new(FpuImage::new()?),
             xcr0: AtomicU64::new(fpu::FIRST_XCR0),
             debug,
             io_breakpoints: AtomicU64::new(0),
             loaded_on: AtomicU32::new(u32::MAX),
             msrs: MsrState::default(),
             selectors: [const { AtomicU16::new(0) }; 4],
-        }
+        })
     }
 }

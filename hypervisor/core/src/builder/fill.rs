@@ -13,6 +13,7 @@ use super::{BuildError, DomainSource, Served};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::Mfn;
+use crate::mem::Claim;
 use crate::page::{PageError, PageType};
 use crate::platform::Platform;
 use alloc::string::String;
@@ -70,18 +71,19 @@ struct Step<'a, 'k, P: Platform> {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Begins to give a domain, made by [`Hypervisor::create_domain`] and without any page, `pages` pages and a kernel. It gets pages
+    /// Begins to give a domain, made by [`Hypervisor::create_domain`] and without any page, `pages` pages, for which `claim` may set
+    /// some aside, and a kernel. It gets pages
     /// for its console and xenstore rings. `served` says who serves them: both are granted to that domain as Xen's toolstack does
     /// it. Without, the hypervisor serves the console, and nobody the xenstore. It stays paused, with its vCPU 0 ready to be
     /// brought up when it is filled.
     ///
     /// # Errors
     /// See [`BuildError`].
-    pub fn begin_filling(
+    pub(crate) fn begin_filling(
         &self,
         source: &DomainSource<'_>,
         initrd: Option<&'static [u8]>,
-        pages: u64,
+        (pages, claim): (u64, &Claim),
         served: Option<Served>,
     ) -> Result<Filling, BuildError> {
         if source.cmdline.len() >= MAX_GUEST_CMDLINE {
@@ -91,7 +93,7 @@ impl<P: Platform> Hypervisor<P> {
         let kernel = Kernel::parse(&file, false)?;
         let initrd_size = initrd.map_or(0, |initrd| initrd.len() as u64);
         let layout = Layout::new(&kernel, initrd_size, start::RING_PAGES, pages)?;
-        let free = self.frames.free_count();
+        let free = self.frames.available(claim);
         if layout.needed > pages || pages > free {
             let needed = layout.needed.max(pages);
             return Err(BuildError::TooLittleMemory { needed, available: free.min(pages) });

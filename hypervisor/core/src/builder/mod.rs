@@ -105,11 +105,15 @@ impl<P: Platform> Hypervisor<P> {
         let source = &DomainSource { cmdline: &cmdline, ..*source };
         let option = &self.options.dom0_mem;
         // What the unpacked kernel takes in the meantime comes back before the domain gets the rest of its memory.
-        let pages = memory::dom0_pages(option, self.frames.free_count());
+        let most = |more| {
+            let left = self.frames.available(&domain.pages.claim) + more;
+            memory::dom0_pages(option, self.frames.free_count() + more).min(left)
+        };
+        let pages = most(0);
         let file = image::elf_file(source.image)?;
         let kernel = Kernel::parse(&file, true)?;
         let layout = Layout::new(&kernel, source.initrd.map_or(0, |i| i.len() as u64), 0, pages)?;
-        let available = pages.min(memory::dom0_pages(option, self.frames.free_count()));
+        let available = pages.min(most(0));
         if layout.needed > available {
             return Err(BuildError::TooLittleMemory { needed: layout.needed, available });
         }
@@ -119,7 +123,7 @@ impl<P: Platform> Hypervisor<P> {
         let entry = kernel.entry;
         drop(kernel);
         drop(file);
-        let available = memory::dom0_pages(option, self.frames.free_count() + memory.pages());
+        let available = most(memory.pages());
         memory.grow(domain, pages.min(available))?;
         memory.write_p2m(&layout.p2m, 0..memory::list_entries(&layout.p2m));
         start::write_start_info(&memory, &layout, domain, source, None)?;

@@ -74,6 +74,7 @@ impl Input {
     fn add(&mut self, domain: DomId, bytes: &[u8]) -> bool {
         let waiting = self.waiting.entry(domain).or_default();
         let room = CAPACITY.saturating_sub(waiting.len()).min(bytes.len());
+        let room = if waiting.try_reserve(room).is_ok() { room } else { 0 };
         waiting.extend(&bytes[..room]);
         room != 0
     }

@@ -128,6 +128,7 @@ impl RingEnd {
     /// Adds input; what finds no room in the backlog is lost, as on any line without flow control.
     pub(super) fn add_input(&mut self, bytes: &[u8]) {
         let room = BACKLOG.saturating_sub(self.backlog.len()).min(bytes.len());
+        let room = if self.backlog.try_reserve(room).is_ok() { room } else { 0 };
         self.backlog.extend(&bytes[..room]);
     }
 

@@ -12,6 +12,8 @@ use alloc::vec::Vec;
 const LINE: usize = 256;
 /// Bytes of the log that `XEN_SYSCTL_readconsole` can still read.
 const LOG: usize = 16 * 1024;
+/// Bytes of the longest line, with its prefix and end.
+const MOST_KEPT: usize = LINE + 16;
 
 /// Who wrote to the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,6 +138,10 @@ impl Screen {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
+        if self.log.capacity() == 0 {
+            // All of it with the first line, at boot: when it grows later there may not be as much memory in a row.
+            self.log.reserve_exact(LOG + MOST_KEPT);
+        }
         self.log.extend(bytes);
         let excess = self.log.len().saturating_sub(LOG);
         self.log.drain(..excess);

@@ -8,14 +8,17 @@
 use super::keeper::{BREATH, RETRY};
 use super::{Domain, DomainConfig, MAX_VCPUS, Vcpu};
 use crate::Hypervisor;
+use crate::event::DomainEvents;
 use crate::ids::{DomId, Mfn, Nanos, VcpuId};
+use crate::mem::{Claim, Taker};
 use crate::platform::{GuestFrame, Platform};
 use crate::sched::DomainSched;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem::offset_of;
-use core::sync::atomic::Ordering;
+use core::ops::Range;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Mutex;
 use xen_abi::arch_x86::XEN_LEGACY_MAX_VCPUS;
 use xen_abi::errno::Errno;
@@ -26,10 +29,19 @@ const STEP: usize = 16;
 
 /// Frames that are set aside for each vCPU that is to be made: more than what is kept for one, extended state included.
 const VCPU_FRAMES: u64 = 16;
+/// Frames that are set aside for the rest of what is kept for a domain: `shared_info`, its first ports, a first frame of its grant table.
+const DOMAIN_FRAMES: u64 = 16;
 
-/// A domain of which some vCPUs may be missing. Frames are set aside for those ([`crate::mem::FrameAllocator::promise`]).
+/// Frames that are set aside for what the hypervisor keeps for a domain with so many vCPUs.
+pub(super) fn promised_frames(vcpus: u32) -> u64 {
+    u64::from(vcpus) * VCPU_FRAMES + DOMAIN_FRAMES
+}
+
+/// A domain of which some vCPUs may be missing. Frames are set aside for those, and for the domain itself
+/// ([`crate::mem::FrameAllocator::promise`]).
 pub struct Making<P: Platform> {
     config: DomainConfig,
+    claim: Arc<Claim>,
     sched: Arc<DomainSched>,
     vcpus: Vec<Vcpu<P>>,
 }
@@ -40,6 +52,8 @@ pub(super) struct Unfinished<P: Platform> {
     begun: Mutex<Vec<Begun<P>>>,
     /// Domains that are gone, and what was made of others that are not to be.
     gone: Mutex<Vec<Gone<P>>>,
+    /// vCPUs that there are, of all domains, these included.
+    vcpus: AtomicUsize,
 }
 
 struct Begun<P: Platform> {
@@ -54,7 +68,7 @@ enum Gone<P: Platform> {
 
 impl<P: Platform> Unfinished<P> {
     pub const fn new() -> Self {
-        Self { begun: Mutex::new(Vec::new()), gone: Mutex::new(Vec::new()) }
+        Self { begun: Mutex::new(Vec::new()), gone: Mutex::new(Vec::new()), vcpus: AtomicUsize::new(0) }
     }
 }
 
@@ -66,7 +80,19 @@ impl<P: Platform> Hypervisor<P> {
     /// `EINVAL` for an identifier that is reserved, a number of vCPUs that no domain has, or an affinity to no CPU that is up;
     /// `EEXIST` for an identifier that is in use; `ENOMEM`.
     pub fn create_domain(&self, config: &DomainConfig) -> Result<Arc<Domain<P>>, Errno> {
-        let mut making = self.begin_domain(config.clone(), true)?;
+        self.create_with(config, Arc::default())
+    }
+
+    /// [`Hypervisor::create_domain`], with what may be set aside for it.
+    pub(super) fn create_with(
+        &self,
+        config: &DomainConfig,
+        claim: Arc<Claim>,
+    ) -> Result<Arc<Domain<P>>, Errno> {
+        // On a machine that has not as many there are no guests yet that could take what there is.
+        let frames = promised_frames(config.max_vcpus).min(self.frames.available(&claim));
+        self.frames.owe(&claim, frames);
+        let mut making = self.begin_domain(config.clone(), claim)?;
         loop {
             match self.make_some(&mut making) {
                 Ok(true) => return self.complete_domain(*making),
@@ -79,33 +105,43 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Begins with that; without `must` only where there is the memory for it now. The hypervisor's heap is not asked for what it cannot
-    /// have: it knows no gentle refusal.
+    /// Begins with that. [`promised_frames`] are promised by `claim`, and given up by it after an error.
     ///
     /// # Errors
     /// As [`Hypervisor::create_domain`].
-    pub(super) fn begin_domain(&self, config: DomainConfig, must: bool) -> Result<Box<Making<P>>, Errno> {
+    pub(super) fn begin_domain(
+        &self,
+        config: DomainConfig,
+        claim: Arc<Claim>,
+    ) -> Result<Box<Making<P>>, Errno> {
         let nowhere = |cpus| self.platform.online_cpus().intersect(cpus).is_empty();
+        let refused = |errno| {
+            self.give_promise_up(&claim);
+            Err(errno)
+        };
         if config.id.0 >= DOMID_FIRST_RESERVED
             || config.max_vcpus == 0
             || config.max_vcpus > MAX_VCPUS
             || config.affinity.as_ref().is_some_and(nowhere)
         {
-            return Err(Errno::EINVAL);
+            return refused(Errno::EINVAL);
         }
         if self.domains.is_taken(config.id) {
-            return Err(Errno::EEXIST);
-        }
-        let promised = u64::from(config.max_vcpus) * VCPU_FRAMES;
-        if !self.frames.promise(promised, must) && !must {
-            return Err(Errno::ENOMEM);
+            return refused(Errno::EEXIST);
         }
         let mut vcpus = Vec::new();
         if vcpus.try_reserve_exact(config.max_vcpus as usize).is_err() {
-            self.frames.redeem(promised);
-            return Err(Errno::ENOMEM);
+            return refused(Errno::ENOMEM);
         }
-        Ok(Box::new(Making { config, sched: Arc::new(self.sched.new_share()), vcpus }))
+        let Some(sched) = self.sched.new_share() else { return refused(Errno::ENOMEM) };
+        Ok(Box::new(Making { config, claim, sched: Arc::new(sched), vcpus }))
+    }
+
+    /// What was promised for a domain is not needed any more, unless it is for its next life as well.
+    fn give_promise_up(&self, claim: &Claim) {
+        if !claim.is_kept() {
+            self.frames.redeem(claim, u64::MAX);
+        }
     }
 
     /// Makes some of its vCPUs; answers whether it has all.
@@ -115,11 +151,22 @@ impl<P: Platform> Hypervisor<P> {
     pub(super) fn make_some(&self, making: &mut Making<P>) -> Result<bool, Errno> {
         let first = making.vcpus.len() as u32;
         let end = making.config.max_vcpus.min(first + STEP as u32);
-        for n in first..end {
+        let all = self.keeper.unfinished.vcpus.fetch_add((end - first) as usize, Ordering::Relaxed);
+        let all = all + (end - first) as usize;
+        let room = self.timers.reserve(all) && self.sched.reserve(all);
+        let made = if room { self.make_vcpus(making, first..end) } else { Err(Errno::ENOMEM) };
+        // What was made is counted until it goes.
+        let missing = end as usize - making.vcpus.len();
+        self.keeper.unfinished.vcpus.fetch_sub(missing, Ordering::Relaxed);
+        made.map(|()| end == making.config.max_vcpus)
+    }
+
+    fn make_vcpus(&self, making: &mut Making<P>, numbers: Range<u32>) -> Result<(), Errno> {
+        for n in numbers {
             making.vcpus.push(Vcpu::new(&self.platform, VcpuId(n), &making.config, &making.sched)?);
-            self.frames.redeem(VCPU_FRAMES);
+            self.frames.redeem(&making.claim, VCPU_FRAMES);
         }
-        Ok(end == making.config.max_vcpus)
+        Ok(())
     }
 
     /// A domain that has all its vCPUs comes into being.
@@ -127,13 +174,18 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `EEXIST` for an identifier that is in use by now; `ENOMEM`.
     pub(super) fn complete_domain(&self, making: Making<P>) -> Result<Arc<Domain<P>>, Errno> {
-        let Some(shared_info) = self.take_frames(None, 0, 0) else {
+        let events = DomainEvents::new(making.config.max_vcpus).ok();
+        let frame =
+            events.and_then(|events| Some((events, self.take_frames(Taker::Growth(&making.claim), 0, 0)?)));
+        let Some((events, shared_info)) = frame else {
             self.abandon_domain(making);
             return Err(Errno::ENOMEM);
         };
         self.write_shared_info(shared_info);
-        let Making { config, sched, vcpus } = making;
-        let domain = Arc::new(Domain::new(&self.platform, &config, sched, vcpus, shared_info));
+        let Making { config, claim, sched, vcpus } = making;
+        self.give_promise_up(&claim);
+        let domain =
+            Arc::new(Domain::new(&self.platform, &config, sched, vcpus, (shared_info, events, claim)));
         self.known_frame(shared_info).set_xen();
         // Not before the identifier is its own: the other domain of that name could map the frame.
         let share = |domain: &Domain<P>| self.share_xen_page(domain, shared_info);
@@ -150,8 +202,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// A domain that was begun is not to be.
     pub(super) fn abandon_domain(&self, making: Making<P>) {
-        let missing = u64::from(making.config.max_vcpus) - making.vcpus.len() as u64;
-        self.frames.redeem(missing * VCPU_FRAMES);
+        self.give_promise_up(&making.claim);
         self.let_go(Gone::Vcpus(making.vcpus));
     }
 
@@ -179,7 +230,11 @@ impl<P: Platform> Hypervisor<P> {
                 if let Some(other) = other {
                     self.abandon_domain(*other);
                 }
-                self.begin_domain(config, false)?
+                let claim = Arc::default();
+                if !self.frames.promise(&claim, promised_frames(config.max_vcpus)) {
+                    return Err(Errno::ENOMEM);
+                }
+                self.begin_domain(config, claim)?
             }
         };
         loop {
@@ -237,9 +292,13 @@ impl<P: Platform> Hypervisor<P> {
                 None => held.push(gone),
                 Some(vcpus) if vcpus.len() > STEP => {
                     vcpus.truncate(vcpus.len() - STEP);
+                    self.keeper.unfinished.vcpus.fetch_sub(STEP, Ordering::Relaxed);
                     self.keeper.unfinished.gone.lock().push(gone);
                 }
-                Some(_) => drop(gone),
+                Some(vcpus) => {
+                    self.keeper.unfinished.vcpus.fetch_sub(vcpus.len(), Ordering::Relaxed);
+                    drop(gone);
+                }
             }
             if self.platform.work_pending() {
                 break Some(Nanos(now.saturating_add(BREATH)));

@@ -41,7 +41,7 @@ use crate::cpumask::{AtomicCpuMask, CpuMask};
 use crate::event::DomainEvents;
 use crate::grant::{DEFAULT_MAX_FRAMES, DEFAULT_MAX_MAPTRACK_FRAMES, DomainGrants};
 use crate::ids::{DomId, Mfn, Port, VcpuId};
-use crate::mem::Reservation;
+use crate::mem::{Claim, Reservation};
 use crate::page::LinearRoots;
 use crate::permissions::Permissions;
 use crate::platform::Platform;
@@ -239,12 +239,12 @@ impl<P: Platform> Vcpu<P> {
     /// A vCPU that is down, of a domain that is paused.
     ///
     /// # Errors
-    /// `ENOMEM` when the platform cannot make one.
+    /// `ENOMEM`.
     fn new(platform: &P, id: VcpuId, config: &DomainConfig, sched: &Arc<DomainSched>) -> Result<Self, Errno> {
         let reasons = Reasons::DOWN | Reasons::PAUSED;
         Ok(Self {
             id,
-            pv: PvState::new(),
+            pv: PvState::new().ok_or(Errno::ENOMEM)?,
             saved: Mutex::new(Regs::default()),
             context_turn: Mutex::new(()),
             sched: VcpuSched::new(sched.clone(), reasons, config.affinity.as_ref()),
@@ -257,19 +257,18 @@ impl<P: Platform> Vcpu<P> {
 
 impl<P: Platform> Domain<P> {
     /// A domain in [`Lifecycle::Building`], paused once, of vCPUs that [`Vcpu::new`] made with `sched`. `shared_info` is a frame of the
-    /// hypervisor's own, set to what a domain starts with.
+    /// hypervisor's own, set to what a domain starts with; `events` is for as many vCPUs.
     fn new(
         platform: &P,
         config: &DomainConfig,
         sched: Arc<DomainSched>,
         vcpus: Vec<Vcpu<P>>,
-        shared_info: Mfn,
+        (shared_info, events, claim): (Mfn, DomainEvents, Arc<Claim>),
     ) -> Self {
         for (n, vcpu) in (0..).zip(vcpus.iter().take(XEN_LEGACY_MAX_VCPUS)) {
             let at = shared_info.addr().0 + n * size_of::<VcpuInfo>() as u64;
             vcpu.pv.vcpu_info.store(at, Ordering::Relaxed);
         }
-        let events = DomainEvents::new(config.max_vcpus);
         config.max_evtchn_port.into_iter().for_each(|port| events.set_max_port(Port(port)));
         Self {
             id: config.id,
@@ -280,7 +279,7 @@ impl<P: Platform> Domain<P> {
             vcpus,
             sched,
             shared_info,
-            pages: Reservation::new(config.max_pages),
+            pages: Reservation::new(config.max_pages, claim),
             events,
             grants: DomainGrants::with_limits(config.max_grant_frames, config.max_maptrack_frames),
             permissions: RwLock::new(Permissions::none()),

@@ -7,6 +7,7 @@
 use crate::ids::Mfn;
 use crate::page::RootSlot;
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use bitflags::bitflags;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -141,13 +142,18 @@ pub struct PvState {
 /// The first word of a `vcpu_info` of which upcalls are masked.
 const UPCALL_MASK: u64 = 1 << (8 * offset_of!(VcpuInfo, evtchn_upcall_mask));
 
+/// Traps that there are.
+const TRAPS: usize = 256;
 /// Frames of the GDT that belong to the guest; the rest is the hypervisor's (`FIRST_RESERVED_GDT_PAGE`).
 pub const GDT_FRAMES: usize = 14;
 
 impl PvState {
-    /// All clear: a vCPU that was never initialised.
-    pub fn new() -> Self {
-        Self {
+    /// All clear: a vCPU that was never initialised. `None`: there is no memory for it.
+    pub fn new() -> Option<Self> {
+        let mut traps = Vec::new();
+        traps.try_reserve_exact(TRAPS).ok()?;
+        traps.resize_with(TRAPS, TrapSlot::default);
+        Some(Self {
             kernel_mode: AtomicU32::new(1),
             flags: AtomicU32::new(0),
             kernel_sp: AtomicU64::new(0),
@@ -174,8 +180,8 @@ impl PvState {
             iobmp_ports: AtomicU32::new(0),
             iobmp: AtomicU64::new(0),
             without_info: [const { AtomicU64::new(UPCALL_MASK) }; _],
-            traps: (0..256).map(|_| TrapSlot::default()).collect(),
-        }
+            traps: traps.into_boxed_slice(),
+        })
     }
 
     /// The root that the vCPU runs on in its present mode. A vCPU without one cannot run.
@@ -206,11 +212,5 @@ impl PvState {
     /// Whether all of `flags` are set.
     pub fn has_flags(&self, flags: VcpuFlags) -> bool {
         self.flags.load(Ordering::Relaxed) & flags.bits() == flags.bits()
-    }
-}
-
-impl Default for PvState {
-    fn default() -> Self {
-        Self::new()
     }
 }

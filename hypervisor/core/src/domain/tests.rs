@@ -8,7 +8,7 @@ use crate::hypercall::Cx;
 use crate::ids::{CpuId, GrantRef, Nanos};
 use crate::mock::{self, MockPlatform};
 use crate::page::{PageType, pte};
-use crate::platform::Work;
+use crate::platform::{GuestFrame, Work};
 use crate::sched::{Reasons, Scheduler};
 use core::sync::atomic::Ordering::SeqCst;
 use std::boxed::Box;
@@ -149,10 +149,18 @@ fn nobody_gets_what_a_domain_left() {
     assert_eq!((left(), hv.frames.any_dirty()), (40, true), "the teardown does not take the time");
     hv.scrub_free_frames();
     assert!((1..40).contains(&left()), "an idle CPU clears some between two looks for work");
-    while hv.frames.free_count() != 0 {
+    while hv.frames.free_count() != hv.frames.floor() {
         dom0.pages.set_max(dom0.pages.current() + 1);
         hv.alloc_domain_page(&dom0, 0).expect("a page");
     }
+    // The rest no domain gets.
+    assert!(left() <= hv.frames.floor() as usize);
+    (0..hv.frames.floor()).for_each(|_| {
+        dom0.pages.set_max(dom0.pages.current() + 1);
+        assert_eq!(hv.alloc_domain_page(&dom0, 0), Err(Errno::ENOMEM));
+        let mfn = hv.alloc_frames(0).expect("a frame");
+        hv.platform.clear_frame(GuestFrame::held(mfn));
+    });
     assert_eq!((left(), hv.frames.any_dirty()), (0, false));
 }
 
@@ -442,7 +450,8 @@ fn memory_is_set_aside_for_a_domain_that_is_begun() {
         assert!(matches!(make(1, 2), Ok(None)));
         hv.abandon_domains_of(DomId(0));
     }
-    assert!(hv.frames.promise(free, false) && !hv.frames.promise(1, false));
+    let (claim, left) = (crate::mem::Claim::default(), free - hv.frames.floor());
+    assert!(hv.frames.promise(&claim, left) && !hv.frames.promise(&claim, 1));
 }
 
 /// Two callers make a domain of the same name: what the one had for it was a frame of the other's domain for a moment, which could map it.
@@ -456,7 +465,7 @@ fn a_domain_that_is_not_to_be_shares_nothing() {
     }
     let make = |_: &mut interleave::model::Chance| {
         let (hv, _) = mock::machine_with_domain(100);
-        let mut making = hv.begin_domain(config(1), true).expect("room");
+        let mut making = hv.begin_domain(config(1), Arc::default()).expect("room");
         while !hv.make_some(&mut making).expect("memory") {}
         let other = mock::domain(&hv, 1, 1, 8);
         World { hv, other, making: interleave::StdMutex::new(Some(making)), over: false.into() }

@@ -1,10 +1,11 @@
 //! Making bindings: from a free port to one with a source.
 
-use super::slot::{Binding, MAX_VCPUS, SlotGuard};
+use super::slot::{Binding, CHUNK_BYTES, MAX_VCPUS, SlotGuard};
 use super::{BothChanges, Changes, EventError, VIRQS, vcpu_exists, virq_is_global};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{DomId, Port, VcpuId};
+use crate::mem::frames_for;
 use crate::platform::Platform;
 use crate::sync::FairMutexGuard;
 use alloc::sync::Arc;
@@ -194,7 +195,7 @@ impl<P: Platform> Hypervisor<P> {
         let end = start.saturating_add(SEARCH_STEP).min(limit);
         for port in (start..end).map(Port) {
             if port.0 >= events.slots.valid() {
-                self.room_for_ports()?;
+                self.room_for_ports(domain, CHUNK_BYTES)?;
                 events.slots.grow_to(port)?;
             }
             if events.slot(port)?.load().binding() != Binding::Free {
@@ -225,9 +226,10 @@ impl<P: Platform> Hypervisor<P> {
             && !events.fifo().is_some_and(|fifo| fifo.is_linked(&self.platform, port))
     }
 
-    /// Whether there is memory for more ports than there ever were.
-    pub(super) fn room_for_ports(&self) -> Result<(), EventError> {
-        if self.frames.has_room() { Ok(()) } else { Err(EventError::NoMemory) }
+    /// Whether there is memory for more ports than there ever were: for so many bytes.
+    pub(super) fn room_for_ports(&self, domain: &Domain<P>, bytes: usize) -> Result<(), EventError> {
+        let room = self.frames.has_room(&domain.pages.claim, frames_for(bytes));
+        if room { Ok(()) } else { Err(EventError::NoMemory) }
     }
 
     /// Makes a free port the caller's to bind, on vCPU 0 and with the default priority.

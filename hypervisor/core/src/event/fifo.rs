@@ -39,6 +39,8 @@ const WORDS_PER_PAGE: u32 = PAGE_SIZE as u32 / 4;
 const RAISED: u32 = 32;
 /// Pages that are given back between two looks for other work.
 const GIVEN_BACK: u32 = 32;
+/// Bytes of what is kept for a domain of this ABI, without those for each vCPU.
+const FIFO_BYTES: usize = MAX_PAGES * (size_of::<AtomicU64>() + size_of::<Once<Box<[AtomicU32]>>>());
 const MAX_PAGES: usize = (EVTCHN_FIFO_NR_CHANNELS / WORDS_PER_PAGE) as usize;
 const PENDING: u32 = 1 << EVTCHN_FIFO_PENDING;
 const MASKED: u32 = 1 << EVTCHN_FIFO_MASKED;
@@ -366,7 +368,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let place = |_: &Changes| -> Result<&FifoVcpu, EventError> {
             let fifo = domain.events.fifo.try_call_once(|| {
-                self.room_for_ports()?;
+                self.room_for_ports(domain, domain.vcpus.len() * size_of::<FifoVcpu>() + FIFO_BYTES)?;
                 Fifo::new(domain.vcpus.len())
             })?;
             let queues = fifo.vcpu(vcpu.0).ok_or(EventError::NoSuchVcpu)?;
@@ -485,7 +487,7 @@ impl<P: Platform> Hypervisor<P> {
             let index = (first / WORDS_PER_PAGE) as usize;
             let page = fifo.pages.get(index).ok_or(EventError::NoPort)?;
             fifo.last[index].try_call_once(|| {
-                self.room_for_ports()?;
+                self.room_for_ports(domain, WORDS_PER_PAGE as usize * size_of::<AtomicU32>())?;
                 new_last()
             })?;
             Ok((fifo, first, page))

@@ -50,6 +50,7 @@ use crate::platform::Platform;
 use crate::sync::{FairMutex, FairMutexGuard};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use fifo::Fifo;
 use pirq_map::Numbers;
@@ -171,13 +172,18 @@ struct Changes {
 
 impl DomainEvents {
     /// A domain with `max_vcpus` vCPUs, the two-level ABI and no bound port.
-    pub fn new(max_vcpus: u32) -> Self {
-        let slots = SlotTable::new();
-        // A failure shows again, as an error, when the first port is bound.
-        let _ = slots.grow_to(Port(0));
-        Self {
+    ///
+    /// # Errors
+    /// [`EventError::NoMemory`].
+    pub fn new(max_vcpus: u32) -> Result<Self, EventError> {
+        let slots = SlotTable::new()?;
+        slots.grow_to(Port(0))?;
+        let mut virqs = Vec::new();
+        virqs.try_reserve_exact(max_vcpus as usize).map_err(|_| EventError::NoMemory)?;
+        virqs.resize_with(max_vcpus as usize, || [const { AtomicU32::new(0) }; VIRQS]);
+        Ok(Self {
             slots,
-            virqs: (0..max_vcpus).map(|_| [const { AtomicU32::new(0) }; VIRQS]).collect(),
+            virqs: virqs.into_boxed_slice(),
             fifo: Once::new(),
             uses_fifo: AtomicBool::new(false),
             max_port: AtomicU32::new(u32::MAX),
@@ -192,7 +198,7 @@ impl DomainEvents {
                 raising: None,
                 dying: false,
             }),
-        }
+        })
     }
 
     /// Limits the ports that the domain may allocate from now on (`max_evtchn_port` of its configuration).

@@ -9,6 +9,8 @@ use spin::Once;
 
 /// Ports whose memory is allocated together: a chunk fills one page.
 pub const CHUNK: usize = 512;
+/// Bytes of what is kept for them.
+pub(super) const CHUNK_BYTES: usize = CHUNK * size_of::<Slot>();
 /// Ports become valid in steps of this many, as in Xen: `EVTCHNOP_status` and others tell a valid free port from one
 /// that never was.
 pub const STEP: u32 = 64;
@@ -211,9 +213,14 @@ pub struct OutOfMemory;
 
 impl SlotTable {
     /// No valid port yet.
-    pub fn new() -> Self {
-        let chunks = MAX_PORTS as usize / CHUNK;
-        Self { valid: AtomicU32::new(0), chunks: (0..chunks).map(|_| Once::new()).collect() }
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn new() -> Result<Self, OutOfMemory> {
+        let mut chunks = Vec::new();
+        chunks.try_reserve_exact(MAX_PORTS as usize / CHUNK).map_err(|_| OutOfMemory)?;
+        chunks.resize_with(MAX_PORTS as usize / CHUNK, Once::new);
+        Ok(Self { valid: AtomicU32::new(0), chunks: chunks.into_boxed_slice() })
     }
 
     /// The port's slot, if the port is valid.
@@ -253,10 +260,4 @@ fn new_chunk() -> Result<Box<[Slot]>, OutOfMemory> {
     slots.try_reserve_exact(CHUNK).map_err(|_| OutOfMemory)?;
     slots.resize_with(CHUNK, Slot::new);
     Ok(slots.into_boxed_slice())
-}
-
-impl Default for SlotTable {
-    fn default() -> Self {
-        Self::new()
-    }
 }

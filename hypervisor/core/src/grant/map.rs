@@ -140,7 +140,8 @@ impl<P: Platform> Hypervisor<P> {
             found = self.domains.get(request.granter).ok_or(GrantError::BadDomain)?;
             &found
         };
-        let handle = caller.grants.maptrack.lock().allocate(|| self.frames.has_room())?;
+        let room = |frames| self.frames.has_room(&caller.pages.claim, frames);
+        let handle = caller.grants.maptrack.lock().allocate(room)?;
         match self.pin_and_map(caller, vcpu, granter, request, kinds) {
             Ok(mfn) => {
                 let flags = request.flags;

@@ -2,6 +2,7 @@
 
 use super::GrantError;
 use crate::ids::{DomId, GrantRef, Mfn};
+use crate::mem::frames_for;
 use alloc::vec::Vec;
 
 /// Handles per page of Xen's format, in which the limit is given.
@@ -62,14 +63,16 @@ impl Maptrack {
     }
 
     /// A handle that there was not before.
-    fn grow(&mut self, has_room: impl FnOnce() -> bool) -> Option<u32> {
+    fn grow(&mut self, has_room: impl FnOnce(u64) -> bool) -> Option<u32> {
         let handle = self.handles();
         if handle >= self.limit {
             return None;
         }
         if handle.is_multiple_of(PER_FRAME) {
             let mut piece = Vec::new();
-            if !has_room() || self.pieces.try_reserve(1).is_err() {
+            if !has_room(frames_for(PER_FRAME as usize * size_of::<Slot>()))
+                || self.pieces.try_reserve(1).is_err()
+            {
                 return None;
             }
             piece.try_reserve_exact(PER_FRAME as usize).ok()?;
@@ -79,10 +82,10 @@ impl Maptrack {
         Some(handle)
     }
 
-    /// Takes a free handle; it is busy until it is [set](Self::set) or [freed](Self::free). `has_room` says whether there is memory
-    /// for more of them.
+    /// Takes a free handle; it is busy until it is [set](Self::set) or [freed](Self::free). `has_room` says whether the heap
+    /// may grow by so many frames.
     #[inline(always)]
-    pub fn allocate(&mut self, has_room: impl FnOnce() -> bool) -> Result<u32, GrantError> {
+    pub fn allocate(&mut self, has_room: impl FnOnce(u64) -> bool) -> Result<u32, GrantError> {
         let handle = match self.first_free {
             Some(handle) => handle,
             None => self.grow(has_room).ok_or(GrantError::NoSpace)?,

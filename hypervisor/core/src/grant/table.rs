@@ -9,6 +9,7 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::event::Progress;
 use crate::ids::{DomId, GrantRef, Mfn, PAGE_SIZE};
+use crate::mem::{Taker, frames_for};
 use crate::platform::{GuestFrame, Platform};
 use crate::sync::FairMutexGuard;
 use alloc::sync::Arc;
@@ -160,7 +161,7 @@ impl Table {
         let frames = frames.max(1);
         if self.active.len() < frames as usize {
             self.active.try_reserve(1).map_err(|_| OutOfFrames)?;
-            self.active.push(new_piece(hv)?);
+            self.active.push(new_piece(hv, domain)?);
         }
         let status = if version == 2 { status_frames(count(&self.frames).max(frames)) } else { 0 };
         if count(&self.frames) < frames {
@@ -172,9 +173,9 @@ impl Table {
     }
 }
 
-fn new_piece<P: Platform>(hv: &Hypervisor<P>) -> Result<Vec<Active>, OutOfFrames> {
+fn new_piece<P: Platform>(hv: &Hypervisor<P>, domain: &Domain<P>) -> Result<Vec<Active>, OutOfFrames> {
     let mut piece = Vec::new();
-    if !hv.frames.has_room() {
+    if !hv.frames.has_room(&domain.pages.claim, frames_for(V1_PER_FRAME as usize * size_of::<Active>())) {
         return Err(OutOfFrames);
     }
     piece.try_reserve_exact(V1_PER_FRAME as usize).map_err(|_| OutOfFrames)?;
@@ -199,7 +200,7 @@ fn add_frame<P: Platform>(
     list: &mut Vec<Mfn>,
 ) -> Result<(), OutOfFrames> {
     list.try_reserve(1).map_err(|_| OutOfFrames)?;
-    let mfn = hv.take_frames(None, 0, 0).ok_or(OutOfFrames)?;
+    let mfn = hv.take_frames(Taker::Growth(&domain.pages.claim), 0, 0).ok_or(OutOfFrames)?;
     hv.platform.clear_frame(GuestFrame::held(mfn));
     hv.share_xen_page(domain, mfn);
     list.push(mfn);

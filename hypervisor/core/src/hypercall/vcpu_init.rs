@@ -22,7 +22,7 @@ use crate::ids::{GuestVirt, MachineAddr, Mfn, PAGE_SIZE, VcpuId};
 use crate::page::{PageError, is_hypervisors};
 use crate::platform::Platform;
 use crate::regs::Regs;
-use alloc::vec;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use spin::MutexGuard;
 use xen_abi::arch_x86::{
@@ -55,13 +55,12 @@ const RFLAGS_IOPL_SHIFT: u32 = 12;
 
 /// # Errors
 /// `EINVAL` for a vCPU without `vcpu_info` or a context that no vCPU can have, `EEXIST` for one that has its context,
-/// `EFAULT`, `EOPNOTSUPP`, and what the frames of its tables are refused for.
+/// `EFAULT`, `EOPNOTSUPP`, `ENOMEM`, and what the frames of its tables are refused for.
 pub(super) fn initialise<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, args: &[u64; 6]) -> Outcome {
     if target.vcpu().pv.vcpu_info.load(Ordering::Acquire) == 0 {
         return Errno::EINVAL.into();
     }
-    // On the heap: it would take a good part of the hypervisor's stack.
-    let mut words = vec![0u64; size_of::<VcpuGuestContext>() / 8];
+    let Ok(mut words) = context_words() else { return Errno::ENOMEM.into() };
     if let Err(fault) = GuestPtr::<u64>::new(args[2]).read_slice(cx.hv, &mut words) {
         return Errno::from(fault).into();
     }
@@ -69,6 +68,18 @@ pub(super) fn initialise<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, args: 
         return Errno::EINVAL.into();
     };
     done_or_again(apply(cx, target, context).map(|()| 0), args)
+}
+
+/// Room for a context, on the heap: it would take a good part of the hypervisor's stack.
+///
+/// # Errors
+/// `ENOMEM`: it takes two pages in a row.
+pub(super) fn context_words() -> Result<Vec<u64>, Errno> {
+    const WORDS: usize = size_of::<VcpuGuestContext>() / 8;
+    let mut words = Vec::new();
+    words.try_reserve_exact(WORDS).map_err(|_| Errno::ENOMEM)?;
+    words.resize(WORDS, 0);
+    Ok(words)
 }
 
 /// Gives a vCPU of any domain a context, the first or another one on the same tables (`XEN_DOMCTL_setvcpucontext`). It is up

@@ -1,7 +1,7 @@
 //! What can be done to a page of domain 1: by its own vCPUs, and by the privileged domain.
 
 use super::world::{RO, RW, SELF, TABLE_SLOT, Who, World};
-use super::{Op, meet, op};
+use super::{Op, last, meet, meet_some, op};
 use crate::guest_ptr::GuestPtr;
 use crate::ids::{GuestVirt, Mfn};
 use crate::page::{PtWrite, ReadOnlyPage};
@@ -157,4 +157,54 @@ fn on_a_frame() {
 /// The status words of domain 1's grants are there only now and then; see `grants`.
 pub(super) fn status_frame(w: &World) -> Option<Mfn> {
     Some(w.status.load(Relaxed)).filter(|frame| *frame != 0).map(Mfn)
+}
+
+/// Pages of domain 1 that it gave up while another domain held the last references to them.
+const GIVEN_UP: &[Op] = &[
+    op(1, "take some", |w, who| {
+        let some = (0..GIVEN).map_while(|_| take(w, who));
+        *w.given.lock().unwrap() = some.collect();
+        true
+    }),
+    op(0, "map theirs", |w, who| {
+        let map = |(mfn, slot): (&Mfn, u64)| w.update(who, w.tables[0][3], slot, mfn.addr().0 | RO, 1);
+        w.given.lock().unwrap().iter().zip(0..).all(map)
+    }),
+    op(1, "give them up", |w, who| {
+        w.given.lock().unwrap().iter().all(|mfn| memory(w, who, XENMEM_DECREASE_RESERVATION, *mfn))
+    }),
+    last(0, "begin its end", |w, _| {
+        // Up to the time when nothing is pinned any more, nor partly checked: then each frame is looked at once more.
+        let pinned = || w.hv.known_frame(w.tables[1][0]).type_word().is_pinned();
+        w.hv.platform.preempt_every.store(1, Relaxed);
+        (0..1000).take_while(|_| pinned()).chain([0]).for_each(|_| {
+            let _ = w.hv.destroy_domain(&w.domains[1]);
+        });
+        w.hv.platform.preempt_every.store(0, Relaxed);
+        !pinned()
+    }),
+    last(0, "drop the last references", |w, who| {
+        let dropped = (0..GIVEN).all(|slot| w.update(who, w.tables[0][3], slot, 0, SELF));
+        // Most likely they are among these.
+        let taken = (0..2 * GIVEN).map_while(|_| take(w, who)).collect();
+        *w.taken.lock().unwrap() = taken;
+        dropped
+    })
+    .after(&["take some", "map theirs", "give them up", "begin its end"]),
+    super::domains::DESTROY.after(&["take some", "map theirs", "give them up", "begin its end"]),
+];
+
+/// Pages that are given up.
+const GIVEN: u64 = 12;
+
+/// A page more, if there is one.
+fn take(w: &World, who: Who) -> Option<Mfn> {
+    memory(w, who, XENMEM_INCREASE_RESERVATION, Mfn(0)).then(|| Mfn(w.argument(who, 0x100)))
+}
+
+/// The teardown looks at a frame of its domain's whose last reference another domain drops at that moment, and which is that domain's
+/// own in the next. The moment that matters is short.
+#[test]
+fn on_a_last_reference_and_its_owners_end() {
+    meet_some(GIVEN_UP, 2500, |one, other| (one, other) == ("destroy", "drop the last references"));
 }

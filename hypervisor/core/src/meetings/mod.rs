@@ -89,6 +89,11 @@ fn meet(ops: &'static [Op]) {
 
 /// All pairs of `ops`, in so many runs of each.
 fn meet_often(ops: &'static [Op], runs: u64) {
+    meet_some(ops, runs, |_, _| true);
+}
+
+/// The pairs of `ops` that `wanted` tells by their names.
+fn meet_some(ops: &'static [Op], runs: u64, wanted: fn(&str, &str) -> bool) {
     let table = Table::new(ops);
     let runs = number("PARAVANE_MEETINGS").unwrap_or(runs);
     let from = number("PARAVANE_MEETINGS_FROM").unwrap_or(0);
@@ -98,6 +103,9 @@ fn meet_often(ops: &'static [Op], runs: u64) {
     }
     for (one, first) in ops.iter().enumerate() {
         for (other, second) in ops.iter().enumerate().take(one + 1) {
+            if !wanted(first.name, second.name) {
+                continue;
+            }
             for seed in (from..from + runs).map(|n| seed_of(one, other, n)) {
                 let run = catch_unwind(AssertUnwindSafe(|| run_once(&table, seed, 2)));
                 if let Err(why) = run {
@@ -107,7 +115,8 @@ fn meet_often(ops: &'static [Op], runs: u64) {
             }
         }
     }
-    let idle = |(op, done): (&Op, &AtomicU64)| (done.load(Relaxed) == 0).then_some(op.name);
+    let meets = |op: &Op| ops.iter().any(|other| wanted(op.name, other.name) || wanted(other.name, op.name));
+    let idle = |(op, done): (&Op, &AtomicU64)| (done.load(Relaxed) == 0 && meets(op)).then_some(op.name);
     let idle: Vec<_> = ops.iter().zip(&table.done).filter_map(idle).collect();
     assert!(idle.is_empty(), "never did what they are for: {idle:?}");
 }
@@ -169,6 +178,8 @@ fn run_once(table: &Arc<Table>, seed: u64, cpus: usize) -> u64 {
     };
     explore(seed, cpus, longest, make, act, |world: &World| {
         world.hv.platform.preempt_every.store(0, Relaxed);
+        world.finish_ends();
+        world.check_taken();
         recount::check(world);
         world.end();
     })

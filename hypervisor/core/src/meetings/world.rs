@@ -16,6 +16,7 @@ use crate::time::TimerQueues;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::Mutex;
 use std::vec;
 use std::vec::Vec;
 use xen_abi::hypercall::nr;
@@ -71,6 +72,10 @@ pub struct World {
     pub status: AtomicU64,
     /// Handles of mappings that domain 2 made, one more than each; 0: none.
     pub handles: [AtomicU64; 4],
+    /// Pages of domain 1 that it gives up.
+    pub given: Mutex<Vec<Mfn>>,
+    /// Pages that domain 0 took in their place, and keeps.
+    pub taken: Mutex<Vec<Mfn>>,
     /// Which domain's tables each CPU loaded last.
     pub running: [AtomicUsize; 2],
     before: Accounts,
@@ -132,6 +137,8 @@ impl World {
             grant_tables,
             status: AtomicU64::new(0),
             handles: [const { AtomicU64::new(0) }; 4],
+            given: Mutex::default(),
+            taken: Mutex::default(),
             running: [const { AtomicUsize::new(1) }; 2],
             before,
         };
@@ -233,6 +240,21 @@ impl World {
         panic!("hypercall {number} makes no progress");
     }
 
+    /// A word among the arguments of this CPU's vCPU.
+    pub fn argument(&self, who: Who, offset: u64) -> u64 {
+        GuestPtr::new(FLAT_BASE + 0x1_0000 * (1 + who.cpu as u64) + offset)
+            .read(&self.hv)
+            .expect("the flat buffer")
+    }
+
+    /// What domain 0 took is its own, whatever became of another domain at the same time.
+    pub fn check_taken(&self) {
+        for mfn in &*self.taken.lock().unwrap() {
+            let count = self.hv.known_frame(*mfn).count();
+            assert!(count.is_allocated() && count.owner() == self.domains[0].id, "{mfn:?} was taken away");
+        }
+    }
+
     /// As [`World::call`]: whether it answered 0.
     pub fn did(&self, who: Who, number: u32, args: &[u64]) -> bool {
         self.call(who, number, args) == Some(0)
@@ -261,14 +283,23 @@ impl World {
         self.did(who, nr::UPDATE_VA_MAPPING, &[slot << 12, val, 0])
     }
 
+    /// Goes on with what was begun of the ends of domains.
+    pub fn finish_ends(&self) {
+        self.destroy(&self.hv.domains.dying());
+    }
+
+    fn destroy(&self, domains: &[Arc<Domain<MockPlatform>>]) {
+        for domain in domains {
+            let ended = (0..PATIENCE).any(|_| self.hv.destroy_domain(domain).is_ok());
+            assert!(ended, "domain {} does not end", domain.id.0);
+        }
+    }
+
     /// Destroys all domains; nothing may be left.
     pub fn end(&self) {
         let mut rest: Vec<_> = self.hv.domains.all().collect();
         rest.extend(self.hv.domains.dying());
-        for domain in &rest {
-            let ended = (0..PATIENCE).any(|_| self.hv.destroy_domain(domain).is_ok());
-            assert!(ended, "domain {} does not end", domain.id.0);
-        }
+        self.destroy(&rest);
         let after = self.hv.accounts();
         assert!(after.same_as(&self.before), "before: {}; after: {after}", self.before);
     }

@@ -3,13 +3,12 @@
 //! Every frame that leaves the free lists comes through [`Hypervisor::leave_free_lists`], which first has all CPUs flushed that may
 //! still translate to it.
 
-use super::MAX_ORDER;
+use super::{MAX_ORDER, Taker};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::Mfn;
 use crate::page::{Count, FrameInfo};
 use crate::platform::{GuestFrame, Platform};
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use xen_abi::errno::Errno;
 use xen_abi::memory::xenmemf_get_address_bits;
@@ -24,7 +23,7 @@ impl<P: Platform> Hypervisor<P> {
         if order > MAX_ORDER || !domain.pages.try_grow(1 << order) {
             return Err(Errno::ENOMEM);
         }
-        match self.take_frames(Some(domain), order, flags) {
+        match self.take_frames(Taker::Memory(&domain.pages.claim), order, flags) {
             Some(first) => {
                 self.assign_frames(domain, first, order);
                 Ok(first)
@@ -51,7 +50,7 @@ impl<P: Platform> Hypervisor<P> {
         if order > MAX_ORDER || !domain.pages.try_grow(1 << order) {
             return None;
         }
-        let Some(first) = self.take_uncleared(Some(domain), order, 0) else {
+        let Some(first) = self.take_uncleared(Taker::Memory(&domain.pages.claim), order, 0) else {
             domain.pages.shrink(1 << order);
             return None;
         };
@@ -107,10 +106,9 @@ impl<P: Platform> Hypervisor<P> {
         if self.frames.claim(claim, wanted) { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 
-    /// Takes frames whose frame-table words the caller fills in; no TLB knows them. For a `domain` they may come out of what it
-    /// claimed.
-    pub(crate) fn take_frames(&self, domain: Option<&Domain<P>>, order: u32, flags: u32) -> Option<Mfn> {
-        let first = self.take_uncleared(domain, order, flags)?;
+    /// Takes frames whose frame-table words the caller fills in; no TLB knows them.
+    pub(crate) fn take_frames(&self, taker: Taker<'_>, order: u32, flags: u32) -> Option<Mfn> {
+        let first = self.take_uncleared(taker, order, flags)?;
         if self.frames.any_dirty() {
             self.frames.clear_taken(first, order, |mfn| self.platform.clear_frame(GuestFrame::held(mfn)));
         }
@@ -119,26 +117,30 @@ impl<P: Platform> Hypervisor<P> {
 
     /// As [`Hypervisor::take_frames`], with what others left in them: the caller clears those whose count word says that they are
     /// dirty, piece by piece, before any guest sees them.
-    pub(crate) fn take_uncleared(&self, domain: Option<&Domain<P>>, order: u32, flags: u32) -> Option<Mfn> {
+    pub(crate) fn take_uncleared(&self, taker: Taker<'_>, order: u32, flags: u32) -> Option<Mfn> {
         let bits = match xenmemf_get_address_bits(flags) {
             0 => 64,
             bits => bits,
         };
-        self.leave_free_lists(order, bits, domain.map(|domain| &domain.pages.claim))
+        self.leave_free_lists(order, bits, taker)
     }
 
     /// `2^order` frames aligned to their size for the hypervisor's own use, to be given back by [`FrameAllocator::free`]. What is in
-    /// them is left over from whoever had them. May wait for other CPUs to flush: the caller holds no lock that is ever taken with
-    /// interrupts off.
+    /// them is left over from whoever had them. They may be the last ones: what a guest decides about is judged before
+    /// ([`FrameAllocator::has_room`]). May wait for other CPUs to flush: the caller holds no lock that is ever taken with interrupts
+    /// off.
+    ///
+    /// [`FrameAllocator::free`]: super::FrameAllocator::free
+    /// [`FrameAllocator::has_room`]: super::FrameAllocator::has_room
     pub fn alloc_frames(&self, order: u32) -> Option<Mfn> {
-        let first = self.leave_free_lists(order, 64, None)?;
+        let first = self.leave_free_lists(order, 64, Taker::Hypervisor)?;
         self.frames.keep(first, order);
         Some(first)
     }
 
     /// The one way out of the free lists.
-    fn leave_free_lists(&self, order: u32, bits: u32, claim: Option<&AtomicU64>) -> Option<Mfn> {
-        let taken = self.frames.take(order, bits, claim)?;
+    fn leave_free_lists(&self, order: u32, bits: u32, taker: Taker<'_>) -> Option<Mfn> {
+        let taken = self.frames.take(order, bits, taker)?;
         Some(taken.after(|freed| self.flush_since(freed)))
     }
 

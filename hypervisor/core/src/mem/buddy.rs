@@ -15,8 +15,9 @@
 //!
 //! A guest may flush late: TLBs can still hold translations to a frame that is free. So frames leave the lists as [`Taken`]
 //! only, which gives up their number after it was told how to flush; every way back in notes the time. The hypervisor's one
-//! taker of frames is `alloc.rs`.
+//! taker of frames is `alloc.rs`. Who may take how many says `claim.rs`, in the same step.
 
+use super::claim::{Claim, Taker, floor_of};
 use crate::ids::Mfn;
 use crate::page::{Count, FrameInfo, Links, TlbClock};
 use crate::sync::FairMutex;
@@ -29,8 +30,6 @@ const ORDERS: usize = MAX_ORDER as usize + 1;
 /// Bit lengths 0..=32 of frame numbers: 16 TiB.
 const ZONES: usize = 33;
 const NONE: u32 = 0;
-/// Free frames that tables leave which grow at a guest's wish, or a 64th of all where that is less.
-const MOST_SPARED: u64 = 256;
 /// Frames that are cleared between two looks for other work.
 const SCRUB_FRAMES: usize = 8;
 /// Frames that are looked at meanwhile.
@@ -39,7 +38,7 @@ const SCRUB_LOOKS: usize = 4096;
 /// The free frames of the machine.
 pub struct FrameAllocator {
     table: &'static [FrameInfo],
-    lists: FairMutex<Lists>,
+    pub(super) lists: FairMutex<Lists>,
     /// Changed under the lock.
     free: AtomicU64,
     /// Free frames that are dirty, and perhaps some that are about to become free.
@@ -67,11 +66,11 @@ impl Taken {
     }
 }
 
-struct Lists {
-    /// Free frames that are set aside for domains.
-    claimed: u64,
-    /// Free frames that the hypervisor needs for domains that are being made.
-    promised: u64,
+pub(super) struct Lists {
+    /// Free frames that are set aside for the memory of domains.
+    pub(super) claimed: u64,
+    /// Free frames that are set aside for what the hypervisor keeps for domains.
+    pub(super) promised: u64,
     /// First block of each list.
     heads: [[u32; ORDERS]; ZONES],
     /// By zone: bit `n` is set when the list of order `n` has a block.
@@ -99,13 +98,14 @@ impl FrameAllocator {
     /// Gives `start..end` to the allocator: RAM whose frame-table words are still all 0. Frame 0 and what lies beyond the frame
     /// table or beyond 16 TiB is left out.
     pub fn add_region(&self, start: Mfn, end: Mfn) {
-        self.give_range(start.0.max(1)..end.0.min(self.table.len() as u64).min(Links::END));
+        self.give_range(start.0.max(1)..end.0.min(self.table.len() as u64).min(Links::END), None);
     }
 
-    /// Puts frames back, in as large blocks as they make.
-    fn give_range(&self, frames: Range<u64>) {
+    /// Puts frames back, in as large blocks as they make. A domain that ends and has the claim `left_by` leaves them.
+    fn give_range(&self, frames: Range<u64>, left_by: Option<&Claim>) {
         let Range { start: mut at, end } = frames;
         let mut lists = self.lists.lock();
+        left_by.inspect(|own| lists.leave(own, end.saturating_sub(at)));
         while at < end {
             let fit = (end - at).ilog2();
             let order = at.trailing_zeros().min(fit).min(MAX_ORDER);
@@ -133,7 +133,7 @@ impl FrameAllocator {
             info.type_.store(0, Ordering::Relaxed);
             info.count.store(Count::DIRTY, Ordering::Relaxed);
         }
-        self.give_dirty(first.0..first.0 + (1 << order));
+        self.give_dirty(first.0..first.0 + (1 << order), None);
     }
 
     /// As [`FrameAllocator::free`], for frames that were cleared.
@@ -150,10 +150,9 @@ impl FrameAllocator {
         self.free.load(Ordering::Relaxed)
     }
 
-    /// Whether what grows at a guest's wish may do so: what must not fail finds frames as well afterwards.
-    pub fn has_room(&self) -> bool {
-        let least = (self.table.len() as u64 / 64).min(MOST_SPARED);
-        self.free_count() >= least.saturating_add(self.lists.lock().set_aside())
+    /// Free frames that no domain gets.
+    pub(crate) const fn floor(&self) -> u64 {
+        floor_of(self.table.len())
     }
 
     /// Which CPUs may still translate through what.
@@ -162,26 +161,18 @@ impl FrameAllocator {
     }
 
     /// Takes a block of `2^order` frames aligned to its size, entirely below machine address `2^bits`, whose frame-table words the
-    /// caller fills in. A domain has the claim `own`: what others claimed it does not get, and what it gets comes out of its
-    /// claim.
-    pub(super) fn take(&self, order: u32, bits: u32, own: Option<&AtomicU64>) -> Option<Taken> {
+    /// caller fills in. `taker` says what it may leave.
+    pub(super) fn take(&self, order: u32, bits: u32, taker: Taker<'_>) -> Option<Taken> {
         if order > MAX_ORDER {
             return None;
         }
         let top = (bits.saturating_sub(12) as usize).min(ZONES - 1);
         let mut lists = self.lists.lock();
         let (frames, free) = (1 << order, self.free.load(Ordering::Relaxed));
-        let claim = own.map_or(0, |own| own.load(Ordering::Relaxed));
-        let aside = if own.is_some() { lists.set_aside() } else { lists.claimed };
-        if aside != 0 && aside.saturating_add(frames) > free && claim < frames {
-            return None;
-        }
+        let drawn = lists.judge(taker, free, frames, self.floor())?;
         let first = lists.take(self.table, order, top)?;
         self.free.store(free - frames, Ordering::Relaxed);
-        if let Some(own) = own.filter(|_| claim != 0) {
-            own.store(claim.saturating_sub(frames), Ordering::Relaxed);
-            lists.claimed -= claim.min(frames);
-        }
+        lists.draw(taker, drawn);
         Some(Taken { first: Mfn(u64::from(first)), freed: self.tlb.last_freed() })
     }
 
@@ -197,14 +188,15 @@ impl FrameAllocator {
     /// Puts back frames that were [taken](FrameAllocator::take) and that no guest saw since: a part of a block. They are as dirty as
     /// they were.
     pub(crate) fn give_rest(&self, frames: Range<u64>) {
-        self.give_range(frames);
+        self.give_range(frames, None);
     }
 
-    /// Puts back frames of which each is dirty and has no other bit in its words.
-    pub(crate) fn give_dirty(&self, frames: Range<u64>) {
+    /// Puts back frames of which each is dirty and has no other bit in its words. A domain that ends and has the claim
+    /// `left_by` leaves them.
+    pub(crate) fn give_dirty(&self, frames: Range<u64>, left_by: Option<&Claim>) {
         self.tlb.note_freed();
         self.dirty.fetch_add(frames.end.saturating_sub(frames.start), Ordering::Relaxed);
-        self.give_range(frames);
+        self.give_range(frames, left_by);
     }
 
     /// Whether there may be dirty frames among the free ones.
@@ -274,53 +266,6 @@ impl FrameAllocator {
         }
     }
 
-    /// Sets `frames` free frames aside for the domain with the claim `own`, which has none yet; answers whether there are as many.
-    pub(crate) fn claim(&self, own: &AtomicU64, frames: u64) -> bool {
-        let mut lists = self.lists.lock();
-        let fits = lists.set_aside().saturating_add(frames) <= self.free.load(Ordering::Relaxed);
-        if fits && own.load(Ordering::Relaxed) == 0 {
-            own.store(frames, Ordering::Relaxed);
-            lists.claimed += frames;
-        }
-        fits
-    }
-
-    /// Gives up a claim.
-    pub(crate) fn drop_claim(&self, own: &AtomicU64) {
-        let mut lists = self.lists.lock();
-        lists.claimed -= own.swap(0, Ordering::Relaxed);
-    }
-
-    /// A domain with a claim gave a frame back: it is set aside for it, too.
-    pub(crate) fn extend_claim(&self, own: &AtomicU64) {
-        let mut lists = self.lists.lock();
-        if own.load(Ordering::Relaxed) != 0 {
-            own.fetch_add(1, Ordering::Relaxed);
-            lists.claimed += 1;
-        }
-    }
-
-    /// Sets `frames` free frames aside for what the hypervisor will need for a domain that is begun: no domain gets them. Answers whether
-    /// there are as many; if not, only with `must` they are set aside nevertheless.
-    pub(crate) fn promise(&self, frames: u64, must: bool) -> bool {
-        let mut lists = self.lists.lock();
-        let fits = lists.set_aside().saturating_add(frames) <= self.free.load(Ordering::Relaxed);
-        if fits || must {
-            lists.promised += frames;
-        }
-        fits
-    }
-
-    /// So many frames of those of [`FrameAllocator::promise`] were taken, or are not needed.
-    pub(crate) fn redeem(&self, frames: u64) {
-        self.lists.lock().promised -= frames;
-    }
-
-    /// Free frames that are set aside for domains.
-    pub fn claimed(&self) -> u64 {
-        self.lists.lock().claimed
-    }
-
     fn block(&self, first: Mfn, order: u32) -> &[FrameInfo] {
         &self.table[first.0 as usize..first.0 as usize + (1 << order)]
     }
@@ -340,11 +285,6 @@ fn relink(table: &[FrameInfo], frame: u32, change: impl FnOnce(&mut Links)) {
 }
 
 impl Lists {
-    /// Free frames that no domain gets without a claim.
-    fn set_aside(&self) -> u64 {
-        self.claimed.saturating_add(self.promised)
-    }
-
     fn take(&mut self, table: &[FrameInfo], order: u32, top: usize) -> Option<u32> {
         let wanted = !0u32 << order;
         let zone = (0..=top).rev().find(|z| self.filled[*z] & wanted != 0)?;
@@ -421,11 +361,11 @@ mod tests {
     }
 
     fn take(a: &FrameAllocator, order: u32) -> Option<Mfn> {
-        Some(a.take(order, 64, None)?.after(|_| {}))
+        Some(a.take(order, 64, Taker::Hypervisor)?.after(|_| {}))
     }
 
     fn alloc_below(a: &FrameAllocator, order: u32, bits: u32) -> Option<Mfn> {
-        let first = a.take(order, bits, None)?.after(|_| {});
+        let first = a.take(order, bits, Taker::Hypervisor)?.after(|_| {});
         a.keep(first, order);
         Some(first)
     }
@@ -508,8 +448,8 @@ mod tests {
         for info in a.block(Mfn(16), 2) {
             info.count.store(Count::DIRTY, Ordering::Relaxed);
         }
-        a.give_dirty(16..20);
-        a.give_range(20..32);
+        a.give_dirty(16..20, None);
+        a.give_range(20..32, None);
         a
     }
 
@@ -546,13 +486,13 @@ mod tests {
     fn frames_come_with_the_time_of_the_last_free() {
         let a = allocator(32);
         a.add_region(Mfn(16), Mfn(32));
-        let Some(taken) = a.take(0, 64, None) else { panic!("no frame") };
+        let Some(taken) = a.take(0, 64, Taker::Hypervisor) else { panic!("no frame") };
         let first = taken.after(|_| unreachable!("none was in use yet"));
         a.tlb().begin_flush();
         a.give(first, 0);
         a.tlb().begin_flush();
         let mut flushed = 0;
-        let again = a.take(0, 64, None).map(|taken| taken.after(|freed| flushed = freed));
+        let again = a.take(0, 64, Taker::Hypervisor).map(|taken| taken.after(|freed| flushed = freed));
         assert_eq!((again, flushed), (Some(first), 2));
     }
 

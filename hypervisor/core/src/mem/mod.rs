@@ -3,9 +3,13 @@
 
 mod alloc;
 mod buddy;
+mod claim;
 mod pieces;
 mod reservation;
+#[cfg(test)]
+mod tests;
 
 pub use buddy::{FrameAllocator, MAX_ORDER};
+pub(crate) use claim::{Claim, Taker, frames_for};
 pub(crate) use pieces::{Growing, Phase, Trade, Wanted};
 pub use reservation::Reservation;

@@ -8,7 +8,7 @@
 //! While an exchange is made, its domain has both the old frames and the new ones. For one exchange at a time that is beyond its
 //! account: a domain that has all the memory that it may have can exchange. Further ones at the same time are booked.
 
-use super::{MAX_ORDER, Reservation};
+use super::{MAX_ORDER, Reservation, Taker, frames_for};
 use crate::Hypervisor;
 use crate::domain::{Domain, Restart};
 use crate::ids::Mfn;
@@ -132,7 +132,7 @@ impl<P: Platform> Hypervisor<P> {
         if wanted.order > MAX_ORDER || !domain.pages.try_grow(1 << wanted.order) {
             return None;
         }
-        match self.take_uncleared(Some(domain), wanted.order, wanted.flags) {
+        match self.take_uncleared(Taker::Memory(&domain.pages.claim), wanted.order, wanted.flags) {
             Some(first) => Some(Growing { wanted, first, done: 0 }),
             None => {
                 domain.pages.shrink(1 << wanted.order);
@@ -145,9 +145,14 @@ impl<P: Platform> Hypervisor<P> {
     fn keep_growing(&self, domain: &Domain<P>, growing: Growing) {
         let oldest = {
             let mut all = domain.pages.growing.lock();
-            let oldest = (all.len() >= domain.vcpus.len()).then(|| all.remove(0));
-            all.push(growing);
-            oldest
+            if all.len() < domain.vcpus.len() && all.try_reserve(1).is_err() {
+                // It is begun anew.
+                Some(growing)
+            } else {
+                let oldest = (all.len() >= domain.vcpus.len()).then(|| all.remove(0));
+                all.push(growing);
+                oldest
+            }
         };
         if let Some(oldest) = oldest {
             self.stop_growing(domain, &oldest);
@@ -176,11 +181,21 @@ impl<P: Platform> Hypervisor<P> {
     /// `Ok(Err(ENOMEM))` when there are not enough; [`Restart`] as everywhere here.
     pub(crate) fn take_for_trade(
         &self,
+        domain: &Domain<P>,
         trade: &mut Trade,
         blocks: usize,
         flags: u32,
     ) -> Result<Result<(), Errno>, Restart> {
         let (piece, end) = (trade.order.min(PIECE), 1 << trade.order);
+        if trade.new.capacity() == 0 {
+            // The lists of new and of old frames last as long as the guest wants.
+            let lists = frames_for((blocks + (blocks << trade.order)) * size_of::<Mfn>());
+            if !self.frames.has_room(&domain.pages.claim, lists)
+                || trade.new.try_reserve_exact(blocks).is_err()
+            {
+                return Ok(Err(Errno::ENOMEM));
+            }
+        }
         loop {
             match trade.new.last() {
                 Some(last) if trade.cleared < end => {
@@ -189,15 +204,10 @@ impl<P: Platform> Hypervisor<P> {
                 }
                 _ if trade.new.len() >= blocks => return Ok(Ok(())),
                 // These frames count for no domain until they are given.
-                _ if !self.frames.has_room() => return Ok(Err(Errno::ENOMEM)),
-                _ => match self.take_uncleared(None, trade.order, flags) {
-                    Some(first) if trade.new.try_reserve(1).is_ok() => {
+                _ => match self.take_uncleared(Taker::Loan, trade.order, flags) {
+                    Some(first) => {
                         trade.new.push(first);
                         trade.cleared = 0;
-                    }
-                    Some(first) => {
-                        self.give_back_taken(first, trade.order);
-                        return Ok(Err(Errno::ENOMEM));
                     }
                     None => return Ok(Err(Errno::ENOMEM)),
                 },

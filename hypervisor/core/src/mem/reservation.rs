@@ -1,10 +1,11 @@
 //! How many pages a domain owns and may own, and what else the accounting keeps for a domain as a whole.
 
-use super::{Growing, Trade};
+use super::{Claim, Growing, Trade};
 use crate::ids::{Mfn, VcpuId};
 use crate::page::{LDT_FRAMES, Teardown};
 use crate::sync::Turns;
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::Mutex;
@@ -23,8 +24,8 @@ pub struct Reservation {
     /// All frames that the domain ever owned are from `lowest` on and below `end`.
     lowest: AtomicU64,
     end: AtomicU64,
-    /// Frames that are set aside for the domain beyond those that it has: changed by the allocator, under its lock.
-    pub(crate) claim: AtomicU64,
+    /// What is set aside for the domain beyond the frames that it has. A domain that is started again has it from its former life.
+    pub(crate) claim: Arc<Claim>,
     /// Parts of memory that they are in: part `n` is bit `n` modulo the number of bits.
     parts: [AtomicU64; PART_WORDS],
     /// First of the tables that wait to be given up (an mfn), 0 for none: see `page::doomed`.
@@ -51,13 +52,13 @@ pub struct Reservation {
 
 impl Reservation {
     /// No pages yet, at most `max`.
-    pub const fn new(max: u64) -> Self {
+    pub(crate) const fn new(max: u64, claim: Arc<Claim>) -> Self {
         Self {
             current: AtomicU64::new(0),
             max: AtomicU64::new(max),
             lowest: AtomicU64::new(u64::MAX),
             end: AtomicU64::new(0),
-            claim: AtomicU64::new(0),
+            claim,
             parts: [const { AtomicU64::new(0) }; PART_WORDS],
             doomed: Mutex::new(0),
             any_doomed: AtomicBool::new(false),
@@ -84,7 +85,7 @@ impl Reservation {
 
     /// Frames that are set aside for the domain beyond those that it has (`XENMEM_claim_pages`).
     pub fn claimed(&self) -> u64 {
-        self.claim.load(Ordering::Relaxed)
+        self.claim.pages()
     }
 
     /// Changes the limit; pages beyond a lowered one stay until the domain gives them up.
@@ -164,7 +165,7 @@ mod tests {
 
     #[test]
     fn parts_with_frames_are_known() {
-        let pages = Reservation::new(1 << 20);
+        let pages = Reservation::new(1 << 20, Arc::default());
         pages.note_frames(Mfn(5 * PART - 1), 2);
         pages.note_frames(Mfn(100 * PART), 1);
         let near = |frame| pages.had_any_near(frame);

@@ -28,7 +28,9 @@ use core::sync::atomic::Ordering::{Acquire, Release};
 
 impl<P: Platform> Hypervisor<P> {
     /// Puts a table on its owner's list: one whose last type reference goes, or a partial one. `word` is its type word
-    /// as the caller saw it; answers whether it was still that.
+    /// as the caller saw it; answers whether it was still that. The word must say that it is a table ([`PageType::is_table`]), and
+    /// the caller keeps the frame from being freed meanwhile by a reference, or by the last type reference itself: the word becomes a
+    /// link of the list, and what is on the list is given up entry by entry.
     pub(crate) fn doom(&self, domain: &Domain<P>, mfn: Mfn, info: &FrameInfo, word: Type) -> bool {
         let entries = if word.is_busy() { word.entries() } else { pte::ENTRIES };
         let mut head = domain.pages.doomed.lock();

@@ -110,7 +110,7 @@ impl<P: Platform> Hypervisor<P> {
     fn give_up_frames(&self, domain: &Domain<P>, frames: Range<u64>) {
         let count = frames.end - frames.start;
         if count != 0 {
-            self.frames.give_dirty(frames);
+            self.frames.give_dirty(frames, Some(&domain.pages.claim));
             domain.pages.shrink(count);
         }
     }

@@ -319,18 +319,20 @@ impl<P: Platform> Hypervisor<P> {
             return self.free_frame_of_dying(mfn, info, count.owner());
         };
         owner.pages.shrink(1);
-        self.release_frame_words(mfn, info);
         if owner.pages.claimed() != 0 {
+            // Before another domain can take it.
             self.frames.extend_claim(&owner.pages.claim);
         }
+        self.release_frame_words(mfn, info);
     }
 
     fn free_frame_of_dying(&self, mfn: Mfn, info: &FrameInfo, owner: DomId) {
         // Freed first: with its last frame the identifier may be given out again.
         self.forget_use(mfn, info);
         info.count.store(Count::DIRTY, Release);
-        self.frames.give_dirty(mfn.0..mfn.0 + 1);
-        if let Some(owner) = self.domains.get_dying(owner) {
+        let owner = self.domains.get_dying(owner);
+        self.frames.give_dirty(mfn.0..mfn.0 + 1, owner.as_ref().map(|owner| &*owner.pages.claim));
+        if let Some(owner) = owner {
             owner.pages.shrink(1);
             self.bury_domain(&owner);
         }
@@ -363,7 +365,7 @@ impl<P: Platform> Hypervisor<P> {
         self.forget_use(mfn, info);
         if dirty {
             info.count.store(Count::DIRTY, Release);
-            return self.frames.give_dirty(mfn.0..mfn.0 + 1);
+            return self.frames.give_dirty(mfn.0..mfn.0 + 1, None);
         }
         info.count.store(0, Release);
         self.frames.give(mfn, 0);

@@ -35,6 +35,11 @@ impl<P: Platform> Assignments<P> {
         Self { owners: (0..cpus).map(|_| None).collect(), waiting: VecDeque::new() }
     }
 
+    /// Makes room for `vcpus` vCPUs that wait; answers whether there is the memory.
+    pub fn reserve(&mut self, vcpus: usize) -> bool {
+        self.waiting.try_reserve(vcpus.saturating_sub(self.waiting.len())).is_ok()
+    }
+
     fn owner(&mut self, cpu: CpuId) -> Option<&mut Option<VcpuRef<P>>> {
         self.owners.get_mut(usize::try_from(cpu.0).ok()?)
     }

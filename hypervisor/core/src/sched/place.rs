@@ -234,6 +234,18 @@ impl<P: Platform> Scheduler<P> {
         place(base, ahead, CLOSE.unsigned_abs(), most)
     }
 
+    /// Makes room for `vcpus` vCPUs, all of which may wait for one CPU. Answers whether there is the memory: where they are queued
+    /// nothing can fail.
+    pub(crate) fn reserve(&self, vcpus: usize) -> bool {
+        let room = |queue: &CpuQueue<P>| {
+            let mut waiting = queue.waiting.lock();
+            let more = vcpus.saturating_sub(waiting.len());
+            waiting.try_reserve(more).is_ok()
+        };
+        self.cpus.iter().all(room)
+            && self.assignments.as_ref().is_none_or(|assignments| assignments.lock().reserve(vcpus))
+    }
+
     fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Vec<VcpuRef<P>>, vcpu: VcpuRef<P>) {
         let vruntime = vcpu.vcpu().sched.vruntime();
         // Equals go behind: first come, first served.

@@ -250,8 +250,8 @@ impl<P: Platform> Scheduler<P> {
         }
     }
 
-    /// What the vCPUs of a new domain share.
-    pub(crate) fn new_share(&self) -> DomainSched {
+    /// What the vCPUs of a new domain share. `None`: there is no memory for it.
+    pub(crate) fn new_share(&self) -> Option<DomainSched> {
         DomainSched::new(self.cpus.len())
     }
 

@@ -112,19 +112,20 @@ impl Budget {
 }
 
 impl DomainSched {
-    /// Default weight, no cap, no vCPU that wants to run, on a machine of so many CPUs.
-    pub fn new(cpus: usize) -> Self {
-        Self {
+    /// Default weight, no cap, no vCPU that wants to run, on a machine of so many CPUs. `None`: there is no memory for
+    /// it.
+    pub fn new(cpus: usize) -> Option<Self> {
+        Some(Self {
             weight: AtomicU32::new(DEFAULT_WEIGHT),
             cap: AtomicU32::new(0),
             active: AtomicU32::new(0),
-            got: Standings::new(cpus),
+            got: Standings::new(cpus)?,
             pollers: AtomicU32::new(0),
             served: AtomicU64::new(0),
             unsettled: AtomicU64::new(0),
             owed: AtomicU64::new(0),
             budget: Mutex::new(Budget { left: 0, refill_at: Nanos(0), exhausted: false }),
-        }
+        })
     }
 
     /// The weight of the domain.

@@ -13,6 +13,7 @@ use super::queue::{MOST_WAKE_CREDIT, WAKE_CREDIT, scaled};
 use super::share::DomainSched;
 use crate::ids::{CpuId, Nanos};
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// What a domain got on one CPU.
@@ -34,15 +35,18 @@ pub(super) struct Standings {
 }
 
 impl Standings {
-    /// On so many CPUs, nothing yet.
-    pub fn new(cpus: usize) -> Self {
+    /// On so many CPUs, nothing yet. `None`: there is no memory for it.
+    pub fn new(cpus: usize) -> Option<Self> {
         let nothing = || Standing { vruntime: AtomicU64::new(0), active: AtomicU32::new(0) };
-        Self {
-            on: (0..cpus.max(1)).map(|_| nothing()).collect(),
+        let mut on = Vec::new();
+        on.try_reserve_exact(cpus.max(1)).ok()?;
+        on.resize_with(cpus.max(1), nothing);
+        Some(Self {
+            on: on.into_boxed_slice(),
             last: AtomicU32::new(0),
             flow: AtomicU64::new(0),
             flow_at: AtomicU64::new(0),
-        }
+        })
     }
 
     fn on(&self, cpu: CpuId) -> &Standing {

@@ -33,7 +33,12 @@ impl<E: Entry> Heap<E> {
         self.0.is_empty()
     }
 
-    /// Adds an entry.
+    /// Makes room for `entries` in all; answers whether there is the memory.
+    pub fn reserve(&mut self, entries: usize) -> bool {
+        self.0.try_reserve(entries.saturating_sub(self.0.len())).is_ok()
+    }
+
+    /// Adds an entry. Room is made before it could be needed: see [`Heap::reserve`].
     pub fn insert(&mut self, deadline: Nanos, entry: E) {
         self.0.push((deadline, entry));
         self.settle(self.0.len() - 1);

@@ -142,6 +142,12 @@ impl<P: Platform> TimerQueues<P> {
         }
     }
 
+    /// Makes room for the timers of `vcpus` vCPUs, all of which may be of one CPU. Answers whether there is the memory: where timers are
+    /// armed nothing can fail.
+    pub(crate) fn reserve(&self, vcpus: usize) -> bool {
+        self.cpus.iter().all(|cpu| cpu.heap.lock().reserve(vcpus * TimerKind::COUNT))
+    }
+
     /// The timers of a CPU; those of the boot CPU for a number that no CPU has.
     fn of(&self, cpu: CpuId) -> &CpuTimers<P> {
         self.cpus.get(cpu.0 as usize).unwrap_or(&self.cpus[0])

@@ -330,7 +330,7 @@ fn what_was_not_cleared_is_given_back_dirty() {
         let config = DomainConfig { max_pages: PAGES, ..DomainConfig::new(DomId(id)) };
         let domain = hv.create_domain(&config).expect("a domain");
         let source = DomainSource { image, initrd: None, cmdline: "", video: None };
-        let filling = hv.begin_filling(&source, None, PAGES, None).expect("room");
+        let filling = hv.begin_filling(&source, None, (PAGES, &domain.pages.claim), None).expect("room");
         (domain, filling)
     };
     let frames = |owner: DomId| -> Vec<_> {

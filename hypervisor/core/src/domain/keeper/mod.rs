@@ -10,6 +10,10 @@
 //! A domain is restarted with its old identifier, so that its peers know it; while somebody still maps frames of the old one
 //! it waits. Its ends of event channels are bound to its peers' old ends where those still wait for it.
 //!
+//! What a domain that is to be started again has of the machine's memory stays set aside for it from its end on
+//! ([`Claim`]), and so does, while it lives, what the hypervisor needs to make it anew: other domains cannot keep it from starting.
+//! What it gave up itself before its end may be gone; then it waits until there is enough again.
+//!
 //! Locks: the keeper's state is taken before every other lock, by one CPU at a time, and reports are a leaf.
 
 mod start;
@@ -19,11 +23,12 @@ mod tests;
 use start::described;
 
 use super::Domain;
-use super::making::{Making, Unfinished};
+use super::making::{Making, Unfinished, promised_frames};
 use crate::Hypervisor;
-use crate::builder::Filling;
+use crate::builder::{BuildError, Filling};
 use crate::description::{Description, When};
 use crate::ids::{CpuId, DomId, Nanos, Port};
+use crate::mem::Claim;
 use crate::permissions::Permissions;
 use crate::platform::{MachineEnd, Platform, Work};
 use alloc::borrow::Cow;
@@ -73,6 +78,8 @@ enum End {
     Killed,
     /// By a toolstack that takes it apart.
     Destroyed,
+    /// There was not the memory to build it again.
+    Short,
 }
 
 /// Where a kept domain is.
@@ -104,6 +111,10 @@ struct Kept<P: Platform> {
     since: Nanos,
     /// Restarts in a row.
     restarts: u32,
+    /// What is set aside for it, from one life to the next.
+    claim: Arc<Claim>,
+    /// It waits for memory, and the log says so.
+    short: bool,
     /// Its end is final, and with it this record of it.
     last: bool,
 }
@@ -273,6 +284,7 @@ impl<P: Platform> Hypervisor<P> {
                 let description = Description::of_unkept(&domain.name);
                 let plan = Plan { description, image: &[], initrd: None };
                 let state = State::Ends(domain.clone(), end, domain.pages.current());
+                let claim = domain.pages.claim.clone();
                 keeping.kept.push(Kept {
                     plan,
                     id: domain.id,
@@ -280,6 +292,8 @@ impl<P: Platform> Hypervisor<P> {
                     state,
                     since: Nanos(0),
                     restarts: 0,
+                    claim,
+                    short: false,
                     last: true,
                 });
             }
@@ -324,8 +338,12 @@ impl<P: Platform> Hypervisor<P> {
         if now.0.saturating_sub(kept.since.0) > LONG_LIFE {
             kept.restarts = 0;
         }
+        if end == End::Short && policy.when != When::Never {
+            return self.wait_for_memory(kept, now);
+        }
         kept.state = State::Over;
         if !wants_restart(policy.when, end) {
+            self.frames.forget_claim(&kept.claim);
             return None;
         }
         let (id, name) = (kept.id.0, &kept.plan.description.name);
@@ -334,6 +352,7 @@ impl<P: Platform> Hypervisor<P> {
                 "Domain {id} ({name}) was started {} times again: enough\n",
                 kept.restarts
             ));
+            self.frames.forget_claim(&kept.claim);
             return None;
         }
         let at = Nanos(now.0.saturating_add(policy.delay.saturating_mul(1 << kept.restarts.min(16))));
@@ -346,13 +365,31 @@ impl<P: Platform> Hypervisor<P> {
 
     fn start_again(&self, keeping: &mut Keeping<P>, index: usize, now: Nanos) -> Option<Nanos> {
         let kept = &mut keeping.kept[index];
-        match self.begin_domain(described(kept.id, &kept.plan.description), true) {
+        let about = &kept.plan.description;
+        // While frames of its last life are mapped they are not there to be counted.
+        if !self.domains.is_taken(kept.id)
+            && !self.frames.renew_claim(&kept.claim, about.pages, promised_frames(about.vcpus))
+        {
+            return self.wait_for_memory(kept, now);
+        }
+        match self.begin_domain(described(kept.id, about), kept.claim.clone()) {
             Ok(making) => {
                 kept.state = State::Makes(making);
                 self.go_on_making(keeping, index, now)
             }
             Err(errno) => self.cannot_start(kept, errno, now),
         }
+    }
+
+    /// There is not enough memory to start a domain again: later there may be. What is set aside for it stays so.
+    fn wait_for_memory(&self, kept: &mut Kept<P>, now: Nanos) -> Option<Nanos> {
+        if !core::mem::replace(&mut kept.short, true) {
+            let (id, name) = (kept.id.0, &kept.plan.description.name);
+            self.log(format_args!("Domain {id} ({name}) waits for memory to start again\n"));
+        }
+        let at = Nanos(now.0.saturating_add(RETRY));
+        kept.state = State::Waits(at);
+        Some(at)
     }
 
     /// Goes on with making a domain for a while, and begins to fill it when it is there.
@@ -383,12 +420,17 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     fn cannot_start(&self, kept: &mut Kept<P>, errno: Errno, now: Nanos) -> Option<Nanos> {
-        if errno == Errno::EEXIST {
-            // Frames of its last life are still mapped by others.
-            kept.state = State::Waits(Nanos(now.0 + RETRY));
-            return Some(Nanos(now.0 + RETRY));
+        match errno {
+            Errno::EEXIST => {
+                // Frames of its last life are still mapped by others.
+                kept.state = State::Waits(Nanos(now.0 + RETRY));
+                return Some(Nanos(now.0 + RETRY));
+            }
+            Errno::ENOMEM => return self.wait_for_memory(kept, now),
+            _ => {}
         }
         self.left_out(kept, &errno.into());
+        self.frames.forget_claim(&kept.claim);
         kept.state = State::Over;
         None
     }
@@ -411,7 +453,7 @@ impl<P: Platform> Hypervisor<P> {
                 self.build_some(keeping, index, now)
             }
             Err(error) => {
-                self.filled(&mut keeping.kept[index], Err(error));
+                self.filled_again(&mut keeping.kept[index], Err(error));
                 None
             }
         }
@@ -436,10 +478,32 @@ impl<P: Platform> Hypervisor<P> {
             Err(error) => Err(error),
         };
         kept.since = self.platform.now();
-        if self.filled(kept, filled) {
+        if self.filled_again(kept, filled) {
+            kept.short = false;
+            // For its next life.
+            self.frames.owe(&kept.claim, promised_frames(kept.plan.description.vcpus));
             self.start(&domain);
         }
         None
+    }
+
+    /// [`Hypervisor::filled`] for a domain that was built before: where memory was short, it is taken apart to be built another time.
+    fn filled_again(&self, kept: &mut Kept<P>, result: Result<(), BuildError>) -> bool {
+        match (result, &kept.state) {
+            (
+                Err(
+                    BuildError::TooLittleMemory { .. }
+                    | BuildError::OutOfMemory
+                    | BuildError::Refused(Errno::ENOMEM),
+                ),
+                State::Runs(domain) | State::Builds(domain, _),
+            ) => {
+                kept.state = State::Ends(domain.clone(), End::Short, domain.pages.current());
+                self.keep_from(self.platform.now());
+                false
+            }
+            (result, _) => self.filled(kept, result),
+        }
     }
 }
 
@@ -452,7 +516,7 @@ fn wants_restart(when: When, end: End) -> bool {
 
 fn verb(end: End) -> &'static str {
     match end {
-        End::Killed | End::Destroyed => "is ended",
+        End::Killed | End::Destroyed | End::Short => "is ended",
         End::Shutdown(SHUTDOWN_CRASH) => "has crashed",
         End::Shutdown(SHUTDOWN_WATCHDOG) => "let its watchdog bite",
         End::Shutdown(SHUTDOWN_REBOOT) => "asks for a reboot",

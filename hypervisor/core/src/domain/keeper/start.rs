@@ -4,6 +4,7 @@ use super::{End, KEEPING_CPU, Keeping, Kept, Link, Plan, Service, State, Unpacke
 use crate::Hypervisor;
 use crate::builder::{BuildError, DomainSource, Filling, Served, unpack_kernel};
 use crate::description::{Channel, Description, When};
+use crate::domain::making::promised_frames;
 use crate::domain::{Domain, DomainConfig};
 use crate::event::slot::Binding;
 use crate::ids::{DomId, Nanos};
@@ -43,6 +44,8 @@ impl<P: Platform> Hypervisor<P> {
             state: State::Over,
             since: Nanos(0),
             restarts: 0,
+            claim: Arc::default(),
+            short: false,
             last: false,
         };
         let ids = identifiers(&plans);
@@ -115,6 +118,8 @@ impl<P: Platform> Hypervisor<P> {
             let kept = &mut keeping.kept[index];
             if self.filled(kept, filled) && kept.plan.description.restart.when != When::Never {
                 kept.kernel = kernel;
+                self.frames.keep_claim(&kept.claim);
+                self.frames.owe(&kept.claim, promised_frames(kept.plan.description.vcpus));
             }
         }
     }
@@ -174,7 +179,7 @@ impl<P: Platform> Hypervisor<P> {
     fn make_kept(&self, kept: &Kept<P>, denied: &Permissions) -> Result<Arc<Domain<P>>, BuildError> {
         let about = &kept.plan.description;
         if kept.id != DomId(0) {
-            let domain = self.create_domain(&described(kept.id, about))?;
+            let domain = self.create_with(&described(kept.id, about), kept.claim.clone())?;
             self.equip(&domain, about, denied)?;
             return Ok(domain);
         }
@@ -212,7 +217,7 @@ impl<P: Platform> Hypervisor<P> {
         index: usize,
         image: &[u8],
     ) -> Result<Filling, BuildError> {
-        let plan = &keeping.kept[index].plan;
+        let Kept { plan, claim, .. } = &keeping.kept[index];
         let cmdline = command_line(keeping, index);
         let source = DomainSource { image, initrd: None, cmdline: &cmdline, video: None };
         let service = keeping.services.iter().find(|service| service.domain == index);
@@ -220,7 +225,7 @@ impl<P: Platform> Hypervisor<P> {
             let by = keeping.kept[service.by].id;
             service.store.map(|store| Served { by, store, console: service.console })
         });
-        self.begin_filling(&source, plan.initrd, plan.description.pages, served)
+        self.begin_filling(&source, plan.initrd, (plan.description.pages, claim), served)
     }
 
     /// Lets a domain that is complete run.

@@ -12,7 +12,6 @@ use crate::ids::GuestVirt;
 use crate::platform::Platform;
 use crate::regs::Regs;
 use alloc::sync::Arc;
-use alloc::vec;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 use xen_abi::arch_x86::*;
@@ -30,8 +29,8 @@ const TRAP_MASKS_EVENTS: u8 = 0b100;
 /// `XEN_DOMCTL_setvcpucontext`. A vCPU that has a context gets another one only on the same tables.
 ///
 /// # Errors
-/// `EINVAL` for the caller's own domain, an unknown vCPU, or a context that no vCPU can have; `EOPNOTSUPP`, `EFAULT`, and
-/// what the frames of the tables are refused for.
+/// `EINVAL` for the caller's own domain, an unknown vCPU, or a context that no vCPU can have; `EOPNOTSUPP`, `EFAULT`, `ENOMEM`,
+/// and what the frames of the tables are refused for.
 pub(super) fn set<P: Platform>(request: &Request<'_, P>, domain: &Arc<Domain<P>>) -> Answer {
     let payload = request.payload::<XenDomctlVcpucontext>()?;
     if request.is_self(domain) {
@@ -41,8 +40,7 @@ pub(super) fn set<P: Platform>(request: &Request<'_, P>, domain: &Arc<Domain<P>>
     if payload.ctxt.is_null() {
         return Err(Errno::EOPNOTSUPP);
     }
-    // On the heap: it would take a good part of the hypervisor's stack.
-    let mut words = vec![0u64; size_of::<VcpuGuestContext>() / 8];
+    let mut words = vcpu_init::context_words()?;
     GuestPtr::<u64>::from(payload.ctxt.cast()).read_slice(request.cx.hv, &mut words)?;
     let context = VcpuGuestContext::ref_from_bytes(words.as_bytes()).map_err(|_| Errno::EINVAL)?;
     match while_off(request, &target, || vcpu_init::replace(request.cx, &target, context)) {
@@ -55,7 +53,7 @@ pub(super) fn set<P: Platform>(request: &Request<'_, P>, domain: &Arc<Domain<P>>
 /// `XEN_DOMCTL_getvcpucontext`.
 ///
 /// # Errors
-/// `EINVAL` for an unknown vCPU and for the calling one, `ENODATA` for one without a context, `EFAULT`.
+/// `EINVAL` for an unknown vCPU and for the calling one, `ENODATA` for one without a context, `EFAULT`, `ENOMEM`.
 pub(super) fn get<P: Platform>(request: &Request<'_, P>, domain: &Arc<Domain<P>>) -> Answer {
     let payload = request.payload::<XenDomctlVcpucontext>()?;
     let target = vcpu_of(domain, payload.vcpu, Errno::EINVAL)?;
@@ -65,7 +63,7 @@ pub(super) fn get<P: Platform>(request: &Request<'_, P>, domain: &Arc<Domain<P>>
     if !target.vcpu().pv.has_flags(VcpuFlags::INITIALISED) {
         return Err(Errno::ENODATA);
     }
-    let mut words = vec![0u64; size_of::<VcpuGuestContext>() / 8];
+    let mut words = vcpu_init::context_words()?;
     let context = VcpuGuestContext::mut_from_bytes(words.as_mut_bytes()).map_err(|_| Errno::EINVAL)?;
     if while_off(request, &target, || describe(domain, target.vcpu(), context)).is_none() {
         return Ok(Reply::Again);

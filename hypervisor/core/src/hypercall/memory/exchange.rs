@@ -124,7 +124,7 @@ impl<P: Platform> Chunks<'_, P> {
             let taken = if self.place.nowhere {
                 Err(Errno::ENOMEM)
             } else {
-                hv.take_for_trade(trade, blocks, self.place.flags)?
+                hv.take_for_trade(&self.who, trade, blocks, self.place.flags)?
             };
             agree(trade, taken, Phase::Steal);
         }

@@ -19,7 +19,12 @@ const MAX_ENTRIES: u32 = 1024;
 /// The memory map that was set for the caller; a domain for which none was set is told so by `ENOSYS`.
 pub(super) fn memory_map<P: Platform>(cx: Cx<'_, P>, arg: u64) -> Result<i64, Errno> {
     let mut request: XenMemoryMap = read(cx, arg)?;
-    let map = cx.domain.pages.memory_map.lock().clone();
+    let mut map = Vec::new();
+    {
+        let set = cx.domain.pages.memory_map.lock();
+        map.try_reserve_exact(set.len()).map_err(|_| Errno::ENOMEM)?;
+        map.extend_from_slice(&set);
+    }
     if map.is_empty() {
         return Err(Errno::ENOSYS);
     }

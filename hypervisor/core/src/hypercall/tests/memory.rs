@@ -27,14 +27,19 @@ impl Caller {
 fn claims_set_frames_aside() {
     let caller = Caller::new();
     let guest = domain(&caller.hv, 5, 1, 1 << 20);
-    let free = caller.hv.frames.free_count();
+    let floor = caller.hv.frames.floor();
+    assert_ne!(floor, 0);
+    let free = caller.hv.frames.free_count() - floor;
     assert_eq!(caller.claim(5, free + 1), Err(Errno::ENOMEM));
     assert_eq!(caller.claim(5, free - 2), Ok(0));
     assert_eq!((guest.pages.claimed(), caller.hv.frames.claimed()), (free - 2, free - 2));
     assert_eq!(caller.claim(5, 1), Err(Errno::EINVAL), "one at a time");
     caller.domain.pages.set_max(1 << 20);
     assert_eq!(caller.increase(DOMID_SELF, 3, 0), Ok(2), "the rest is claimed");
+    let own: Vec<_> = core::iter::from_fn(|| caller.hv.alloc_frames(0)).collect();
+    assert_eq!(own.len() as u64, floor, "what no domain gets");
     assert_eq!(caller.hv.alloc_frames(0), None, "the hypervisor itself does without");
+    own.iter().for_each(|mfn| caller.hv.frames.free(*mfn, 0));
     assert_eq!(caller.increase(5, 3, 0), Ok(3));
     assert_eq!((guest.pages.claimed(), caller.hv.frames.claimed()), (free - 5, free - 5));
     caller.hv.remove_domain_page(&guest, first_frame(&caller, 5)).unwrap();
