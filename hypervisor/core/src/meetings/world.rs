@@ -285,7 +285,7 @@ impl World {
 
     /// Goes on with what was begun of the ends of domains.
     pub fn finish_ends(&self) {
-        self.destroy(&self.hv.domains.dying());
+        self.destroy(&self.hv.domains.dying().collect::<Vec<_>>());
     }
 
     fn destroy(&self, domains: &[Arc<Domain<MockPlatform>>]) {
