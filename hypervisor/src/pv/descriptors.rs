@@ -92,19 +92,17 @@ fn load_ldtr(gdt: u64, ldt: u64, entries: u32) {
 /// The CPU touched the LDT window at `va`, where no page is: it is looked up again, for it may be there now. If it is not, answers
 /// the guest's own address, for the fault that the guest is to see.
 pub fn ldt_fault(guest: &Guest<'_>, va: u64) -> Result<(), GuestVirt> {
-    let pv = &guest.vcpu.pv;
     let offset = va - ldt_window(this_cpu().id());
-    let base = GuestVirt(pv.ldt_base.load(Ordering::Relaxed));
-    let own = base.add(offset);
-    match guest.hv.set_ldt(guest.domain, guest.vcpu, base, pv.ldt_entries.load(Ordering::Relaxed)) {
-        Ok(()) => {}
+    let own = GuestVirt(guest.vcpu.pv.ldt_base.load(Ordering::Relaxed)).add(offset);
+    match guest.hv.find_ldt_page(guest.domain, guest.vcpu, (offset / PAGE_SIZE as u64) as usize) {
+        Ok(()) => {
+            load(guest.domain, guest.vcpu);
+            Ok(())
+        }
         // The page is still being given up as something else: the instruction faults again, after this CPU's other work.
-        Err(PageError::Restart) => return Ok(()),
-        Err(_) => return Err(own),
+        Err(PageError::Restart) => Ok(()),
+        Err(_) => Err(own),
     }
-    load(guest.domain, guest.vcpu);
-    let page = (offset / PAGE_SIZE as u64) as usize;
-    if guest.hv.ldt_frames(guest.domain, guest.vcpu)[page].0 == 0 { Err(own) } else { Ok(()) }
 }
 
 /// Whether an address lies in this CPU's LDT window.

@@ -168,7 +168,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Puts frames of [`Hypervisor::take_frames`] back unused: they were cleared, and no guest saw them.
     pub(crate) fn give_back_taken(&self, first: Mfn, order: u32) {
-        self.frames.give(first, order);
+        self.frames.give_rest(first.0..first.0 + (1 << order));
     }
 
     /// Gives up the domain's own reference to a frame; when nothing else refers to it, it is free.

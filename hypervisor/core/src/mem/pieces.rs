@@ -345,6 +345,9 @@ impl<P: Platform> Hypervisor<P> {
             let growing = domain.pages.growing.lock().pop();
             let Some(growing) = growing else { break };
             self.stop_growing(domain, &growing);
+            if self.platform.work_pending() {
+                return Err(Restart);
+            }
         }
         loop {
             let trade = domain.pages.trades.lock().pop();

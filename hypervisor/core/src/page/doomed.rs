@@ -68,6 +68,10 @@ impl<P: Platform> Hypervisor<P> {
         };
         while let Some((mfn, word)) = self.pop_doomed(domain) {
             self.give_up_table(domain, mfn, word)?;
+            // One without any entry gets here without a look.
+            if domain.pages.has_doomed() && self.platform.work_pending() {
+                return Err(PageError::Restart);
+            }
         }
         Ok(())
     }

@@ -101,10 +101,18 @@ impl<P: Platform> Hypervisor<P> {
         }
         let mut checked = false;
         for (i, mfn) in frames.iter().enumerate() {
-            if let Err(error) = self.get_descriptors(domain, *mfn, &mut checked) {
+            let known = self.is_checked(*mfn);
+            // What was checked stays so, and is not checked again when the hypercall is made again.
+            let taken = if !known && checked && self.platform.work_pending() {
+                Err(PageError::Restart)
+            } else {
+                self.get_page_and_type(domain, *mfn, PageType::SegDesc)
+            };
+            if let Err(error) = taken {
                 frames[..i].iter().for_each(|mfn| self.put_page_and_type(*mfn));
                 return Err(error);
             }
+            checked |= !known;
         }
         self.drop_gdt(vcpu);
         for (slot, mfn) in vcpu.pv.gdt_frames.iter().zip(frames) {
@@ -114,18 +122,9 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Takes a reference to a frame as a descriptor page, one of several. `checked`: whether one of them was checked just now, and is good; the
-    /// next one that has to be waits for this CPU's other work. What was checked stays so, and is not checked again when the
-    /// operation is made again.
-    fn get_descriptors(&self, domain: &Domain<P>, mfn: Mfn, checked: &mut bool) -> Result<(), PageError> {
-        let known = self.frame(mfn).is_some_and(|info| info.type_word().page_type() == PageType::SegDesc);
-        if !known && *checked && self.platform.work_pending() {
-            return Err(PageError::Restart);
-        }
-        let taken = self.get_page_and_type(domain, mfn, PageType::SegDesc);
-        // A page that is refused is checked anew each time: it is no progress that the others may wait for.
-        *checked |= !known && taken.is_ok();
-        taken
+    /// Whether a frame is a descriptor page: it is not checked again when it is taken as one.
+    fn is_checked(&self, mfn: Mfn) -> bool {
+        self.frame(mfn).is_some_and(|info| info.type_word().page_type() == PageType::SegDesc)
     }
 
     /// Takes the guest's part of a vCPU's GDT away.
@@ -176,8 +175,28 @@ impl<P: Platform> Hypervisor<P> {
         self.replace_ldt_pages(domain, vcpu, frames);
     }
 
-    /// References to the pages of an LDT, and whether all of them were judged: `false` when one waits to be given up, or this CPU
-    /// has other work first.
+    /// Looks up one page of a vCPU's LDT, the `page`-th, which is used and was left out.
+    ///
+    /// # Errors
+    /// What the page is refused for; [`PageError::Restart`] while it is being given up as something else.
+    pub fn find_ldt_page(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, page: usize) -> Result<(), PageError> {
+        let end = vcpu.pv.ldt_entries.load(Relaxed).div_ceil(PER_FRAME) as usize;
+        let cr3 = vcpu.pv.guest_table.get().filter(|_| page < end).ok_or(PageError::BadEntry)?;
+        let base = GuestVirt(vcpu.pv.ldt_base.load(Relaxed));
+        let mfn = self.ldt_frame(cr3, base, page)?;
+        self.get_page_and_type(domain, mfn, PageType::SegDesc)?;
+        let old = {
+            let mut all = domain.pages.ldts.lock();
+            core::mem::replace(&mut all.entry(vcpu.id).or_insert([Mfn(0); LDT_FRAMES])[page], mfn)
+        };
+        if old.0 != 0 {
+            self.put_page_and_type(old);
+        }
+        Ok(())
+    }
+
+    /// References to the pages of an LDT, and whether it is as complete as it gets: `false` when one waits to be given up, or this CPU
+    /// has other work first and has got on.
     fn get_ldt_pages(
         &self,
         domain: &Domain<P>,
@@ -185,31 +204,35 @@ impl<P: Platform> Hypervisor<P> {
         base: GuestVirt,
         entries: u32,
     ) -> ([Mfn; LDT_FRAMES], bool) {
-        let (mut frames, mut found, mut checked) = ([Mfn(0); LDT_FRAMES], true, false);
+        let (mut frames, mut found, mut good, mut bad) = ([Mfn(0); LDT_FRAMES], true, false, false);
         // Without a root there is nothing to find either.
         let Some(cr3) = vcpu.pv.guest_table.get() else { return (frames, found) };
         for (page, frame) in frames.iter_mut().enumerate().take(entries.div_ceil(PER_FRAME) as usize) {
-            match self.ldt_page(domain, cr3, base.add(page as u64 * 4096), &mut checked) {
-                Ok(mfn) => *frame = mfn,
-                Err(error) => found &= error != PageError::Restart,
+            let Ok(mfn) = self.ldt_frame(cr3, base, page) else { continue };
+            let known = self.is_checked(mfn);
+            if !known && (good || bad) && self.platform.work_pending() {
+                // A page that is refused is checked anew each time: that is no progress. What is left out is looked up when it is used.
+                found &= !good;
+                break;
+            }
+            match self.get_page_and_type(domain, mfn, PageType::SegDesc) {
+                Ok(()) => {
+                    *frame = mfn;
+                    good |= !known;
+                }
+                Err(error) => {
+                    found &= error != PageError::Restart;
+                    bad = true;
+                }
             }
         }
         (frames, found)
     }
 
-    fn ldt_page(
-        &self,
-        domain: &Domain<P>,
-        cr3: Mfn,
-        va: GuestVirt,
-        checked: &mut bool,
-    ) -> Result<Mfn, PageError> {
-        let entry = self.walk(cr3, va).ok_or(PageError::BadEntry)?.entry;
-        let mfn = pte::frame_of(entry);
-        if entry & pte::PRESENT == 0 {
-            return Err(PageError::BadEntry);
-        }
-        self.get_descriptors(domain, mfn, checked).map(|()| mfn)
+    /// The frame that the `page`-th page of an LDT is in.
+    fn ldt_frame(&self, cr3: Mfn, base: GuestVirt, page: usize) -> Result<Mfn, PageError> {
+        let entry = self.walk(cr3, base.add(page as u64 * 4096)).ok_or(PageError::BadEntry)?.entry;
+        if entry & pte::PRESENT == 0 { Err(PageError::BadEntry) } else { Ok(pte::frame_of(entry)) }
     }
 
     fn replace_ldt_pages(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, frames: [Mfn; LDT_FRAMES]) {

@@ -89,7 +89,10 @@ impl<P: Platform> Hypervisor<P> {
             }
             let taken = if stage == 3 { self.take_idle_frame(domain.id, Mfn(mfn), info) } else { None };
             let Some(slow) = taken else {
-                self.release_frame(domain, Mfn(mfn), info, stage);
+                if self.release_frame(domain, Mfn(mfn), info, stage) && self.platform.work_pending() {
+                    end = mfn + 1;
+                    break;
+                }
                 continue;
             };
             if freed.end != mfn {
@@ -116,17 +119,19 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Gives up what a frame has of a domain that ends. Others may drop references to it at any time, and the frame may be free then, or
-    /// another domain's: what is not the domain's own reference is judged and given up with a reference held.
-    fn release_frame(&self, domain: &Domain<P>, mfn: Mfn, info: &FrameInfo, stage: u8) {
+    /// another domain's: what is not the domain's own reference is judged and given up with a reference held. Answers whether a table was
+    /// given up, with all its entries.
+    fn release_frame(&self, domain: &Domain<P>, mfn: Mfn, info: &FrameInfo, stage: u8) -> bool {
         if stage == 1 {
-            if info.type_word().is_pinned() {
+            let pinned = info.type_word().is_pinned();
+            if pinned {
                 // Only the guest's own hypercalls pin and unpin, and it does not run any more.
                 let _ = self.unpin_table(domain, mfn);
             }
-            return;
+            return pinned;
         }
         if info.try_get(domain.id).is_err() {
-            return;
+            return false;
         }
         let word = info.type_word();
         match stage {
@@ -139,6 +144,7 @@ impl<P: Platform> Hypervisor<P> {
             _ => {}
         }
         self.put_page(mfn);
+        false
     }
 }
 
