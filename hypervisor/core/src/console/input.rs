@@ -8,6 +8,7 @@
 //! number where the server itself is meant. No keyboard sends that byte, and no text in UTF-8 has it.
 
 use super::keys::Pending;
+use super::ring::add_bytes;
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{DomId, VcpuId};
@@ -73,10 +74,7 @@ impl Input {
     /// Adds input of a domain; answers whether any of it found room.
     fn add(&mut self, domain: DomId, bytes: &[u8]) -> bool {
         let waiting = self.waiting.entry(domain).or_default();
-        let room = CAPACITY.saturating_sub(waiting.len()).min(bytes.len());
-        let room = if waiting.try_reserve(room).is_ok() { room } else { 0 };
-        waiting.extend(&bytes[..room]);
-        room != 0
+        add_bytes(waiting, CAPACITY, bytes) != 0
     }
 
     /// Parts what was typed at the switches.

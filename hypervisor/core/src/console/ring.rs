@@ -58,6 +58,17 @@ pub(super) struct RingEnd {
     backlog: VecDeque<u8>,
 }
 
+/// Adds bytes to a queue as far as it has room, with at most `capacity` in all, and there is memory; answers how many.
+#[inline(never)]
+pub(super) fn add_bytes(queue: &mut VecDeque<u8>, capacity: usize, bytes: &[u8]) -> usize {
+    let room = capacity.saturating_sub(queue.len()).min(bytes.len());
+    if queue.try_reserve(room).is_err() {
+        return 0;
+    }
+    queue.extend(&bytes[..room]);
+    room
+}
+
 impl RingEnd {
     /// Ends the use of the page by this end: from now on [`Ring::open`] refuses.
     pub(super) fn close(&mut self) {
@@ -127,9 +138,7 @@ impl RingEnd {
 
     /// Adds input; what finds no room in the backlog is lost, as on any line without flow control.
     pub(super) fn add_input(&mut self, bytes: &[u8]) {
-        let room = BACKLOG.saturating_sub(self.backlog.len()).min(bytes.len());
-        let room = if self.backlog.try_reserve(room).is_ok() { room } else { 0 };
-        self.backlog.extend(&bytes[..room]);
+        add_bytes(&mut self.backlog, BACKLOG, bytes);
     }
 
     /// Moves input into the ring as far as there is room; answers whether there was any to move.

@@ -174,10 +174,12 @@ impl<P: Platform> Hypervisor<P> {
     /// # Errors
     /// `EEXIST` for an identifier that is in use by now; `ENOMEM`.
     pub(super) fn complete_domain(&self, making: Making<P>) -> Result<Arc<Domain<P>>, Errno> {
-        let events = DomainEvents::new(making.config.max_vcpus).ok();
-        let frame =
-            events.and_then(|events| Some((events, self.take_frames(Taker::Growth(&making.claim), 0, 0)?)));
-        let Some((events, shared_info)) = frame else {
+        let Some(shared_info) = self.take_frames(Taker::Growth(&making.claim), 0, 0) else {
+            self.abandon_domain(making);
+            return Err(Errno::ENOMEM);
+        };
+        let Ok(events) = DomainEvents::new(making.config.max_vcpus) else {
+            self.give_back_taken(shared_info, 0);
             self.abandon_domain(making);
             return Err(Errno::ENOMEM);
         };
@@ -201,6 +203,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// A domain that was begun is not to be.
+    #[cold]
+    #[inline(never)]
     pub(super) fn abandon_domain(&self, making: Making<P>) {
         self.give_promise_up(&making.claim);
         self.let_go(Gone::Vcpus(making.vcpus));

@@ -74,6 +74,7 @@ pub(super) fn initialise<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, args: 
 ///
 /// # Errors
 /// `ENOMEM`: it takes two pages in a row.
+#[inline(never)]
 pub(super) fn context_words() -> Result<Vec<u64>, Errno> {
     const WORDS: usize = size_of::<VcpuGuestContext>() / 8;
     let mut words = Vec::new();
@@ -98,7 +99,7 @@ pub(super) fn replace<P: Platform>(
     if !has_tables(&vcpu.pv, context) {
         return Err(Errno::EOPNOTSUPP.into());
     }
-    put(cx, vcpu, context, |_| {});
+    put(cx, vcpu, context, &|_| {});
     drop(turn);
     if context.flags & VGCF_ONLINE != 0 {
         cx.hv.bring_up(target);
@@ -137,6 +138,7 @@ fn apply<P: Platform>(cx: Cx<'_, P>, target: &VcpuRef<P>, context: &VcpuGuestCon
 }
 
 /// Gives a vCPU its first context. The caller took its turn and found that it has none.
+#[inline(never)]
 fn first<P: Platform>(
     cx: Cx<'_, P>,
     target: &VcpuRef<P>,
@@ -154,7 +156,7 @@ fn first<P: Platform>(
         }
         return Err(error.into());
     }
-    put(cx, vcpu, context, |pv| {
+    put(cx, vcpu, context, &|pv| {
         if target.id == VcpuId(0) {
             domain.vm_assist.store(context.vm_assist, Ordering::Relaxed);
             cx.hv.publish_wallclock(domain);
@@ -169,7 +171,8 @@ fn first<P: Platform>(
 }
 
 /// Puts a context into a vCPU that is on no CPU, but for its tables, and does `last` before any CPU can load it.
-fn put<P: Platform>(cx: Cx<'_, P>, vcpu: &Vcpu<P>, context: &VcpuGuestContext, last: impl FnOnce(&PvState)) {
+#[inline(never)]
+fn put<P: Platform>(cx: Cx<'_, P>, vcpu: &Vcpu<P>, context: &VcpuGuestContext, last: &dyn Fn(&PvState)) {
     let mut saved = vcpu.saved.lock();
     *saved = registers(&context.user_regs);
     fill(cx, &vcpu.pv, context);
@@ -196,6 +199,7 @@ fn load_rest<P: Platform>(cx: Cx<'_, P>, vcpu: &Vcpu<P>, context: &VcpuGuestCont
 }
 
 /// What can be told from the context alone.
+#[inline(never)]
 fn check(id: VcpuId, context: &VcpuGuestContext) -> Result<(), Errno> {
     let addresses = [
         context.user_regs.rip,

@@ -14,7 +14,7 @@
 //! Only the last one goes below the floor. The heap grows at a guest's wish, too, so whatever the hypervisor keeps for a domain beyond the
 //! call that made it is judged before, like frames ([`FrameAllocator::has_room`]), or paid for when the domain is made
 //! ([`FrameAllocator::promise`]). What is allocated without being judged lives no longer than a hypercall, or there is a fixed number of
-//! it, and a page holds it: each CPU has one hypercall at a time, with two such pages at most. Several CPUs may be told at the same time
+//! it for each vCPU or domain, far less than was paid for, and a page holds it: each CPU has one hypercall at a time, with two such pages at most. Several CPUs may be told at the same time
 //! that there is room for the same frames: for up to six each. So no more than eight frames per CPU are outstanding below the floor,
 //! and a small allocation that cannot fail finds a frame. What takes more than a page is allocated fallibly: the floor is made of single
 //! frames.
@@ -92,7 +92,12 @@ impl FrameAllocator {
 
     /// Whether `frames` are left beyond the floor and all that is set aside.
     pub fn has_spare(&self, frames: u64) -> bool {
-        self.lists.lock().judge(Taker::Loan, self.free_count(), frames, self.floor()).is_some()
+        self.fits(&self.lists.lock(), frames)
+    }
+
+    #[inline(never)]
+    fn fits(&self, lists: &Lists, frames: u64) -> bool {
+        lists.judge(Taker::Loan, self.free_count(), frames, self.floor()).is_some()
     }
 
     /// Free frames that a domain can have: those beyond the floor that are not set aside for others than the one with the claim `own`.
@@ -106,7 +111,7 @@ impl FrameAllocator {
     /// as many.
     pub(crate) fn claim(&self, own: &Claim, frames: u64) -> bool {
         let mut lists = self.lists.lock();
-        let fits = lists.judge(Taker::Loan, self.free_count(), frames, self.floor()).is_some();
+        let fits = self.fits(&lists, frames);
         if fits && own.pages() == 0 {
             lists.set(own, frames, own.promised());
         }
@@ -132,7 +137,7 @@ impl FrameAllocator {
     /// Sets `frames` free frames aside for what the hypervisor will keep for a domain that is begun. Answers whether there are as many.
     pub(crate) fn promise(&self, own: &Claim, frames: u64) -> bool {
         let mut lists = self.lists.lock();
-        let fits = lists.judge(Taker::Loan, self.free_count(), frames, self.floor()).is_some();
+        let fits = self.fits(&lists, frames);
         if fits {
             lists.set(own, own.pages(), own.promised() + frames);
         }

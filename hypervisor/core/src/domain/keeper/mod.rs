@@ -382,6 +382,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// There is not enough memory to start a domain again: later there may be. What is set aside for it stays so.
+    #[cold]
+    #[inline(never)]
     fn wait_for_memory(&self, kept: &mut Kept<P>, now: Nanos) -> Option<Nanos> {
         if !core::mem::replace(&mut kept.short, true) {
             let (id, name) = (kept.id.0, &kept.plan.description.name);
