@@ -1,6 +1,9 @@
 //! The driver domain beyond `pair`: a disk of the machine, domains that start anew, consoles that are typed to.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -64,9 +67,14 @@ fn machine_disk() -> Result<()> {
     };
     let before = sum()?;
     machine.disk = Some((path.clone(), Bus::Virtio));
+    let socket = std::env::temp_dir().join(format!("paravane-disk-{}", std::process::id()));
+    machine.monitor = Some(socket.clone());
     let mut session = Session::start(&machine)?;
     session.wait_for("blk: done", LONG)?;
+    let lines = disk_lines(&socket);
+    let _ = fs::remove_file(&socket);
     let output = session.output();
+    ensure!(lines? == [false], "the disk is polled, and pulls its interrupt line\n{}", tail(&output));
     drop(session);
     ensure!(behind(&output, "blk: holds ")? == format!("{DISK} bytes {before}"), "{}", tail(&output));
     let after = sum()?;
@@ -74,6 +82,33 @@ fn machine_disk() -> Result<()> {
     ensure!(behind(&output, "blk: wrote ")? == format!("{DISK} bytes {after}"), "{}", tail(&output));
     ensure!(behind(&output, "blk: kept ")? == after, "{}", tail(&output));
     Ok(())
+}
+
+/// Of each virtio disk on the machine's first bus, whether it may pull its interrupt line.
+fn disk_lines(monitor: &Path) -> Result<Vec<bool>> {
+    /// Vendor and device of a virtio disk, of a transitional and of a modern one.
+    const DISKS: [u32; 2] = [0x1001_1af4, 0x1042_1af4];
+    /// The bit of the command register that keeps a device off its line.
+    const OFF: u32 = 1 << 10;
+    let mut monitor = BufReader::new(UnixStream::connect(monitor).context("QEMU's monitor")?);
+    let mut read = |device: u32, register: u32| -> Result<u32> {
+        let place = 0x8000_0000 | device << 11 | register;
+        writeln!(monitor.get_mut(), "o /w 0xcf8 {place:#x}\ni /w 0xcfc")?;
+        loop {
+            let mut line = String::new();
+            ensure!(monitor.read_line(&mut line)? > 0, "QEMU's monitor is gone");
+            if let Some((_, value)) = line.split_once("[0x0cfc] = 0x") {
+                return u32::from_str_radix(value.trim(), 16).context("a register");
+            }
+        }
+    };
+    let mut lines = Vec::new();
+    for device in 0..32 {
+        if DISKS.contains(&read(device, 0)?) {
+            lines.push(read(device, 4)? & OFF == 0);
+        }
+    }
+    Ok(lines)
 }
 
 /// A disk that keeps the front end's pages mapped, whose Linux flushes, discards and trims.
