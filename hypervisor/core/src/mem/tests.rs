@@ -7,6 +7,7 @@ use crate::grant::GrantError;
 use crate::guest_ptr::GuestPtr;
 use crate::hypercall::{Cx, Outcome, dispatch};
 use crate::ids::{DomId, Mfn, VcpuId};
+use crate::mem::Taker;
 use crate::mock::{self, FLAT_BASE, MockPlatform};
 use crate::regs::Regs;
 use alloc::sync::Arc;
@@ -202,4 +203,23 @@ fn a_kept_claim_lasts() {
     assert_eq!(take_all(&hv, &domain, 0), []);
     hv.frames.forget_claim(&claim);
     assert_eq!(take_all(&hv, &domain, 0).len(), 7);
+}
+
+/// Frames that an exchange took and puts back were seen by no guest: the next to take them has no CPU flush. A domain whose exchanges
+/// fail, again and again, had every CPU flush for each.
+#[test]
+fn frames_that_are_put_back_unseen_cost_no_flush() {
+    let (hv, domain) = machine();
+    let mfn = hv.alloc_domain_page(&domain, 0).expect("a frame");
+    hv.remove_domain_page(&domain, mfn).expect("its own");
+    let flushes = || core::mem::take(&mut hv.platform.record.lock().unwrap().flushes).len();
+    flushes();
+    let taken = hv.take_frames(Taker::Loan, 0, 0).expect("a frame");
+    assert!(flushes() > 0, "a guest may still see what was freed");
+    for _ in 0..3 {
+        hv.give_back_taken(taken, 0);
+        assert_eq!(hv.take_frames(Taker::Loan, 0, 0), Some(taken));
+        assert_eq!(flushes(), 0);
+    }
+    hv.give_back_taken(taken, 0);
 }

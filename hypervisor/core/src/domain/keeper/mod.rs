@@ -55,6 +55,8 @@ const TURN: u64 = 100_000;
 const BURST: u64 = 30_000;
 /// How often a restart looks whether the old identifier is free, in nanoseconds.
 pub(super) const RETRY: u64 = 1_000_000_000;
+/// What a domain waits for that finds too little memory.
+const MEMORY: &str = "there is memory for it";
 /// A domain that lived that long starts its count of restarts anew, in nanoseconds.
 const LONG_LIFE: u64 = 60_000_000_000;
 
@@ -113,8 +115,8 @@ struct Kept<P: Platform> {
     restarts: u32,
     /// What is set aside for it, from one life to the next.
     claim: Arc<Claim>,
-    /// It waits for memory, and the log says so.
-    short: bool,
+    /// What its next start waits for, as the log says.
+    waits_until: Option<&'static str>,
     /// Its end is final, and with it this record of it.
     last: bool,
 }
@@ -148,6 +150,8 @@ struct Keeping<P: Platform> {
     services: Vec<Service>,
     /// What no kept domain may use, whatever its description says.
     denied: Permissions,
+    /// Where the next look at all of them begins.
+    turn: usize,
 }
 
 /// See the head of the module.
@@ -168,6 +172,7 @@ impl<P: Platform> Keeper<P> {
             links: Vec::new(),
             services: Vec::new(),
             denied: Permissions::none(),
+            turn: 0,
         };
         Self {
             keeping: Mutex::new(keeping),
@@ -238,12 +243,27 @@ impl<P: Platform> Hypervisor<P> {
         self.keeper.next.store(NEVER, Ordering::SeqCst);
         // What is done here stops for other work, and a timer that is not armed would never be any.
         self.arm_timer_within(TURN);
-        for (domain, end) in core::mem::take(&mut *self.keeper.reports.lock()) {
+        loop {
+            let report = {
+                let mut reports = self.keeper.reports.lock();
+                (!reports.is_empty()).then(|| reports.remove(0))
+            };
+            let Some((domain, end)) = report else { break };
             self.take_report(&mut keeping, domain, end);
+            if self.keeps_later() {
+                return;
+            }
         }
-        for index in 0..keeping.kept.len() {
+        // From where it stopped for other work, so that none waits for ever behind others that always have something to do.
+        for _ in 0..keeping.kept.len() {
+            let index = keeping.turn % keeping.kept.len();
+            keeping.turn = index + 1;
+            let idle = matches!(keeping.kept[index].state, State::Runs(_) | State::Over);
             if let Some(next) = self.keep(&mut keeping, index) {
                 self.keeper.next.fetch_min(next.0, Ordering::SeqCst);
+            }
+            if !idle && self.keeps_later() {
+                return;
             }
         }
         if let Some(next) = self.take_away_gone() {
@@ -256,6 +276,15 @@ impl<P: Platform> Hypervisor<P> {
             self.log(format_args!("All domains have ended: halting machine\n"));
             self.platform.end_machine(MachineEnd::PowerOff);
         }
+    }
+
+    /// Whether this CPU has other work first. Then it comes back to the domains soon: there may be many of them, and each takes a while.
+    fn keeps_later(&self) -> bool {
+        let later = self.platform.work_pending();
+        if later {
+            self.keeper.next.fetch_min(self.platform.now().0.saturating_add(BREATH), Ordering::SeqCst);
+        }
+        later
     }
 
     fn take_report(&self, keeping: &mut Keeping<P>, domain: Arc<Domain<P>>, end: End) {
@@ -293,7 +322,7 @@ impl<P: Platform> Hypervisor<P> {
                     since: Nanos(0),
                     restarts: 0,
                     claim,
-                    short: false,
+                    waits_until: None,
                     last: true,
                 });
             }
@@ -339,7 +368,7 @@ impl<P: Platform> Hypervisor<P> {
             kept.restarts = 0;
         }
         if end == End::Short && policy.when != When::Never {
-            return self.wait_for_memory(kept, now);
+            return self.wait_for(kept, MEMORY, now);
         }
         kept.state = State::Over;
         if !wants_restart(policy.when, end) {
@@ -370,7 +399,7 @@ impl<P: Platform> Hypervisor<P> {
         if !self.domains.is_taken(kept.id)
             && !self.frames.renew_claim(&kept.claim, about.pages, promised_frames(about.vcpus))
         {
-            return self.wait_for_memory(kept, now);
+            return self.wait_for(kept, MEMORY, now);
         }
         match self.begin_domain(described(kept.id, about), kept.claim.clone()) {
             Ok(making) => {
@@ -381,13 +410,11 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// There is not enough memory to start a domain again: later there may be. What is set aside for it stays so.
-    #[cold]
-    #[inline(never)]
-    fn wait_for_memory(&self, kept: &mut Kept<P>, now: Nanos) -> Option<Nanos> {
-        if !core::mem::replace(&mut kept.short, true) {
+    /// A domain cannot be started again before something that `until` says. What is set aside for it stays so.
+    fn wait_for(&self, kept: &mut Kept<P>, until: &'static str, now: Nanos) -> Option<Nanos> {
+        if kept.waits_until.replace(until) != Some(until) {
             let (id, name) = (kept.id.0, &kept.plan.description.name);
-            self.log(format_args!("Domain {id} ({name}) waits for memory to start again\n"));
+            self.log(format_args!("Domain {id} ({name}) starts again when {until}\n"));
         }
         let at = Nanos(now.0.saturating_add(RETRY));
         kept.state = State::Waits(at);
@@ -424,11 +451,9 @@ impl<P: Platform> Hypervisor<P> {
     fn cannot_start(&self, kept: &mut Kept<P>, errno: Errno, now: Nanos) -> Option<Nanos> {
         match errno {
             Errno::EEXIST => {
-                // Frames of its last life are still mapped by others.
-                kept.state = State::Waits(Nanos(now.0 + RETRY));
-                return Some(Nanos(now.0 + RETRY));
+                return self.wait_for(kept, "other domains let go of its former pages", now);
             }
-            Errno::ENOMEM => return self.wait_for_memory(kept, now),
+            Errno::ENOMEM => return self.wait_for(kept, MEMORY, now),
             _ => {}
         }
         self.left_out(kept, &errno.into());
@@ -481,7 +506,7 @@ impl<P: Platform> Hypervisor<P> {
         };
         kept.since = self.platform.now();
         if self.filled_again(kept, filled) {
-            kept.short = false;
+            kept.waits_until = None;
             // For its next life.
             self.frames.owe(&kept.claim, promised_frames(kept.plan.description.vcpus));
             self.start(&domain);

@@ -45,7 +45,7 @@ impl<P: Platform> Hypervisor<P> {
             since: Nanos(0),
             restarts: 0,
             claim: Arc::default(),
-            short: false,
+            waits_until: None,
             last: false,
         };
         let ids = identifiers(&plans);

@@ -459,11 +459,34 @@ fn a_restart_waits_for_memory() {
             assert!(take_all(&hv, &greedy).is_empty());
         }
         let said = String::from_utf8_lossy(&hv.platform.record.lock().unwrap().console).into_owned();
-        assert_eq!(said.matches("waits for memory").count(), 1, "begun: {begun}");
+        assert_eq!(said.matches("starts again when there is memory").count(), 1, "begun: {begun}");
         assert!(!said.contains("left out"));
         own.iter().for_each(|mfn| hv.frames.free(*mfn, 0));
         (0..50).for_each(|_| pass(&hv, 400));
         assert!(runs());
         assert_eq!((domain(&hv, 1).pages.current(), hv.frames.claimed()), (2048, 0));
     }
+}
+
+/// Domains that end at the same moment are taken apart one after the other: between two of them the CPU does its other work.
+#[test]
+fn ends_at_the_same_moment_are_seen_to_one_by_one() {
+    const ONE: &str = "[[domain]]\nname = \"NAME\"\nkernel = \"k\"\nmemory = \"4M\"\nrestart = \"always\"\n";
+    let hv = started(&(0..5).map(|n| ONE.replace("NAME", &std::format!("d{n}"))).collect::<String>());
+    (1..=5).for_each(|id| hv.shutdown_domain(&domain(&hv, id), SHUTDOWN_REBOOT));
+    let lines = || hv.platform.record.lock().unwrap().console.iter().filter(|byte| **byte == b'\n').count();
+    hv.platform.preempt_every.store(1, SeqCst);
+    let (before, mut most) = (lines(), 0);
+    for _ in 0..2000 {
+        let so_far = lines();
+        hv.platform.time.fetch_add(BREATH, SeqCst);
+        hv.keep_domains();
+        most = most.max(lines() - so_far);
+    }
+    // What is left of one is two lines, and that it starts again is the third.
+    assert!(most <= 3, "{most} lines at a time");
+    assert!(lines() - before >= 5 * 4);
+    hv.platform.preempt_every.store(0, SeqCst);
+    (0..50).for_each(|_| pass(&hv, 1000));
+    assert!((1..=5).all(|id| domain(&hv, id).vcpus[0].sched.runnable()), "all run again");
 }

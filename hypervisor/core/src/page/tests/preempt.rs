@@ -7,7 +7,7 @@ use crate::domain::Domain;
 use crate::hypercall::{Cx, Outcome, descriptor, event, mmu, vcpu};
 use crate::ids::Mfn;
 use crate::mock::MockPlatform;
-use crate::page::{PageType, PtWrite, Type, pte};
+use crate::page::{PageError, PageType, PtWrite, Type, pte};
 use crate::platform::Platform;
 use crate::regs::Regs;
 use crate::sync::Word;
@@ -58,13 +58,24 @@ fn once(g: &Guest, cmd: u32, arg1: u64) -> Outcome {
     mmu::mmuext_op(g.cx(), &[at, 1, 0, SELF, 0, 0], &mut Regs::default())
 }
 
+/// Unpins the tree's top, with other work at each look, until the L2 table's turn comes.
+fn begin_to_give_up(g: &Guest, tree: &[Mfn]) {
+    g.hv.platform.preempt_every.store(1, Relaxed);
+    let Outcome::Again(mut args) = once(g, MMUEXT_UNPIN_TABLE, tree[0].0) else { panic!("it takes long") };
+    while !g.hv.frame(tree[2]).unwrap().type_word().is_busy() {
+        let Outcome::Again(next) = mmu::mmuext_op(g.cx(), &args, &mut Regs::default()) else {
+            panic!("it takes long")
+        };
+        args = next;
+    }
+}
+
 /// A guest with a tree that is on its list of tables to give up, most of it still to do.
 fn doomed() -> (Guest, Vec<Mfn>) {
     let g = Guest::new(256);
     let tree = tree(&g);
     assert_eq!(g.pin(4, tree[0]), 0);
-    g.hv.platform.preempt_every.store(1, Relaxed);
-    assert!(matches!(once(&g, MMUEXT_UNPIN_TABLE, tree[0].0), Outcome::Again(_)));
+    begin_to_give_up(&g, &tree);
     g.hv.platform.preempt_every.store(0, Relaxed);
     assert!(g.hv.frame(tree[2]).unwrap().type_word().is_busy() && g.domain.pages.has_doomed());
     g.hv.platform.longest_stretch();
@@ -153,8 +164,7 @@ fn an_emulated_write_is_executed_again() {
     let at = 0x5000;
     assert_eq!(g.map_va(at, entry(own[3], pte::PRESENT), 0), 0);
     assert_eq!(g.pin(4, tree[0]), 0);
-    g.hv.platform.preempt_every.store(1, Relaxed);
-    assert!(matches!(once(&g, MMUEXT_UNPIN_TABLE, tree[0].0), Outcome::Again(_)));
+    begin_to_give_up(&g, &tree);
     g.hv.platform.longest_stretch();
     let rounds =
         (0..PATIENCE).take_while(|_| g.emulate(at, None, entry(tree[2], RW), 8) == PtWrite::Retry).count();
@@ -455,7 +465,8 @@ fn pinned_tables_are_given_up_in_steps() {
         let steps = (0..PATIENCE).take_while(|_| g.hv.release_domain_pages(&g.domain).is_err()).count();
         assert!((256..PATIENCE).contains(&steps), "level {level}: {steps} steps");
         let stretch = g.hv.platform.longest_stretch();
-        assert!(stretch < 16, "level {level}: {stretch} steps");
+        // Frames that are merely looked at are steps here, too.
+        assert!(stretch < 256, "level {level}: {stretch} steps");
         assert_eq!(g.hv.frames.free_count(), free);
     }
 }
