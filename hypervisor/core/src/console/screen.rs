@@ -140,7 +140,7 @@ impl Screen {
     fn keep(&mut self, bytes: &[u8]) {
         if self.log.capacity() == 0 {
             // All of it with the first line, at boot: when it grows later there may not be as much memory in a row.
-            self.log.reserve_exact(LOG + MOST_KEPT);
+            self.log = VecDeque::with_capacity(LOG + MOST_KEPT);
         }
         self.log.extend(bytes);
         let excess = self.log.len().saturating_sub(LOG);

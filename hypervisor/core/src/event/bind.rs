@@ -227,6 +227,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Whether there is memory for more ports than there ever were: for so many bytes.
+    #[cold]
+    #[inline(never)]
     pub(super) fn room_for_ports(&self, domain: &Domain<P>, bytes: usize) -> Result<(), EventError> {
         let room = self.frames.has_room(&domain.pages.claim, frames_for(bytes));
         if room { Ok(()) } else { Err(EventError::NoMemory) }

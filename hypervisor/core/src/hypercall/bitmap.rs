@@ -10,8 +10,8 @@ use xen_abi::xen::XenctlBitmap;
 /// Bytes behind the last meaningful one that are cleared at most: a caller that claims a larger buffer asks for work without
 /// end.
 const MOST_PADDING: usize = 4096;
-/// As many as are cleared at a time.
-const PADDING: [u8; 128] = [0; 128];
+/// Those that are cleared at a time.
+const PIECE: usize = 128;
 
 /// The bitmap with these members among `bits`.
 pub fn of(members: impl IntoIterator<Item = usize>, bits: usize) -> Vec<u8> {
@@ -59,8 +59,10 @@ pub fn write<P: Platform>(hv: &Hypervisor<P>, map: &XenctlBitmap, bytes: &[u8]) 
     let target = GuestPtr::<u8>::from(map.bitmap);
     target.write_slice(hv, &own)?;
     let end = common + (theirs - common).min(MOST_PADDING);
-    for at in (common..end).step_by(PADDING.len()) {
-        target.at(at as u64)?.write_slice(hv, &PADDING[..PADDING.len().min(end - at)])?;
+    let padding = [0u8; PIECE];
+    for at in (common..end).step_by(PIECE) {
+        let piece = padding.get(..end - at).unwrap_or(&padding);
+        target.at(at as u64)?.write_slice(hv, piece)?;
     }
     Ok(())
 }

@@ -132,6 +132,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// [`FrameAllocator::free`]: super::FrameAllocator::free
     /// [`FrameAllocator::has_room`]: super::FrameAllocator::has_room
+    #[inline(never)]
     pub fn alloc_frames(&self, order: u32) -> Option<Mfn> {
         let first = self.leave_free_lists(order, 64, Taker::Hypervisor)?;
         self.frames.keep(first, order);
@@ -139,6 +140,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// The one way out of the free lists.
+    #[inline(never)]
     fn leave_free_lists(&self, order: u32, bits: u32, taker: Taker<'_>) -> Option<Mfn> {
         let taken = self.frames.take(order, bits, taker)?;
         Some(taken.after(|freed| self.flush_since(freed)))

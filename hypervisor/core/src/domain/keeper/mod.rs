@@ -411,6 +411,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// A domain cannot be started again before something that `until` says. What is set aside for it stays so.
+    #[cold]
+    #[inline(never)]
     fn wait_for(&self, kept: &mut Kept<P>, until: &'static str, now: Nanos) -> Option<Nanos> {
         if kept.waits_until.replace(until) != Some(until) {
             let (id, name) = (kept.id.0, &kept.plan.description.name);
