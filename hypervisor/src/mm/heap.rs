@@ -17,7 +17,7 @@ use super::direct;
 use super::early::EARLY;
 use super::layout::DIRECT_MAP;
 use super::tables::direct_map_limit;
-use crate::machine::{Hv, try_hv};
+use crate::machine::{Hv, Machine, try_hv};
 use core::alloc::{GlobalAlloc, Layout};
 use core::sync::atomic::{AtomicU64, Ordering};
 use hypervisor_core::ids::{MachineAddr, Mfn, PAGE_SIZE};
@@ -38,6 +38,8 @@ pub fn frames() -> u64 {
 
 /// Bytes of new frames that `talc` needs for itself: a tag at each end, and one for the allocation.
 const TAGS: usize = 64;
+/// The largest thing that is made while guests run and cannot fail: a frame holds it.
+const _: () = assert!(size_of::<hypervisor_core::domain::Domain<Machine>>() + 16 + TAGS <= PAGE_SIZE);
 
 /// Frames for an allocation that finds no room in the heap: the first and, log2, how many. The caller does not hold the heap's lock.
 fn more_frames(layout: Layout) -> Option<(Mfn, u32)> {

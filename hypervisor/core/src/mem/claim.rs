@@ -11,13 +11,13 @@
 //! | the new frames of an exchange | [`Taker::Loan`] |
 //! | the hypervisor's heap and its own page tables | [`Taker::Hypervisor`] |
 //!
-//! Only the last one goes below the floor. The heap grows at a guest's wish, too, so whatever the hypervisor keeps for a domain beyond the
-//! call that made it is judged before, like frames ([`FrameAllocator::has_room`]), or paid for when the domain is made
-//! ([`FrameAllocator::promise`]). What is allocated without being judged lives no longer than a hypercall, or there is a fixed number of
-//! it for each vCPU or domain, far less than was paid for, and a page holds it: each CPU has one hypercall at a time, with two such pages at most. Several CPUs may be told at the same time
-//! that there is room for the same frames: for up to six each. So no more than eight frames per CPU are outstanding below the floor,
-//! and a small allocation that cannot fail finds a frame. What takes more than a page is allocated fallibly: the floor is made of single
-//! frames.
+//! Only the last one goes below the floor. The heap grows at a guest's wish, too, so whatever the hypervisor keeps for a domain
+//! beyond the call that made it is judged before, like frames ([`FrameAllocator::has_room`]), or paid for when the domain is made
+//! ([`FrameAllocator::promise`]). What is allocated without being judged lives no longer than a hypercall, or there is a fixed
+//! number of it for each vCPU or domain, far less than was paid for, and a page holds it. Each CPU has one hypercall at a time, with
+//! two such pages at most. Several CPUs may be told at the same time that there is room for the same frames: for up to six each. So no
+//! more than eight frames per CPU are outstanding below the floor, and a small allocation that cannot fail finds a frame. What takes
+//! more than a page is allocated fallibly: the floor is made of single frames.
 //!
 //! A [`Claim`] is what is set aside for one domain. `pages` are for its memory (`XENMEM_claim_pages`), `promised` for what the
 //! hypervisor keeps for it. Claims and promises are judged against what is free beyond the floor as well. The claim of a domain that is
