@@ -87,6 +87,11 @@ impl<P: Platform> Hypervisor<P> {
             if count.refs() == 0 || count.owner() != domain.id {
                 continue;
             }
+            // Most frames are no tables, and are merely passed by. What is one is judged again.
+            let word = info.type_word();
+            if stage == 1 && !word.is_pinned() || stage == 2 && !word.has(Type::BUSY | Type::PARTIAL) {
+                continue;
+            }
             let taken = if stage == 3 { self.take_idle_frame(domain.id, Mfn(mfn), info) } else { None };
             let Some(slow) = taken else {
                 if self.release_frame(domain, Mfn(mfn), info, stage) && self.platform.work_pending() {
