@@ -6,7 +6,7 @@
 use super::image::elf_file;
 use super::kernel::Kernel;
 use super::layout::Layout;
-use super::memory::{Extent, Memory, list_entries};
+use super::memory::{Extents, Memory, list_entries};
 use super::start::{self, Rings};
 use super::tables::Tables;
 use super::{BuildError, DomainSource, Served};
@@ -18,7 +18,6 @@ use crate::page::{PageError, PageType};
 use crate::platform::Platform;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use xen_abi::xen::MAX_GUEST_CMDLINE;
 
 const PAGE: u64 = 4096;
@@ -37,7 +36,7 @@ pub struct Filling {
     cmdline: String,
     initrd: Option<&'static [u8]>,
     served: Option<Served>,
-    extents: Vec<Extent>,
+    extents: Extents,
     stage: Stage,
 }
 
@@ -100,7 +99,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let cmdline = source.cmdline.into();
         let stage = Stage::Memory(MOST_ORDER);
-        Ok(Filling { layout, pages, cmdline, initrd, served, extents: Vec::new(), stage })
+        Ok(Filling { layout, pages, cmdline, initrd, served, extents: Extents::default(), stage })
     }
 
     /// Goes on with filling `domain` from `image`, the kernel that it was begun with (without compression, or it is taken off

@@ -56,10 +56,52 @@ pub(super) struct Extent {
     pub(super) count: u64,
 }
 
+/// Extents that are kept together: less than a page of them.
+const CHUNK: usize = 128;
+
+/// All of a domain's, in order. Other domains decide how scattered free memory is, and so how many these are: they are kept in
+/// pieces of less than a page, for there may be no two free frames in a row.
+#[derive(Debug, Default)]
+pub(super) struct Extents(Vec<Vec<Extent>>);
+
+impl Extents {
+    /// Adds the next one; `None`: there is no memory for it.
+    fn add(&mut self, next: Extent) -> Option<()> {
+        if let Some(last) = self.0.last_mut().and_then(|chunk| chunk.last_mut())
+            && last.frame.add(last.count) == next.frame
+        {
+            last.count += next.count;
+            return Some(());
+        }
+        if self.0.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            let mut chunk = Vec::new();
+            chunk.try_reserve_exact(CHUNK).ok()?;
+            self.0.try_reserve(1).ok()?;
+            self.0.push(chunk);
+        }
+        self.0.last_mut()?.push(next);
+        Some(())
+    }
+
+    /// How many pages there are.
+    fn pages(&self) -> u64 {
+        self.0.last().and_then(|chunk| chunk.last()).map_or(0, |last| last.page + last.count)
+    }
+
+    /// Those from the one on that a page is in.
+    fn from(&self, page: u64) -> impl Iterator<Item = &Extent> {
+        let is_before = |e: &Extent| e.page + e.count <= page;
+        let first = self.0.partition_point(|chunk| chunk.last().is_none_or(is_before));
+        let (chunk, rest) =
+            self.0[first..].split_first().map_or((&[][..], &[][..]), |(c, rest)| (&c[..], rest));
+        chunk[chunk.partition_point(is_before)..].iter().chain(rest.iter().flatten())
+    }
+}
+
 /// The memory of a domain that does not run yet, by its own page numbers.
 pub(super) struct Memory<'a, P: Platform> {
     hv: &'a Hypervisor<P>,
-    extents: Vec<Extent>,
+    extents: Extents,
     /// The domain, where others may take its frames away meanwhile.
     owner: Option<&'a Domain<P>>,
     /// Some of them were taken away.
@@ -69,11 +111,11 @@ pub(super) struct Memory<'a, P: Platform> {
 impl<'a, P: Platform> Memory<'a, P> {
     /// No memory yet, of a domain that is alone in the machine.
     pub(super) fn new(hv: &'a Hypervisor<P>) -> Self {
-        Self { hv, extents: Vec::new(), owner: None, lost: Cell::new(false) }
+        Self { hv, extents: Extents::default(), owner: None, lost: Cell::new(false) }
     }
 
     /// The memory that [`Memory::into_extents`] left, of a domain that others know.
-    pub(super) fn resume(hv: &'a Hypervisor<P>, owner: &'a Domain<P>, extents: Vec<Extent>) -> Self {
+    pub(super) fn resume(hv: &'a Hypervisor<P>, owner: &'a Domain<P>, extents: Extents) -> Self {
         Self { hv, extents, owner: Some(owner), lost: Cell::new(false) }
     }
 
@@ -83,7 +125,7 @@ impl<'a, P: Platform> Memory<'a, P> {
     }
 
     /// What there is of it, to go on later.
-    pub(super) fn into_extents(self) -> Vec<Extent> {
+    pub(super) fn into_extents(self) -> Extents {
         self.extents
     }
 
@@ -94,7 +136,7 @@ impl<'a, P: Platform> Memory<'a, P> {
             let page = self.pages();
             order = order.min((pages - page).ilog2());
             match self.hv.alloc_domain_pages(domain, order, 0) {
-                Ok(frame) => self.add(frame, 1 << order),
+                Ok(frame) => self.add(frame, 1 << order, pages)?,
                 Err(_) if order == 0 => {
                     return Err(BuildError::TooLittleMemory { needed: pages, available: page });
                 }
@@ -115,7 +157,7 @@ impl<'a, P: Platform> Memory<'a, P> {
         let page = self.pages();
         *order = (*order).min((pages - page).ilog2());
         match self.hv.alloc_uncleared(domain, *order) {
-            Some(frame) => self.add(frame, 1 << *order),
+            Some(frame) => self.add(frame, 1 << *order, pages)?,
             None if *order == 0 => {
                 return Err(BuildError::TooLittleMemory { needed: pages, available: page });
             }
@@ -124,23 +166,21 @@ impl<'a, P: Platform> Memory<'a, P> {
         Ok(())
     }
 
-    fn add(&mut self, frame: Mfn, count: u64) {
+    /// `count` frames more are the domain's, which is to have `pages`.
+    fn add(&mut self, frame: Mfn, count: u64, pages: u64) -> Result<(), BuildError> {
         let page = self.pages();
-        match self.extents.last_mut() {
-            Some(last) if last.frame.add(last.count) == frame => last.count += count,
-            _ => self.extents.push(Extent { page, frame, count }),
-        }
+        let short = BuildError::TooLittleMemory { needed: pages, available: page };
+        self.extents.add(Extent { page, frame, count }).ok_or(short)
     }
 
     /// How many pages there are.
     pub(super) fn pages(&self) -> u64 {
-        self.extents.last().map_or(0, |last| last.page + last.count)
+        self.extents.pages()
     }
 
     /// The blocks that make up these pages.
     pub(super) fn extents(&self, pages: Range<u64>) -> impl Iterator<Item = Extent> + '_ {
-        let first = self.extents.partition_point(|e| e.page + e.count <= pages.start);
-        self.extents[first..].iter().map_while(move |e| {
+        self.extents.from(pages.start).map_while(move |e| {
             let page = e.page.max(pages.start);
             let end = (e.page + e.count).min(pages.end);
             (page < end).then(|| Extent { page, frame: e.frame.add(page - e.page), count: end - page })
@@ -149,7 +189,7 @@ impl<'a, P: Platform> Memory<'a, P> {
 
     /// The frame of a page. The page is one of the domain's.
     pub(super) fn frame(&self, page: u64) -> Mfn {
-        let extent = &self.extents[self.extents.partition_point(|e| e.page + e.count <= page)];
+        let extent = self.extents.from(page).next().expect("a page of the domain's");
         extent.frame.add(page - extent.page)
     }
 

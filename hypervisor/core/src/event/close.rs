@@ -166,13 +166,13 @@ impl<P: Platform> Hypervisor<P> {
                 return Ok(Progress::Preempted);
             }
         }
-        if self.fifo_destroy(events) == Progress::Preempted {
-            events.changes.lock().next_reset = events.slots.valid().max(1);
-            return Ok(Progress::Preempted);
-        }
         let mut changes = events.changes.lock();
         changes.next_reset = 0;
-        if changes.active != 0 { Err(EventError::ResetIncomplete) } else { Ok(Progress::Finished) }
+        if changes.active != 0 {
+            return Err(EventError::ResetIncomplete);
+        }
+        self.fifo_destroy(events, &mut changes);
+        Ok(Progress::Finished)
     }
 
     /// Closes all ports of a domain in teardown, gives back its interrupts and the pages of its event words. No port is
@@ -198,6 +198,7 @@ impl<P: Platform> Hypervisor<P> {
         if self.release_pirqs(domain) == Progress::Preempted {
             return Progress::Preempted;
         }
-        self.fifo_destroy(events)
+        self.fifo_destroy(events, &mut events.changes.lock());
+        Progress::Finished
     }
 }

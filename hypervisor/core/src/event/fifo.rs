@@ -16,7 +16,7 @@
 //! - All loops over words that the guest writes are bounded: a guest that writes what it must not loses its own events.
 
 use super::slot::Slot;
-use super::{Changes, DomainEvents, EventError, Progress};
+use super::{Changes, DomainEvents, EventError};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{MachineAddr, Mfn, PAGE_SIZE, Port, VcpuId};
@@ -37,8 +37,6 @@ use xen_abi::event_channel::{
 const WORDS_PER_PAGE: u32 = PAGE_SIZE as u32 / 4;
 /// Ports whose saved events are raised between two looks for other work.
 const RAISED: u32 = 32;
-/// Pages that are given back between two looks for other work.
-const GIVEN_BACK: u32 = 32;
 /// Bytes of what is kept for a domain of this ABI, without those for each vCPU.
 const FIFO_BYTES: usize = MAX_PAGES * (size_of::<AtomicU64>() + size_of::<Once<Box<[AtomicU32]>>>());
 const MAX_PAGES: usize = (EVTCHN_FIFO_NR_CHANNELS / WORDS_PER_PAGE) as usize;
@@ -59,18 +57,6 @@ struct FifoVcpu {
     /// Machine address of its control block, 0 while there is none. Changes under the lock of `tails`.
     control: AtomicU64,
     tails: Mutex<Tails>,
-}
-
-impl FifoVcpu {
-    /// Takes its control block away, if it has one; answers the frame.
-    fn take_control(&self) -> Option<Mfn> {
-        if self.control.load(Ordering::SeqCst) == 0 {
-            return None;
-        }
-        let mut tails = self.tails.lock();
-        *tails = [0; EVTCHN_FIFO_MAX_QUEUES];
-        Some(MachineAddr(self.control.swap(0, Ordering::SeqCst)).mfn())
-    }
 }
 
 /// A page of words that was added, and the ports whose saved events are not raised yet.
@@ -401,14 +387,6 @@ impl<P: Platform> Hypervisor<P> {
         place: impl Fn(&Changes) -> Result<T, EventError>,
         add: impl FnOnce(&mut Changes, T),
     ) -> Result<(), EventError> {
-        let place = |changes: &Changes| {
-            let events = &domain.events;
-            if changes.next_reset != 0 && events.fifo.get().is_some() && events.fifo().is_none() {
-                // The pages of before are being given back.
-                return Err(EventError::ResetInProgress);
-            }
-            place(changes)
-        };
         place(&domain.events.changes.lock())?;
         self.get_event_page(domain, frame)?;
         let mut changes = domain.events.changes.lock();
@@ -518,32 +496,29 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Goes back to the two-level ABI and gives the guest's pages back, unless ports are bound. A domain has a page for each vCPU, so this is
-    /// done in steps. Until it is finished the domain is in teardown, or a reset is under way, which keeps it from the FIFO ABI.
-    pub(super) fn fifo_destroy(&self, events: &DomainEvents) -> Progress {
-        let Some(fifo) = events.fifo.get() else { return Progress::Finished };
-        {
-            let mut changes = events.changes.lock();
-            if changes.active != 0 && events.uses_fifo.load(Ordering::SeqCst) {
-                return Progress::Finished;
+    /// Goes back to the two-level ABI and gives the guest's pages back. The caller holds the domain's mutex, and no port
+    /// is bound.
+    pub(super) fn fifo_destroy(&self, events: &DomainEvents, changes: &mut Changes) {
+        let Some(fifo) = events.fifo.get() else { return };
+        changes.raising = None;
+        events.uses_fifo.store(false, Ordering::SeqCst);
+        fifo.ports.store(0, Ordering::SeqCst);
+        for vcpu in &fifo.vcpus {
+            let mut tails = vcpu.tails.lock();
+            *tails = [0; EVTCHN_FIFO_MAX_QUEUES];
+            let control = MachineAddr(vcpu.control.swap(0, Ordering::SeqCst));
+            drop(tails);
+            if control.0 != 0 {
+                self.put_page_and_type(control.mfn());
             }
-            changes.raising = None;
-            events.uses_fifo.store(false, Ordering::SeqCst);
-            fifo.ports.store(0, Ordering::SeqCst);
         }
-        let controls = fifo.vcpus.iter().filter_map(FifoVcpu::take_control);
         // What `last` says means nothing where all queues are empty.
-        let take = |page: &AtomicU64| match page.load(Ordering::SeqCst) {
-            0 => None,
-            _ => Some(Mfn(page.swap(0, Ordering::SeqCst))),
-        };
-        for (n, mfn) in (1..).zip(controls.chain(fifo.pages.iter().filter_map(take))) {
-            self.put_page_and_type(mfn);
-            if n % GIVEN_BACK == 0 && self.platform.work_pending() {
-                return Progress::Preempted;
+        for page in &fifo.pages {
+            let mfn = page.swap(0, Ordering::SeqCst);
+            if mfn != 0 {
+                self.put_page_and_type(Mfn(mfn));
             }
         }
-        Progress::Finished
     }
 
     /// Takes a page of the domain's that the hypervisor writes to.

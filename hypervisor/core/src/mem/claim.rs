@@ -199,6 +199,11 @@ impl Lists {
         let least = floor.saturating_add(self.set_aside());
         let drawn = match taker {
             Taker::Hypervisor => return (left >= self.claimed).then_some(0),
+            // What is all its own is not kept from it by what others are owed beyond what there is.
+            Taker::Memory(own) if own.pages() >= frames => {
+                let others = self.claimed - frames;
+                return (left >= floor.saturating_add(others)).then_some(frames);
+            }
             Taker::Memory(own) => own.pages().min(frames),
             Taker::Growth(own) if left < least && own.promised() >= frames => frames,
             Taker::Growth(_) | Taker::Loan => 0,

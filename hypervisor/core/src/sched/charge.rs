@@ -4,7 +4,7 @@ use super::clock::{VirtualClock, lead};
 use super::queue::{CpuQueue, NEVER, SLICE, Scheduler, scaled};
 use super::words::Place;
 use super::{VcpuSched, foreign};
-use crate::domain::Vcpu;
+use crate::domain::{Vcpu, VcpuRef};
 use crate::ids::Nanos;
 use crate::platform::Platform;
 use core::sync::atomic::Ordering;
@@ -26,12 +26,14 @@ impl<P: Platform> Scheduler<P> {
         let part = share.part();
         let mut clock = self.clock.lock();
         let flow = share.flow(now);
+        let grown = share.grown_on(queue.cpu, flow);
         let mut got = lead(flow, queue.flow.swap(flow, Ordering::Relaxed)).max(0).unsigned_abs();
+        let mut each = lead(grown, queue.grown.swap(grown, Ordering::Relaxed)).max(0).unsigned_abs();
         if queue.foreign.spent() | share.owed.load(Ordering::Relaxed) != 0 {
-            (ran, got) = foreign::correct(queue, share, part, (ran, got));
+            (ran, got, each) = foreign::correct(queue, share, part, (ran, got, each));
         }
         let new = old.saturating_add(got);
-        share.got_on(queue.cpu, queue.line.base(), got);
+        share.got_on(queue.cpu, queue.line.base(), each);
         clock.change(weight, old, new);
         clock.account(Some(since), Some(now), now);
         if share.ran(ran) {
@@ -48,6 +50,16 @@ impl<P: Platform> Scheduler<P> {
         vcpu.sched.vruntime.store(new, Ordering::Relaxed);
         queue.line.advance(new.min(queue.head.load(Ordering::SeqCst)));
         vcpu.sched.use_quota(ran);
+    }
+
+    /// From now on a vCPU of a domain runs here that did not run here before.
+    pub(super) fn begin_charges(&self, queue: &CpuQueue<P>, vcpu: &VcpuRef<P>, now: Nanos) {
+        let share = &vcpu.vcpu().sched.share;
+        let _clock = self.clock.lock();
+        let flow = share.flow(now);
+        queue.flow.store(flow, Ordering::Relaxed);
+        queue.grown.store(share.grown_on(queue.cpu, flow), Ordering::Relaxed);
+        queue.foreign.begin(vcpu.domain.id);
     }
 
     /// A vCPU that was off waits from now on; the lock of its queue is held.

@@ -48,20 +48,27 @@ impl Foreign {
     }
 }
 
-/// What a vCPU is charged that ran for `ran` nanoseconds, in which its domain's flow grew by `got`: without the work for others in this time, and
-/// with that which others did for its domain. Answers both corrected. The clock is locked.
+/// What a vCPU is charged that ran for `ran` nanoseconds, in which its domain's flow grew by `got`, and the domain's own virtual runtime by
+/// `each`: without the work for others in this time, and with that which others did for its domain. Answers the three corrected. The
+/// clock is locked.
 #[cold]
 #[inline(never)]
 pub(super) fn correct<P: Platform>(
     queue: &CpuQueue<P>,
     share: &DomainSched,
     part: u32,
-    (ran, got): (u64, u64),
-) -> (u64, u64) {
-    let spent = queue.foreign.spent.swap(0, Ordering::Relaxed).min(ran);
+    (ran, got, each): (u64, u64, u64),
+) -> (u64, u64, u64) {
+    let own = ran - queue.foreign.spent.swap(0, Ordering::Relaxed).min(ran);
     let owed = share.owed.swap(0, Ordering::Relaxed);
-    let got = got.saturating_sub(scaled(spent, part));
-    ((ran - spent).saturating_add(owed), got.saturating_add(scaled(owed, part)))
+    // In proportion: what the part of the weight was meanwhile is in the growth, and may be another one by now.
+    let of_own = |grown: u64| {
+        let rest = u128::from(grown) * u128::from(own) / u128::from(ran.max(1));
+        if own < ran { u64::try_from(rest).unwrap_or(grown) } else { grown }
+    };
+    let got = of_own(got).saturating_add(scaled(owed, part));
+    let each = of_own(each).saturating_add(scaled(owed, share.whole()));
+    (own.saturating_add(owed), got, each)
 }
 
 impl<P: Platform> Scheduler<P> {

@@ -122,7 +122,7 @@ impl<P: Platform> Scheduler<P> {
         let (weight, lines) = (sched.counted.load(Ordering::Relaxed), (&queue.line, &self.queue(cpu).line));
         let mut clock = self.clock.lock();
         let there = clock.transfer(lines, weight, sched.vruntime(), reach(weight), now);
-        sched.share.moved(victim, cpu);
+        sched.share.moved(victim, cpu, now);
         drop(clock);
         sched.vruntime.store(there, Ordering::Relaxed);
         sched.set_place(Place::Running);
@@ -214,7 +214,8 @@ impl<P: Platform> Scheduler<P> {
         now: Nanos,
     ) -> u64 {
         let share = &sched.share;
-        let mut floor = lead(share.vruntime_on(queue.cpu, base), base);
+        // The base is the least one, and the domain's is a mean of its own, which take turns: what wakes up does not wait for all of these.
+        let mut floor = lead(share.vruntime_on(queue.cpu, base), base) - 2 * SLICE as i64;
         let last = share.last_cpu();
         if last != queue.cpu && share.may_owe(last, self.queue(last).line.base()) {
             let there = self.queue(last).base(now);

@@ -87,8 +87,9 @@ pub(super) struct CpuQueue<P: Platform> {
     pub weight: AtomicU32,
     pub(super) vruntime: AtomicU64,
     pub(super) since: AtomicU64,
-    /// The flow of its domain at that time.
+    /// The flow of its domain at that time, and how far the domain's own virtual runtime here would have grown.
     pub(super) flow: AtomicU64,
+    pub(super) grown: AtomicU64,
     /// Work for other domains than the one that runs.
     pub(super) foreign: Foreign,
     /// When it was chosen to run here in place of another one.
@@ -122,6 +123,7 @@ impl<P: Platform> CpuQueue<P> {
             vruntime: AtomicU64::new(0),
             since: AtomicU64::new(0),
             flow: AtomicU64::new(0),
+            grown: AtomicU64::new(0),
             foreign: Foreign::new(),
             began: AtomicU64::new(0),
             vain: AtomicU64::new(0),
@@ -407,9 +409,7 @@ impl<P: Platform> Scheduler<P> {
                 queue.began.store(now.0, Ordering::Relaxed);
                 if !before.is_some_and(|before| Arc::ptr_eq(&before.sched.share, &sched.share)) {
                     // Else the time that was charged now is that of the same domain.
-                    let _clock = self.clock.lock();
-                    queue.flow.store(sched.share.flow(now), Ordering::Relaxed);
-                    queue.foreign.begin(vcpu.domain.id);
+                    self.begin_charges(queue, &vcpu, now);
                 }
             }
             if !published {

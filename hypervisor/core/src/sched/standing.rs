@@ -9,6 +9,7 @@
 //!
 //! All of it changes with the clock locked.
 
+use super::clock::lead;
 use super::queue::{MOST_WAKE_CREDIT, WAKE_CREDIT, scaled};
 use super::share::DomainSched;
 use crate::ids::{CpuId, Nanos};
@@ -22,6 +23,30 @@ struct Standing {
     vruntime: AtomicU64,
     /// Its vCPUs that run or wait there.
     active: AtomicU32,
+    /// How far its virtual runtime there would have grown by now if one of them had always run: the growth of the flow, at each moment
+    /// divided by their number. It wraps.
+    grown: AtomicU64,
+    /// The flow up to which that is accounted.
+    flow: AtomicU64,
+}
+
+impl Standing {
+    /// `grown` when the flow is `flow`.
+    #[inline(always)]
+    fn grown(&self, flow: u64) -> u64 {
+        let passed = lead(flow, self.flow.load(Ordering::Relaxed)).max(0).unsigned_abs();
+        let active = self.active.load(Ordering::Relaxed);
+        let each = if active > 1 { passed / u64::from(active) } else { passed };
+        self.grown.load(Ordering::Relaxed).wrapping_add(each)
+    }
+
+    /// So many more run or wait there from now on.
+    #[inline(never)]
+    fn change(&self, flow: u64, by: i32) {
+        self.grown.store(self.grown(flow), Ordering::Relaxed);
+        self.flow.store(flow, Ordering::Relaxed);
+        self.active.store(self.active.load(Ordering::Relaxed).wrapping_add_signed(by), Ordering::Relaxed);
+    }
 }
 
 /// What a domain got.
@@ -37,7 +62,9 @@ pub(super) struct Standings {
 impl Standings {
     /// On so many CPUs, nothing yet. `None`: there is no memory for it.
     pub fn new(cpus: usize) -> Option<Self> {
-        let nothing = || Standing { vruntime: AtomicU64::new(0), active: AtomicU32::new(0) };
+        let zero = || AtomicU64::new(0);
+        let nothing =
+            || Standing { vruntime: zero(), active: AtomicU32::new(0), grown: zero(), flow: zero() };
         let mut on = Vec::new();
         on.try_reserve_exact(cpus.max(1)).ok()?;
         on.resize_with(cpus.max(1), nothing);
@@ -62,40 +89,45 @@ impl DomainSched {
         self.got.flow.load(Ordering::Relaxed).wrapping_add(scaled(passed, self.part()))
     }
 
-    /// Accounts the flow until now: what each vCPU has of the weight changes.
+    /// Accounts the flow until now, and answers it: what each vCPU has of the weight changes.
     #[inline(never)]
-    pub(super) fn advance_flow(&self, now: Nanos) {
+    pub(super) fn advance_flow(&self, now: Nanos) -> u64 {
+        let flow = self.flow(now);
         if now.0 > self.got.flow_at.load(Ordering::Relaxed) {
-            self.got.flow.store(self.flow(now), Ordering::Relaxed);
+            self.got.flow.store(flow, Ordering::Relaxed);
             self.got.flow_at.store(now.0, Ordering::Relaxed);
         }
+        flow
+    }
+
+    /// Likewise, the virtual runtime on a CPU of a domain of which one vCPU there always ran; `flow` is [`DomainSched::flow`].
+    #[inline(always)]
+    pub(super) fn grown_on(&self, cpu: CpuId, flow: u64) -> u64 {
+        self.got.on(cpu).grown(flow)
     }
 
     /// One more vCPU runs or waits on this CPU.
     pub(super) fn joined(&self, cpu: CpuId, now: Nanos) {
-        self.advance_flow(now);
+        self.got.on(cpu).change(self.advance_flow(now), 1);
         self.active.fetch_add(1, Ordering::Relaxed);
-        self.got.on(cpu).active.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One less does.
     pub(super) fn left(&self, cpu: CpuId, now: Nanos) {
-        self.advance_flow(now);
+        self.got.on(cpu).change(self.advance_flow(now), -1);
         self.active.fetch_sub(1, Ordering::Relaxed);
-        self.got.on(cpu).active.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// One that waited on a CPU goes to another one.
-    pub(super) fn moved(&self, from: CpuId, to: CpuId) {
-        self.got.on(from).active.fetch_sub(1, Ordering::Relaxed);
-        self.got.on(to).active.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn moved(&self, from: CpuId, to: CpuId, now: Nanos) {
+        let flow = self.advance_flow(now);
+        self.got.on(from).change(flow, -1);
+        self.got.on(to).change(flow, 1);
     }
 
-    /// A vCPU got so much virtual runtime on a CPU with this base.
+    /// A vCPU ran on a CPU with this base, and the domain's virtual runtime there grew by `each`.
     #[inline(always)]
-    pub(super) fn got_on(&self, cpu: CpuId, base: u64, got: u64) {
-        let active = self.got.on(cpu).active.load(Ordering::Relaxed);
-        let each = if active > 1 { got / u64::from(active) } else { got };
+    pub(super) fn got_on(&self, cpu: CpuId, base: u64, each: u64) {
         let vruntime = self.vruntime_on(cpu, base).saturating_add(each);
         self.got.on(cpu).vruntime.store(vruntime, Ordering::Relaxed);
         self.got.last.store(cpu.0, Ordering::Relaxed);

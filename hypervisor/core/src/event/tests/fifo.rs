@@ -448,33 +448,6 @@ fn ports_of_a_dying_domain_are_closed_in_steps() {
     assert_eq!(domain.events.active_ports(), 0);
 }
 
-/// A domain of many vCPUs goes back to the two-level ABI in steps, and not over to the other one again meanwhile.
-#[test]
-fn pages_are_given_back_in_steps() {
-    const VCPUS: u32 = 200;
-    let hv = mock::hypervisor(600);
-    let domain = mock::domain(&hv, 1, VCPUS, 200);
-    let page = || hv.alloc_domain_page(&domain, 0).unwrap();
-    let pages: Vec<_> = (0..VCPUS.div_ceil(32)).map(|_| page()).collect();
-    let init = |n: u32| hv.fifo_init_control(&domain, VcpuId(n), pages[n as usize / 32], n % 32 * 128);
-    (0..VCPUS).for_each(|n| init(n).unwrap());
-    hv.fifo_expand_array(&domain, page()).unwrap();
-    hv.platform.preempt_every.store(1, Ordering::Relaxed);
-    let locks = domain.clone();
-    *hv.platform.at_question.lock().unwrap() =
-        Some(Box::new(move || assert!(locks.events.changes.try_lock().is_some(), "peers wait")));
-    let (mut answer, mut rounds) = (hv.reset_events(&domain, SELF, false), 0);
-    while answer == Ok(Progress::Preempted) {
-        assert_eq!(init(0), Err(EventError::ResetInProgress));
-        (answer, rounds) = (hv.reset_events(&domain, SELF, true), rounds + 1);
-    }
-    assert_eq!((answer, rounds), (Ok(Progress::Finished), VCPUS / 32));
-    *hv.platform.at_question.lock().unwrap() = None;
-    hv.platform.preempt_every.store(0, Ordering::Relaxed);
-    assert!(domain.events.fifo.get().unwrap().frames().is_empty());
-    assert_eq!(init(0), Ok(()));
-}
-
 /// Events that were saved for want of words are raised a few at a time, and each once, when a page with their words comes.
 #[test]
 fn saved_events_are_raised_in_steps() {

@@ -229,3 +229,77 @@ fn another_weight_counts_from_now_on() {
         assert_eq!(charged(&sim), expected, "with weight {weight}");
     }
 }
+
+/// What vCPU 0 gets of a CPU beside a domain of four vCPUs that take turns of `turn` nanoseconds and of `helpers` that the one whose turn
+/// ends wakes up before it falls asleep, to run for a moment each.
+fn beside_helpers(helpers: usize, turn: u64) -> f64 {
+    const TICK: u64 = 10_000;
+    const TIME: u64 = 3_000_000_000;
+    let mut sim = Sim::with_domains(1, &[1, 4 + helpers as u32], Policy::Share);
+    (1..5 + helpers).for_each(|n| sim.vcpus[n].vcpu().sched.add(Reasons::BLOCKED));
+    sim.up_all();
+    let (mut next, mut began, mut victim) = (1, 0, 0);
+    wake(&mut sim, next);
+    let mut now = 0;
+    while now < TIME {
+        let Some(n) = sim.running()[0].map(|n| n as usize) else { panic!("vCPU 0 always wants to run") };
+        let ran = if n > 4 { TICK / 2 } else { TICK };
+        now += ran;
+        sim.hv.platform.time.fetch_add(ran, SeqCst);
+        sim.ran[n] += ran;
+        victim += if n == 0 { ran } else { 0 };
+        if n > 4 {
+            sleep(&mut sim, n);
+        } else if n == next && sim.ran[n] - began >= turn {
+            for helper in 5..5 + helpers {
+                sim.on_cpu(0);
+                sim.hv.kick(&sim.vcpu(helper));
+            }
+            sim.settle();
+            // It is its turn until it is chosen again, where a helper came first.
+            if sim.running() == [Some(n as u32)] {
+                sleep(&mut sim, n);
+                next = next % 4 + 1;
+                began = sim.ran[next];
+                wake(&mut sim, next);
+            }
+        }
+        sim.on_cpu(0);
+        sim.hv.run_timers();
+        sim.settle();
+    }
+    victim as f64 / TIME as f64
+}
+
+/// A domain whose vCPUs are many for a moment at the end of each turn is charged for the turn as it was: what its virtual runtime grew
+/// by was divided by their number at the end, and a neighbour got a fifth.
+#[test]
+fn many_at_the_end_of_a_turn_gain_nothing() {
+    for (helpers, turn) in [(0, 950_000), (15, 500_000), (15, 950_000), (31, 950_000), (15, 9_500_000)] {
+        let victim = beside_helpers(helpers, turn);
+        assert!(victim > 0.47, "{victim} beside {helpers} helpers at the end of turns of {turn} ns");
+    }
+}
+
+/// Work for another domain is taken off what was charged for the time that it took, not at the rate of the moment of the charge.
+#[test]
+fn foreign_work_is_taken_off_in_proportion() {
+    const HELPERS: usize = 31;
+    let mut sim = Sim::with_domains(1, &[1 + HELPERS as u32, 1], Policy::Share);
+    (1..2 + HELPERS).for_each(|n| sim.vcpus[n].vcpu().sched.add(Reasons::BLOCKED));
+    sim.up_all();
+    sim.reschedule(0);
+    let other = sim.vcpus[1 + HELPERS].domain.clone();
+    let before = sim.vcpus[0].vcpu().sched.vruntime();
+    sim.hv.platform.time.fetch_add(8_000_000, SeqCst);
+    let hv = &sim.hv;
+    hv.work_for(CpuId(0), Some(&other), || drop(hv.platform.time.fetch_add(1_000_000, SeqCst)));
+    // All of its vCPUs want to run when it is charged.
+    for n in 1..=HELPERS {
+        sim.hv.kick(&sim.vcpu(n));
+    }
+    sim.settle();
+    sim.reschedule(0);
+    let charged = sim.vcpus[0].vcpu().sched.vruntime() - before;
+    assert!((7_900_000..8_500_000).contains(&charged), "{charged}");
+}
