@@ -7,7 +7,7 @@
 //!
 //! The sender shows a packet's slots all at once, so a chain that ends in the middle is a mistake, not a wait.
 
-use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use xen_abi::io::netif::{
     NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED, NETTXF_EXTRA_INFO,
@@ -72,7 +72,7 @@ pub struct Chain {
 #[doc(alias = "xenvif_count_requests")]
 pub fn take<M: Memory>(
     ring: &mut Back<NetifTxRing, M>,
-    fragments: &mut VecDeque<Fragment>,
+    fragments: &mut Vec<Fragment>,
 ) -> Result<Option<Chain>, Broken> {
     let Some(first) = ring.pop()? else { return Ok(None) };
     let mut chain = Chain {
@@ -89,13 +89,13 @@ pub fn take<M: Memory>(
         extras(ring, &mut chain)?;
     }
     let place = fragments.len();
-    fragments.push_back(fragment(&first));
+    fragments.push(fragment(&first));
     let (mut more, mut rest) = (first.flags & NETTXF_MORE_DATA != 0, 0u32);
     while more {
         let next = ring.pop()?.ok_or(Broken::Chain)?;
         more = next.flags & NETTXF_MORE_DATA != 0;
         rest += u32::from(next.size);
-        fragments.push_back(fragment(&next));
+        fragments.push(fragment(&next));
     }
     // The first slot tells the packet's length; its own part is what the others leave.
     let own = u32::from(first.size).checked_sub(rest).and_then(|own| u16::try_from(own).ok());
@@ -103,18 +103,18 @@ pub fn take<M: Memory>(
     let added = fragments.len() - place;
     // Bounded by the slots of a ring.
     chain.fragments = u16::try_from(added).map_err(|_| Broken::Chain)?;
-    if chain.order == Order::Send && !is_plausible(fragments.range(place..), added, first.size) {
+    if chain.order == Order::Send && !is_plausible(&fragments[place..], first.size) {
         chain.order = Order::Refuse;
     }
     Ok(Some(chain))
 }
 
 /// Whether each fragment lies in its page and together they can be a packet.
-fn is_plausible<'a>(mut fragments: impl Iterator<Item = &'a Fragment>, count: usize, length: u16) -> bool {
+fn is_plausible(fragments: &[Fragment], length: u16) -> bool {
     let inside = |fragment: &Fragment| {
         fragment.length != 0 && usize::from(fragment.offset) + usize::from(fragment.length) <= PAGE_SIZE
     };
-    count <= MAX_FRAGMENTS && usize::from(length) >= ETHERNET_HEADER && fragments.all(inside)
+    fragments.len() <= MAX_FRAGMENTS && usize::from(length) >= ETHERNET_HEADER && fragments.iter().all(inside)
 }
 
 fn fragment(request: &NetifTxRequest) -> Fragment {
@@ -208,7 +208,6 @@ mod tests {
     extern crate std;
     use core::sync::atomic::AtomicU32;
     use std::sync::Arc;
-    use std::vec::Vec;
 
     use proptest::prelude::*;
     use xen_abi::io::netif::{XEN_NETIF_EXTRA_TYPE_HASH, XEN_NETIF_GSO_TYPE_NONE};
@@ -227,7 +226,7 @@ mod tests {
             front.push(slot).unwrap();
         }
         let _ = front.publish();
-        let mut fragments = VecDeque::new();
+        let mut fragments = Vec::new();
         let mut chains = Vec::new();
         let result = loop {
             match take(&mut back, &mut fragments) {
@@ -236,7 +235,7 @@ mod tests {
                 Err(broken) => break Err(broken),
             }
         };
-        (result, fragments.into())
+        (result, fragments)
     }
 
     fn slot(id: u16, offset: u16, size: u16, flags: u16) -> NetifTxRequest {

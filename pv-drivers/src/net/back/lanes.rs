@@ -2,17 +2,20 @@
 //!
 //! They come into the first lane, in the order of the ring. One whose receiver has no room goes to a lane for that receiver, and
 //! so do those to the same receiver behind it: packets to one receiver stay in order, and those to others do not wait for it.
-//! As the slots of all are the ring's, all lanes together have no more packets than the ring has slots.
+//! As the slots of all are the ring's, all lanes together have no more packets, and no more fragments, than the ring has slots. Memory
+//! for so many is reserved when the front end connects, and lanes are [lists](super::list) in it: nothing that the front end sends
+//! later takes more.
 //!
 //! A packet waits for [`LONGEST`] at most: a full ring does not show what else its sender has. Then what is for that receiver, or
 //! with too many receivers in the first lane, does not wait for [`SPAN`].
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::super::chain::{Chain, Fragment};
+use super::list::{Iter, List, Store};
 use super::tx::HEADER;
+use crate::transport::Error;
 
 /// Receivers that are waited for at once. The first packet to one more keeps those behind it waiting. A round looks at the first
 /// packet of each lane.
@@ -45,82 +48,111 @@ impl Head {
     }
 }
 
+/// A packet with its fragments, in order.
+#[derive(Clone, Copy)]
+struct Packet {
+    head: Head,
+    fragments: List,
+}
+
 /// Packets in order.
-#[derive(Default)]
-pub struct Lane {
+struct Lane {
     /// The receiver's port.
     to: Option<usize>,
-    pub(super) packets: VecDeque<Head>,
-    /// Their fragments, in order.
-    pub(super) fragments: VecDeque<Fragment>,
+    packets: List,
     /// No packet waits until then.
     hurry: Duration,
 }
 
 /// The lanes of a ring.
-pub struct Lanes(Vec<Lane>);
+pub struct Lanes {
+    /// The first one, and those of receivers.
+    lanes: Vec<Lane>,
+    /// Packets behind those of the first lane whose first bytes are not here yet.
+    new: List,
+    packets: Store<Packet>,
+    fragments: Store<Fragment>,
+}
 
 impl Lanes {
     /// The number of the lane that packets come into.
     pub const FIRST: usize = 0;
 
-    pub fn new() -> Self {
-        Self(Vec::from([Lane::default()]))
+    /// The lanes of a ring that has so many slots.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn new(slots: usize) -> Result<Self, Error> {
+        let mut lanes = Vec::new();
+        lanes.try_reserve_exact(1 + LANES).map_err(|_| Error::NoMemory)?;
+        lanes.push(Lane { to: None, packets: List::EMPTY, hurry: Duration::ZERO });
+        Ok(Self { lanes, new: List::EMPTY, packets: Store::new(slots)?, fragments: Store::new(slots)? })
     }
 
-    /// The first one.
-    pub fn entry(&mut self) -> &mut Lane {
-        &mut self.0[Self::FIRST]
+    /// Adds a packet that was taken off the ring. It is in the first lane after [`seen`](Self::seen). False: there is no room, as
+    /// more slots are in use than the ring has.
+    pub fn add(&mut self, head: Head, parts: &[Fragment]) -> bool {
+        let mut fragments = List::EMPTY;
+        parts.iter().all(|part| self.fragments.push(&mut fragments, *part))
+            && self.packets.push(&mut self.new, Packet { head, fragments })
+    }
+
+    /// Shows the new packets and their fragments to `look`.
+    pub fn each_new(&mut self, mut look: impl FnMut(&mut Head, Iter<'_, Fragment>)) {
+        let Self { packets, fragments, new, .. } = self;
+        packets.each(new, |packet| look(&mut packet.head, fragments.iter(&packet.fragments)));
+    }
+
+    /// The first bytes of the new packets are here.
+    pub fn seen(&mut self) {
+        self.packets.append(&mut self.lanes[Self::FIRST].packets, &mut self.new);
     }
 
     /// How many there are, in whose numerical order they are looked at: those of receivers, whose packets are older, before the
     /// first.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.lanes.len()
     }
 
     /// Forgets lanes that are not needed any more.
     pub fn tidy(&mut self, now: Duration) {
-        self.0.retain(|lane| lane.to.is_none() || !lane.packets.is_empty() || now < lane.hurry);
+        self.lanes.retain(|lane| lane.to.is_none() || !lane.packets.is_empty() || now < lane.hurry);
     }
 
     /// The first packet of a lane.
     pub fn head(&self, lane: usize) -> Option<&Head> {
-        self.0.get(lane)?.packets.front()
+        Some(&self.packets.first(&self.lanes.get(lane)?.packets)?.head)
     }
 
     fn of(&self, to: usize) -> Option<usize> {
-        self.0.iter().position(|lane| lane.to == Some(to))
+        self.lanes.iter().position(|lane| lane.to == Some(to))
     }
 
     /// Whether packets to that port wait in a lane of their own.
     pub fn has_waiting(&self, to: usize) -> bool {
-        self.of(to).is_some_and(|lane| !self.0[lane].packets.is_empty())
+        self.of(to).is_some_and(|lane| !self.lanes[lane].packets.is_empty())
     }
 
     /// The first packet of the first lane waits for that port from now on. False: there are as many lanes as there may be.
     pub fn hold(&mut self, to: usize) -> bool {
         let lane = match self.of(to) {
             Some(lane) => lane,
-            None if self.0.len() > LANES => return false,
+            None if self.lanes.len() > LANES => return false,
             None => {
-                self.0.push(Lane { to: Some(to), ..Lane::default() });
-                self.0.len() - 1
+                self.lanes.push(Lane { to: Some(to), packets: List::EMPTY, hurry: Duration::ZERO });
+                self.lanes.len() - 1
             }
         };
-        let [first, others @ ..] = &mut self.0[..] else { return false };
-        let Some(packet) = first.packets.pop_front() else { return false };
-        let lane = &mut others[lane - 1];
-        lane.fragments.extend(first.fragments.drain(..usize::from(packet.chain.fragments)));
-        lane.packets.push_back(packet);
-        true
+        let [first, others @ ..] = &mut self.lanes[..] else { return false };
+        self.packets.shift(&mut first.packets, &mut others[lane - 1].packets)
     }
 
     /// Until when the first packet of a lane may wait, because the port `to` has no room at `now`; none: it must not.
     pub fn may_wait(&mut self, lane: usize, to: usize, now: Duration) -> Option<Duration> {
         let longest = self.head(lane)?.taken + LONGEST;
         let waits_in = self.of(to).unwrap_or(lane);
-        let hurry = &mut self.0[waits_in].hurry;
+        let hurry = &mut self.lanes[waits_in].hurry;
         if now >= longest {
             *hurry = now + SPAN;
         }
@@ -129,10 +161,17 @@ impl Lanes {
 
     /// The first packet of a lane is dealt with; its fragments go to the end of `done`.
     pub fn pass(&mut self, lane: usize, done: &mut Vec<Fragment>) {
-        let Some(lane) = self.0.get_mut(lane) else { return };
-        if let Some(packet) = lane.packets.pop_front() {
-            done.extend(lane.fragments.drain(..usize::from(packet.chain.fragments)));
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
+        let Some(mut packet) = self.packets.pop(&mut lane.packets) else { return };
+        while let Some(fragment) = self.fragments.pop(&mut packet.fragments) {
+            done.push(fragment);
         }
+    }
+
+    /// Bytes that the lanes hold, used or not.
+    #[cfg(test)]
+    fn held(&self) -> usize {
+        self.lanes.capacity() * size_of::<Lane>() + self.packets.bytes() + self.fragments.bytes()
     }
 }
 
@@ -146,6 +185,9 @@ mod tests {
     use super::*;
     use crate::transport::GrantRef;
 
+    /// Fragments of two for each packet.
+    const SLOTS: usize = 512;
+
     const fn at(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
@@ -154,16 +196,15 @@ mod tests {
     fn add(lanes: &mut Lanes, id: u16, taken: u64) {
         let offload = Offload::default();
         let chain = Chain { fragments: 2, extras: 0, length: 60, offload, order: Order::Send };
-        let bytes = [0; HEADER];
-        let lane = lanes.entry();
-        lane.packets.push_back(Head { chain, bytes, pieces: (0, 0), taken: at(taken), good: true });
+        let head = Head { chain, bytes: [0; HEADER], pieces: (0, 0), taken: at(taken), good: true };
         let fragment = |id| Fragment { id, reference: GrantRef(0), offset: 0, length: 30 };
-        lane.fragments.extend([fragment(2 * id), fragment(2 * id + 1)]);
+        assert!(lanes.add(head, &[fragment(2 * id), fragment(2 * id + 1)]));
+        lanes.seen();
     }
 
     #[test]
     fn fragments_go_with_their_packets() {
-        let mut lanes = Lanes::new();
+        let mut lanes = Lanes::new(SLOTS).unwrap();
         (0..4).for_each(|id| add(&mut lanes, id, 0));
         assert!(lanes.hold(7) && !lanes.has_waiting(6) && lanes.has_waiting(7));
         let mut done = vec![];
@@ -180,7 +221,7 @@ mod tests {
 
     #[test]
     fn one_receiver_is_waited_for_no_longer_and_others_are() {
-        let mut lanes = Lanes::new();
+        let mut lanes = Lanes::new(SLOTS).unwrap();
         (0..4).for_each(|id| add(&mut lanes, id, 10));
         assert!(lanes.hold(7) && lanes.hold(7) && lanes.hold(8));
         assert_eq!(lanes.may_wait(1, 7, at(109)), Some(at(110)));
@@ -198,8 +239,25 @@ mod tests {
     }
 
     #[test]
+    fn what_lanes_hold_is_bounded_by_the_slots() {
+        let mut lanes = Lanes::new(SLOTS).unwrap();
+        let (mut done, reserved) = (vec![], lanes.held());
+        for to in 1..=LANES {
+            // Never more than 160 packets at once; each lane once held 129, and keeps one.
+            (0..129).for_each(|id| add(&mut lanes, id, 0));
+            assert!((0..129).all(|_| lanes.hold(to)));
+            (0..128).for_each(|_| lanes.pass(to, &mut done));
+            done.clear();
+        }
+        assert_eq!(lanes.count(), 1 + LANES);
+        let held = lanes.held();
+        assert!(held <= SLOTS * 192, "{held} bytes");
+        assert_eq!(held, reserved, "nothing that comes takes more");
+    }
+
+    #[test]
     fn lanes_are_limited() {
-        let mut lanes = Lanes::new();
+        let mut lanes = Lanes::new(SLOTS).unwrap();
         (0..40).for_each(|id| add(&mut lanes, id, 0));
         assert_eq!((0..40).filter(|to| lanes.hold(*to)).count(), LANES);
         assert!(lanes.hold(5), "it has a lane");

@@ -6,6 +6,7 @@
 mod device;
 mod lanes;
 mod late;
+mod list;
 mod rx;
 mod tx;
 
@@ -24,6 +25,7 @@ use super::features::Accepts;
 use super::{Broken, Counters, Mac};
 use crate::ring::Back;
 use crate::transport::{DomId, Port, Transport};
+use crate::xenbus::Error;
 use late::Late;
 
 /// Groups that a front end may join.
@@ -56,10 +58,10 @@ pub(super) struct Queue<T: Transport> {
 }
 
 impl<T: Transport> Queue<T> {
-    fn new(rings: Rings<T>) -> Result<Self, Broken> {
-        let tx = Back::<NetifTxRing, _>::attach(rings.tx)?;
-        let rx = Back::<NetifRxRing, _>::attach(rings.rx)?;
-        Ok(Self { tx: Tx::new(tx), rx: Rx::new(rx), tx_port: rings.tx_port, rx_port: rings.rx_port })
+    fn new(rings: Rings<T>) -> Result<Self, Error> {
+        let tx = Back::<NetifTxRing, _>::attach(rings.tx).map_err(Broken::from)?;
+        let rx = Back::<NetifRxRing, _>::attach(rings.rx).map_err(Broken::from)?;
+        Ok(Self { tx: Tx::new(tx)?, rx: Rx::new(rx), tx_port: rings.tx_port, rx_port: rings.rx_port })
     }
 
     /// Shows the answers to the front end, and wakes it where it sleeps.
@@ -114,12 +116,12 @@ impl<T: Transport> Vif<T> {
     ///
     /// # Errors
     ///
-    /// [`Broken`]: the rings are no rings.
+    /// [`Error::Peer`]: the rings are no rings. [`Error::Transport`]: there is no memory for what they hold.
     pub fn new(
         domain: DomId,
         queues: impl IntoIterator<Item = Rings<T>>,
         accepts: Accepts,
-    ) -> Result<Self, Broken> {
+    ) -> Result<Self, Error> {
         let queues = queues.into_iter().map(Queue::new).collect::<Result<_, _>>()?;
         Ok(Self {
             domain,

@@ -6,10 +6,10 @@ use core::time::Duration;
 use xen_abi::io::netif::{NETIF_RSP_NULL, NETIF_RSP_OKAY, NetifTxResponse, NetifTxRing};
 
 use super::super::Broken;
-use super::super::chain::{self, Order};
-use super::lanes::{Head, Lane, Lanes};
-use crate::ring::Back;
-use crate::transport::{Copy, CopyEnd, DomId, Transport, words};
+use super::super::chain::{self, Fragment, Order};
+use super::lanes::{Head, Lanes};
+use crate::ring::{self, Back};
+use crate::transport::{Copy, CopyEnd, DomId, Error, Transport, words};
 
 /// Bytes of a packet that are looked at: the headers of Ethernet, IP and TCP or UDP with the ports.
 pub const HEADER: usize = 64;
@@ -19,15 +19,23 @@ pub struct Tx<T: Transport> {
     ring: Back<NetifTxRing, T::Mapped>,
     /// What waits.
     pub lanes: Lanes,
-    /// Packets at the end of the first lane whose header is not here yet.
+    /// Packets whose header is not here yet.
     unseen: usize,
+    /// The slots of the chain that is being taken: as many as the ring has, at most.
+    parts: Vec<Fragment>,
     /// Answers were written that the front end was not shown.
     answered: bool,
 }
 
 impl<T: Transport> Tx<T> {
-    pub fn new(ring: Back<NetifTxRing, T::Mapped>) -> Self {
-        Self { ring, lanes: Lanes::new(), unseen: 0, answered: false }
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn new(ring: Back<NetifTxRing, T::Mapped>) -> Result<Self, Error> {
+        let slots = ring.slots() as usize;
+        let mut parts = Vec::new();
+        parts.try_reserve_exact(slots).map_err(|_| Error::NoMemory)?;
+        Ok(Self { ring, lanes: Lanes::new(slots)?, unseen: 0, parts, answered: false })
     }
 
     /// Takes packets off the ring at `now`: `budget` of them at most, and no more than `headers`, which it counts down.
@@ -46,19 +54,22 @@ impl<T: Transport> Tx<T> {
         self.lanes.tidy(now);
         let (mut slots, most, end) = (0, self.ring.slots(), self.unseen + budget);
         while self.unseen < end && *headers > 0 && slots < most {
-            let Lane { packets, fragments, .. } = self.lanes.entry();
-            let Some(chain) = chain::take(&mut self.ring, fragments)? else { break };
+            self.parts.clear();
+            let Some(chain) = chain::take(&mut self.ring, &mut self.parts)? else { break };
             slots += u32::from(chain.fragments) + u32::from(chain.extras);
             if chain.order == Order::Send {
-                let (bytes, pieces) = ([0; HEADER], (0, 0));
-                packets.push_back(Head { chain, bytes, pieces, taken: now, good: false });
+                let head = Head { chain, bytes: [0; HEADER], pieces: (0, 0), taken: now, good: false };
+                if !self.lanes.add(head, &self.parts) {
+                    return Err(ring::Error::Corrupt.into());
+                }
                 self.unseen += 1;
                 *headers -= 1;
             } else {
                 let good = order(chain.order);
-                let from = fragments.len() - usize::from(chain.fragments);
-                let ids: Vec<u16> = fragments.drain(from..).map(|fragment| fragment.id).collect();
-                self.answer(ids, chain.extras, status(good))?;
+                let parts = core::mem::take(&mut self.parts);
+                let answered = self.answer(parts.iter().map(|part| part.id), chain.extras, status(good));
+                self.parts = parts;
+                answered?;
             }
         }
         Ok(slots > 0)
@@ -66,14 +77,10 @@ impl<T: Transport> Tx<T> {
 
     /// Adds the pieces that copy the headers of new packets into own memory, each to a place that `place` gives.
     pub fn peek(&mut self, domain: DomId, mut place: impl FnMut() -> usize, pieces: &mut Vec<Copy>) {
-        let Lane { packets, fragments, .. } = self.lanes.entry();
-        let seen = packets.len() - self.unseen;
-        let new: usize = packets.range(seen..).map(|packet| usize::from(packet.chain.fragments)).sum();
-        let mut fragments = fragments.range(fragments.len() - new..);
-        for packet in packets.range_mut(seen..) {
+        self.lanes.each_new(|packet, fragments| {
             let mut offset = place();
             let (first, end) = (pieces.len(), offset + packet.bytes().len());
-            for fragment in fragments.by_ref().take(packet.chain.fragments.into()) {
+            for fragment in fragments {
                 let length = fragment.length.min(u16::try_from(end - offset).unwrap_or(0));
                 if length > 0 {
                     let source =
@@ -83,18 +90,18 @@ impl<T: Transport> Tx<T> {
                 offset += usize::from(length);
             }
             packet.pieces = (first, pieces.len());
-        }
+        });
     }
 
     /// Takes the headers from where they were copied to.
     pub fn peeked(&mut self, memory: &T::Memory, mut place: impl FnMut() -> usize, pieces: &[Copy]) {
-        let packets = &mut self.lanes.entry().packets;
-        let seen = packets.len() - core::mem::take(&mut self.unseen);
-        for packet in packets.range_mut(seen..) {
+        self.unseen = 0;
+        self.lanes.each_new(|packet, _| {
             let (first, end) = packet.pieces;
             packet.good = pieces[first..end].iter().all(|piece| piece.result.is_ok());
             words::load(memory, place(), &mut packet.bytes);
-        }
+        });
+        self.lanes.seen();
     }
 
     /// Answers the slots of a packet.

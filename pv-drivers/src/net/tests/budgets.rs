@@ -41,7 +41,7 @@ fn chains_that_are_no_packets_end_with_a_rings_worth() {
     let page =
         front.lend(front.buffer(1).unwrap(), BACK, Access::ReadWrite).map_err(|(error, _)| error).unwrap();
     let mapped = back.map(1, page.refs(), Access::ReadWrite).unwrap();
-    let mut tx = Tx::<HostTransport>::new(Back::attach(mapped).unwrap());
+    let mut tx = Tx::<HostTransport>::new(Back::attach(mapped).unwrap()).unwrap();
     let (mut produced, mut orders, mut headers) = (0, 0, 512);
     join(&page, &mut produced, 0);
     // As another vCPU of the front end would: there is always one more.
