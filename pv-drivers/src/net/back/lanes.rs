@@ -25,6 +25,9 @@ const LANES: usize = 32;
 const LONGEST: Duration = Duration::from_millis(100);
 /// For so long no packet of a lane waits behind one that has waited for [`LONGEST`].
 const SPAN: Duration = Duration::from_millis(200);
+/// Rounds in which nothing of a lane passes, because what all ports share is short, before [`LONGEST`] counts: a round may take
+/// long, and the lane's turn comes earlier as a rule.
+const ROUNDS: u32 = 64;
 
 /// A packet that waits.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +65,14 @@ struct Lane {
     packets: List,
     /// No packet waits until then.
     hurry: Duration,
+    /// Since when nothing of it passed, and for how many rounds, because what all ports share was short.
+    stopped: Option<(Duration, u32)>,
+}
+
+impl Lane {
+    const fn new(to: Option<usize>) -> Self {
+        Self { to, packets: List::EMPTY, hurry: Duration::ZERO, stopped: None }
+    }
 }
 
 /// The lanes of a ring.
@@ -86,7 +97,7 @@ impl Lanes {
     pub fn new(slots: usize) -> Result<Self, Error> {
         let mut lanes = Vec::new();
         lanes.try_reserve_exact(1 + LANES).map_err(|_| Error::NoMemory)?;
-        lanes.push(Lane { to: None, packets: List::EMPTY, hurry: Duration::ZERO });
+        lanes.push(Lane::new(None));
         Ok(Self { lanes, new: List::EMPTY, packets: Store::new(slots)?, fragments: Store::new(slots)? })
     }
 
@@ -140,7 +151,7 @@ impl Lanes {
             Some(lane) => lane,
             None if self.lanes.len() > LANES => return false,
             None => {
-                self.lanes.push(Lane { to: Some(to), packets: List::EMPTY, hurry: Duration::ZERO });
+                self.lanes.push(Lane::new(Some(to)));
                 self.lanes.len() - 1
             }
         };
@@ -159,10 +170,19 @@ impl Lanes {
         (now >= *hurry).then_some(longest)
     }
 
+    /// Whether the first packet of a lane may wait for what all ports share, which is short in the round at `now`.
+    pub fn may_stop(&mut self, lane: usize, now: Duration) -> bool {
+        let Some(lane) = self.lanes.get_mut(lane) else { return false };
+        let (since, rounds) = lane.stopped.get_or_insert((now, 0));
+        *rounds += 1;
+        *rounds <= ROUNDS || now < *since + LONGEST
+    }
+
     /// The first packet of a lane is dealt with; its fragments go to the end of `done`.
     pub fn pass(&mut self, lane: usize, done: &mut Vec<Fragment>) {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
         let Some(mut packet) = self.packets.pop(&mut lane.packets) else { return };
+        lane.stopped = None;
         while let Some(fragment) = self.fragments.pop(&mut packet.fragments) {
             done.push(fragment);
         }
@@ -253,6 +273,18 @@ mod tests {
         let held = lanes.held();
         assert!(held <= SLOTS * 192, "{held} bytes");
         assert_eq!(held, reserved, "nothing that comes takes more");
+    }
+
+    #[test]
+    fn what_stops_for_rounds_and_for_long_does_not_any_more() {
+        let mut lanes = Lanes::new(SLOTS).unwrap();
+        (0..3).for_each(|id| add(&mut lanes, id, 0));
+        // Many rounds that are short, and then long ones.
+        assert!((500..599).all(|millis| lanes.may_stop(Lanes::FIRST, at(millis))));
+        assert!(lanes.may_stop(Lanes::FIRST, at(599)) && !lanes.may_stop(Lanes::FIRST, at(600)));
+        lanes.pass(Lanes::FIRST, &mut vec![]);
+        assert!((0..ROUNDS.into()).all(|round| lanes.may_stop(Lanes::FIRST, at(700 + 50 * round))));
+        assert!(!lanes.may_stop(Lanes::FIRST, at(10_000)));
     }
 
     #[test]

@@ -170,11 +170,11 @@ impl<T: Transport> Bridge<T> {
     fn gather_wire(&mut self, number: usize) -> bool {
         let Some(Some(Port::Wire { wire, sent, .. })) = self.ports.get_mut(number) else { return false };
         let (staging, arrived) = (&mut self.staging, &mut self.round.arrived);
-        if !staging.has_room() {
+        if !staging.has_room_for_wire() {
             self.turn.came_short(number);
         }
         let mut taken = 0;
-        while taken < WIRE_BUDGET && staging.has_room() {
+        while taken < WIRE_BUDGET && staging.has_room_for_wire() {
             let more = wire.receive(&mut |frame| match staging.put(frame) {
                 Some(place) if frame.len() >= ETHERNET_HEADER => {
                     sent.passed(frame.len());

@@ -144,6 +144,8 @@ struct Packet<'p> {
     header: &'p [u8],
     length: usize,
     offload: Offload,
+    /// Where it is in the staging memory, if it is there.
+    own: Option<Place>,
 }
 
 impl Packet<'_> {
@@ -193,8 +195,8 @@ impl<T: Transport> Router<'_, T> {
             let mut header = [0; HEADER];
             let header = &mut header[..HEADER.min(frame.place.length)];
             words::load(self.memory, frame.place.offset, header);
-            let packet =
-                Packet { from: frame.from, header, length: frame.place.length, offload: Offload::default() };
+            let (length, offload, own) = (frame.place.length, Offload::default(), Some(frame.place));
+            let packet = Packet { from: frame.from, header, length, offload, own };
             if !self.accept(&packet) {
                 continue;
             }
@@ -268,7 +270,7 @@ impl<T: Transport> Router<'_, T> {
     ) -> Step {
         let header = head.bytes();
         let (length, offload) = (usize::from(head.chain.length), head.chain.offload);
-        let packet = Packet { from, header, length, offload };
+        let packet = Packet { from, header, length, offload, own: None };
         let to = self.waits_for(&packet);
         let Some(vif) = vif_at(self.ports, from) else { return Step::Stops };
         if let Some(to) = to
@@ -288,14 +290,16 @@ impl<T: Transport> Router<'_, T> {
         let mut is_lost = false;
         if good && let Err(until) = self.ways(&packet, true, ways) {
             // Room in the staging memory is not the receiver's to offer.
-            if until == self.now {
+            let is_staging = until == self.now;
+            let may_stop = |vif: &mut Vif<T>| vif.queues[queue].tx.lanes.may_stop(lane, self.now);
+            if is_staging && vif_at(self.ports, from).is_some_and(may_stop) {
                 self.until = Some(until);
                 return Step::Stops;
             }
             // Only what is to one place waits.
             let to = to.unwrap_or(WIRES);
             let may_wait = |vif: &mut Vif<T>| vif.queues[queue].tx.lanes.may_wait(lane, to, self.now);
-            if let Some(most) = vif_at(self.ports, from).and_then(may_wait) {
+            if !is_staging && let Some(most) = vif_at(self.ports, from).and_then(may_wait) {
                 let until = most.min(until);
                 self.until = Some(self.until.map_or(until, |other| other.min(until)));
                 return Step::Waits(to);
@@ -399,7 +403,8 @@ impl<T: Transport> Router<'_, T> {
             }
         }
         // Without room in the staging memory: the next round has some.
-        let Some(place) = self.places.take(packet.length) else { return Way::Wait(self.now) };
+        let place = packet.own.or_else(|| self.places.take(packet.length));
+        let Some(place) = place else { return Way::Wait(self.now) };
         match self.ports.get_mut(to).and_then(Option::as_mut) {
             Some(Port::Vif(vif)) => vif.late.fetch(packet.length),
             Some(Port::Wire { planned, .. }) => *planned += packet.frames(),

@@ -9,10 +9,14 @@ use crate::transport::{Error, PAGE_SIZE, Transport, words};
 pub const HEADERS: usize = 512;
 /// Bytes for them.
 const HEADER_BYTES: usize = HEADERS * HEADER;
-/// Pages: room for four of the largest packets behind the headers.
-const PAGES: usize = HEADER_BYTES / PAGE_SIZE + 64;
 /// Packets begin at multiples of this.
 const ALIGN: usize = 64;
+/// Room for the largest packet.
+const LARGEST: usize = MAX_PACKET.next_multiple_of(ALIGN);
+/// Behind the headers: two for late frames, two for those of wires as well, and one that only what is to be completed has.
+const ALL: usize = HEADER_BYTES + 5 * LARGEST;
+/// Pages.
+const PAGES: usize = ALL / PAGE_SIZE;
 
 /// A place for one packet.
 #[derive(Clone, Copy, Debug)]
@@ -39,15 +43,15 @@ impl<T: Transport> Staging<T> {
         self.used = HEADER_BYTES;
     }
 
-    /// Whether there is room for any packet.
-    pub fn has_room(&self) -> bool {
-        place(self.used, MAX_PACKET).is_some()
+    /// Whether there is room for any frame of a wire. Behind it there is room for any packet that is to be completed, in every
+    /// round.
+    pub const fn has_room_for_wire(&self) -> bool {
+        self.used + 2 * LARGEST <= ALL
     }
 
-    /// The same for a frame that was completed before. Such frames take half of the memory: what wires have, and what is to
-    /// be completed, finds room in every round.
-    pub fn has_room_for_late(&self) -> bool {
-        self.used + MAX_PACKET <= HEADER_BYTES + (PAGES * PAGE_SIZE - HEADER_BYTES) / 2
+    /// The same for a frame that was completed before: behind it there is room for those of wires too.
+    pub const fn has_room_for_late(&self) -> bool {
+        self.used + LARGEST <= HEADER_BYTES + 2 * LARGEST
     }
 
     /// Keeps a frame; none: there is no room.
@@ -81,7 +85,7 @@ impl Places<'_> {
 /// A place behind `used` bytes, and how many are used then.
 fn place(used: usize, length: usize) -> Option<(Place, usize)> {
     let end = used.checked_add(length)?.checked_next_multiple_of(ALIGN)?;
-    (end <= PAGES * PAGE_SIZE).then_some((Place { offset: used, length }, end))
+    (end <= ALL).then_some((Place { offset: used, length }, end))
 }
 
 /// The place of header number `number`.

@@ -358,3 +358,69 @@ fn packets_wait_for_room_on_a_wire_and_those_to_others_do_not() {
     assert!(sent[..100].iter().cloned().eq((0..100).map(numbered)));
     assert_eq!(net.bridge.counters(port).unwrap().1.dropped, 0);
 }
+
+/// The largest packet, to a station behind a wire: it is completed in the driver domain's memory.
+fn largest(from: u8) -> Vec<u8> {
+    frame(station(from), station(9), &[7; 65_521])
+}
+
+/// A wire with [`largest`]'s receiver behind it.
+fn quiet_wire(net: &mut Net) -> TestWire {
+    let wire = TestWire::add(net);
+    wire.to_bridge.lock().unwrap().push_back(frame(station(9), Mac::BROADCAST, b"here"));
+    net.run();
+    wire
+}
+
+#[test]
+fn the_largest_packet_finds_room_beside_busy_wires() {
+    // What the wires bring is for the sender, or goes out by the same wire as the packet.
+    for to in [1, 9] {
+        let mut net = Net::new();
+        let (mut one, port) = net.front(1, Accepts::ALL);
+        let quiet = quiet_wire(&mut net);
+        introduce(&mut net, &mut [(&mut one, 1)]);
+        let busy: Vec<_> = (0..3).map(|_| TestWire::add(&mut net)).collect();
+        let before = net.bridge.vif(port).unwrap().sent().packets;
+        send(&mut one, &largest(1), PLAIN);
+        for (number, wire) in busy.iter().enumerate() {
+            let mut long = frame(station(20 + number as u8), station(to), &[]);
+            long.resize(1518, 1);
+            wire.to_bridge.lock().unwrap().extend((0..100).map(|_| long.clone()));
+        }
+        net.bridge.poll();
+        let _ = quiet.taken();
+        let left: usize = busy.iter().map(|wire| wire.to_bridge.lock().unwrap().len()).sum();
+        assert!(left < 300 - 128, "{left} frames are not taken");
+        assert_eq!(net.bridge.vif(port).unwrap().sent().packets - before, 1, "to {to}");
+    }
+}
+
+/// One queue of each of two devices takes all of the staging memory, in turn: their other queues never have any.
+#[test]
+fn what_never_finds_room_in_the_staging_memory_is_lost() {
+    for [first, second] in [[0, 0], [0, 1], [1, 0], [1, 1]] {
+        let mut net = Net::new();
+        let (mut one, _) = net.fronts(1, Accepts::ALL, 2);
+        let (mut two, _) = net.fronts(2, Accepts::ALL, 2);
+        let _quiet = quiet_wire(&mut net);
+        let fill = |front: &mut Front, number| {
+            front.tx.collect().unwrap();
+            while front.tx.ready(16).unwrap() {
+                send(front, &largest(number), PLAIN);
+            }
+        };
+        let mut round = |one: &mut [Front]| {
+            fill(&mut one[first], 1);
+            fill(&mut two[second], 2);
+            net.bridge.poll();
+        };
+        (0..6).for_each(|_| round(&mut one));
+        fill(&mut one[1 - first], 1);
+        let start = Instant::now();
+        while !one[1 - first].tx.ready(16).unwrap() {
+            round(&mut one);
+            assert!(start.elapsed() < Duration::from_secs(5), "queues {first} and {second}");
+        }
+    }
+}
