@@ -19,11 +19,13 @@ use core::time::Duration;
 use super::super::back::{Room, Vif, status};
 use super::super::chain::{Fragment, Order};
 use super::super::segment::Segments;
-use super::super::{Broken, Checksum, ETHERNET_HEADER, MAX_PACKET, Offload, WIRE_FRAME, checksum};
-use super::route::{Router, Way, reserve};
-use super::staging::{HEADERS, Place, header_places};
+use super::super::{
+    Broken, Checksum, ETHERNET_HEADER, MAX_FRAGMENTS, MAX_PACKET, Offload, WIRE_FRAME, checksum,
+};
+use super::route::{ALL_PIECES, PIECES, Router, Way, reserve};
+use super::staging::{FRAMES, HEADERS, Place, header_places};
 use super::{Bridge, Port, Progress, vif_at};
-use crate::transport::{Copy, Error, Transport, words};
+use crate::transport::{Copy, Error, PAGE_SIZE, Transport, words};
 
 /// Packets that are taken off one queue's ring in a round, and as many are passed on.
 pub const BUDGET: usize = 32;
@@ -33,7 +35,12 @@ const WIRE_BUDGET: usize = 64;
 /// in pieces of 512 bytes. A card may make the bridge wait for each frame. What is behind them is lost.
 pub const CUT_BUDGET: usize = 512;
 
-/// What a round works on. Kept between rounds so that its lists need no new memory.
+/// Pieces in which a packet is copied to one receiver, at most: they end where a fragment, a page of the receiver or the bytes that
+/// were judged end.
+const PACKET_PIECES: usize = MAX_FRAGMENTS + MAX_PACKET.div_ceil(PAGE_SIZE) + 1;
+
+/// What a round works on. Kept between rounds so that its lists need no new memory. They grow as far as there is memory: what they
+/// have no room for is not routed in this round.
 #[derive(Debug, Default)]
 pub struct Round {
     /// The slots of the packets that were taken.
@@ -51,13 +58,32 @@ pub struct Round {
 }
 
 impl Round {
-    /// With room for the largest frame that is completed.
+    /// With room for the pieces of a round, and for the largest frame that is completed.
     pub fn new() -> Result<Self, Error> {
         let mut round = Self::default();
+        round.pieces.try_reserve_exact(ALL_PIECES + PIECES).map_err(|_| Error::NoMemory)?;
+        round.arrived.try_reserve_exact(FRAMES).map_err(|_| Error::NoMemory)?;
         for buffer in [&mut round.frame, &mut round.piece] {
             buffer.try_reserve_exact(MAX_PACKET).map_err(|_| Error::NoMemory)?;
         }
         Ok(round)
+    }
+
+    /// Pieces that there is room for.
+    #[cfg(test)]
+    pub const fn pieces(&self) -> usize {
+        self.pieces.capacity()
+    }
+
+    /// Makes room for one packet more to all of so many ports: in `pieces`, those of this round, too. False: there is no memory.
+    pub fn has_room(&mut self, ports: usize, pieces: &mut Vec<Copy>) -> bool {
+        let Self { fragments, sent, given, staged, ways, .. } = self;
+        fragments.try_reserve(MAX_FRAGMENTS).is_ok()
+            && sent.try_reserve(1).is_ok()
+            && given.try_reserve(ports).is_ok()
+            && staged.try_reserve(ports).is_ok()
+            && ways.try_reserve(ports).is_ok()
+            && pieces.try_reserve_exact(ports.saturating_mul(PACKET_PIECES)).is_ok()
     }
 }
 
@@ -220,12 +246,14 @@ impl<T: Transport> Bridge<T> {
             memory,
             places,
             pieces: &mut pieces,
+            most: 0,
             heads: 0..HEADERS,
             now,
             until: None,
             turn: &mut self.turn,
         };
         router.arrived();
+        router.most = router.pieces.len() + ALL_PIECES;
         let mut moved = false;
         for number in router.turn.order() {
             moved |= router.vif(number);

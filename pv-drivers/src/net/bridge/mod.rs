@@ -217,6 +217,12 @@ impl<T: Transport> Bridge<T> {
         }
     }
 
+    /// Pieces that a round has memory for.
+    #[cfg(test)]
+    pub(super) const fn pieces(&self) -> usize {
+        self.round.pieces()
+    }
+
     /// Takes the events of all back ends; true: one came.
     #[must_use]
     pub fn take_event(&self) -> bool {

@@ -17,7 +17,10 @@ use crate::transport::{Copy, CopyEnd, DomId, GrantRef, PAGE_SIZE, Transport, wor
 
 /// Pieces in which the packets of one front end are copied in a round, to all of their receivers together, and those of its
 /// last packet. What is behind them waits for the next round: a packet to all ports costs a piece for each fragment and port.
-const PIECES: usize = 1024;
+pub const PIECES: usize = 1024;
+/// The same of all front ends together: where there are so many ports that a packet to all has hundreds of pieces, those that are
+/// served last in a round have none, and are among the first in the next one.
+pub const ALL_PIECES: usize = 16 * PIECES;
 
 /// How long a packet waits for a wire's room before it is looked at again. No event tells of it.
 const WIRE_PAUSE: Duration = Duration::from_millis(1);
@@ -131,6 +134,8 @@ pub struct Router<'r, T: Transport> {
     pub memory: &'r T::Memory,
     pub places: Places<'r>,
     pub pieces: &'r mut Vec<Copy>,
+    /// With so many pieces, nothing of front ends is routed any more.
+    pub most: usize,
     /// Numbers of the places for the headers of packets that are passed on.
     pub heads: Range<usize>,
     pub now: Duration,
@@ -188,8 +193,14 @@ impl<T: Transport> Router<'_, T> {
         let arrived = core::mem::take(&mut self.round.arrived);
         for frame in &arrived {
             let source = Source::Own(frame.place);
+            let has_room = self.round.has_room(self.ports.len(), self.pieces);
             if let Some((to, queue, room)) = frame.to {
-                self.give(to, queue, room, &source, frame.place.length);
+                if has_room {
+                    self.give(to, queue, room, &source, frame.place.length);
+                } else if let Some(vif) = vif_at(self.ports, to) {
+                    vif.received.errors += 1;
+                    vif.queues[queue].rx.fail(&room);
+                }
                 continue;
             }
             let mut header = [0; HEADER];
@@ -197,7 +208,7 @@ impl<T: Transport> Router<'_, T> {
             words::load(self.memory, frame.place.offset, header);
             let (length, offload, own) = (frame.place.length, Offload::default(), Some(frame.place));
             let packet = Packet { from: frame.from, header, length, offload, own };
-            if !self.accept(&packet) {
+            if !self.accept(&packet) || !has_room {
                 continue;
             }
             let mut ways = core::mem::take(&mut self.round.ways);
@@ -215,8 +226,8 @@ impl<T: Transport> Router<'_, T> {
     pub fn vif(&mut self, number: usize) -> bool {
         let count =
             vif_at(self.ports, number).filter(|vif| vif.broken.is_none()).map_or(0, |vif| vif.queues.len());
-        let (mut moved, mut is_short, mut ways) = (false, false, core::mem::take(&mut self.round.ways));
-        let most = self.pieces.len() + PIECES;
+        let (mut moved, mut is_short) = (false, self.pieces.len() >= self.most);
+        let most = self.most.min(self.pieces.len() + PIECES);
         for queue in self.turn.queues(count) {
             let lanes = vif_at(self.ports, number).map_or(0, |vif| vif.queues[queue].tx.lanes.count());
             let mut left = BUDGET;
@@ -227,7 +238,14 @@ impl<T: Transport> Router<'_, T> {
                     && let Some(vif) = vif_at(self.ports, number)
                     && let Some(head) = vif.queues[queue].tx.lanes.head(lane).copied()
                 {
+                    // A round without them leaves what lists have.
+                    if !self.round.has_room(self.ports.len(), self.pieces) {
+                        (is_short, self.until) = (true, Some(self.now));
+                        break;
+                    }
+                    let mut ways = core::mem::take(&mut self.round.ways);
                     let step = self.first(number, queue, lane, &head, &mut ways);
+                    self.round.ways = ways;
                     is_short |= !matches!(step, Step::Passed);
                     match step {
                         Step::Passed | Step::Lost => (moved, left) = (true, left - 1),
@@ -241,7 +259,6 @@ impl<T: Transport> Router<'_, T> {
         if is_short {
             self.turn.came_short(number);
         }
-        self.round.ways = ways;
         moved
     }
 

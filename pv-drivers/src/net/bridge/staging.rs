@@ -15,6 +15,8 @@ const ALIGN: usize = 64;
 const LARGEST: usize = MAX_PACKET.next_multiple_of(ALIGN);
 /// Behind the headers: two for late frames, two for those of wires as well, and one that only what is to be completed has.
 const ALL: usize = HEADER_BYTES + 5 * LARGEST;
+/// Frames of wires and late ones in a round, at most.
+pub const FRAMES: usize = 4 * LARGEST / ALIGN;
 /// Pages.
 const PAGES: usize = ALL / PAGE_SIZE;
 

@@ -102,6 +102,30 @@ fn packets_to_all_ports_are_copied_in_shares() {
 }
 
 #[test]
+fn packets_to_all_ports_from_all_ports_take_no_more_memory_than_was_reserved() {
+    let mut net = Net::new();
+    let mut fronts: Vec<_> = (1..22).map(|domain| net.front(domain, Accepts::ALL).0).collect();
+    let reserved = net.bridge.pieces();
+    let mut sizes = [1; 17];
+    sizes[0] = 64;
+    for (front, number) in fronts.iter_mut().zip(1..) {
+        for _ in 0..4 {
+            let mut parts = super::parts(front, &frame(station(number), Mac::BROADCAST, &[7; 90]), &sizes);
+            front.tx.send(&mut parts, &PLAIN).unwrap();
+        }
+        front.tx.flush();
+    }
+    // 21 shares are more than all ports have in a round.
+    for _ in 0..10 {
+        net.bridge.poll();
+    }
+    assert_eq!(net.bridge.pieces(), reserved);
+    for front in &mut fronts {
+        assert_eq!(bytes(front).len(), 20 * 4, "they come with the rounds that follow");
+    }
+}
+
+#[test]
 fn completed_frames_wait_by_bytes_and_each_receiver_has_its_own() {
     let mut net = Net::new();
     let (mut sender, _) = net.front(1, Accepts::ALL);
