@@ -61,7 +61,7 @@ impl<T: Transport> Queue<T> {
     fn new(rings: Rings<T>) -> Result<Self, Error> {
         let tx = Back::<NetifTxRing, _>::attach(rings.tx).map_err(Broken::from)?;
         let rx = Back::<NetifRxRing, _>::attach(rings.rx).map_err(Broken::from)?;
-        Ok(Self { tx: Tx::new(tx)?, rx: Rx::new(rx), tx_port: rings.tx_port, rx_port: rings.rx_port })
+        Ok(Self { tx: Tx::new(tx)?, rx: Rx::new(rx)?, tx_port: rings.tx_port, rx_port: rings.rx_port })
     }
 
     /// Shows the answers to the front end, and wakes it where it sleeps.

@@ -13,7 +13,7 @@ use zerocopy::transmute;
 use super::super::chain::{gso_extra, receive_flags};
 use super::super::{Broken, Offload};
 use crate::ring::Back;
-use crate::transport::{GrantRef, PAGE_SIZE, Transport};
+use crate::transport::{Error, GrantRef, PAGE_SIZE, Transport};
 
 /// How long packets wait for a front end that offers no room before they are dropped.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -44,10 +44,15 @@ pub struct Rx<T: Transport> {
 }
 
 impl<T: Transport> Rx<T> {
-    pub fn new(ring: Back<NetifRxRing, T::Mapped>) -> Self {
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`].
+    pub fn new(ring: Back<NetifRxRing, T::Mapped>) -> Result<Self, Error> {
         let slots = ring.slots() as usize;
-        let (requests, responses) = (Vec::with_capacity(slots), Vec::with_capacity(slots));
-        Self { ring, requests, responses, short: None, needed: 0, answered: false }
+        let (mut requests, mut responses) = (Vec::new(), Vec::new());
+        requests.try_reserve_exact(slots).map_err(|_| Error::NoMemory)?;
+        responses.try_reserve_exact(slots).map_err(|_| Error::NoMemory)?;
+        Ok(Self { ring, requests, responses, short: None, needed: 0, answered: false })
     }
 
     /// Sets slots aside for a packet of `length` bytes; none: there are too few now.
