@@ -39,6 +39,10 @@ pub struct Rx<T: Transport> {
     short: Option<Duration>,
     /// Slots that it needs.
     needed: u32,
+    /// Half slots that completed frames may take in this round. Below zero: what they took too much.
+    share: i32,
+    /// Whether slots were offered when this round began.
+    offered: bool,
     /// Answers were written that the front end was not shown.
     answered: bool,
 }
@@ -52,7 +56,7 @@ impl<T: Transport> Rx<T> {
         let (mut requests, mut responses) = (Vec::new(), Vec::new());
         requests.try_reserve_exact(slots).map_err(|_| Error::NoMemory)?;
         responses.try_reserve_exact(slots).map_err(|_| Error::NoMemory)?;
-        Ok(Self { ring, requests, responses, short: None, needed: 0, answered: false })
+        Ok(Self { ring, requests, responses, short: None, needed: 0, share: 0, offered: false, answered: false })
     }
 
     /// Sets slots aside for a packet of `length` bytes; none: there are too few now.
@@ -76,6 +80,27 @@ impl<T: Transport> Rx<T> {
             self.responses.push(response);
         }
         Ok(Some(room))
+    }
+
+    /// A round begins: completed frames have half of the slots that are offered. Other packets, which come later in the round, have
+    /// the rest. An odd half slot is kept: of slots that are offered one by one, completed frames have every second.
+    pub fn share(&mut self) -> Result<(), Broken> {
+        let slots = self.ring.waiting()?;
+        self.offered = slots > 0;
+        // Bounded by the ring.
+        self.share = self.share.min(1) + i32::try_from(slots).unwrap_or(i32::MAX / 2);
+        Ok(())
+    }
+
+    /// Whether slots are there that completed frames leave to others in this round.
+    pub const fn has_had_share(&self) -> bool {
+        self.offered && self.share < 2
+    }
+
+    /// Slots were set aside for a completed frame. A large one may take more than the share, which the next rounds make up for.
+    pub fn charge(&mut self, room: &Room) {
+        // Bounded by the largest packet.
+        self.share -= 2 * i32::try_from(room.slots).unwrap_or(0);
     }
 
     /// The answer that says what slot number `slot` of a packet was filled with.

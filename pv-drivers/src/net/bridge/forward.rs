@@ -22,7 +22,7 @@ use super::super::segment::Segments;
 use super::super::{
     Broken, Checksum, ETHERNET_HEADER, MAX_FRAGMENTS, MAX_PACKET, Offload, WIRE_FRAME, checksum,
 };
-use super::route::{ALL_PIECES, PIECES, Router, Way, reserve};
+use super::route::{ALL_PIECES, PIECES, Router, Way, queue_of, reserve};
 use super::staging::{FRAMES, HEADERS, Place, header_places};
 use super::{Bridge, Port, Progress, vif_at};
 use crate::transport::{Copy, Error, PAGE_SIZE, Transport, words};
@@ -162,24 +162,41 @@ impl<T: Transport> Bridge<T> {
         (moved, until)
     }
 
-    /// Sets pages aside for frames that were completed before, of each receiver as far as it has pages.
+    /// Sets pages aside for frames that were completed before, of each receiver as far as their share of its pages goes.
     fn gather_late(&mut self, now: Duration) -> (bool, Option<Duration>) {
         let (mut moved, mut until) = (false, None::<Duration>);
         for number in self.turn.order() {
             let Some(vif) = vif_at(&mut self.ports, number) else { continue };
-            while let Some(frame) = vif.late.pop() {
+            if vif.late.bytes() > 0
+                && vif.broken.is_none()
+                && let Err(broken) = vif.queues.iter_mut().try_for_each(|queue| queue.rx.share())
+            {
+                vif.broken = Some(broken);
+            }
+            loop {
                 if !self.staging.has_room_for_late() {
-                    vif.late.put_back(frame);
-                    self.turn.came_short(number);
-                    return (true, until);
+                    // Each of them, not only the one that took the last of it: all are first in turn.
+                    if vif.late.bytes() > 0 {
+                        self.turn.came_short(number);
+                        moved = true;
+                    }
+                    break;
                 }
-                match reserve(vif, &frame, frame.len(), &GOOD, now) {
+                let Some(frame) = vif.late.pop() else { break };
+                let rx = &vif.queues[queue_of(vif, &frame)].rx;
+                let way = if rx.has_had_share() {
+                    Way::Wait(now)
+                } else {
+                    reserve(vif, &frame, frame.len(), &GOOD, now)
+                };
+                match way {
                     Way::Wait(at) => {
                         vif.late.put_back(frame);
                         until = Some(until.map_or(at, |other| other.min(at)));
-                        break;
+                        continue;
                     }
                     Way::Direct(queue, room) => {
+                        vif.queues[queue].rx.charge(&room);
                         if let Some(place) = self.staging.put(&frame) {
                             let to = Some((number, queue, room));
                             self.round.arrived.push(Arrived { from: number, place, to });
@@ -283,7 +300,7 @@ impl<T: Transport> Bridge<T> {
             frame.resize(staged.place.length, 0);
             words::load(&self.staging.memory, staged.place.offset, frame);
             if let Some(port) = self.ports.get_mut(staged.to).and_then(Option::as_mut) {
-                complete(port, &staged.offload, frame, &mut round.piece, &mut left);
+                complete(port, staged.from, &staged.offload, frame, &mut round.piece, &mut left);
             }
         }
         round.fragments.clear();
@@ -300,7 +317,7 @@ impl<T: Transport> Bridge<T> {
                     continue;
                 }
             };
-            vif.late.end_round();
+            vif.received.dropped += vif.late.end_round();
             if vif.broken.is_none()
                 && let Err(broken) = publish(vif)
             {
@@ -374,10 +391,11 @@ fn publish<T: Transport>(vif: &mut Vif<T>) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Makes plain frames of a packet: for a wire at once, for a front end to be sent with the next round. `left` counts down the frames
-/// that a large packet may become on its way to a wire.
+/// Makes plain frames of a packet of the port `from`: for a wire at once, for a front end to be sent with the next round. `left`
+/// counts down the frames that large packets may become on their way to a wire.
 fn complete<T: Transport>(
     port: &mut Port<T>,
+    from: usize,
     offload: &Offload,
     frame: &mut [u8],
     piece: &mut Vec<u8>,
@@ -387,7 +405,7 @@ fn complete<T: Transport>(
         if offload.is_blank() {
             checksum::fill(frame);
         }
-        send_plain(port, frame);
+        send_plain(port, from, frame);
         return;
     };
     match Segments::of(frame, gso) {
@@ -401,7 +419,7 @@ fn complete<T: Transport>(
                     *left = fewer;
                 }
                 // A receiver without room for a piece has none for those behind it.
-                if !send_plain(port, piece) {
+                if !send_plain(port, from, piece) {
                     return;
                 }
             }
@@ -415,7 +433,7 @@ fn complete<T: Transport>(
 }
 
 /// Passes a complete frame on; whether it could be.
-fn send_plain<T: Transport>(port: &mut Port<T>, frame: &[u8]) -> bool {
+fn send_plain<T: Transport>(port: &mut Port<T>, from: usize, frame: &[u8]) -> bool {
     match port {
         Port::Wire { received, .. } if frame.len() > WIRE_FRAME => received.errors += 1,
         Port::Wire { wire, received, .. } => {
@@ -427,7 +445,7 @@ fn send_plain<T: Transport>(port: &mut Port<T>, frame: &[u8]) -> bool {
         }
         Port::Vif(vif) if !vif.accepts.takes(&GOOD, frame.len(), 0) => vif.received.errors += 1,
         Port::Vif(vif) => {
-            if vif.late.push(frame) {
+            if vif.late.push(from, frame) {
                 return true;
             }
             vif.received.dropped += 1;

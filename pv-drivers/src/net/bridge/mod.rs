@@ -25,7 +25,8 @@
 //!
 //! A packet with a blank checksum or a large one goes to a receiver that did not agree to it by way of the
 //! driver domain's memory, where it is completed or cut up. What then waits for the receiver's pages is limited in bytes for
-//! each receiver. A wire never sees anything but plain frames of at most [`WIRE_FRAME`](super::WIRE_FRAME) bytes.
+//! each receiver, and divided among its senders, who take turns. One packet can become hundreds of frames: while other packets want
+//! the receiver's pages, completed frames have half of them. A wire never sees anything but plain frames of at most [`WIRE_FRAME`](super::WIRE_FRAME) bytes.
 
 mod forward;
 mod route;

@@ -66,8 +66,7 @@ pub fn reserve<T: Transport>(
     if vif.broken.is_some() {
         return Way::Drop;
     }
-    let count = vif.queues.len();
-    let queue = if count > 1 { flow(header) as usize % count } else { 0 };
+    let queue = queue_of(vif, header);
     let rx = &mut vif.queues[queue].rx;
     match rx.reserve(length, offload) {
         Ok(Some(room)) => return Way::Direct(queue, room),
@@ -81,6 +80,12 @@ pub fn reserve<T: Transport>(
         Err(broken) => vif.broken = Some(broken),
     }
     Way::Drop
+}
+
+/// The queue for a packet that begins with `header`: all packets of a connection go through one.
+pub fn queue_of<T: Transport>(vif: &Vif<T>, header: &[u8]) -> usize {
+    let count = vif.queues.len();
+    if count > 1 { flow(header) as usize % count } else { 0 }
 }
 
 /// A number that all packets of a connection have in common.
@@ -414,7 +419,7 @@ impl<T: Transport> Router<'_, T> {
                 if vif.accepts.takes(&packet.offload, packet.length, packet.version()) {
                     return reserve(vif, packet.header, packet.length, &packet.offload, self.now);
                 }
-                if vif.late.is_full() {
+                if vif.late.is_full(packet.from) {
                     return Way::Wait(self.now + Duration::from_millis(1));
                 }
             }
@@ -423,7 +428,7 @@ impl<T: Transport> Router<'_, T> {
         let place = packet.own.or_else(|| self.places.take(packet.length));
         let Some(place) = place else { return Way::Wait(self.now) };
         match self.ports.get_mut(to).and_then(Option::as_mut) {
-            Some(Port::Vif(vif)) => vif.late.fetch(packet.length),
+            Some(Port::Vif(vif)) => vif.late.fetch(packet.from, packet.length, packet.frames()),
             Some(Port::Wire { planned, .. }) => *planned += packet.frames(),
             None => {}
         }

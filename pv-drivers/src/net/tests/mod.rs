@@ -3,6 +3,7 @@
 extern crate std;
 
 mod budgets;
+mod completing;
 mod connecting;
 pub(super) mod frames;
 mod hostile;
