@@ -128,7 +128,15 @@ pub struct Domains<T: Transport> {
     first: usize,
     /// Output waits for room.
     is_held: bool,
+    /// When the last round began, if xenstore was busy at its end: the loop does not sleep then.
+    busy_since: Option<Duration>,
 }
+
+/// The part of the time that xenstore has while it is busy: one in so many. A round lasts as long as all devices keep it busy, and
+/// budgets of steps alone would make a commit last hundreds of rounds.
+const STORE_PART: u32 = 5;
+/// What xenstore has of one round at most.
+const STORE_MOST: Duration = Duration::from_millis(20);
 
 impl<T: Transport> fmt::Debug for Domains<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,6 +160,7 @@ impl<T: Transport> Domains<T> {
             turn: 0,
             first: 0,
             is_held: false,
+            busy_since: None,
         }
     }
 
@@ -165,6 +174,9 @@ impl<T: Transport> Domains<T> {
     pub fn serve(&mut self, machine: &mut impl Machine<T>) -> bool {
         let now = self.transport.now();
         let mut moved = self.take_input(machine) | self.server.lock().poll();
+        if let Some(since) = self.busy_since.take() {
+            self.go_on((now.saturating_sub(since) / STORE_PART).min(STORE_MOST));
+        }
         let (first, count) = (self.first, self.domains.len());
         let mut changed = None;
         for index in (0..count).map(|step| (first + step) % count) {
@@ -182,7 +194,14 @@ impl<T: Transport> Domains<T> {
         }
         moved |= self.serve_consoles(machine);
         // What is under way there is gone on with in the next round.
-        moved | !self.store.is_ready()
+        self.busy_since = self.server.lock().is_busy().then_some(now);
+        moved | self.busy_since.is_some() | !self.store.is_ready()
+    }
+
+    /// Lets xenstore work for so long on what keeps others waiting.
+    fn go_on(&self, time: Duration) {
+        let (start, mut server) = (self.transport.now(), self.server.lock());
+        while self.transport.now().saturating_sub(start) < time && server.go_on() {}
     }
 
     /// Shows what the domains wrote, each first in its turn; whether there was something.

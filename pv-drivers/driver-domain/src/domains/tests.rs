@@ -370,3 +370,37 @@ fn devices_change_xenstore_in_turn() {
     let written = written.lock();
     assert!(written.len() == 2 && written.values().all(|count| *count >= 30), "{written:?}");
 }
+
+/// Each round of the loop lasts as long as if many devices were served in it.
+#[test]
+fn xenstore_has_its_part_of_the_time_however_long_rounds_are() {
+    let machine = host::Machine::new();
+    let (server, none) = (machine.server(), Default::default());
+    let (page, _port, served) = guest(&machine, 4);
+    let mut around = Around::default();
+    let mut domains =
+        Domains::new(machine.domain(9).deferring(), &server, Config { own: 9, served: vec![served] });
+    while domains.serve(&mut around) {}
+    let connection = domains.domains[0].here.as_ref().unwrap().link.connection();
+    let deep = format!("data{}", "/x".repeat(58));
+    server.lock().write(connection, none, &deep, b"").unwrap();
+    let transaction = server.lock().begin(connection).unwrap();
+    let write = |n: u32| server.lock().write(connection, transaction, &deep, &n.to_le_bytes()).unwrap();
+    (0..1024).for_each(write);
+    while domains.serve(&mut around) {}
+    let client = Client::new(Ring::new(Lent(page)).unwrap(), Silent);
+    let id = guest_pv_lib::xenstore::Transaction(transaction.0);
+    let end = client.submit(xen_abi::io::xs_wire::XS_TRANSACTION_END, id, &[b"T\0"]).unwrap();
+    let (before, mut rounds, mut was_busy) = (server.lock().steps(), 0, false);
+    while !was_busy || !domains.store.is_ready() {
+        machine.advance(Duration::from_millis(50));
+        assert!(domains.serve(&mut around), "it does not sleep");
+        was_busy |= !domains.store.is_ready();
+        rounds += 1;
+    }
+    let steps = server.lock().steps() - before;
+    assert!(steps > 50_000 && rounds < 40, "{steps} steps in {rounds} rounds");
+    while domains.serve(&mut around) {}
+    assert!(end.wait().is_ok());
+    assert_eq!(server.lock().read(connection, none, &deep), Ok(1023u32.to_le_bytes().to_vec()));
+}

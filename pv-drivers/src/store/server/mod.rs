@@ -17,7 +17,8 @@
 //! freeing what was removed, forgetting a domain that is gone. Jobs belong to the client that caused them. A domain's link
 //! works on them with a budget, and takes no further request before they are done: what a domain causes, it waits
 //! for, and others only as long as one budget. While the changes of a transaction are being made, other domains' requests
-//! wait as well, so no client sees a part of them; each that has one gives its own budget to the commit. Afterwards each client that waited has its turn before the one that committed can
+//! wait as well, so no client sees a part of them; each that has one, and each that defers, gives its own budget to the commit,
+//! and a loop gives it time as well ([`Server::go_on`]). Afterwards each client that waited has its turn before the one that committed can
 //! ask for more: a domain that ends one transaction after the other keeps the others waiting no longer than for one. What
 //! belongs to no client any more, [`Server::poll`] works on.
 //!

@@ -114,9 +114,32 @@ impl Server {
         for at in 0..self.deferring.len() {
             let connection = self.deferring[at];
             self.take_turn(connection);
-            worked |= self.run(Some(connection), self.steps() + BUDGET);
+            let until = self.steps() + BUDGET;
+            self.help(until);
+            worked |= self.run(Some(connection), until);
         }
         worked
+    }
+
+    /// Whether there is work that keeps others waiting: a commit, or what a client that defers has caused.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let has_jobs = |it| self.clients.get(it).is_some_and(|client| !client.jobs.is_empty());
+        self.committing.is_some() || self.deferring.iter().any(has_jobs)
+    }
+
+    /// Does some of that work, beyond the budgets of a round, for as long as there is time; whether there was any to be done now. The
+    /// end of a commit is not: it is the committer's.
+    pub fn go_on(&mut self) -> bool {
+        let before = self.steps();
+        if self.committing.is_some() {
+            self.help(before + BUDGET);
+        } else {
+            for at in 0..self.deferring.len() {
+                self.run(Some(self.deferring[at]), before + BUDGET);
+            }
+        }
+        self.steps() > before
     }
 
     /// Does all work of a client, or of none.

@@ -208,6 +208,36 @@ fn a_device_of_the_driver_domain_waits_for_a_guests_commit() {
     assert!(device.is_closed() || !device.is_connected());
 }
 
+/// Clients that defer wait for a commit as others do, and make it as much shorter.
+#[test]
+fn clients_that_defer_give_a_commit_their_budgets() {
+    let server = Arc::new(spin::Mutex::new(Server::default()));
+    let own = [1, 2].map(|_| Local::deferring(&server, 9, true));
+    let (mut link, page, end) = large_transaction(&mut server.lock());
+    send(&page, &end.to_bytes());
+    serve(&mut server.lock(), &mut link);
+    let mut rounds = 0;
+    while !own[0].is_ready() {
+        let before = server.lock().steps();
+        server.lock().poll();
+        let steps = server.lock().steps() - before;
+        assert!(steps <= 2 * MOST, "{steps} steps at once");
+        serve(&mut server.lock(), &mut link);
+        rounds += 1;
+    }
+    assert!((100..180).contains(&rounds), "{rounds} rounds");
+    // Beyond the budgets: not the end, which is the committer's.
+    assert!(!server.lock().go_on());
+    let (mut link, page, end) = large_transaction(&mut server.lock());
+    send(&page, &end.to_bytes());
+    serve(&mut server.lock(), &mut link);
+    assert!(server.lock().go_on() && server.lock().is_busy());
+    while server.lock().go_on() {}
+    assert!(server.lock().is_busy() && !own[0].is_ready());
+    serve(&mut server.lock(), &mut link);
+    assert!(own[0].is_ready() && !server.lock().is_busy());
+}
+
 /// A domain makes nodes in front of the walk that forgets another one, and removes those behind it.
 #[test]
 fn nodes_that_are_made_meanwhile_keep_no_domain_from_being_forgotten() {
