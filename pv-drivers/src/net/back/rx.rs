@@ -56,7 +56,16 @@ impl<T: Transport> Rx<T> {
         let (mut requests, mut responses) = (Vec::new(), Vec::new());
         requests.try_reserve_exact(slots).map_err(|_| Error::NoMemory)?;
         responses.try_reserve_exact(slots).map_err(|_| Error::NoMemory)?;
-        Ok(Self { ring, requests, responses, short: None, needed: 0, share: 0, offered: false, answered: false })
+        Ok(Self {
+            ring,
+            requests,
+            responses,
+            short: None,
+            needed: 0,
+            share: 0,
+            offered: false,
+            answered: false,
+        })
     }
 
     /// Sets slots aside for a packet of `length` bytes; none: there are too few now.

@@ -312,8 +312,9 @@ impl<T: Transport> Bridge<T> {
         for port in self.ports.iter_mut().flatten() {
             let vif = match port {
                 Port::Vif(vif) => vif,
-                Port::Wire { planned, .. } => {
+                Port::Wire { planned, shares, .. } => {
                     *planned = 0;
+                    shares.end_round();
                     continue;
                 }
             };

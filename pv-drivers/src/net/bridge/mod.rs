@@ -15,11 +15,12 @@
 //! those to the same receiver behind it; those to others pass. A receiver that offers no room for 20 ms loses packets until it does.
 //! A packet waits for 100 ms at most: it may be one of so many to a slow receiver that the ring is full, which does not show what
 //! else its sender has. Then no packet of that ring to that receiver waits for 200 ms. So a receiver that reads slowly delays what its senders
-//! have for others by 100 ms at most, and costs them none of it. What goes to everybody never waits. What one domain sends is
+//! have for others by 100 ms at most, and costs them none of it. What goes to everybody waits for wires, and for no domain. What one domain sends is
 //! copied in a round as far as its share allows; who came short of something in a round, be it that a packet waits or that it is
 //! lost, is served first soon (`turn`).
 //!
-//! A wire has room for so many frames ([`Wire::room`]), and is waited for like any other receiver.
+//! A wire has room for so many frames ([`Wire::room`]), and is waited for like any other receiver. Where it has too little, each
+//! sender has the same number of frames of it, however many of them are one packet (`share`).
 //!
 //! # What a receiver cannot take
 //!
@@ -30,6 +31,7 @@
 
 mod forward;
 mod route;
+mod share;
 mod staging;
 mod table;
 mod turn;
@@ -39,6 +41,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
+use self::share::Shares;
 use self::staging::Staging;
 use self::table::Table;
 use self::turn::Turn;
@@ -95,6 +98,8 @@ enum Port<T: Transport> {
         received: Counters,
         /// Frames that this round completes for it.
         planned: usize,
+        /// What each port has of its room.
+        shares: Shares,
     },
 }
 
@@ -178,7 +183,7 @@ impl<T: Transport> Bridge<T> {
     /// Adds a network card or a local stack.
     pub fn add_wire(&mut self, wire: Box<dyn Wire>) -> PortId {
         let (sent, received) = (Counters::default(), Counters::default());
-        self.add(Port::Wire { wire, sent, received, planned: 0 })
+        self.add(Port::Wire { wire, sent, received, planned: 0, shares: Shares::new() })
     }
 
     /// Removes a port and forgets what was behind it, but not whose its configured address is. The back end is dropped, and with
@@ -186,6 +191,11 @@ impl<T: Transport> Bridge<T> {
     pub fn remove(&mut self, port: PortId) {
         if let Some(place) = self.ports.get_mut(port.0) {
             *place = None;
+        }
+        for other in self.ports.iter_mut().flatten() {
+            if let Port::Wire { shares, .. } = other {
+                shares.forget(port.0);
+            }
         }
         self.table.forget_port(port.0);
     }

@@ -277,7 +277,9 @@ impl<T: Transport> Router<'_, T> {
         match self.table.find(packet.receiver(), self.now) {
             Found::Port(to) => Some(to),
             Found::Wires => Some(WIRES),
-            Found::Away | Found::Unknown => None,
+            // It waits for wires only.
+            Found::Unknown => self.ports.iter().any(is_wire).then_some(WIRES),
+            Found::Away => None,
         }
     }
 
@@ -330,7 +332,7 @@ impl<T: Transport> Router<'_, T> {
             let _ = self.ways(&packet, false, ways);
             is_lost = true;
         }
-        is_lost |= to.is_some() && ways.iter().any(|(_, way)| matches!(way, Way::Full));
+        is_lost |= ways.iter().any(|(_, way)| matches!(way, Way::Full | Way::Wait(_)));
         let Some(offset) = self.heads.next().map(header_place) else { return Step::Stops };
         words::store(self.memory, offset, header);
         let judged = Place { offset, length: header.len() };
@@ -385,16 +387,22 @@ impl<T: Transport> Router<'_, T> {
                 way => ways.push((to, way)),
             },
             found @ (Found::Unknown | Found::Wires) => {
-                for to in (0..self.ports.len()).filter(|to| *to != packet.from) {
-                    if found == Found::Wires && !matches!(self.ports[to], Some(Port::Wire { .. })) {
-                        continue;
+                let all = (0..self.ports.len()).filter(|to| *to != packet.from);
+                // Before it takes anything anywhere: it goes to all of them at once, or waits.
+                for to in all.clone() {
+                    if patient && !self.has_wire_room(to, packet) {
+                        return Err(self.now + WIRE_PAUSE);
                     }
-                    match self.way(to, packet) {
-                        // A wire has room in the next round.
-                        Way::Wait(until) if patient && found == Found::Wires && ways.is_empty() => {
-                            return Err(until);
+                }
+                for wires in [true, false] {
+                    for to in all.clone().filter(|_| wires || found == Found::Unknown) {
+                        if is_wire(&self.ports[to]) != wires {
+                            continue;
                         }
-                        way => ways.push((to, way)),
+                        match self.way(to, packet) {
+                            Way::Wait(until) if patient && wires && ways.is_empty() => return Err(until),
+                            way => ways.push((to, way)),
+                        }
                     }
                 }
             }
@@ -402,16 +410,29 @@ impl<T: Transport> Router<'_, T> {
         Ok(())
     }
 
+    /// Whether a port is no wire that has no room for a packet now.
+    fn has_wire_room(&mut self, to: usize, packet: &Packet<'_>) -> bool {
+        let Some(Port::Wire { wire, planned, shares, .. }) = self.ports.get_mut(to).and_then(Option::as_mut)
+        else {
+            return true;
+        };
+        let (frames, kept) = (packet.frames(), shares.kept_from(packet.from, self.now));
+        let all = planned.saturating_add(frames).saturating_add(kept);
+        let has_room = all <= wire.room() || *planned == 0 && kept == 0 && wire.is_idle();
+        if !has_room {
+            shares.came_short(packet.from, frames);
+        }
+        has_room
+    }
+
     /// What becomes of a packet at a port.
     fn way(&mut self, to: usize, packet: &Packet<'_>) -> Way {
+        if !self.has_wire_room(to, packet) {
+            return Way::Wait(self.now + WIRE_PAUSE);
+        }
         match self.ports.get_mut(to).and_then(Option::as_mut) {
             None => return Way::Drop,
-            Some(Port::Wire { wire, planned, .. }) => {
-                let all = planned.saturating_add(packet.frames());
-                if all > wire.room() && !(*planned == 0 && wire.is_idle()) {
-                    return Way::Wait(self.now + WIRE_PAUSE);
-                }
-            }
+            Some(Port::Wire { .. }) => {}
             Some(Port::Vif(vif)) => {
                 if !vif.wants(packet.receiver()) {
                     return Way::Drop;
@@ -429,7 +450,10 @@ impl<T: Transport> Router<'_, T> {
         let Some(place) = place else { return Way::Wait(self.now) };
         match self.ports.get_mut(to).and_then(Option::as_mut) {
             Some(Port::Vif(vif)) => vif.late.fetch(packet.from, packet.length, packet.frames()),
-            Some(Port::Wire { planned, .. }) => *planned += packet.frames(),
+            Some(Port::Wire { planned, shares, .. }) => {
+                *planned += packet.frames();
+                shares.take(packet.from, packet.frames());
+            }
             None => {}
         }
         Way::Staged(place)
@@ -500,6 +524,10 @@ impl<T: Transport> Router<'_, T> {
         });
         (place, first..self.pieces.len())
     }
+}
+
+fn is_wire<T: Transport>(port: &Option<Port<T>>) -> bool {
+    matches!(port, Some(Port::Wire { .. }))
 }
 
 /// One end of a copy: a domain's page. The offset lies within it: fragments were checked.

@@ -2,9 +2,10 @@
 //!
 //! Ports are served in a circle. Where something that they share is short (headers, staging memory, a receiver's pages), those
 //! that are served first have it. So the next round begins with the first port, behind the one that this round began with, that
-//! came short: each port that wants more than there is is first once in as many rounds as there are such ports, wherever the others
-//! are in the circle.
+//! came short since it was first itself: each port that wants more than there is is first once in as many rounds as there are such
+//! ports, wherever the others are in the circle, and whether it comes short in each round or now and then.
 
+use alloc::vec::Vec;
 use core::ops::Range;
 
 /// Whose turn it is.
@@ -14,8 +15,8 @@ pub struct Turn {
     first: usize,
     /// Ports in the circle.
     count: usize,
-    /// The nearest port behind the first that came short: how far it is.
-    short: Option<usize>,
+    /// Of each port, whether it came short since it was first.
+    short: Vec<bool>,
     /// Rounds until now.
     rounds: usize,
 }
@@ -23,7 +24,8 @@ pub struct Turn {
 impl Turn {
     /// A round of `count` ports begins.
     pub fn begin(&mut self, count: usize) {
-        (self.count, self.short) = (count, None);
+        self.count = count;
+        self.short.resize(count, false);
         if self.first >= count {
             self.first = 0;
         }
@@ -41,17 +43,21 @@ impl Turn {
 
     /// That port would have taken more in this round.
     pub fn came_short(&mut self, port: usize) {
-        // Both are less than the count.
-        let distance = (port + self.count - self.first) % self.count.max(1);
-        if distance > 0 {
-            self.short = Some(self.short.map_or(distance, |other| other.min(distance)));
+        if port != self.first
+            && let Some(short) = self.short.get_mut(port)
+        {
+            *short = true;
         }
     }
 
     /// The round is over.
     pub fn end(&mut self) {
         self.rounds = self.rounds.wrapping_add(1);
-        self.first = (self.first + self.short.unwrap_or(1)) % self.count.max(1);
+        let behind = || circle(0..self.count, self.first + 1);
+        self.first = behind().find(|port| self.short[*port]).or(behind().next()).unwrap_or(0);
+        if let Some(short) = self.short.get_mut(self.first) {
+            *short = false;
+        }
     }
 }
 
@@ -101,5 +107,23 @@ mod tests {
             turn.end();
         }
         assert!(greedy.iter().all(|port| firsts[*port] >= 99), "{firsts:?}");
+    }
+
+    #[test]
+    fn one_that_comes_short_now_and_then_is_first_in_turn() {
+        let mut turn = Turn::default();
+        let mut firsts = [0; 8];
+        for _ in 0..300 {
+            turn.begin(8);
+            let first = turn.order().next().unwrap();
+            firsts[first] += 1;
+            [0, 1].into_iter().for_each(|port| turn.came_short(port));
+            // Only while another one is before it in the circle.
+            if first == 0 {
+                turn.came_short(5);
+            }
+            turn.end();
+        }
+        assert!([0, 1, 5].iter().all(|port| firsts[*port] >= 99), "{firsts:?}");
     }
 }

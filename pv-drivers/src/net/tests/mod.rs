@@ -10,6 +10,7 @@ mod hostile;
 mod moving;
 mod sharing;
 mod spoofing;
+mod uplink;
 
 use std::boxed::Box;
 use std::collections::VecDeque;

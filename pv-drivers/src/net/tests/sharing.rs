@@ -15,7 +15,7 @@ use super::super::{Checksum, Gso, GsoKind, Mac, Offload};
 use super::{Front, Net, TestWire, bytes, frame, frames, send, station};
 
 const PLAIN: Offload = Offload { checksum: Checksum::Unchecked, gso: None };
-const LARGE: Offload =
+pub(super) const LARGE: Offload =
     Offload { checksum: Checksum::Blank, gso: Some(Gso { size: 1448, kind: GsoKind::Tcp4 }) };
 
 /// Makes the bridge know the stations.
@@ -30,7 +30,12 @@ fn introduce(net: &mut Net, fronts: &mut [(&mut Front, u8)]) {
 }
 
 /// Lets `sender` send while its ring has room, `count` packets in all; answers how many it has sent.
-fn send_up_to(sender: &mut Front, sent: &mut usize, count: usize, packet: impl Fn(usize) -> Vec<u8>) {
+pub(super) fn send_up_to(
+    sender: &mut Front,
+    sent: &mut usize,
+    count: usize,
+    packet: impl Fn(usize) -> Vec<u8>,
+) {
     sender.tx.collect().unwrap();
     while *sent < count && sender.tx.ready(1).unwrap() {
         send(sender, &packet(*sent), PLAIN);
@@ -301,9 +306,9 @@ fn packets_that_find_no_place_for_their_header_go_once() {
 
 /// A card that has room for so many frames, and always something under way.
 #[derive(Clone, Default)]
-struct Narrow {
-    wire: TestWire,
-    room: Arc<AtomicUsize>,
+pub(super) struct Narrow {
+    pub(super) wire: TestWire,
+    pub(super) room: Arc<AtomicUsize>,
 }
 
 impl Wire for Narrow {
