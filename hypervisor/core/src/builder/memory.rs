@@ -66,6 +66,7 @@ pub(super) struct Extents(Vec<Vec<Extent>>);
 
 impl Extents {
     /// Adds the next one; `None`: there is no memory for it.
+    #[inline(never)]
     fn add(&mut self, next: Extent) -> Option<()> {
         if let Some(last) = self.0.last_mut().and_then(|chunk| chunk.last_mut())
             && last.frame.add(last.count) == next.frame
@@ -88,13 +89,18 @@ impl Extents {
         self.0.last().and_then(|chunk| chunk.last()).map_or(0, |last| last.page + last.count)
     }
 
-    /// Those from the one on that a page is in.
-    fn from(&self, page: u64) -> impl Iterator<Item = &Extent> {
+    /// The `n`-th one: all pieces but the last are full.
+    #[inline(never)]
+    fn get(&self, n: usize) -> Option<Extent> {
+        self.0.get(n / CHUNK)?.get(n % CHUNK).copied()
+    }
+
+    /// The number of the one that a page is in.
+    #[inline(never)]
+    fn find(&self, page: u64) -> usize {
         let is_before = |e: &Extent| e.page + e.count <= page;
-        let first = self.0.partition_point(|chunk| chunk.last().is_none_or(is_before));
-        let (chunk, rest) =
-            self.0[first..].split_first().map_or((&[][..], &[][..]), |(c, rest)| (&c[..], rest));
-        chunk[chunk.partition_point(is_before)..].iter().chain(rest.iter().flatten())
+        let chunk = self.0.partition_point(|chunk| chunk.last().is_none_or(is_before));
+        chunk * CHUNK + self.0.get(chunk).map_or(0, |chunk| chunk.partition_point(is_before))
     }
 }
 
@@ -180,7 +186,8 @@ impl<'a, P: Platform> Memory<'a, P> {
 
     /// The blocks that make up these pages.
     pub(super) fn extents(&self, pages: Range<u64>) -> impl Iterator<Item = Extent> + '_ {
-        self.extents.from(pages.start).map_while(move |e| {
+        (self.extents.find(pages.start)..).map_while(move |n| {
+            let e = self.extents.get(n)?;
             let page = e.page.max(pages.start);
             let end = (e.page + e.count).min(pages.end);
             (page < end).then(|| Extent { page, frame: e.frame.add(page - e.page), count: end - page })
@@ -189,7 +196,7 @@ impl<'a, P: Platform> Memory<'a, P> {
 
     /// The frame of a page. The page is one of the domain's.
     pub(super) fn frame(&self, page: u64) -> Mfn {
-        let extent = self.extents.from(page).next().expect("a page of the domain's");
+        let extent = self.extents.get(self.extents.find(page)).expect("a page of the domain's");
         extent.frame.add(page - extent.page)
     }
 

@@ -293,7 +293,10 @@ fn foreign_work_is_taken_off_in_proportion() {
     let before = sim.vcpus[0].vcpu().sched.vruntime();
     sim.hv.platform.time.fetch_add(8_000_000, SeqCst);
     let hv = &sim.hv;
-    hv.work_for(CpuId(0), Some(&other), || drop(hv.platform.time.fetch_add(1_000_000, SeqCst)));
+    let work = || {
+        hv.platform.time.fetch_add(1_000_000, SeqCst);
+    };
+    hv.work_for(CpuId(0), Some(&other), work);
     // All of its vCPUs want to run when it is charged.
     for n in 1..=HELPERS {
         sim.hv.kick(&sim.vcpu(n));
