@@ -1,8 +1,8 @@
 //! What a domain got on each CPU, and how it divides that among its vCPUs.
 //!
 //! vCPUs that run one after the other each have all of their domain's weight in their turn, and nothing of what the one before
-//! got. So the domain itself has a virtual runtime on each CPU's timeline, which grows by what its vCPUs get there, divided by their number: a
-//! vCPU that wakes up is not placed before it. What the domain owes goes with it from one CPU to the other.
+//! got. So the domain itself has a virtual runtime on each CPU's timeline, which grows by what its vCPUs get there, at each moment divided by
+//! their number then: a vCPU that wakes up is not placed before it, but for 20 ms, as it is their mean and the CPU's base the least one. What the domain owes goes with it from one CPU to the other.
 //!
 //! A vCPU has its part of the weight for as long as so many want to run, to the nanosecond: what it is charged is the growth of
 //! the domain's *flow*, the virtual runtime of a vCPU that runs all the time.
