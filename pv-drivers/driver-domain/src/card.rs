@@ -1,4 +1,4 @@
-//! A network card of the machine as the bridge takes it: frames are given to the card's queue, and nobody waits for the medium.
+//! A network card of the machine as the bridge takes it: frames are given to the card's queue, and no loop waits for the medium.
 //!
 //! # Memory
 //!

@@ -7,7 +7,7 @@
 //! - [`nodes`]: what a toolstack would write into xenstore for a domain and its devices.
 //! - [`domains`]: the served domains, from the first look at their rings to their end, and starting anew.
 //! - [`console`], [`devices`]: their consoles, disks and network interfaces.
-//! - [`disk`], [`card`]: the machine's disks and network cards, on which nobody waits; [`virtio`]: how they are begun with.
+//! - [`disk`], [`card`]: the machine's disks and network cards, none of which is waited for; [`virtio`]: how they are begun with.
 //! - [`hosted`]: the devices that a toolstack asks for, in its own xenstore.
 //!
 //! ```text

@@ -126,7 +126,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// `2^order` frames aligned to their size for the hypervisor's own use, to be given back by [`FrameAllocator::free`]. What is in
-    /// them is left over from whoever had them. They may be the last ones: what a guest decides about is judged before
+    /// them is left over from their last owner. They may be the last ones: what a guest decides about is judged before
     /// ([`FrameAllocator::has_room`]). May wait for other CPUs to flush: the caller holds no lock that is ever taken with interrupts
     /// off.
     ///

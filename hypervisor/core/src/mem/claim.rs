@@ -6,7 +6,7 @@
 //!
 //! | what grows | taker |
 //! |---|---|
-//! | a domain's memory, whoever asks for it | [`Taker::Memory`] |
+//! | a domain's memory, at whichever request | [`Taker::Memory`] |
 //! | grant tables, `shared_info` | [`Taker::Growth`] |
 //! | the new frames of an exchange | [`Taker::Loan`] |
 //! | the hypervisor's heap and its own page tables | [`Taker::Hypervisor`] |

@@ -1,4 +1,4 @@
-//! What a domain can have of the machine's memory, and what is left for the hypervisor whatever it asks for.
+//! What a domain can have of the machine's memory, and what is left for the hypervisor in any case.
 
 use crate::Hypervisor;
 use crate::domain::{Domain, DomainConfig};
