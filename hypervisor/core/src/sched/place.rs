@@ -215,12 +215,13 @@ impl<P: Platform> Scheduler<P> {
     ) -> u64 {
         let share = &sched.share;
         // The base is the least one, and the domain's is a mean of its own, which take turns: what wakes up does not wait for all of these.
-        let mut floor = lead(share.vruntime_on(queue.cpu, base), base) - 2 * SLICE as i64;
+        let standing = lead(share.vruntime_on(queue.cpu, base), base);
+        let mut floor = standing - 2 * SLICE as i64;
         let last = share.last_cpu();
         if last != queue.cpu && share.may_owe(last, self.queue(last).line.base()) {
             let there = self.queue(last).base(now);
             let owed = lead(share.vruntime_on(last, there), there);
-            if owed > floor.max(0) {
+            if owed > standing.max(0) {
                 floor = owed;
                 share.set_vruntime_on(queue.cpu, base.saturating_add_signed(owed));
             }
