@@ -18,6 +18,17 @@ pub enum Progress {
     Preempted,
 }
 
+/// How far `EVTCHNOP_reset` got. Two vCPUs may go on with the same one.
+#[derive(Clone, Copy)]
+pub(super) enum Reset {
+    /// None is under way.
+    Idle,
+    /// Ports are being closed; this one is next.
+    Closing(u32),
+    /// All ports were closed; the pages of the FIFO ABI are being given back.
+    Leaving,
+}
+
 /// Ports between two looks for other work.
 const PREEMPTION_STEP: u32 = 64;
 /// Attempts to find the other end of a port that is being bound and closed by other CPUs at the same time.
@@ -146,11 +157,14 @@ impl<P: Platform> Hypervisor<P> {
         let events = &domain.events;
         let first = {
             let mut changes = events.changes.lock();
-            match (resuming, changes.next_reset) {
-                (true, 0) | (false, 1..) => return Err(EventError::ResetInProgress),
-                (true, next) => next,
-                (false, 0) => {
-                    changes.next_reset = 1;
+            match (resuming, changes.reset) {
+                (true, Reset::Idle) | (false, Reset::Closing(_) | Reset::Leaving) => {
+                    return Err(EventError::ResetInProgress);
+                }
+                (true, Reset::Closing(next)) => next,
+                (true, Reset::Leaving) => events.slots.valid(),
+                (false, Reset::Idle) => {
+                    changes.reset = Reset::Closing(1);
                     1
                 }
             }
@@ -162,16 +176,35 @@ impl<P: Platform> Hypervisor<P> {
             // A free port is what is wanted.
             let _ = self.close_event(&domain, Port(port));
             if port % PREEMPTION_STEP == 0 && self.platform.work_pending() {
-                events.changes.lock().next_reset = port + 1;
+                if let Reset::Closing(next) = &mut events.changes.lock().reset {
+                    *next = port + 1;
+                }
                 return Ok(Progress::Preempted);
             }
         }
-        let mut changes = events.changes.lock();
-        changes.next_reset = 0;
-        if changes.active != 0 {
-            return Err(EventError::ResetIncomplete);
+        {
+            let mut changes = events.changes.lock();
+            match changes.reset {
+                Reset::Closing(_) if changes.active != 0 => {
+                    changes.reset = Reset::Idle;
+                    return Err(EventError::ResetIncomplete);
+                }
+                Reset::Closing(_) => {
+                    changes.reset = Reset::Leaving;
+                    self.leave_fifo(&domain, &mut changes);
+                }
+                Reset::Leaving => {}
+                // Another vCPU went on with this reset, and ended it.
+                Reset::Idle => return Ok(Progress::Finished),
+            }
         }
-        self.fifo_destroy(events, &mut changes);
+        if self.give_all_pages_back(&domain).is_err() {
+            return Ok(Progress::Preempted);
+        }
+        let mut changes = events.changes.lock();
+        if let Reset::Leaving = changes.reset {
+            changes.reset = Reset::Idle;
+        }
         Ok(Progress::Finished)
     }
 
@@ -198,7 +231,10 @@ impl<P: Platform> Hypervisor<P> {
         if self.release_pirqs(domain) == Progress::Preempted {
             return Progress::Preempted;
         }
-        self.fifo_destroy(events, &mut events.changes.lock());
-        Progress::Finished
+        self.leave_fifo(domain, &mut events.changes.lock());
+        match self.give_all_pages_back(domain) {
+            Ok(()) => Progress::Finished,
+            Err(_) => Progress::Preempted,
+        }
     }
 }

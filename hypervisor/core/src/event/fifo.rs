@@ -11,12 +11,16 @@
 //! - The tails of a vCPU's queues are guarded by its lock. An event is linked while the locks of the vCPU it notifies
 //!   now and of the vCPU it was linked at last are held (lower vCPU first), so `last` does not change under a linker.
 //! - Guest pages are touched only with at least one vCPU's lock held and after `ports` was read under it, or with the
-//!   domain's mutex held. Tearing down sets `ports` to 0 and then takes every lock once, so that nobody is left in
-//!   the pages when they are given back.
+//!   domain's mutex held. Leaving sets `ports` to 0 and then takes every lock once, so that no sender is left in
+//!   the pages when they are given back (`leave`).
 //! - All loops over words that the guest writes are bounded: a guest that writes what it must not loses its own events.
 
+mod leave;
+
+pub(super) use leave::Leaving;
+
 use super::slot::Slot;
-use super::{Changes, DomainEvents, EventError};
+use super::{Changes, EventError};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::{MachineAddr, Mfn, PAGE_SIZE, Port, VcpuId};
@@ -340,7 +344,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     /// [`EventError::NoSuchVcpu`], [`EventError::Invalid`] for a vCPU that has one already, a block that is misaligned or
-    /// crosses a page, or a frame that the domain cannot write; [`EventError::NoMemory`].
+    /// crosses a page, or a frame that the domain cannot write; [`EventError::NoMemory`]; [`EventError::Restart`].
     pub fn fifo_init_control(
         &self,
         domain: &Arc<Domain<P>>,
@@ -349,10 +353,14 @@ impl<P: Platform> Hypervisor<P> {
         offset: u32,
     ) -> Result<(), EventError> {
         super::vcpu_exists(domain, vcpu)?;
+        self.give_all_pages_back(domain)?;
         if offset as usize > PAGE_SIZE - size_of::<EvtchnFifoControlBlock>() || !offset.is_multiple_of(8) {
             return Err(EventError::Invalid);
         }
-        let place = |_: &Changes| -> Result<&FifoVcpu, EventError> {
+        let place = |changes: &Changes| -> Result<&FifoVcpu, EventError> {
+            if changes.leaving.is_some() {
+                return Err(EventError::Restart);
+            }
             let fifo = domain.events.fifo.try_call_once(|| {
                 self.room_for_ports(domain, domain.vcpus.len() * size_of::<FifoVcpu>() + FIFO_BYTES)?;
                 Fifo::new(domain.vcpus.len())
@@ -492,31 +500,6 @@ impl<P: Platform> Hypervisor<P> {
             let guard = slot.lock();
             if slot.take_saved_event() {
                 self.set_pending(domain, port, guard.slot());
-            }
-        }
-    }
-
-    /// Goes back to the two-level ABI and gives the guest's pages back. The caller holds the domain's mutex, and no port
-    /// is bound.
-    pub(super) fn fifo_destroy(&self, events: &DomainEvents, changes: &mut Changes) {
-        let Some(fifo) = events.fifo.get() else { return };
-        changes.raising = None;
-        events.uses_fifo.store(false, Ordering::SeqCst);
-        fifo.ports.store(0, Ordering::SeqCst);
-        for vcpu in &fifo.vcpus {
-            let mut tails = vcpu.tails.lock();
-            *tails = [0; EVTCHN_FIFO_MAX_QUEUES];
-            let control = MachineAddr(vcpu.control.swap(0, Ordering::SeqCst));
-            drop(tails);
-            if control.0 != 0 {
-                self.put_page_and_type(control.mfn());
-            }
-        }
-        // What `last` says means nothing where all queues are empty.
-        for page in &fifo.pages {
-            let mfn = page.swap(0, Ordering::SeqCst);
-            if mfn != 0 {
-                self.put_page_and_type(Mfn(mfn));
             }
         }
     }

@@ -160,12 +160,14 @@ struct Changes {
     searches_again: bool,
     /// Ports that are bound.
     active: u32,
-    /// Where `EVTCHNOP_reset` goes on; 0: none is under way.
-    next_reset: u32,
+    /// How far `EVTCHNOP_reset` got.
+    reset: close::Reset,
     /// Where the teardown goes on.
     next_destroyed: u32,
     /// Saved events that are being raised.
     raising: Option<fifo::Raising>,
+    /// Pages of the FIFO ABI that the domain left are being given back.
+    leaving: Option<fifo::Leaving>,
     /// Teardown began: no port is bound any more.
     dying: bool,
 }
@@ -193,9 +195,10 @@ impl DomainEvents {
                 search_from: 0,
                 searches_again: false,
                 active: 0,
-                next_reset: 0,
+                reset: close::Reset::Idle,
                 next_destroyed: 1,
                 raising: None,
+                leaving: None,
                 dying: false,
             }),
         })

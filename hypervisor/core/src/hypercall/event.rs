@@ -17,7 +17,7 @@ use xen_abi::xen::DOMID_XEN;
 use zerocopy::IntoBytes;
 
 /// Goes on with an interrupted `EVTCHNOP_reset`; not in the public header for guests.
-const EVTCHNOP_RESET_CONT: u32 = 14;
+pub(crate) const EVTCHNOP_RESET_CONT: u32 = 14;
 
 /// The command of a hypercall: an `int` of the ABI, so the upper half of the register is not part of it.
 pub fn command(arg: u64) -> u32 {

@@ -4,6 +4,7 @@ use super::frames::{answer, fifo_control, fifo_words};
 use super::world::{PORT, Who, World};
 use super::{Op, meet, op};
 use crate::event::tests::whole::take_events;
+use crate::hypercall::event::EVTCHNOP_RESET_CONT;
 use crate::ids::Port;
 use crate::platform::Platform;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -59,6 +60,10 @@ const OPS: &[Op] = &[
     .after(&["FIFO control block"]),
     op(1, "reset", |w, who| event(w, who, EVTCHNOP_RESET, EvtchnReset { dom: DOMID_SELF }).is_some())
         .after(&["bind to it"]),
+    op(1, "go on with a reset", |w, who| {
+        event(w, who, EVTCHNOP_RESET_CONT, EvtchnReset { dom: DOMID_SELF }).is_some()
+    })
+    .after(&["bind to it", "FIFO control block", "FIFO words"]),
     op(2, "reset the other end", |w, who| {
         event(w, who, EVTCHNOP_RESET, EvtchnReset { dom: DOMID_SELF }).is_some()
     })

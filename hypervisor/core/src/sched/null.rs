@@ -13,6 +13,7 @@ use crate::platform::Platform;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::sync::atomic::Ordering;
+use spin::Mutex;
 
 /// Which CPU belongs to which vCPU.
 pub(super) struct Assignments<P: Platform> {
@@ -113,8 +114,21 @@ impl<P: Platform> Scheduler<P> {
     }
 
     /// A vCPU stopped running or may do so no more: if that is for good, its CPU goes to one that waits for it.
+    #[inline(always)]
     pub(super) fn give_up_cpu(&self, platform: &P, now: Nanos, vcpu: &Vcpu<P>) {
-        let Some(assignments) = &self.assignments else { return };
+        if let Some(assignments) = &self.assignments {
+            self.give_up_assigned(assignments, platform, now, vcpu);
+        }
+    }
+
+    #[inline(never)]
+    fn give_up_assigned(
+        &self,
+        assignments: &Mutex<Assignments<P>>,
+        platform: &P,
+        now: Nanos,
+        vcpu: &Vcpu<P>,
+    ) {
         let cpu = home(vcpu);
         if !gone(&vcpu.sched) && vcpu.sched.may_run_on(cpu) && platform.is_online(cpu) {
             return;

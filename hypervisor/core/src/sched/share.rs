@@ -54,8 +54,10 @@ pub struct DomainSched {
     weight: AtomicU32,
     /// Percent of one CPU; 0: none.
     cap: AtomicU32,
-    /// vCPUs that run or wait.
-    pub(super) active: AtomicU32,
+    /// vCPUs that run or wait. Changes with the clock locked.
+    active: AtomicU32,
+    /// What each of them has of the weight ([`DomainSched::part`]). Changes with the clock locked.
+    part: AtomicU32,
     /// What they got.
     pub(super) got: Standings,
     /// vCPUs in `SCHEDOP_poll`.
@@ -119,6 +121,7 @@ impl DomainSched {
             weight: AtomicU32::new(DEFAULT_WEIGHT),
             cap: AtomicU32::new(0),
             active: AtomicU32::new(0),
+            part: AtomicU32::new(BASE),
             got: Standings::new(cpus)?,
             pollers: AtomicU32::new(0),
             served: AtomicU64::new(0),
@@ -139,8 +142,21 @@ impl DomainSched {
     }
 
     /// What each vCPU that runs or waits has of the weight, in units of [`BASE`] to [`DEFAULT_WEIGHT`].
+    #[inline(always)]
     pub(super) fn part(&self) -> u32 {
-        (self.whole() / self.active.load(Ordering::Relaxed).max(1)).max(1)
+        self.part.load(Ordering::Relaxed)
+    }
+
+    /// So many more vCPUs run or wait from now on. The clock is locked.
+    pub(super) fn change_active(&self, by: i32) {
+        self.active.store(self.active.load(Ordering::Relaxed).wrapping_add_signed(by), Ordering::Relaxed);
+        self.divide_weight();
+    }
+
+    /// Divides the weight among the vCPUs that run or wait. The clock is locked.
+    fn divide_weight(&self) {
+        let part = self.whole() / self.active.load(Ordering::Relaxed).max(1);
+        self.part.store(part.max(1), Ordering::Relaxed);
     }
 
     /// All of the weight, in the same units.
@@ -232,6 +248,7 @@ impl<P: Platform> Hypervisor<P> {
             let _clock = self.sched.clock.lock();
             share.advance_flow(now);
             share.weight.store(weight, Ordering::Relaxed);
+            share.divide_weight();
         }
         {
             let mut budget = share.budget.lock();

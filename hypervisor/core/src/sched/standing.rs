@@ -109,13 +109,13 @@ impl DomainSched {
     /// One more vCPU runs or waits on this CPU.
     pub(super) fn joined(&self, cpu: CpuId, now: Nanos) {
         self.got.on(cpu).change(self.advance_flow(now), 1);
-        self.active.fetch_add(1, Ordering::Relaxed);
+        self.change_active(1);
     }
 
     /// One less does.
     pub(super) fn left(&self, cpu: CpuId, now: Nanos) {
         self.got.on(cpu).change(self.advance_flow(now), -1);
-        self.active.fetch_sub(1, Ordering::Relaxed);
+        self.change_active(-1);
     }
 
     /// One that waited on a CPU goes to another one.

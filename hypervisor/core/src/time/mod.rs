@@ -26,7 +26,7 @@ pub mod timers;
 pub use runstate::RunState;
 pub use timers::{TimerKind, TimerQueues};
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 use runstate::Account;
 use spin::Mutex;
 use timers::{DEFAULT_PERIOD, Slot};
@@ -69,13 +69,19 @@ impl VcpuTime {
             last_tick: AtomicU64::new(0),
         }
     }
+
+    /// Whether the periodic timer has a period.
+    #[inline(always)]
+    fn ticks(&self) -> bool {
+        self.period.load(Ordering::SeqCst) != 0
+    }
 }
 
 #[cfg(test)]
 impl VcpuTime {
     /// Stops the periodic timer before it was ever armed.
     pub(crate) fn disable_periodic(&self) {
-        self.period.store(0, core::sync::atomic::Ordering::Relaxed);
+        self.period.store(0, Ordering::Relaxed);
     }
 }
 

@@ -99,13 +99,18 @@ impl<P: Platform> Hypervisor<P> {
     #[must_use]
     pub(crate) fn vcpu_time_started(&self, vcpu: &VcpuRef<P>, now: Nanos) -> bool {
         self.publish_time(vcpu);
-        self.update_runstate_area(vcpu, Through::running(vcpu));
-        self.periodic_work(self.platform.this_cpu(), vcpu, now)
+        let time = &vcpu.vcpu().time;
+        if time.has_runstate_area() {
+            self.update_runstate_area(vcpu, Through::running(vcpu));
+        }
+        time.ticks() && self.periodic_work(self.platform.this_cpu(), vcpu, now)
     }
 
     /// The vCPU does not run any more.
     pub(crate) fn vcpu_time_stopped(&self, vcpu: &VcpuRef<P>) {
-        self.update_runstate_area(vcpu, Through::Tables);
+        if vcpu.vcpu().time.has_runstate_area() {
+            self.update_runstate_area(vcpu, Through::Tables);
+        }
     }
 
     /// Wall-clock time at system time 0, in nanoseconds since 1970.

@@ -98,6 +98,12 @@ impl VcpuTime {
         info
     }
 
+    /// Whether the guest wants a copy of the account.
+    #[inline(always)]
+    pub(super) fn has_runstate_area(&self) -> bool {
+        self.runstate_area.load(Ordering::Relaxed) != 0
+    }
+
     /// Sets the guest address of the copy of the account; 0: none.
     pub fn set_runstate_area(&self, address: u64) {
         self.runstate_area.store(address, Ordering::Relaxed);
@@ -106,6 +112,7 @@ impl VcpuTime {
 
 impl<P: Platform> Hypervisor<P> {
     /// Copies the account to where the guest wants it. What cannot be written is not: the guest took its mapping away.
+    #[inline(never)]
     pub(crate) fn update_runstate_area(&self, vcpu: &VcpuRef<P>, through: Through) {
         let time = &vcpu.vcpu().time;
         let area = time.runstate_area.load(Ordering::Relaxed);

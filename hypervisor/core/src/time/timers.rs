@@ -196,10 +196,14 @@ impl<P: Platform> TimerQueues<P> {
     /// Stops a timer.
     fn stop(&self, time: &VcpuTime, kind: TimerKind) {
         let _arming = time.arming.lock();
-        self.disarm(&time.slots[kind as usize]);
+        let slot = &time.slots[kind as usize];
+        if slot.index().is_some() {
+            self.disarm(slot);
+        }
     }
 
     /// Takes a timer out of its heap; the vCPU's `arming` is held.
+    #[inline(never)]
     fn disarm(&self, slot: &Slot) {
         // While `arming` is held it is not armed by others: at most a CPU takes it out of its heap meanwhile.
         if slot.index().is_none() {
@@ -477,7 +481,7 @@ impl<P: Platform> Hypervisor<P> {
     /// period. Where it expires meanwhile it does not tick, and is armed again when the vCPU starts.
     pub(super) fn periodic_work(&self, cpu: CpuId, vcpu: &VcpuRef<P>, now: Nanos) -> bool {
         let time = &vcpu.vcpu().time;
-        if time.period.load(Ordering::SeqCst) == 0 {
+        if !time.ticks() {
             return false;
         }
         let arming = time.arming.lock();

@@ -3,6 +3,7 @@
 mod channels;
 mod fifo;
 mod hypercalls;
+mod leaving;
 mod model;
 mod orders;
 mod pirqs;
