@@ -3,10 +3,11 @@
 //! Each step is bounded, whatever the domain's size: a few pages are cleared or copied, one page table is written. What comes
 //! between two steps is the caller's choice. At boot nothing waits; the keeper stops for its CPU's other work.
 
+use super::extents::Extents;
 use super::image::elf_file;
 use super::kernel::Kernel;
 use super::layout::Layout;
-use super::memory::{Extents, Memory, list_entries};
+use super::memory::{Memory, list_entries};
 use super::start::{self, Rings};
 use super::tables::Tables;
 use super::{BuildError, DomainSource, Served};
@@ -38,6 +39,13 @@ pub struct Filling {
     served: Option<Served>,
     extents: Extents,
     stage: Stage,
+}
+
+impl Filling {
+    /// What is kept of its memory, to be given up in steps.
+    pub(crate) fn into_extents(self) -> Extents {
+        self.extents
+    }
 }
 
 /// What is to be done next.

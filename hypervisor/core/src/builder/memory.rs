@@ -9,6 +9,7 @@
 //! written, and the domain is not built ([`Memory::is_whole`]).
 
 use super::BuildError;
+use super::extents::{Extent, Extents, judged};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::ids::Mfn;
@@ -16,7 +17,6 @@ use crate::mem::MAX_ORDER;
 use crate::options::Dom0Memory;
 use crate::page::PageType;
 use crate::platform::{FrameWords, Platform, WORDS_PER_FRAME};
-use alloc::vec::Vec;
 use core::cell::Cell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -43,65 +43,6 @@ pub(super) fn dom0_pages(option: &Dom0Memory, free: u64) -> u64 {
 /// Entries of the list of frames that is in these pages.
 pub(super) fn list_entries(list: &Range<u64>) -> u64 {
     (list.end - list.start) * WORDS_PER_FRAME as u64
-}
-
-/// Consecutive pages of the domain in consecutive frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    /// First page.
-    pub(super) page: u64,
-    /// Its frame.
-    pub(super) frame: Mfn,
-    /// How many.
-    pub(super) count: u64,
-}
-
-/// Extents that are kept together: less than a page of them.
-const CHUNK: usize = 128;
-
-/// All of a domain's, in order. Other domains decide how scattered free memory is, and so how many these are: they are kept in
-/// pieces of less than a page, for there may be no two free frames in a row.
-#[derive(Debug, Default)]
-pub(super) struct Extents(Vec<Vec<Extent>>);
-
-impl Extents {
-    /// Adds the next one; `None`: there is no memory for it.
-    #[inline(never)]
-    fn add(&mut self, next: Extent) -> Option<()> {
-        if let Some(last) = self.0.last_mut().and_then(|chunk| chunk.last_mut())
-            && last.frame.add(last.count) == next.frame
-        {
-            last.count += next.count;
-            return Some(());
-        }
-        if self.0.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            let mut chunk = Vec::new();
-            chunk.try_reserve_exact(CHUNK).ok()?;
-            self.0.try_reserve(1).ok()?;
-            self.0.push(chunk);
-        }
-        self.0.last_mut()?.push(next);
-        Some(())
-    }
-
-    /// How many pages there are.
-    fn pages(&self) -> u64 {
-        self.0.last().and_then(|chunk| chunk.last()).map_or(0, |last| last.page + last.count)
-    }
-
-    /// The `n`-th one: all pieces but the last are full.
-    #[inline(never)]
-    fn get(&self, n: usize) -> Option<Extent> {
-        self.0.get(n / CHUNK)?.get(n % CHUNK).copied()
-    }
-
-    /// The number of the one that a page is in.
-    #[inline(never)]
-    fn find(&self, page: u64) -> usize {
-        let is_before = |e: &Extent| e.page + e.count <= page;
-        let chunk = self.0.partition_point(|chunk| chunk.last().is_none_or(is_before));
-        chunk * CHUNK + self.0.get(chunk).map_or(0, |chunk| chunk.partition_point(is_before))
-    }
 }
 
 /// The memory of a domain that does not run yet, by its own page numbers.
@@ -175,8 +116,12 @@ impl<'a, P: Platform> Memory<'a, P> {
     /// `count` frames more are the domain's, which is to have `pages`.
     fn add(&mut self, frame: Mfn, count: u64, pages: u64) -> Result<(), BuildError> {
         let page = self.pages();
-        let short = BuildError::TooLittleMemory { needed: pages, available: page };
-        self.extents.add(Extent { page, frame, count }).ok_or(short)
+        let added = match self.owner {
+            Some(owner) => self.extents.add(frame, count, judged(&self.hv.frames, &owner.pages.claim)),
+            // Nothing else takes memory while it is built.
+            None => self.extents.add(frame, count, |_| true),
+        };
+        added.ok_or(BuildError::TooLittleMemory { needed: pages, available: page })
     }
 
     /// How many pages there are.

@@ -7,6 +7,7 @@
 //! sentence. [`fill`] does it all for a described domain, step by step. The page tables are then handed to [`crate::page`] like a guest's own, which checks and counts them.
 
 mod error;
+mod extents;
 mod fill;
 mod image;
 mod kernel;
@@ -20,6 +21,7 @@ pub(crate) mod tests;
 pub(crate) mod unpack;
 
 pub use error::BuildError;
+pub(crate) use extents::{Extents, frames_for_extents};
 pub use fill::Filling;
 pub use start::hypercall_page;
 

@@ -8,6 +8,7 @@
 use super::keeper::{BREATH, RETRY};
 use super::{Domain, DomainConfig, MAX_VCPUS, Vcpu};
 use crate::Hypervisor;
+use crate::builder::Extents;
 use crate::event::DomainEvents;
 use crate::ids::{DomId, Mfn, Nanos, VcpuId};
 use crate::mem::{Claim, Taker};
@@ -64,6 +65,7 @@ struct Begun<P: Platform> {
 enum Gone<P: Platform> {
     Domain(Arc<Domain<P>>),
     Vcpus(Vec<Vcpu<P>>),
+    Extents(Extents),
 }
 
 impl<P: Platform> Unfinished<P> {
@@ -278,7 +280,12 @@ impl<P: Platform> Hypervisor<P> {
         self.keep_from(self.platform.now());
     }
 
-    /// Takes vCPUs away that are gone. Answers when to go on.
+    /// What was kept while a domain was built is not needed any more.
+    pub(super) fn let_go_of_extents(&self, extents: Extents) {
+        self.let_go(Gone::Extents(extents));
+    }
+
+    /// Takes vCPUs and extents away that are gone. Answers when to go on.
     #[inline(never)]
     pub(super) fn take_away_gone(&self) -> Option<Nanos> {
         let now = self.platform.now().0;
@@ -288,6 +295,15 @@ impl<P: Platform> Hypervisor<P> {
                 break (!held.is_empty()).then(|| Nanos(now.saturating_add(RETRY)));
             };
             let vcpus = match &mut gone {
+                Gone::Extents(extents) => {
+                    if !extents.shrink() {
+                        self.keeper.unfinished.gone.lock().push(gone);
+                    }
+                    if self.platform.work_pending() {
+                        break Some(Nanos(now.saturating_add(BREATH)));
+                    }
+                    continue;
+                }
                 Gone::Vcpus(vcpus) => Some(vcpus),
                 Gone::Domain(domain) => Arc::get_mut(domain).map(|domain| &mut domain.vcpus),
             };
@@ -318,6 +334,7 @@ impl<P: Platform> Hypervisor<P> {
         let count = |gone: &Gone<P>| match gone {
             Gone::Domain(domain) => domain.vcpus.len(),
             Gone::Vcpus(vcpus) => vcpus.len(),
+            Gone::Extents(_) => 0,
         };
         self.keeper.unfinished.gone.lock().iter().map(count).sum()
     }

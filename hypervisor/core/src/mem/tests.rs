@@ -179,6 +179,22 @@ fn claims_and_promises_leave_the_last_frames() {
     check_floor(&hv);
 }
 
+/// What is all its own is not kept from a domain by what others were promised beyond what there is.
+#[test]
+fn more_promised_than_there_is_takes_nothing_from_claims() {
+    let (hv, domain) = machine();
+    let claim = super::Claim::default();
+    let room = hv.frames.free_count() - hv.frames.floor();
+    assert_eq!(hv.claim_pages(&domain, 8), Ok(()));
+    hv.frames.owe(&claim, room + 100);
+    assert!(!hv.frames.has_spare(1));
+    assert_eq!(take_all(&hv, &domain, 0).len(), 8, "its own, and no more");
+    check_floor(&hv);
+    hv.frames.owe(&claim, 0);
+    assert_eq!(take_all(&hv, &domain, 9).len() as u64, room - 8);
+    check_floor(&hv);
+}
+
 /// What a domain leaves that is started again is set aside for it in the same step, and what is missing must be there for all.
 #[test]
 fn a_kept_claim_lasts() {

@@ -25,6 +25,7 @@ use start::described;
 use super::Domain;
 use super::making::{Making, Unfinished, promised_frames};
 use crate::Hypervisor;
+use crate::builder::frames_for_extents;
 use crate::builder::{BuildError, Filling};
 use crate::description::{Description, When};
 use crate::ids::{CpuId, DomId, Nanos, Port};
@@ -127,6 +128,12 @@ impl<P: Platform> Kept<P> {
             State::Runs(domain) => Some(domain.clone()),
             _ => None,
         }
+    }
+
+    /// Frames that are set aside for what the hypervisor keeps for it, while it is built and while it runs.
+    fn promised(&self) -> u64 {
+        let about = &self.plan.description;
+        promised_frames(about.vcpus) + frames_for_extents(about.pages)
     }
 }
 
@@ -305,6 +312,7 @@ impl<P: Platform> Hypervisor<P> {
                         verb(end)
                     ));
                     let pages = domain.pages.current();
+                    self.stop_filling(kept);
                     kept.state = State::Ends(domain, end, pages);
                 }
             }
@@ -397,7 +405,7 @@ impl<P: Platform> Hypervisor<P> {
         let about = &kept.plan.description;
         // While frames of its last life are mapped they are not there to be counted.
         if !self.domains.is_taken(kept.id)
-            && !self.frames.renew_claim(&kept.claim, about.pages, promised_frames(about.vcpus))
+            && !self.frames.renew_claim(&kept.claim, about.pages, kept.promised())
         {
             return self.wait_for(kept, MEMORY, now);
         }
@@ -500,20 +508,29 @@ impl<P: Platform> Hypervisor<P> {
         let stop = || self.platform.work_pending() || self.platform.now().0 >= end;
         let filled = match self.fill_some(&domain, filling, image, stop) {
             Ok(false) => return Some(Nanos(self.platform.now().0.saturating_add(BREATH))),
-            Ok(true) => {
-                kept.state = State::Runs(domain.clone());
-                Ok(())
-            }
+            Ok(true) => Ok(()),
             Err(error) => Err(error),
         };
+        self.stop_filling(kept);
         kept.since = self.platform.now();
         if self.filled_again(kept, filled) {
             kept.waits_until = None;
             // For its next life.
-            self.frames.owe(&kept.claim, promised_frames(kept.plan.description.vcpus));
+            self.frames.owe(&kept.claim, kept.promised());
             self.start(&domain);
         }
         None
+    }
+
+    /// A domain that was being built is not any more.
+    fn stop_filling(&self, kept: &mut Kept<P>) {
+        match core::mem::replace(&mut kept.state, State::Over) {
+            State::Builds(domain, filling) => {
+                kept.state = State::Runs(domain);
+                self.let_go_of_extents(filling.into_extents());
+            }
+            other => kept.state = other,
+        }
     }
 
     /// [`Hypervisor::filled`] for a domain that was built before: where memory was short, it is taken apart to be built another time.

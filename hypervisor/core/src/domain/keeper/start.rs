@@ -4,7 +4,6 @@ use super::{End, KEEPING_CPU, Keeping, Kept, Link, Plan, Service, State, Unpacke
 use crate::Hypervisor;
 use crate::builder::{BuildError, DomainSource, Filling, Served, unpack_kernel};
 use crate::description::{Channel, Description, When};
-use crate::domain::making::promised_frames;
 use crate::domain::{Domain, DomainConfig};
 use crate::event::slot::Binding;
 use crate::ids::{DomId, Nanos};
@@ -119,7 +118,7 @@ impl<P: Platform> Hypervisor<P> {
             if self.filled(kept, filled) && kept.plan.description.restart.when != When::Never {
                 kept.kernel = kernel;
                 self.frames.keep_claim(&kept.claim);
-                self.frames.owe(&kept.claim, promised_frames(kept.plan.description.vcpus));
+                self.frames.owe(&kept.claim, kept.promised());
             }
         }
     }

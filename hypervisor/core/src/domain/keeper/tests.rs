@@ -468,6 +468,43 @@ fn a_restart_waits_for_memory() {
     }
 }
 
+/// A domain is built again where no two free frames are in a row, as others leave memory, and where there are none but its own.
+#[test]
+fn a_restart_fits_into_scattered_memory() {
+    let hv = started(TWO);
+    let (a, greedy) = (domain(&hv, 1), domain(&hv, 5));
+    take_all(&hv, &greedy);
+    // Every other frame that a domain may give away, of so many at most.
+    let spare = |id: DomId, most: usize| -> Vec<Mfn> {
+        let frames = hv.platform.frame_table().iter().enumerate().filter(|(_, info)| {
+            let unused = info.type_word().count() == 0 && info.count().refs() == 1;
+            info.count().is_allocated() && info.owner() == Some(id) && unused
+        });
+        frames.map(|(mfn, _)| Mfn(mfn as u64)).filter(|mfn| mfn.0 % 2 == 1).take(most).collect()
+    };
+    let given = spare(a.id, usize::MAX);
+    let others = spare(greedy.id, given.len());
+    assert!(given.len() >= 500 && given.len() == others.len());
+    given.iter().for_each(|mfn| hv.remove_domain_page(&a, *mfn).unwrap());
+    take_all(&hv, &greedy);
+    others.iter().for_each(|mfn| hv.remove_domain_page(&greedy, *mfn).unwrap());
+    while hv.alloc_domain_page(&a, 0).is_ok() {}
+    assert_eq!(a.pages.current(), 2048);
+    take_all(&hv, &greedy);
+    hv.shutdown_domain(&a, SHUTDOWN_REBOOT);
+    drop(a);
+    hv.platform.preempt_every.store(3, SeqCst);
+    let again = || hv.domains.get(DomId(1)).filter(|a| a.vcpus[0].sched.runnable());
+    let restarted = (0..2000).any(|_| {
+        take_all(&hv, &greedy);
+        pass(&hv, 11);
+        again().is_some()
+    });
+    assert!(restarted);
+    assert_eq!((domain(&hv, 1).pages.current(), hv.frames.claimed()), (2048, 0));
+    assert!(hv.frames.free_count() >= hv.frames.floor());
+}
+
 /// Domains that end at the same moment are taken apart one after the other: between two of them the CPU does its other work.
 #[test]
 fn ends_at_the_same_moment_are_seen_to_one_by_one() {
