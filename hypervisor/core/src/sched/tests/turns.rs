@@ -1,6 +1,7 @@
 //! Domains whose vCPUs run one after the other, or together in waves: what they gain by that.
 
 use super::*;
+use crate::ids::Nanos;
 
 /// The attack of a domain: so many of its vCPUs want to run at any time, and each sleeps when it has run for so many steps.
 #[derive(Clone, Copy, Debug)]
@@ -305,4 +306,33 @@ fn foreign_work_is_taken_off_in_proportion() {
     sim.reschedule(0);
     let charged = sim.vcpus[0].vcpu().sched.vruntime() - before;
     assert!((7_900_000..8_500_000).contains(&charged), "{charged}");
+}
+
+/// What a domain owes on the CPU where a vCPU of it wakes up is not replaced by less that it owes on the CPU where it ran last.
+#[test]
+fn a_greater_debt_stays() {
+    const MS: u64 = 1_000_000;
+    // Owed here, owed there, and what counts.
+    for (here, there, counts) in [(15, 1, 15), (15, 19, 19), (0, 19, 19), (15, 0, 15)] {
+        let mut sim = Sim::with_domains(2, &[2, 1, 1], Policy::Share);
+        sim.vcpus[..2].iter().for_each(|vcpu| vcpu.vcpu().sched.add(Reasons::BLOCKED));
+        sim.pin(0, &[0]);
+        sim.pin(2, &[0]);
+        sim.pin(3, &[1]);
+        sim.up_all();
+        sim.reschedule(0);
+        sim.reschedule(1);
+        sim.run(200 * MS);
+        let sched = &sim.hv.sched;
+        let now = Nanos(sim.hv.platform.time.load(SeqCst));
+        let bases = [0, 1].map(|cpu| sched.queue(CpuId(cpu)).base(now));
+        let share = sim.vcpus[0].vcpu().sched.share.clone();
+        share.set_vruntime_on(CpuId(0), bases[0] + here * MS);
+        // It ran last on CPU 1.
+        share.got_on(CpuId(1), bases[1], 0);
+        share.set_vruntime_on(CpuId(1), bases[1] + there * MS);
+        wake(&mut sim, 0);
+        let owed = share.vruntime_on(CpuId(0), bases[0]) - bases[0];
+        assert!(owed >= counts * MS && owed < (counts + 1) * MS, "{owed} of {counts} ms ({here}, {there})");
+    }
 }
