@@ -7,16 +7,17 @@
 //! machine.
 //!
 //! Small allocations do not fail: some frames are the heap's alone, however many the guests want
-//! (`hypervisor_core::mem`, `claim.rs`). They may be single ones, so what takes several pages and may be wanted while guests run is
-//! allocated fallibly. The heap takes more than it needs at the moment only while there is more than those.
+//! (`hypervisor_core::mem`, `claim.rs`). What takes several pages and may be wanted while guests run is allocated fallibly. But it does not
+//! fail because no frames are in a row, which is what a hostile domain can leave: then single frames are mapped side by side in a window of
+//! the hypervisor's range ([`Heap::grow_scattered`]). The heap takes more than it needs at the moment only while there is more than what is its alone.
 //!
 //! What is larger than [`LARGE`] gets frames of its own and gives them back when it is freed: an unpacked kernel must not stay the
 //! heap's for ever. They go back dirty, so that a guest gets them cleared.
 
 use super::direct;
 use super::early::EARLY;
-use super::layout::DIRECT_MAP;
-use super::tables::direct_map_limit;
+use super::layout::{DIRECT_MAP, HEAP_WINDOW, HEAP_WINDOW_END};
+use super::tables::{self, direct_map_limit};
 use crate::machine::{Hv, Machine, try_hv};
 use core::alloc::{GlobalAlloc, Layout};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -41,10 +42,15 @@ const TAGS: usize = 64;
 /// The largest thing that is made while guests run and cannot fail: a frame holds it.
 const _: () = assert!(size_of::<hypervisor_core::domain::Domain<Machine>>() + 16 + TAGS <= PAGE_SIZE);
 
-/// Frames for an allocation that finds no room in the heap: the first and, log2, how many. The caller does not hold the heap's lock.
+/// Pages for an allocation that finds no room in the heap.
+fn pages_for(layout: Layout) -> usize {
+    (layout.size() + layout.align() + TAGS).div_ceil(PAGE_SIZE)
+}
+
+/// Frames in a row for an allocation that finds no room in the heap: the first and, log2, how many. The caller does not hold the heap's
+/// lock.
 fn more_frames(layout: Layout) -> Option<(Mfn, u32)> {
-    let bytes = layout.size() + layout.align() + TAGS;
-    let least = bytes.div_ceil(PAGE_SIZE).next_power_of_two().ilog2();
+    let least = pages_for(layout).next_power_of_two().ilog2();
     let most = least.max(GROW_ORDER);
     let Some(hv) = try_hv() else {
         return Some((EARLY.lock().alloc(1 << most, 1, direct_map_limit())?, most));
@@ -65,10 +71,88 @@ struct Heap {
 impl Heap {
     /// Lets the heap have more frames; answers whether there were any.
     fn grow(&self, layout: Layout) -> bool {
-        let Some((first, order)) = more_frames(layout) else { return false };
+        let Some((first, order)) = more_frames(layout) else { return self.grow_scattered(layout) };
         let span = Span::from_base_size(direct(first.addr()) as *mut u8, PAGE_SIZE << order);
         // SAFETY: the frames were just allocated for this, are mapped for ever, and never given back.
         unsafe { self.small.lock().claim(span) }.is_ok()
+    }
+
+    /// Lets the heap have as many single frames as an allocation needs, mapped side by side; answers whether there were as many.
+    #[cold]
+    #[inline(never)]
+    fn grow_scattered(&self, layout: Layout) -> bool {
+        let (Some(hv), pages) = (try_hv(), pages_for(layout)) else { return false };
+        // A single frame was asked for already.
+        let Some(taken) = (pages > 1).then(|| Scattered::take(hv, pages)).flatten() else { return false };
+        let Some(start) = taken.map() else { return false };
+        FRAMES.fetch_add(pages as u64, Ordering::Relaxed);
+        let span = Span::from_base_size(start as *mut u8, PAGE_SIZE * pages);
+        // SAFETY: the frames were just allocated for this and mapped there, for ever, and are never given back.
+        unsafe { self.small.lock().claim(span) }.is_ok()
+    }
+}
+
+/// The first byte of the window for scattered frames that is not in use.
+static WINDOW: spin::Mutex<u64> = spin::Mutex::new(HEAP_WINDOW);
+
+/// Single frames that were just allocated. The first word of each is the number of the next one. They go back when this is dropped.
+struct Scattered {
+    hv: &'static Hv,
+    first: Option<Mfn>,
+}
+
+impl Scattered {
+    /// So many frames, if there are as many.
+    fn take(hv: &'static Hv, pages: usize) -> Option<Self> {
+        let mut taken = Self { hv, first: None };
+        for _ in 0..pages {
+            let frame = hv.alloc_frames(0)?;
+            let next = taken.first.map_or(u64::MAX, |next| next.0);
+            // SAFETY: the frame was just allocated, and is in the direct map.
+            unsafe { (direct(frame.addr()) as *mut u64).write(next) };
+            taken.first = Some(frame);
+        }
+        Some(taken)
+    }
+
+    fn next(&mut self) -> Option<Mfn> {
+        let frame = self.first?;
+        // SAFETY: it is one of those that were taken, with the number of the next one in its first word.
+        let next = unsafe { (direct(frame.addr()) as *const u64).read() };
+        self.first = (next != u64::MAX).then_some(Mfn(next));
+        Some(frame)
+    }
+
+    /// Maps the frames side by side, for ever. Answers where, or `None`, with nothing mapped, if there are no frames for tables.
+    fn map(mut self) -> Option<u64> {
+        let mut window = WINDOW.lock();
+        let start = *window;
+        let mut at = start;
+        let pages = core::iter::from_fn(|| self.next());
+        // The tables come first, for what is mapped stays. They serve the next one where not all of them can be had.
+        let size = LARGE as u64 + 2 * PAGE_SIZE as u64;
+        if start + size > HEAP_WINDOW_END {
+            return None;
+        }
+        for va in [start, start + size] {
+            // SAFETY: nothing is done to the entry.
+            unsafe { tables::page_entries(va, 1) }.ok()?;
+        }
+        for frame in pages {
+            // SAFETY: nothing was mapped in this part of the window, and the frame was allocated for this.
+            unsafe { tables::map_page(at, Some((frame, tables::DATA))) }.ok()?;
+            at += PAGE_SIZE as u64;
+        }
+        *window = at;
+        Some(start)
+    }
+}
+
+impl Drop for Scattered {
+    fn drop(&mut self) {
+        while let Some(frame) = self.next() {
+            self.hv.frames.free(frame, 0);
+        }
     }
 }
 

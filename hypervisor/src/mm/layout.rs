@@ -7,6 +7,7 @@
 //! | 257 | `0xffff808000000000` | frame table |
 //! | 258 | `0xffff810000000000` | per-CPU windows on the current vCPU's GDT and LDT |
 //! | 259 | `0xffff818000000000` | device registers, uncached |
+//! | 261 | `0xffff828000000000` | frames of the heap that are in no row |
 //! | 261 | `0xffff82d080000000` | image; 1 GiB above it the CPU areas, 512 MiB above those the syscall stubs |
 //! | 262..271 | `0xffff830000000000` | direct map of all RAM |
 //!
@@ -34,6 +35,10 @@ pub const DESCRIPTOR_WINDOW: u64 = 2 << 20;
 pub const DEVICES: u64 = 0xffff_8180_0000_0000;
 /// First byte behind them: the machine addresses below the difference can be mapped.
 pub const DEVICES_END: u64 = DEVICES + (1 << 39);
+/// Frames that are not in a row, side by side for the heap.
+pub const HEAP_WINDOW: u64 = 0xffff_8280_0000_0000;
+/// First byte behind that (320 GiB).
+pub const HEAP_WINDOW_END: u64 = 0xffff_82d0_0000_0000;
 /// Where machine address 0 would be in the image's mapping.
 pub const IMAGE_BASE: u64 = 0xffff_82d0_8000_0000;
 /// CPU areas: stack and per-CPU data, [`CPU_AREA`] bytes a CPU.

@@ -118,6 +118,18 @@ impl Config {
         self.served.iter().map(|served| served.disks.iter().filter(is_staged).count()).sum()
     }
 
+    /// Bytes of this domain's memory that disks take; `size_of` is the size of a file of the archive.
+    #[must_use]
+    pub fn kept_bytes(&self, size_of: impl Fn(&str) -> Option<usize>) -> usize {
+        let bytes = |disk: &Disk| match &disk.storage {
+            Storage::Ram(bytes) => usize::try_from(*bytes).unwrap_or(usize::MAX),
+            Storage::File(name) if !disk.readonly => size_of(name).unwrap_or(0),
+            Storage::File(_) | Storage::Virtio(_) => 0,
+        };
+        let disks = self.served.iter().flat_map(|served| &served.disks);
+        disks.map(bytes).fold(0, usize::saturating_add)
+    }
+
     /// Reads both texts.
     ///
     /// # Errors
@@ -291,6 +303,11 @@ name = "drivers"
             readonly: false,
         };
         assert_eq!((&web.disks[..], config.staged_disks()), (&[root, second][..], 1));
+        // The file is read-only.
+        assert_eq!(config.kept_bytes(|_| Some(5000)), 3 << 20);
+        let writable = str::from_utf8(text).unwrap().replace("readonly = true", "");
+        let config = Config::read(line, Some(writable.as_bytes())).unwrap();
+        assert_eq!(config.kept_bytes(|name| (name == "root.ext4").then_some(5000)), (3 << 20) + 5000);
         let first = Net { number: 0, mac: [0, 0x16, 0x3e, 0, 0, 10] };
         assert_eq!(web.nets, [first, Net { number: 1, mac: [0, 0x16, 0x3e, 1, 0, 1] }]);
     }

@@ -42,23 +42,29 @@ impl<P: Platform> Scheduler<P> {
         if part != weight {
             clock.reweigh(&queue.line, new, weight, part, now);
         }
+        let due = share.not_before(queue.cpu, new);
+        // At the same time as `flow`, for [`CpuQueue::base`].
+        queue.vruntime.store(due, Ordering::Relaxed);
         if queue.line.is_to_be_compared(now) {
-            self.bound_drift(queue, &mut clock, part, new, now);
+            self.bound_drift(queue, &mut clock, part, due, now);
         }
         drop(clock);
         vcpu.sched.counted.store(part, Ordering::Relaxed);
         vcpu.sched.vruntime.store(new, Ordering::Relaxed);
-        queue.line.advance(new.min(queue.head.load(Ordering::SeqCst)));
+        queue.line.advance(due.min(queue.head.load(Ordering::SeqCst)));
         vcpu.sched.use_quota(ran);
     }
 
     /// From now on a vCPU of a domain runs here that did not run here before.
     pub(super) fn begin_charges(&self, queue: &CpuQueue<P>, vcpu: &VcpuRef<P>, now: Nanos) {
         let share = &vcpu.vcpu().sched.share;
-        let _clock = self.clock.lock();
+        let mut clock = self.clock.lock();
         let flow = share.flow(now);
         queue.flow.store(flow, Ordering::Relaxed);
         queue.grown.store(share.grown_on(queue.cpu, flow), Ordering::Relaxed);
+        let before = clock.begin(queue.cpu, share);
+        drop(clock);
+        drop(before);
         queue.foreign.begin(vcpu.domain.id);
     }
 

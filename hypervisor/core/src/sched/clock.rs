@@ -20,8 +20,10 @@
 //! - `sum` is exact: it holds, for each vCPU that runs or waits, its weight times its virtual runtime with the offset, less the origin.
 
 use super::queue::NEVER;
-use super::share::BASE;
-use crate::ids::Nanos;
+use super::share::{BASE, DomainSched};
+use crate::ids::{CpuId, Nanos};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Where the machine's virtual time begins, in nanoseconds: what is behind it is not below zero.
@@ -106,10 +108,13 @@ pub(super) struct VirtualClock {
     /// What [`VirtualClock::fair`] was at the time `fair_at`.
     fair: u64,
     fair_at: u64,
+    /// The domain of what runs on each CPU, or ran there last.
+    runs: Box<[Option<Arc<DomainSched>>]>,
 }
 
 impl VirtualClock {
-    pub const fn new() -> Self {
+    /// Of a machine with so many CPUs, on which nothing runs or waits.
+    pub fn new(cpus: usize) -> Self {
         Self {
             sum: 0,
             origin: ORIGIN,
@@ -121,7 +126,18 @@ impl VirtualClock {
             last: ORIGIN,
             fair: 0,
             fair_at: 0,
+            runs: (0..cpus).map(|_| None).collect(),
         }
+    }
+
+    /// From now on a vCPU of this domain runs on `cpu`. Answers which one that was before, to be let go without the lock.
+    pub fn begin(&mut self, cpu: CpuId, domain: &Arc<DomainSched>) -> Option<Arc<DomainSched>> {
+        self.runs.get_mut(cpu.0 as usize)?.replace(domain.clone())
+    }
+
+    /// The domain of what runs on `cpu`, or ran there last.
+    pub fn runs_on(&self, cpu: CpuId) -> Option<&DomainSched> {
+        self.runs.get(cpu.0 as usize)?.as_deref()
     }
 
     /// The virtual time at `now`.

@@ -68,6 +68,6 @@ impl<P: Platform> Scheduler<P> {
         sched: &VcpuSched,
     ) -> Option<u64> {
         let end = self.least_run_end(queue, now).filter(|_| !sched.yielded.load(Ordering::Relaxed))?;
-        Some(if self.is_due(cpu, queue, sched.vruntime()) { end } else { NEVER })
+        Some(if self.is_due(cpu, queue, sched.due_on(cpu)) { end } else { NEVER })
     }
 }

@@ -46,6 +46,7 @@ mod standing;
 #[cfg(test)]
 mod tests;
 mod upcall;
+mod waiting;
 pub(crate) mod walk;
 mod watchdog;
 mod words;

@@ -4,12 +4,13 @@ use super::VcpuSched;
 use super::charge::LAG;
 use super::clock::{VirtualClock, lead, place};
 use super::queue::{CpuQueue, GRANULARITY, MARGIN, NEVER, Policy, SLICE, Scheduler, home, scaled, slice};
+use super::share::DomainSched;
+use super::waiting::{AHEAD, Waiting};
 use super::words::{Place, Wanted};
 use crate::cpumask::CpuMask;
 use crate::domain::{Vcpu, VcpuRef};
 use crate::ids::{CpuId, Nanos};
 use crate::platform::Platform;
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 /// A busy CPU takes over a vCPU that would rather run elsewhere only where it is behind by so many times [`MARGIN`].
@@ -51,8 +52,15 @@ fn reach(weight: u32) -> u64 {
 
 impl<P: Platform> Scheduler<P> {
     /// Takes the vCPU that is furthest behind and may run on `cpu` out of the other queues, if its virtual runtime among those of the
-    /// machine is below `limit` (with more reluctance for one whose soft affinity is elsewhere).
-    pub(super) fn steal(&self, cpu: CpuId, limit: u64, now: Nanos) -> Option<VcpuRef<P>> {
+    /// machine is below `limit` (with more reluctance for one whose soft affinity is elsewhere), and what its domain got on `cpu` lets it
+    /// run there before `due`, when the next one here is due; it does if that one is of the same domain, `siblings`.
+    pub(super) fn steal(
+        &self,
+        cpu: CpuId,
+        limit: u64,
+        (due, siblings): (u64, Option<&DomainSched>),
+        now: Nanos,
+    ) -> Option<VcpuRef<P>> {
         if self.waiting.load(Ordering::SeqCst) == 0 || !self.any_head_below(cpu, limit) {
             return None;
         }
@@ -66,7 +74,7 @@ impl<P: Platform> Scheduler<P> {
             .min_by_key(|(_, head)| *head)
         {
             tried.insert(victim);
-            match self.steal_from(victim, cpu, limit, true, now) {
+            match self.steal_from((victim, cpu), (limit, due, siblings), true, now) {
                 Loot::Taken(stolen) => return Some(stolen),
                 Loot::Reluctant(vruntime) if vruntime < far => {
                     let least = reluctant.is_none_or(|(other, _)| vruntime < other);
@@ -75,7 +83,7 @@ impl<P: Platform> Scheduler<P> {
                 Loot::Reluctant(_) | Loot::None => {}
             }
         }
-        match self.steal_from(reluctant?.1, cpu, far, false, now) {
+        match self.steal_from((reluctant?.1, cpu), (far, due, siblings), false, now) {
             Loot::Taken(stolen) => Some(stolen),
             Loot::Reluctant(_) | Loot::None => None,
         }
@@ -95,14 +103,24 @@ impl<P: Platform> Scheduler<P> {
     /// Takes the first of a queue that may run on `cpu` and is behind `limit`, where `liked` says so only one that likes to. It looks at
     /// [`LOOT`] at most: what is so far behind in a queue waits for that CPU.
     #[inline(never)]
-    fn steal_from(&self, victim: CpuId, cpu: CpuId, limit: u64, liked: bool, now: Nanos) -> Loot<P> {
+    fn steal_from(
+        &self,
+        (victim, cpu): (CpuId, CpuId),
+        (limit, due, siblings): (u64, u64, Option<&DomainSched>),
+        liked: bool,
+        now: Nanos,
+    ) -> Loot<P> {
         let queue = self.queue(victim);
         let mut waiting = queue.waiting.lock();
         let mut reluctant = Loot::None;
-        let index = waiting.iter().enumerate().rev().take(LOOT).find_map(|(index, candidate)| {
+        let index = waiting.vcpus().iter().enumerate().rev().take(LOOT).find_map(|(index, candidate)| {
             let sched = &candidate.vcpu().sched;
-            let fits = sched.may_run_on(cpu) && sched.runnable();
-            let vruntime = if fits { queue.line.on_machine(sched.vruntime()) } else { NEVER };
+            let may_come = || {
+                siblings.is_some_and(|siblings| core::ptr::eq(siblings, &*sched.share))
+                    || sched.share.not_before(cpu, 0) < due
+            };
+            let fits = sched.may_run_on(cpu) && sched.runnable() && may_come();
+            let vruntime = if fits { queue.line.on_machine(waiting.due(candidate)) } else { NEVER };
             if vruntime >= limit {
                 return None;
             }
@@ -177,14 +195,14 @@ impl<P: Platform> Scheduler<P> {
                 };
                 placed = true;
                 if target != cpu {
-                    left = Some(lead(sched.vruntime(), queue.base(now)));
+                    left = Some(lead(sched.vruntime(), queue.base(&self.clock.lock(), now)));
                     woken.cpu.store(target.0, Ordering::SeqCst);
                     continue;
                 }
             }
             let mut clock = self.clock.lock();
             if from != From::Cpu || left.is_some() {
-                let base = queue.base(now);
+                let base = queue.base(&clock, now);
                 let lead = left.unwrap_or_else(|| lead(sched.vruntime(), base));
                 let there = if from == From::Sleep {
                     let cost = scaled(WAKE_COST, sched.share.part());
@@ -199,7 +217,7 @@ impl<P: Platform> Scheduler<P> {
             drop(clock);
             self.insert(queue, &mut waiting, vcpu.clone());
             drop(waiting);
-            return Some((cpu, sched.vruntime()));
+            return Some((cpu, sched.due_on(cpu)));
         }
     }
 
@@ -216,10 +234,10 @@ impl<P: Platform> Scheduler<P> {
         let share = &sched.share;
         // The base is the least one, and the domain's is a mean of its own, which take turns: what wakes up does not wait for all of these.
         let standing = lead(share.vruntime_on(queue.cpu, base), base);
-        let mut floor = standing - 2 * SLICE as i64;
+        let mut floor = standing - AHEAD as i64;
         let last = share.last_cpu();
         if last != queue.cpu && share.may_owe(last, self.queue(last).line.base()) {
-            let there = self.queue(last).base(now);
+            let there = self.queue(last).base(clock, now);
             let owed = lead(share.vruntime_on(last, there), there);
             if owed > standing.max(0) {
                 floor = owed;
@@ -241,18 +259,14 @@ impl<P: Platform> Scheduler<P> {
     pub(crate) fn reserve(&self, vcpus: usize) -> bool {
         let room = |queue: &CpuQueue<P>| {
             let mut waiting = queue.waiting.lock();
-            let more = vcpus.saturating_sub(waiting.len());
-            waiting.try_reserve(more).is_ok()
+            waiting.reserve(vcpus)
         };
         self.cpus.iter().all(room)
             && self.assignments.as_ref().is_none_or(|assignments| assignments.lock().reserve(vcpus))
     }
 
-    fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Vec<VcpuRef<P>>, vcpu: VcpuRef<P>) {
-        let vruntime = vcpu.vcpu().sched.vruntime();
-        // Equals go behind: first come, first served.
-        let index = waiting.partition_point(|other| other.vcpu().sched.vruntime() > vruntime);
-        waiting.insert(index, vcpu);
+    fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Waiting<P>, vcpu: VcpuRef<P>) {
+        waiting.insert(vcpu);
         self.waiting.fetch_add(1, Ordering::SeqCst);
         queue.publish_head(waiting);
     }
@@ -304,7 +318,7 @@ impl<P: Platform> Scheduler<P> {
         sched.set_place(Place::Waiting);
         self.insert(queue, &mut waiting, vcpu.clone());
         drop(waiting);
-        self.notice(platform, cpu, now, sched.vruntime());
+        self.notice(platform, cpu, now, sched.due_on(cpu));
         false
     }
 
@@ -369,7 +383,7 @@ impl<P: Platform> Scheduler<P> {
         if head == NEVER || self.cpus.len() == 1 {
             return;
         }
-        let first = self.queue(cpu).waiting.lock().last().cloned();
+        let first = self.queue(cpu).waiting.lock().first().map(|(first, _)| first.clone());
         let Some(first) = first else { return };
         let sched = &first.vcpu().sched;
         let mut others = sched.affinity().intersect(&platform.online_cpus());
@@ -421,8 +435,11 @@ impl<P: Platform> Scheduler<P> {
             }
             // Under this lock it is in this queue, or waits in none.
             let waits = vcpu.sched.place() == Place::Waiting;
-            let index =
-                if waits { waiting.iter().position(|other| core::ptr::eq(other.vcpu(), vcpu)) } else { None };
+            let index = if waits {
+                waiting.vcpus().iter().position(|other| core::ptr::eq(other.vcpu(), vcpu))
+            } else {
+                None
+            };
             if let Some(index) = index {
                 waiting.remove(index);
                 self.waiting.fetch_sub(1, Ordering::SeqCst);

@@ -1,12 +1,13 @@
 //! Run queues, and the decision what a CPU runs next.
 
-use super::clock::{Timeline, VirtualClock};
+use super::clock::{Timeline, VirtualClock, lead};
 use super::foreign::Foreign;
 use super::idle::IdleAccount;
 use super::least_run::LEAST_RUN_US;
 use super::null::Assignments;
 use super::place::From;
 use super::share::{Admission, BASE};
+use super::waiting::Waiting;
 use super::walk::{CHANGES, Walks};
 use super::words::{Contended, Place};
 use super::{DomainSched, VcpuSched, Watchdogs};
@@ -38,8 +39,6 @@ pub(super) const GRANULARITY: u64 = 500_000;
 /// A CPU that runs a vCPU for which no other one waits looks at its choice so often, in nanoseconds: so that the time is accounted which it
 /// ran, before others come.
 pub const LOOK: u64 = 100_000_000;
-/// Most vCPUs that one choice drops from a queue because they are not runnable any more.
-const DROPS: u32 = 128;
 /// No time: the slice is unlimited, the queue is empty.
 pub(super) const NEVER: u64 = u64::MAX;
 
@@ -77,13 +76,13 @@ pub struct Scheduler<P: Platform> {
 pub(super) struct CpuQueue<P: Platform> {
     /// Its CPU.
     pub cpu: CpuId,
-    /// Least virtual runtime last: the next to run is popped.
-    pub waiting: Mutex<Vec<VcpuRef<P>>>,
+    /// Those that wait for it.
+    pub waiting: Mutex<Waiting<P>>,
     /// Virtual time here.
     pub line: Timeline,
-    /// Virtual runtime of the next to run, [`NEVER`] without one.
+    /// When the next one to run is due, as a virtual runtime; [`NEVER`] without one.
     pub head: AtomicU64,
-    /// What runs: its weight (0: the CPU is idle), and its virtual runtime at the time `since`.
+    /// What runs: its weight (0: the CPU is idle), and when it was due, as a virtual runtime at the time `since`.
     pub weight: AtomicU32,
     pub(super) vruntime: AtomicU64,
     pub(super) since: AtomicU64,
@@ -116,7 +115,7 @@ impl<P: Platform> CpuQueue<P> {
     fn new(cpu: CpuId) -> Self {
         Self {
             cpu,
-            waiting: Mutex::new(Vec::new()),
+            waiting: Mutex::new(Waiting::new(cpu)),
             line: Timeline::new(),
             head: AtomicU64::new(NEVER),
             weight: AtomicU32::new(0),
@@ -156,16 +155,24 @@ impl<P: Platform> CpuQueue<P> {
         self.line.on_machine(self.head.load(Ordering::SeqCst))
     }
 
-    /// The least virtual runtime of what runs or waits here. Where nothing runs, that of those that did: what comes first to an idle CPU is
-    /// no measure for what comes at the same time.
-    pub fn base(&self, now: Nanos) -> u64 {
-        match self.running_vruntime(now) {
-            NEVER => self.line.base(),
-            running => self.line.base().max(running.min(self.head.load(Ordering::SeqCst))),
+    /// When the first of what runs or waits here is due, as a virtual runtime. Where nothing runs, that of those that did: what comes first to an
+    /// idle CPU is no measure for what comes at the same time.
+    ///
+    /// What runs is where it would be if it were charged now, with the parts of its domain's weight that it had since it was charged last.
+    pub fn base(&self, clock: &VirtualClock, now: Nanos) -> u64 {
+        let base = self.line.base();
+        match clock.runs_on(self.cpu).filter(|_| !self.idle()) {
+            Some(share) => {
+                let grown = lead(share.flow(now), self.flow.load(Ordering::Relaxed)).max(0).unsigned_abs();
+                let running = self.vruntime.load(Ordering::Relaxed).saturating_add(grown);
+                base.max(running.min(self.head.load(Ordering::SeqCst)))
+            }
+            None => base,
         }
     }
 
-    /// Virtual runtime that the running vCPU has by now; [`NEVER`] when there is none.
+    /// About when the running vCPU would be due by now, as a virtual runtime; [`NEVER`] when there is none. Its part of its domain's weight may have
+    /// become another one since it was charged last.
     pub fn running_vruntime(&self, now: Nanos) -> u64 {
         match self.weight.load(Ordering::SeqCst) {
             0 => NEVER,
@@ -180,8 +187,8 @@ impl<P: Platform> CpuQueue<P> {
         }
     }
 
-    pub fn publish_head(&self, waiting: &[VcpuRef<P>]) {
-        let head = waiting.last().map_or(NEVER, |next| next.vcpu().sched.vruntime());
+    pub fn publish_head(&self, waiting: &Waiting<P>) {
+        let head = waiting.first().map_or(NEVER, |(_, due)| due);
         self.head.store(head, Ordering::SeqCst);
     }
 
@@ -246,7 +253,7 @@ impl<P: Platform> Scheduler<P> {
             least_run: AtomicU64::new(u64::from(LEAST_RUN_US) * 1000),
             idle_cpus: AtomicUsize::new(cpus),
             idle: (0..cpus).map(|_| IdleAccount::new()).collect(),
-            clock: Mutex::new(VirtualClock::new()),
+            clock: Mutex::new(VirtualClock::new(cpus)),
             assignments: (policy == Policy::Null).then(|| Mutex::new(Assignments::new(cpus))),
             watchdogs: Watchdogs::new(),
         }
@@ -353,6 +360,9 @@ impl<P: Platform> Scheduler<P> {
         let before = current.map(VcpuRef::vcpu);
         if let Some(before) = before {
             self.charge(queue, before, now);
+            if before.sched.share.group(cpu).waits() != 0 {
+                self.regroup(queue, before);
+            }
         }
         let goes_on = |before: &Vcpu<P>| before.sched.runnable() && before.sched.may_run_on(cpu);
         if !platform.is_online(cpu) {
@@ -487,7 +497,7 @@ impl<P: Platform> Scheduler<P> {
         if contended {
             queue.contended.set(true);
         }
-        queue.vruntime.store(vcpu.map_or(0, VcpuSched::vruntime), Ordering::Relaxed);
+        queue.vruntime.store(vcpu.map_or(0, |vcpu| vcpu.due_on(queue.cpu)), Ordering::Relaxed);
         let since = Nanos(queue.since.swap(now.0, Ordering::Release));
         let was_idle = queue.weight.swap(weight, Ordering::SeqCst) == 0;
         let old = (!was_idle).then_some(since);
@@ -515,8 +525,9 @@ impl<P: Platform> Scheduler<P> {
         let kept = keep.map(|keep| self.let_others_go(queue, &keep.vcpu().sched));
         let own = kept.unwrap_or(NEVER).min(queue.head.load(Ordering::SeqCst));
         let limit = if own == NEVER { NEVER } else { queue.line.on_machine(own).saturating_sub(MARGIN) };
+        let siblings = keep.filter(|_| kept == Some(own)).map(|keep| &*keep.domain.sched);
         if self.policy() == Policy::Share
-            && let Some(stolen) = self.steal(cpu, limit, now)
+            && let Some(stolen) = self.steal(cpu, limit, (own, siblings), now)
         {
             return Some(stolen);
         }
@@ -534,44 +545,7 @@ impl<P: Platform> Scheduler<P> {
             sched.vruntime.store(new, Ordering::Relaxed);
             self.clock.lock().change(sched.counted.load(Ordering::Relaxed), old, new);
         }
-        sched.vruntime()
-    }
-
-    /// Takes the first runnable vCPU out of a queue if `wanted` says so of its virtual runtime; drops those that are not runnable any more,
-    /// up to [`DROPS`] with those that were `dropped` before, and notes it where that is all.
-    fn pop_if(
-        &self,
-        queue: &CpuQueue<P>,
-        waiting: &mut Vec<VcpuRef<P>>,
-        now: Nanos,
-        dropped: &mut u32,
-        wanted: impl Fn(u64) -> bool,
-    ) -> Option<VcpuRef<P>> {
-        let (mut chosen, before) = (None, *dropped);
-        while let Some(first) = waiting.last().filter(|_| *dropped < DROPS) {
-            let sched = &first.vcpu().sched;
-            let runnable = sched.runnable();
-            if runnable && !wanted(sched.vruntime()) {
-                break;
-            }
-            if runnable {
-                sched.set_place(Place::Running);
-            } else {
-                self.leave(queue, sched, now);
-            }
-            let first = waiting.pop();
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
-            if runnable {
-                chosen = first;
-                break;
-            }
-            *dropped += 1;
-        }
-        if *dropped != before && chosen.is_none() {
-            queue.vain.store(now.0, Ordering::Relaxed);
-        }
-        queue.publish_head(waiting);
-        chosen
+        sched.due_on(queue.cpu)
     }
 
     /// When a CPU looks again whose vCPU no other one waits for.

@@ -9,9 +9,11 @@
 //!
 //! All of it changes with the clock locked.
 
+use super::VcpuSched;
 use super::clock::lead;
 use super::queue::{MOST_WAKE_CREDIT, WAKE_CREDIT, scaled};
 use super::share::DomainSched;
+use super::waiting::{AHEAD, Group};
 use crate::ids::{CpuId, Nanos};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -28,6 +30,8 @@ struct Standing {
     grown: AtomicU64,
     /// The flow up to which that is accounted.
     flow: AtomicU64,
+    /// Its vCPUs that wait there.
+    group: Group,
 }
 
 impl Standing {
@@ -63,8 +67,13 @@ impl Standings {
     /// On so many CPUs, nothing yet. `None`: there is no memory for it.
     pub fn new(cpus: usize) -> Option<Self> {
         let zero = || AtomicU64::new(0);
-        let nothing =
-            || Standing { vruntime: zero(), active: AtomicU32::new(0), grown: zero(), flow: zero() };
+        let nothing = || Standing {
+            vruntime: zero(),
+            active: AtomicU32::new(0),
+            grown: zero(),
+            flow: zero(),
+            group: Group::new(),
+        };
         let mut on = Vec::new();
         on.try_reserve_exact(cpus.max(1)).ok()?;
         on.resize_with(cpus.max(1), nothing);
@@ -78,6 +87,14 @@ impl Standings {
 
     fn on(&self, cpu: CpuId) -> &Standing {
         self.on.get(cpu.0 as usize).unwrap_or(&self.on[0])
+    }
+}
+
+impl VcpuSched {
+    /// When it is due on a CPU, as a virtual runtime there: what it got, or what its domain got less [`AHEAD`], whichever is later.
+    #[inline(always)]
+    pub(super) fn due_on(&self, cpu: CpuId) -> u64 {
+        self.share.not_before(cpu, self.vruntime())
     }
 }
 
@@ -148,6 +165,18 @@ impl DomainSched {
         }
         let most = scaled(WAKE_CREDIT, self.whole()).clamp(WAKE_CREDIT, MOST_WAKE_CREDIT);
         vruntime.max(base.saturating_sub(most))
+    }
+
+    /// A virtual runtime on a CPU, or what it got there less [`AHEAD`], whichever is later.
+    #[inline(always)]
+    pub(super) fn not_before(&self, cpu: CpuId, vruntime: u64) -> u64 {
+        vruntime.max(self.got.on(cpu).vruntime.load(Ordering::Relaxed).saturating_sub(AHEAD))
+    }
+
+    /// Its vCPUs that wait for a CPU.
+    #[inline(always)]
+    pub(super) fn group(&self, cpu: CpuId) -> &Group {
+        &self.got.on(cpu).group
     }
 
     /// Sets what [`DomainSched::vruntime_on`] answers.

@@ -56,11 +56,12 @@ fn serve(boot: &BootContext) -> Result<Infallible, String> {
     match Config::read(line, archive::find(archive, archive::DESCRIPTION)) {
         Ok(config) => {
             println!("driver-domain: domain {}, serving {} others", config.own, config.served.len());
-            let free = memory::free_pages() * PAGE_SIZE;
+            let kept = config.kept_bytes(|name| archive::find(archive, name).map(<[u8]>::len));
+            let free = free_bytes().saturating_sub(kept);
             let server = Server::new(domains::quota(free, config.served.len()));
             let server = Arc::new(Mutex::new(server));
             let transport = Guest::new(Local::deferring(&server, config.own, true));
-            let devices = Devices::new(boot, transport, config.staged_disks())?;
+            let devices = Devices::new(boot, transport, (config.staged_disks(), kept))?;
             let domains = Domains::new(devices.bus.transport().clone(), &server, config.clone());
             let around = Around {
                 sources: devices.sources(archive),
@@ -73,12 +74,17 @@ fn serve(boot: &BootContext) -> Result<Infallible, String> {
         }
         Err(why) => {
             let client = xenstore::connect(boot).map_err(|_| why)?;
-            let devices = Devices::new(boot, Guest::new(client), HOSTED_DISKS)?;
+            let devices = Devices::new(boot, Guest::new(client), (HOSTED_DISKS, 0))?;
             let hosted = Hosted::new(devices.sources(archive)).map_err(|why| format!("xenstore: {why}"))?;
             println!("driver-domain: waiting to be asked");
             devices.run(hosted)
         }
     }
+}
+
+/// Memory that nothing uses yet, in bytes.
+fn free_bytes() -> usize {
+    memory::free_pages() * PAGE_SIZE
 }
 
 /// Disks that a toolstack asks for at the same time, as far as memory is kept for them.
@@ -104,8 +110,8 @@ trait Round {
 }
 
 impl<T: Transport> Devices<T> {
-    /// What there is, for about so many disks of others.
-    fn new(boot: &BootContext, transport: T, backs: usize) -> Result<Self, String> {
+    /// What there is, for about so many disks of others, while disks in memory will take so many bytes.
+    fn new(boot: &BootContext, transport: T, (backs, kept): (usize, usize)) -> Result<Self, String> {
         // SAFETY: this kernel uses the ports here and nowhere else, for the drivers of `hardware`, which give devices no
         // other memory than `PvHal`'s.
         let ports = unsafe { PciPorts::new() }.ok().filter(|_| boot.is_initial_domain());
@@ -114,7 +120,7 @@ impl<T: Transport> Devices<T> {
         for card in cards {
             bridge.add_wire(card);
         }
-        let requests = disk::requests(memory::free_pages() * PAGE_SIZE, backs);
+        let requests = disk::requests(free_bytes().saturating_sub(kept), backs);
         let mut disk_options = BackOptions { requests, ..BackOptions::default() };
         if boot.has_option("persistent") {
             disk_options.persistent_grants =

@@ -63,11 +63,11 @@ pub struct Back<T: Transport, D: BlockDevice<T>> {
 }
 
 impl<T: Transport, D: BlockDevice<T>> Back<T, D> {
-    /// A back end that offers `disk` to the other end of `end`. Where the directory says `mode` is `r`, it is
-    /// read-only.
+    /// A back end that offers `disk` to the other end of `end`. Where the directory does not say that `mode` is `w`, it
+    /// is read-only.
     pub fn new(end: End<T>, disk: D, options: Options) -> Self {
         let mut geometry = disk.geometry();
-        geometry.read_only |= end.own::<String>("mode").is_some_and(|mode| mode.starts_with('r'));
+        geometry.read_only |= !end.own::<String>("mode").is_some_and(|mode| mode.starts_with('w'));
         geometry.discard &= !geometry.read_only && end.own::<u32>(keys::DISCARD_ENABLE) != Some(0);
         let limits = Limits { geometry, indirect: options.max_indirect_segments.min(DESCRIPTORS) };
         let driver = Driver { options, work: Work::new(disk, limits, options.requests.max(1)) };

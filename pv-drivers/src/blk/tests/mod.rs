@@ -5,10 +5,11 @@ mod hostile;
 mod model;
 
 use std::collections::VecDeque;
-use std::vec;
 use std::vec::Vec;
+use std::{format, vec};
 
 use super::*;
+use crate::store::{Store as _, Transaction};
 use crate::transport::host::{Buffer, HostTransport, Machine};
 use crate::transport::{Access, words};
 use crate::xenbus::{Bus, End};
@@ -503,4 +504,26 @@ fn a_connection_asks_for_no_more_memory() {
     assert_eq!(std::iter::from_fn(|| pair.front.completed()).filter(|done| done.result.is_ok()).count(), 120);
     assert_eq!(pair.back.capacities(), before);
     assert!(before.iter().all(|room| *room > 0), "{before:?}");
+}
+
+/// A disk may be written to where its directory says so; where that cannot be read, or says anything else, it is read-only.
+#[test]
+fn a_disk_of_unknown_mode_is_read_only() {
+    for (mode, read_only) in
+        [(Some("w"), false), (Some("w!"), false), (Some("r"), true), (Some(""), true), (None, true)]
+    {
+        let mut pair = Pair::new(|_| SlowDisk::new(8), FrontOptions::default(), BackOptions::default());
+        // The toolstack makes the device anew.
+        let (_, at_back) = pair.machine.plug("vbd", 51712, FRONT, BACK);
+        let (path, store) = (format!("{at_back}/mode"), pair.buses[1].transport().store());
+        match mode {
+            Some(mode) => store.write(Transaction::NONE, &path, mode.as_bytes()).unwrap(),
+            None => store.remove(Transaction::NONE, &path).unwrap(),
+        }
+        let end = End::back(&pair.buses[1], &at_back).unwrap();
+        pair.back = Back::new(end, SlowDisk::new(8), BackOptions::default());
+        pair.front.resume().unwrap();
+        pair.settle();
+        assert_eq!(pair.front.geometry().unwrap().read_only, read_only, "{mode:?}");
+    }
 }

@@ -131,6 +131,9 @@ impl Machine {
                 let _ = toolstack.write(Transaction::NONE, &format!("{path}/{name}"), value.as_bytes());
             }
         }
+        if kind == "vbd" {
+            let _ = toolstack.write(Transaction::NONE, &format!("{}/{}/mode", home[1], own[1]), b"w");
+        }
         own.into()
     }
 

@@ -145,12 +145,12 @@ fn those_that_went_are_dropped_in_steps() {
             sim.vcpus[0].vcpu().sched.add(Reasons::BLOCKED);
         }
         sim.reschedule(0);
-        let left = sim.hv.sched.cpus[0].waiting.lock().len();
+        let left = sim.hv.sched.cpus[0].waiting.lock().vcpus().len();
         assert!((300..600).contains(&left), "{left} of 600 are left");
         assert_eq!(sim.running(), [keeps.then_some(0)]);
         sim.settle();
         sim.run(SECOND / 10);
-        assert_eq!(sim.hv.sched.cpus[0].waiting.lock().len(), 0);
+        assert_eq!(sim.hv.sched.cpus[0].waiting.lock().vcpus().len(), 0);
     }
     assert_eq!(sim.hv.sched.clock.lock().rest(), (0, 0));
 }
@@ -168,10 +168,10 @@ fn those_that_went_between_capped_ones() {
     sim.run(8 * STEP);
     (2..=1200).for_each(|n| assert!(sim.hv.bring_up(&sim.vcpu(n))));
     (2..=1200).filter(|n| n % 50 != 0).for_each(|n| sim.hv.take_down(sim.vcpu(n).vcpu()));
-    let before = sim.hv.sched.cpus[0].waiting.lock().len();
+    let before = sim.hv.sched.cpus[0].waiting.lock().vcpus().len();
     sim.vcpus[0].vcpu().sched.add(Reasons::BLOCKED);
     sim.reschedule(0);
-    let after = sim.hv.sched.cpus[0].waiting.lock().len();
+    let after = sim.hv.sched.cpus[0].waiting.lock().vcpus().len();
     assert!(before > 1000 && before - after < 200, "{before} wait before a choice, {after} after it");
 }
 

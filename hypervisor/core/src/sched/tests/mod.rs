@@ -5,6 +5,7 @@ mod naps;
 mod orders;
 mod policy;
 mod random;
+mod rounds;
 mod turns;
 mod walks;
 
@@ -19,8 +20,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use xen_abi::GuestHandle;
 use xen_abi::errno::Errno;
 use xen_abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};

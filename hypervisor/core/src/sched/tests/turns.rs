@@ -325,7 +325,7 @@ fn a_greater_debt_stays() {
         sim.run(200 * MS);
         let sched = &sim.hv.sched;
         let now = Nanos(sim.hv.platform.time.load(SeqCst));
-        let bases = [0, 1].map(|cpu| sched.queue(CpuId(cpu)).base(now));
+        let bases = [0, 1].map(|cpu| sched.queue(CpuId(cpu)).base(&sched.clock.lock(), now));
         let share = sim.vcpus[0].vcpu().sched.share.clone();
         share.set_vruntime_on(CpuId(0), bases[0] + here * MS);
         // It ran last on CPU 1.

@@ -36,7 +36,16 @@ struct Bench {
 }
 
 fn bench() -> Bench {
-    let (hv, dom0) = mock::machine_with_domain(600);
+    bench_on(1)
+}
+
+fn bench_on(cpus: u32) -> Bench {
+    let (mut hv, dom0) = mock::machine_with_domain(600);
+    if cpus > 1 {
+        hv.sched = crate::sched::Scheduler::new(cpus as usize);
+        hv.timers = crate::time::TimerQueues::new(cpus as usize);
+        hv.platform.cpus.store(cpus, SeqCst);
+    }
     let ended = hv.bind_virq(&dom0, VcpuId(0), VIRQ_DOM_EXC).expect("a port");
     let domain = mock::domain(&hv, 1, VCPUS, 16);
     for vcpu in &domain.vcpus {
@@ -143,10 +152,7 @@ fn a_second_event_joins_the_walk() {
 /// A guest that sends events to many pollers in a loop kept the CPU at it that was asked first, for as long as it liked.
 #[test]
 fn the_cpu_that_asked_last_goes_on() {
-    let mut b = bench();
-    b.hv.sched = crate::sched::Scheduler::new(2);
-    b.hv.timers = crate::time::TimerQueues::new(2);
-    b.hv.platform.cpus.store(2, SeqCst);
+    let b = bench_on(2);
     let port = b.hv.bind_ipi(&b.domain, VcpuId(0)).expect("a port");
     let guest = |b: &Bench| b.hv.wake_pollers(&b.domain, port);
     b.poll(|_| port);
