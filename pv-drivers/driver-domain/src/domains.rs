@@ -133,7 +133,7 @@ pub struct Domains<T: Transport> {
 }
 
 /// The part of the time that xenstore has while it is busy: one in so many. A round lasts as long as all devices keep it busy, and
-/// budgets of steps alone would make a commit last hundreds of rounds.
+/// budgets of steps alone would make a commit, or what a domain leaves at its end, last hundreds of rounds.
 const STORE_PART: u32 = 5;
 /// What xenstore has of one round at most.
 const STORE_MOST: Duration = Duration::from_millis(20);

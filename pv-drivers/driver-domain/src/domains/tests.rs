@@ -6,7 +6,7 @@ use alloc::format;
 use core::sync::atomic::AtomicU32;
 use guest_pv_lib::xenstore::{Client, Link as ClientLink, Ring};
 use pv_drivers::console::Page;
-use pv_drivers::store::server::{Connection, Message};
+use pv_drivers::store::server::{Connection, Message, Rights};
 use pv_drivers::transport::Granted;
 use pv_drivers::transport::host::{self, HostTransport};
 
@@ -403,4 +403,41 @@ fn xenstore_has_its_part_of_the_time_however_long_rounds_are() {
     while domains.serve(&mut around) {}
     assert!(end.wait().is_ok());
     assert_eq!(server.lock().read(connection, none, &deep), Ok(1023u32.to_le_bytes().to_vec()));
+}
+
+/// The same for a domain that ended, and is to come again, beside ten that have as many nodes as they may.
+#[test]
+fn a_domain_that_starts_anew_is_served_soon_however_long_rounds_are() {
+    let machine = host::Machine::new();
+    let (server, none) = (machine.server(), Default::default());
+    let (_page, _port, served) = guest(&machine, 4);
+    let mut around = Around::default();
+    let mut domains =
+        Domains::new(machine.domain(9).deferring(), &server, Config { own: 9, served: vec![served] });
+    while domains.serve(&mut around) {}
+    let toolstack = server.lock().connect(0, true, None);
+    for domain in 10..20 {
+        let (mut server, home) = (server.lock(), format!("/local/domain/{domain}"));
+        server.mkdir(toolstack, none, &home).unwrap();
+        server.set_rights(toolstack, none, &home, Rights::private(domain)).unwrap();
+        let connection = server.connect(domain, false, None);
+        let base = format!("data{}", "/a".repeat(59));
+        let made =
+            (0..1000).take_while(|n| server.mkdir(connection, none, &format!("{base}/n{n:03}")).is_ok());
+        assert!(made.count() > 900);
+    }
+    while domains.serve(&mut around) {}
+    around.gone = true;
+    machine.advance(LOOK);
+    domains.serve(&mut around);
+    assert!(domains.here() == 0 && server.lock().is_forgetting(4));
+    around.gone = false;
+    let mut rounds = 0;
+    while domains.here() == 0 {
+        machine.advance(Duration::from_millis(50));
+        domains.serve(&mut around);
+        rounds += 1;
+        assert!(rounds < 5000);
+    }
+    assert!(rounds < 20, "{rounds} rounds");
 }

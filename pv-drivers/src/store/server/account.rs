@@ -9,7 +9,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 
 use super::super::Errno;
 
-/// A node beside its name, value and rights: itself, its place in the node above, four allocations.
+/// A node beside its name, value and rights: itself, its places in the node above, five allocations.
 pub(super) const NODE: usize = 256;
 /// An entry of a node's rights.
 pub(super) const RIGHT: usize = 4;

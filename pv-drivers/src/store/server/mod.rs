@@ -20,7 +20,8 @@
 //! wait as well, so no client sees a part of them; each that has one, and each that defers, gives its own budget to the commit,
 //! and a loop gives it time as well ([`Server::go_on`]). Afterwards each client that waited has its turn before the one that committed can
 //! ask for more: a domain that ends one transaction after the other keeps the others waiting no longer than for one. What
-//! belongs to no client any more, [`Server::poll`] works on.
+//! belongs to no client any more, [`Server::poll`] works on, and a loop gives that time as well: a domain that starts anew waits
+//! until the one before it is forgotten (`forget`).
 //!
 //! The methods of [`Server`] are for those who cannot wait: each finishes the jobs of its client, and the commit that another
 //! one has begun. A client that defers ([`Local::deferring`]), as the driver domain's own, leaves its jobs to
@@ -29,6 +30,7 @@
 
 mod account;
 mod children;
+mod forget;
 mod link;
 mod local;
 mod path;
@@ -52,6 +54,7 @@ use core::fmt;
 
 pub use self::account::Quota;
 use self::account::{Accounts, CLIENT};
+use self::forget::Walk;
 pub use self::link::Link;
 pub use self::local::Local;
 pub use self::path::{Path, home};
@@ -63,7 +66,7 @@ use self::tree::{Context, Tree};
 use self::view::{Sight, View};
 use self::watch::{Firing, Index, Special, Watch};
 pub use self::wire::Message;
-use self::work::{Commit, Job, Walk};
+use self::work::{Commit, Job};
 use super::{Errno, Event, Transaction as Id};
 
 /// A client.
@@ -139,6 +142,10 @@ pub struct Server {
     rounds: u64,
     /// Work of no client.
     jobs: VecDeque<Job>,
+    /// The same: the ways through the tree after domains' ends.
+    walks: VecDeque<Box<Walk>>,
+    /// Steps that commits took while there was work of no client: it is given as many before clients ask for more.
+    behind: u64,
     /// Clients whose jobs are left to [`poll`](Server::poll).
     deferring: Vec<Connection>,
 }
@@ -179,6 +186,8 @@ impl Server {
             passed_over: BTreeSet::new(),
             rounds: 0,
             jobs: VecDeque::new(),
+            walks: VecDeque::new(),
+            behind: 0,
             deferring: Vec::new(),
         }
     }
@@ -251,19 +260,10 @@ impl Server {
     /// A number is in use. What an earlier domain of this number left is forgotten first.
     fn admit(&mut self, domain: u16) {
         if self.known.since(domain).is_none() {
-            if self.is_forgetting(domain) {
-                self.finish(None);
-            }
+            self.finish_walk(domain);
             let stamp = self.next_stamp();
             self.known.add(domain, stamp);
         }
-    }
-
-    /// Whether a domain of this number is gone and not yet out of the tree. The next one of its number is connected when it
-    /// is, by those who can wait.
-    #[must_use]
-    pub fn is_forgetting(&self, domain: u16) -> bool {
-        self.jobs.iter().any(|job| matches!(job, Job::Forget(walk) if walk.domain == domain))
     }
 
     /// A domain is there: tells those who watch for it.
@@ -277,28 +277,6 @@ impl Server {
         self.admit(domain);
         self.introduced.insert(domain);
         self.jobs.push_back(Job::Fire(Box::new(Firing::new(Vec::new(), Some(Special::Introduce)))));
-    }
-
-    /// A domain is gone: with it its clients, its nodes, and all rights that it had. Tells those who watch for it.
-    pub fn release(&mut self, domain: u16) {
-        self.begin_release(domain);
-        self.finish(None);
-    }
-
-    /// The same, where [`poll`](Self::poll) does the work. The domain's clients are gone at once.
-    pub fn begin_release(&mut self, domain: u16) {
-        let of_domain = self.clients.iter().filter(|(_, client)| client.actor.domain == domain);
-        let gone: Vec<_> = of_domain.map(|(connection, _)| *connection).collect();
-        gone.into_iter().for_each(|connection| self.begin_disconnect(connection));
-        self.introduced.remove(&domain);
-        self.known.remove(domain);
-        self.accounts.forget(domain);
-        for client in self.clients.values_mut() {
-            client.actor.target = client.actor.target.filter(|target| target.domain != domain);
-        }
-        let _ = self.special.each_mut().map(|rights| rights.forget(domain));
-        let walk = Job::Forget(Box::new(Walk::new(domain, self.next_stamp())));
-        self.jobs.push_back(walk);
     }
 
     /// Whether a domain was introduced.

@@ -77,10 +77,10 @@ impl Path {
         }
     }
 
-    /// The node of this name below it.
-    #[must_use]
-    pub(super) fn child(&self, name: &str) -> Self {
-        if self.is_root() { Self(format!("/{name}")) } else { Self(format!("{}/{name}", self.0)) }
+    /// The node to which these names lead from the root.
+    pub(super) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let text = names.into_iter().fold(String::new(), |path, name| path + "/" + name);
+        if text.is_empty() { Self("/".into()) } else { Self(text) }
     }
 
     /// The names of this node below `other`, if it is below it.

@@ -72,10 +72,12 @@ impl Rights {
         self.filtered(|domain| known.since(domain).is_none_or(|since| since <= self.written))
     }
 
-    /// The same for something that `actor` makes below at `stamp`: it owns what it makes, unless it is privileged.
+    /// The same for something that `actor` makes below at `stamp`: it owns what it makes, unless it is privileged and the owner is
+    /// still there.
     pub(super) fn inherited(&self, actor: &Actor, known: &Known, stamp: u64) -> Self {
         let mut rights = self.filtered(|domain| known.means(domain, self.written)).at(stamp);
-        if !actor.privileged && rights.owner() != actor.domain {
+        let keeps = actor.privileged && known.means(self.owner(), self.written);
+        if !keeps && rights.owner() != actor.domain {
             let mut entries = rights.entries.to_vec();
             entries[0].0 = actor.domain;
             rights.entries = entries.into();

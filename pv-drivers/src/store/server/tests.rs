@@ -2,6 +2,7 @@
 
 extern crate std;
 
+mod forget;
 mod limits;
 mod model;
 mod rights;

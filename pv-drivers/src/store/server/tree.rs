@@ -12,7 +12,7 @@ use core::cell::Cell;
 
 use super::super::Errno;
 use super::account::{Account, Accounts, NODE, Quota};
-use super::children::Children;
+use super::children::Offspring;
 use super::path::Path;
 use super::rights::{Actor, Known, Rights};
 use super::transaction::{Change, What};
@@ -23,7 +23,7 @@ use super::view::{Plan, View, judge};
 pub(super) struct Node {
     pub value: Vec<u8>,
     pub rights: Rights,
-    pub children: Children<Box<Node>>,
+    pub children: Offspring,
     /// Of value and rights.
     pub stamp: u64,
     /// Of the names of the children, and of rights: those say who may have the list.
@@ -32,14 +32,15 @@ pub(super) struct Node {
     pub made: u64,
 }
 
-const _: () = assert!(NODE >= size_of::<Node>() + 2 * size_of::<(Box<str>, Box<Node>)>() + 4 * 16);
+const _: () =
+    assert!(NODE >= size_of::<Node>() + 2 * (size_of::<(Box<str>, Box<Node>)>() + size_of::<u32>()) + 5 * 16);
 
 impl Node {
     fn new(rights: Rights, stamp: u64) -> Self {
         Self {
             value: Vec::new(),
             rights,
-            children: Children::default(),
+            children: Offspring::default(),
             stamp,
             list_stamp: stamp,
             made: stamp,
@@ -310,29 +311,6 @@ impl Tree {
             (node.stamp, node.list_stamp) = (stamp, stamp);
             accounts.credit_bytes(node.rights.owner(), old - node.rights.bytes());
         }
-    }
-
-    /// The node behind `path` in the order in which each comes before its children; those below `path` only where `into`.
-    pub fn next_after(&self, path: &Path, into: bool) -> Option<Path> {
-        let mut nodes = Vec::with_capacity(16);
-        let mut node = Some(&self.root);
-        for name in path.names() {
-            self.step();
-            nodes.push((node, name));
-            node = node.and_then(|node| node.children.get(name).map(|child| &**child));
-        }
-        if into && let Some(first) = node.and_then(|node| node.children.after(None)) {
-            return Some(path.child(first));
-        }
-        let mut above = path.parent();
-        while let Some((node, name)) = nodes.pop() {
-            self.step();
-            if let Some(next) = node.and_then(|node| node.children.after(Some(name))) {
-                return Some(above.child(next));
-            }
-            above = above.parent();
-        }
-        None
     }
 }
 

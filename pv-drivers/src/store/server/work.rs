@@ -15,7 +15,7 @@ use super::path::Path;
 use super::rights::Actor;
 use super::transaction::{Change, Delta, Transaction};
 use super::tree::{Context, Done, Node, Undo};
-use super::watch::{Firing, Special};
+use super::watch::Firing;
 use super::{Connection, Kept, Server};
 
 /// Steps that one call works on jobs.
@@ -27,8 +27,6 @@ pub(super) enum Job {
     Commit(Box<Commit>),
     /// Telling watchers.
     Fire(Box<Firing>),
-    /// Taking a domain that is gone out of the tree.
-    Forget(Box<Walk>),
     /// Freeing removed nodes: the way down, with the length of each name.
     Nodes(Vec<(usize, Box<Node>)>),
     /// Freeing what a transaction changed: the way down.
@@ -74,23 +72,6 @@ impl Commit {
     }
 }
 
-/// The way through the tree after a domain's end.
-#[derive(Debug)]
-pub(super) struct Walk {
-    pub domain: u16,
-    /// When it ended. Nodes that were made later cannot name it, and are passed over with all below: others may make them without end.
-    since: u64,
-    /// The last node that was looked at, and whether those below it are next.
-    at: Option<(Path, bool)>,
-    done: Vec<Done>,
-}
-
-impl Walk {
-    pub fn new(domain: u16, since: u64) -> Self {
-        Self { domain, since, at: None, done: Vec::new() }
-    }
-}
-
 /// The client of these jobs is gone, or begins anew: nothing is committed for it any more.
 pub(super) fn cancel(jobs: &mut VecDeque<Job>) {
     for job in jobs {
@@ -121,25 +102,31 @@ impl Server {
         worked
     }
 
-    /// Whether there is work that keeps others waiting: a commit, or what a client that defers has caused.
+    /// Whether there is work that keeps others waiting: a commit, what a client that defers has caused, or work of no client. A domain
+    /// that starts anew waits for the end of the one before it, and that one's nodes are charged to it until they are free.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         let has_jobs = |it| self.clients.get(it).is_some_and(|client| !client.jobs.is_empty());
-        self.committing.is_some() || self.deferring.iter().any(has_jobs)
+        self.committing.is_some() || self.has_own_work() || self.deferring.iter().any(has_jobs)
     }
 
     /// Does some of that work, beyond the budgets of a round, for as long as there is time; whether there was any to be done now. The
     /// end of a commit is not: it is the committer's.
     pub fn go_on(&mut self) -> bool {
         let before = self.steps();
-        if self.committing.is_some() {
-            self.help(before + BUDGET);
-        } else {
+        self.help(before + BUDGET);
+        if self.committing.is_none() {
+            self.run(None, self.steps() + BUDGET);
             for at in 0..self.deferring.len() {
-                self.run(Some(self.deferring[at]), before + BUDGET);
+                self.run(Some(self.deferring[at]), self.steps() + BUDGET);
             }
         }
         self.steps() > before
+    }
+
+    /// Whether there is work of no client.
+    fn has_own_work(&self) -> bool {
+        !self.walks.is_empty() || !self.jobs.is_empty()
     }
 
     /// Does all work of a client, or of none.
@@ -155,9 +142,9 @@ impl Server {
         {}
     }
 
-    /// Works on the commit of another client until only its end is left or so many steps were taken: for one that can do nothing
-    /// before. What it does not use of its own budget makes all wait less. The end is the committer's, who is answered with it before
-    /// others see anything.
+    /// Works on the commit of another client until only its end is left or so many steps were taken, or on what a commit kept waiting:
+    /// for one that can do nothing before. What it does not use of its own budget makes all wait less. The end is the committer's, who
+    /// is answered with it before others see anything.
     pub(super) fn help(&mut self, until: u64) {
         while self.steps() < until
             && let Some(committer) = self.committer()
@@ -165,6 +152,7 @@ impl Server {
             && !commit.is_at_end()
             && self.advance(committer)
         {}
+        while self.steps() < until && self.behind > 0 && self.advance(None) {}
     }
 
     /// In whose queue the commit under way is. It is the first job there.
@@ -172,12 +160,13 @@ impl Server {
         self.committing.map(|connection| Some(connection).filter(|it| self.clients.contains_key(it)))
     }
 
-    /// A client has its turn, or is passed over because of another one's transaction.
+    /// A client has its turn, or is passed over because of another one's transaction. While it waits for work of no client it has none.
     pub(super) fn take_turn(&mut self, connection: Connection) {
         match self.committing {
             Some(other) if other != connection => {
                 self.passed_over.insert(connection);
             }
+            None if self.behind > 0 => {}
             _ => self.had_turn(connection),
         }
     }
@@ -191,10 +180,11 @@ impl Server {
     }
 
     /// Whether a client must wait before it asks for more: its own work is not done, another one's transaction is being
-    /// committed, or others that waited for its own have not had their turn.
+    /// committed, others that waited for its own have not had their turn, or work of no client has not had the steps that a commit
+    /// took before it. Otherwise, with one commit after the other, that work would only go on in the rounds between two of them.
     pub(super) fn must_wait(&self, connection: Connection) -> bool {
         let has_work = self.clients.get(&connection).is_some_and(|client| !client.jobs.is_empty());
-        has_work || self.committing.is_some() || self.owes_turns(connection)
+        has_work || self.committing.is_some() || self.behind > 0 || self.owes_turns(connection)
     }
 
     /// Whether others that waited for a client's transaction have not had their turn.
@@ -213,12 +203,28 @@ impl Server {
         worked
     }
 
-    /// Does a piece of the first job of a client, or of none. False: there is none, or a commit in another queue is under
+    /// Does a piece of the first work of a client, or of none. False: there is none, or a commit in another queue is under
     /// way.
     fn advance(&mut self, who: Option<Connection>) -> bool {
         if self.committer().is_some_and(|committer| committer != who) {
             return false;
         }
+        let (before, is_commit) = (self.steps(), self.committing.is_some());
+        let worked = who.is_none() && !is_commit && self.walk_on() || self.work(who);
+        let steps = self.steps() - before;
+        match who {
+            None if !is_commit => self.behind = self.behind.saturating_sub(steps),
+            Some(_) if is_commit => self.behind += steps,
+            _ => {}
+        }
+        if !self.has_own_work() {
+            self.behind = 0;
+        }
+        worked
+    }
+
+    /// Does a piece of the first job of a client, or of none; whether there is one.
+    fn work(&mut self, who: Option<Connection>) -> bool {
         let Some(job) = self.queue(who).and_then(VecDeque::pop_front) else { return false };
         self.tree.step();
         if let (Some(rest), Some(queue)) = (self.step(job, who), self.queue(who)) {
@@ -246,7 +252,6 @@ impl Server {
         match job {
             Job::Commit(commit) => self.commit(commit, who),
             Job::Fire(firing) => self.fire(firing, who),
-            Job::Forget(walk) => Some(self.forget(walk)),
             Job::Nodes(mut way) => {
                 if let Some((name, node)) = way.last_mut().and_then(|(_, node)| node.children.pop()) {
                     way.push((name.len(), node));
@@ -346,33 +351,6 @@ impl Server {
             // One that began anew does not wait for it.
             client.ended = Some(result).filter(|_| !client.is_reset);
         }
-    }
-
-    /// Looks at the next node on the way of a domain that is gone.
-    fn forget(&mut self, mut walk: Box<Walk>) -> Job {
-        let next = match &walk.at {
-            None => Path::parse("/", 0).ok(),
-            Some((path, into)) => self.tree.next_after(path, *into),
-        };
-        let Some(path) = next else {
-            return Job::Fire(Box::new(Firing::new(walk.done, Some(Special::Release))));
-        };
-        let node = self.tree.get(&path);
-        if node.is_some_and(|node| node.made > walk.since) {
-            walk.at = Some((path, false));
-            return Job::Forget(walk);
-        }
-        let rights = node.map(|node| node.rights.clone());
-        let stamp = self.next_stamp();
-        let is_owned = rights.as_ref().is_some_and(|rights| rights.owner() == walk.domain && !path.is_root());
-        if is_owned && let Some((node, list_stamp)) = self.tree.take_out(&path, stamp) {
-            let undo = Undo::Removed(node, list_stamp);
-            walk.done.push(Done { path: path.clone(), before: rights, undo });
-        } else {
-            self.tree.strip(&path, walk.domain, stamp, &mut self.accounts);
-        }
-        walk.at = Some((path, !is_owned));
-        Job::Forget(walk)
     }
 
     /// Takes out one thing that a client kept.

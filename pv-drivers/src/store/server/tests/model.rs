@@ -259,12 +259,19 @@ type Listed = (String, Vec<u8>, Vec<(u16, Permission)>);
 
 /// The whole tree as the model has it, without the moments at which rights were written.
 fn all(server: &Server) -> Vec<Listed> {
-    let mut path = Path::parse("/", 0).ok();
     let mut nodes = vec![];
-    while let Some(at) = path {
-        let node = server.tree.get(&at).unwrap();
-        nodes.push((at.to_string(), node.value.clone(), node.rights.entries().to_vec()));
-        path = server.tree.next_after(&at, true);
+    let mut rest = vec![("/".to_string(), &server.tree.root)];
+    while let Some((path, node)) = rest.pop() {
+        let above = if path == "/" { "" } else { &path };
+        let mut by_name: Vec<_> =
+            (0..).map_while(|place| node.children.at(place)).map(|(name, child)| (name, &**child)).collect();
+        rest.extend(by_name.iter().map(|(name, child)| (format!("{above}/{name}"), *child)));
+        by_name.sort_by_key(|(_, child)| child.made);
+        let next = |last: &(&str, &tree::Node)| node.children.made_after(last.1.made);
+        let by_age: Vec<_> = core::iter::successors(node.children.made_after(0), next).collect();
+        let names = |list: &[(&str, &tree::Node)]| list.iter().map(|it| it.0.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(&by_age), names(&by_name), "in the order in which they were made");
+        nodes.push((path, node.value.clone(), node.rights.entries().to_vec()));
     }
     nodes.sort_by(|a, b| a.0.cmp(&b.0));
     nodes
