@@ -68,8 +68,8 @@ pub(super) struct Offspring {
 }
 
 impl Offspring {
-    pub fn get(&self, name: &str) -> Option<&Box<Node>> {
-        self.by_name.get(name)
+    pub fn get(&self, name: &str) -> Option<&Node> {
+        self.by_name.get(name).map(|node| &**node)
     }
 
     pub fn get_mut(&mut self, name: &str) -> Option<&mut Box<Node>> {
@@ -77,8 +77,8 @@ impl Offspring {
     }
 
     /// What stands at a place in the order of names.
-    pub fn at(&self, place: usize) -> Option<(&str, &Box<Node>)> {
-        self.by_name.at(place)
+    pub fn at(&self, place: usize) -> Option<(&str, &Node)> {
+        self.by_name.at(place).map(|(name, node)| (name, &**node))
     }
 
     /// Adds a name that is not there: of a node that was just made, or of one that is put back. `ENOSPC`: no memory is left.
@@ -125,7 +125,7 @@ impl Offspring {
     }
 
     fn aged(&self, age: usize) -> Option<(&str, &Node)> {
-        self.at(*self.by_age.get(age)? as usize).map(|(name, node)| (name, &**node))
+        self.at(*self.by_age.get(age)? as usize)
     }
 }
 

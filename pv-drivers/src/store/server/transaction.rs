@@ -132,7 +132,7 @@ impl Delta {
                 Some(child) if !child.hides => delta = child,
                 _ => return false,
             }
-            base = base.and_then(|node| node.children.get(name).map(|child| &**child));
+            base = base.and_then(|node| node.children.get(name));
             if base.is_none() && delta.rights.is_none() {
                 return true;
             }

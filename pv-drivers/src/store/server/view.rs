@@ -70,7 +70,7 @@ impl<'a> Sight<'a> {
         let delta = self.delta.and_then(|delta| delta.children.get(name));
         let base = match delta {
             Some(delta) if delta.hides => None,
-            _ => self.base.and_then(|node| node.children.get(name)).map(|child| &**child),
+            _ => self.base.and_then(|node| node.children.get(name)),
         };
         let is_there = base.is_some() || delta.is_some_and(|delta| delta.rights.is_some());
         is_there.then_some(Self { base, delta, ..self })

@@ -273,7 +273,7 @@ impl Server {
         for name in path.below(&change.path)?.split('/') {
             let Some(above) = node else { break };
             self.tree.step();
-            node = above.children.get(name).map(|child| &**child);
+            node = above.children.get(name);
         }
         if let Some(node) = node {
             let after =

@@ -263,8 +263,7 @@ fn all(server: &Server) -> Vec<Listed> {
     let mut rest = vec![("/".to_string(), &server.tree.root)];
     while let Some((path, node)) = rest.pop() {
         let above = if path == "/" { "" } else { &path };
-        let mut by_name: Vec<_> =
-            (0..).map_while(|place| node.children.at(place)).map(|(name, child)| (name, &**child)).collect();
+        let mut by_name: Vec<_> = (0..).map_while(|place| node.children.at(place)).collect();
         rest.extend(by_name.iter().map(|(name, child)| (format!("{above}/{name}"), *child)));
         by_name.sort_by_key(|(_, child)| child.made);
         let next = |last: &(&str, &tree::Node)| node.children.made_after(last.1.made);
