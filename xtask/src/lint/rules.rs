@@ -12,6 +12,7 @@ const SAFETY_DISTANCE: usize = 12;
 const SAFE_CRATES: &[&str] = &[
     "abi/src/lib.rs",
     "hypervisor/core/src/lib.rs",
+    "hypervisor/unpack/src/lib.rs",
     "pv-drivers/src/lib.rs",
     "pv-drivers/driver-domain/src/lib.rs",
 ];

@@ -1,6 +1,7 @@
 //! Why a kernel cannot be started.
 
 use core::fmt;
+use hypervisor_unpack as unpack;
 use xen_abi::errno::Errno;
 
 /// Why the first domain could not be built. [`fmt::Display`] gives one sentence for whoever booted the machine.
@@ -113,6 +114,18 @@ impl fmt::Display for BuildError {
 impl From<Errno> for BuildError {
     fn from(errno: Errno) -> Self {
         if errno == Errno::ENOMEM { Self::OutOfMemory } else { Self::Refused(errno) }
+    }
+}
+
+impl From<unpack::Error> for BuildError {
+    fn from(error: unpack::Error) -> Self {
+        match error {
+            unpack::Error::Unknown(magic) => Self::UnknownCompression(magic),
+            unpack::Error::Unsupported(name) => Self::UnsupportedCompression(name),
+            unpack::Error::Damaged(what) => Self::BadPayload(what),
+            unpack::Error::TooLarge(size) => Self::PayloadTooLarge(size),
+            unpack::Error::OutOfMemory => Self::OutOfMemory,
+        }
     }
 }
 

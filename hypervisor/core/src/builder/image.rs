@@ -4,11 +4,11 @@
 //! 2.08 on its setup header says where the payload is; a Xen PV domain starts the payload itself, not the decompressor.
 
 use super::BuildError;
-use super::unpack;
 use alloc::borrow::Cow;
+use hypervisor_unpack as unpack;
 
-/// Sizes beyond this are damage: no kernel needs half a GiB.
-pub(super) const MAX_KERNEL: u64 = 512 << 20;
+/// Sizes beyond this are damage.
+pub(super) const MAX_KERNEL: u64 = unpack::MAX_KERNEL;
 
 const ELF_MAGIC: &[u8] = b"\x7fELF";
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];

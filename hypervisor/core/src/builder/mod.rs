@@ -1,6 +1,6 @@
 //! Building domains from boot modules: the first one, and those that a description asks for.
 //!
-//! The order is the order of the files: [`image`] takes bzImage and compression off ([`unpack`]), [`kernel`] reads the
+//! The order is the order of the files: [`image`] takes bzImage and compression off ([`hypervisor_unpack`]), [`kernel`] reads the
 //! ELF file and its [`notes`], [`layout`] computes where everything goes, [`memory`] gets the frames and writes to them,
 //! [`tables`] writes page tables, [`start`] the records and registers that the kernel starts with. Nothing up to the
 //! layout changes anything, and all of it takes any bytes: each thing that makes no sense is a [`BuildError`] of one
@@ -18,7 +18,6 @@ mod start;
 mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
-pub(crate) mod unpack;
 
 pub use error::BuildError;
 pub(crate) use extents::{Extents, frames_for_extents};

@@ -60,8 +60,9 @@ const OPS: &[Op] = &[
     .after(&["FIFO control block"]),
     op(1, "reset", |w, who| event(w, who, EVTCHNOP_RESET, EvtchnReset { dom: DOMID_SELF }).is_some())
         .after(&["bind to it"]),
-    op(1, "go on with a reset", |w, who| {
-        event(w, who, EVTCHNOP_RESET_CONT, EvtchnReset { dom: DOMID_SELF }).is_some()
+    op(1, "go on with a reset, or begin one", |w, who| {
+        let reset = |command| event(w, who, command, EvtchnReset { dom: DOMID_SELF }).is_some();
+        reset(EVTCHNOP_RESET_CONT) || reset(EVTCHNOP_RESET)
     })
     .after(&["bind to it", "FIFO control block", "FIFO words"]),
     op(2, "reset the other end", |w, who| {

@@ -215,9 +215,9 @@ impl<P: Platform> Scheduler<P> {
             }
             self.join(&mut clock, queue, sched, now);
             drop(clock);
-            self.insert(queue, &mut waiting, vcpu.clone());
+            let due = self.insert(queue, &mut waiting, vcpu.clone());
             drop(waiting);
-            return Some((cpu, sched.due_on(cpu)));
+            return Some((cpu, due));
         }
     }
 
@@ -265,10 +265,12 @@ impl<P: Platform> Scheduler<P> {
             && self.assignments.as_ref().is_none_or(|assignments| assignments.lock().reserve(vcpus))
     }
 
-    fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Waiting<P>, vcpu: VcpuRef<P>) {
-        waiting.insert(vcpu);
+    /// Adds a vCPU to those that wait; answers when it is due.
+    fn insert(&self, queue: &CpuQueue<P>, waiting: &mut Waiting<P>, vcpu: VcpuRef<P>) -> u64 {
+        let (due, first) = waiting.insert(vcpu);
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        queue.publish_head(waiting);
+        queue.head.store(first, Ordering::SeqCst);
+        due
     }
 
     /// Where a vCPU that became runnable is queued: where it was if nobody is there and it likes to be there, else on an
@@ -316,9 +318,9 @@ impl<P: Platform> Scheduler<P> {
             return runnable;
         }
         sched.set_place(Place::Waiting);
-        self.insert(queue, &mut waiting, vcpu.clone());
+        let due = self.insert(queue, &mut waiting, vcpu.clone());
         drop(waiting);
-        self.notice(platform, cpu, now, sched.due_on(cpu));
+        self.notice(platform, cpu, now, due);
         false
     }
 

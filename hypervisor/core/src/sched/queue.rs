@@ -188,8 +188,7 @@ impl<P: Platform> CpuQueue<P> {
     }
 
     pub fn publish_head(&self, waiting: &Waiting<P>) {
-        let head = waiting.first().map_or(NEVER, |(_, due)| due);
-        self.head.store(head, Ordering::SeqCst);
+        self.head.store(waiting.first_due(), Ordering::SeqCst);
     }
 
     fn publish_refill(&self, capped: &[(Nanos, DomId)]) {
@@ -360,7 +359,7 @@ impl<P: Platform> Scheduler<P> {
         let before = current.map(VcpuRef::vcpu);
         if let Some(before) = before {
             self.charge(queue, before, now);
-            if before.sched.share.group(cpu).waits() != 0 {
+            if before.sched.share.waits_for_later(cpu) {
                 self.regroup(queue, before);
             }
         }

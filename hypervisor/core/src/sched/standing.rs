@@ -173,6 +173,13 @@ impl DomainSched {
         vruntime.max(self.got.on(cpu).vruntime.load(Ordering::Relaxed).saturating_sub(AHEAD))
     }
 
+    /// Whether what it got on a CPU by now lets those of its vCPUs that wait there run later than they are due.
+    #[inline(always)]
+    pub(super) fn waits_for_later(&self, cpu: CpuId) -> bool {
+        let on = self.got.on(cpu);
+        on.group.waits() != 0 && on.vruntime.load(Ordering::Relaxed).saturating_sub(AHEAD) > on.group.key()
+    }
+
     /// Its vCPUs that wait for a CPU.
     #[inline(always)]
     pub(super) fn group(&self, cpu: CpuId) -> &Group {

@@ -13,7 +13,7 @@
 //! - Virtual runtimes stay what they are: a domain's vCPUs share its time by them. Those of different domains are compared by when they are
 //!   due ([`super::VcpuSched::due_on`]), whether they wait or run.
 
-use super::queue::{CpuQueue, SLICE, Scheduler};
+use super::queue::{CpuQueue, NEVER, SLICE, Scheduler};
 use super::share::DomainSched;
 use super::words::Place;
 use crate::domain::{Vcpu, VcpuRef};
@@ -42,7 +42,9 @@ impl Group {
         Self { key: AtomicU64::new(0), waits: AtomicU32::new(0) }
     }
 
-    fn key(&self) -> u64 {
+    /// When they are due.
+    #[inline(always)]
+    pub fn key(&self) -> u64 {
         self.key.load(Ordering::Relaxed)
     }
 
@@ -123,8 +125,8 @@ impl<P: Platform> Waiting<P> {
         start
     }
 
-    /// Adds one, behind those that are due at the same time. There is room for it.
-    pub fn insert(&mut self, vcpu: VcpuRef<P>) {
+    /// Adds one, behind those that are due at the same time. There is room for it. Answers when it is due, and when the first one is.
+    pub fn insert(&mut self, vcpu: VcpuRef<P>) -> (u64, u64) {
         let vruntime = vcpu.vcpu().sched.vruntime();
         let group = self.group(&vcpu);
         let waits = group.waits();
@@ -132,15 +134,24 @@ impl<P: Platform> Waiting<P> {
             let key = self.key_for(&vcpu.domain.sched, vruntime);
             group.set(key, 1);
             // Mostly none waits.
-            let index = if self.vcpus.is_empty() { 0 } else { self.find_key(key) };
-            self.vcpus.insert(index, vcpu);
-            return;
+            if self.vcpus.is_empty() {
+                self.vcpus.push(vcpu);
+                return (key, key);
+            }
+            self.vcpus.insert(self.find_key(key), vcpu);
+            return (key, self.first_due());
         }
-        self.insert_beside(vcpu, vruntime, waits);
+        let due = self.insert_beside(vcpu, vruntime, waits);
+        (due, self.first_due())
+    }
+
+    /// When the one is due that is due first, [`NEVER`] without one.
+    pub fn first_due(&self) -> u64 {
+        self.first().map_or(NEVER, |(_, due)| due)
     }
 
     #[inline(never)]
-    fn insert_beside(&mut self, vcpu: VcpuRef<P>, vruntime: u64, waits: usize) {
+    fn insert_beside(&mut self, vcpu: VcpuRef<P>, vruntime: u64, waits: usize) -> u64 {
         let share = vcpu.domain.sched.clone();
         let start = self.find(&share);
         let siblings = &self.vcpus[start..start + waits];
@@ -149,6 +160,7 @@ impl<P: Platform> Waiting<P> {
         group.set(group.key(), waits + 1);
         self.vcpus.insert(start + index, vcpu);
         self.regroup_at(start, &share);
+        share.group(self.cpu).key().max(vruntime)
     }
 
     /// Takes the one that is due first.

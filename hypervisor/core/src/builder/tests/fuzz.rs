@@ -3,7 +3,7 @@
 use super::packed::PACKERS;
 use super::*;
 use crate::builder::image::elf_file;
-use crate::builder::unpack;
+use hypervisor_unpack as unpack;
 use proptest::prelude::*;
 
 /// A file with some of its bytes replaced.

@@ -30,7 +30,7 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     let mut file = vec![0x1f, 0x8b, 8, 0b1_1110, 0, 0, 0, 0, 2, 3, 4, 0];
     file.extend(b"xtranam\0comment\0hc");
     file.extend(miniz_oxide::deflate::compress_to_vec(data, 6));
-    file.extend(crate::builder::unpack::crc32(data).to_le_bytes());
+    file.extend(hypervisor_unpack::crc32(data).to_le_bytes());
     sized(file, data.len())
 }
 
@@ -116,7 +116,7 @@ fn the_x86_filter_is_undone_like_elsewhere() {
         let mut writer = BcjWriter::new_x86(Vec::new(), 0);
         writer.write_all(&data).unwrap();
         let mut filtered = writer.finish().unwrap();
-        crate::builder::unpack::bcj::undo_x86_filter(&mut filtered);
+        hypervisor_unpack::bcj::undo_x86_filter(&mut filtered);
         assert!(filtered == data, "{length}");
     }
 }

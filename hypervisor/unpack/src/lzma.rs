@@ -6,15 +6,15 @@
 //! libraries that would do (lzma-rust2, xz4rust) take 4.2 and 4.7, because they stream through a dictionary of their own. The
 //! format: LZMA SDK, `lzma-specification.txt`.
 
-use super::BuildError;
+use super::Error;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-const DAMAGED: BuildError = BuildError::BadPayload("the lzma data is damaged");
+const DAMAGED: Error = Error::Damaged("the lzma data is damaged");
 
 /// Unpacks a .lzma file so that it fills `output`.
-pub(super) fn unpack(data: &[u8], output: &mut [u8]) -> Result<(), BuildError> {
+pub(crate) fn unpack(data: &[u8], output: &mut [u8]) -> Result<(), Error> {
     let (header, stream) = data.split_first_chunk::<13>().ok_or(DAMAGED)?;
     let mut decoder = Decoder::new(header[0])?;
     let length = decoder.run(stream, output, 0, true)?;
@@ -57,7 +57,7 @@ struct RangeCoder<'a> {
 }
 
 impl<'a> RangeCoder<'a> {
-    fn new(input: &'a [u8]) -> Result<Self, BuildError> {
+    fn new(input: &'a [u8]) -> Result<Self, Error> {
         let ([zero, code @ ..], rest) = input.split_first_chunk::<RANGE_INIT>().ok_or(DAMAGED)?;
         if *zero != 0 {
             return Err(DAMAGED);
@@ -248,7 +248,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// A decoder for the properties byte of the format.
-    pub(super) fn new(properties: u8) -> Result<Self, BuildError> {
+    pub(super) fn new(properties: u8) -> Result<Self, Error> {
         let mut decoder = Self {
             context_bits: 0,
             literal_mask: 0,
@@ -263,7 +263,7 @@ impl Decoder {
     }
 
     /// Takes over new properties, and resets the state.
-    pub(super) fn set_properties(&mut self, properties: u8) -> Result<(), BuildError> {
+    pub(super) fn set_properties(&mut self, properties: u8) -> Result<(), Error> {
         let properties = u32::from(properties);
         let (lc, lp, pb) = (properties % 9, properties / 9 % 5, properties / 45);
         // LZMA2's limit; .lzma files of any Linux build are within it.
@@ -274,7 +274,7 @@ impl Decoder {
         self.literal_mask = (1 << lp) - 1;
         self.position_mask = (1 << pb) - 1;
         self.literals.clear();
-        self.literals.try_reserve_exact(1 << (lc + lp)).map_err(|_| BuildError::OutOfMemory)?;
+        self.literals.try_reserve_exact(1 << (lc + lp)).map_err(|_| Error::OutOfMemory)?;
         self.literals.resize_with(1 << (lc + lp), even);
         self.reset();
         Ok(())
@@ -296,7 +296,7 @@ impl Decoder {
         output: &mut [u8],
         start: usize,
         marker: bool,
-    ) -> Result<usize, BuildError> {
+    ) -> Result<usize, Error> {
         let mut rc = RangeCoder::new(input)?;
         let mut at = start;
         let mut previous = if start == 0 { 0 } else { output[start - 1] };

@@ -4,11 +4,11 @@
 //! A stream is a header, blocks, an index and a footer. The index and the footer only serve random access; a kernel
 //! is unpacked as soon as the blocks filled the output.
 
-use super::BuildError;
+use super::Error;
 use super::bcj::undo_x86_filter;
 use super::lzma::Decoder;
 
-const DAMAGED: BuildError = BuildError::BadPayload("the xz data is damaged");
+const DAMAGED: Error = Error::Damaged("the xz data is damaged");
 
 const FILTER_X86: u64 = 0x04;
 const FILTER_LZMA2: u64 = 0x21;
@@ -20,7 +20,7 @@ const CHECK_SIZE: [usize; 16] = [0, 4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 64
 const CHECK_CRC32: usize = 1;
 
 /// Unpacks `data` so that it fills `output`.
-pub(super) fn unpack(data: &[u8], output: &mut [u8]) -> Result<(), BuildError> {
+pub(crate) fn unpack(data: &[u8], output: &mut [u8]) -> Result<(), Error> {
     let header = data.first_chunk::<STREAM_HEADER>().ok_or(DAMAGED)?;
     let check = usize::from(header[7] & 15);
     let mut rest = &data[STREAM_HEADER..];
@@ -37,7 +37,7 @@ pub(super) fn unpack(data: &[u8], output: &mut [u8]) -> Result<(), BuildError> {
         let (stored, after) =
             rest.get(size..).and_then(|r| r.split_at_checked(CHECK_SIZE[check])).ok_or(DAMAGED)?;
         if check == CHECK_CRC32 && stored != super::crc32(block).to_le_bytes() {
-            return Err(BuildError::BadPayload("the xz data has another checksum than it should"));
+            return Err(Error::Damaged("the xz data has another checksum than it should"));
         }
         rest = after;
         done += length;
@@ -46,7 +46,7 @@ pub(super) fn unpack(data: &[u8], output: &mut [u8]) -> Result<(), BuildError> {
 }
 
 /// Reads a block header: whether the block went through the x86 filter, and what follows the header.
-fn block_header(data: &[u8]) -> Result<(bool, &[u8]), BuildError> {
+fn block_header(data: &[u8]) -> Result<(bool, &[u8]), Error> {
     const HAS_PACKED_SIZE: u8 = 0x40;
     const HAS_UNPACKED_SIZE: u8 = 0x80;
     const UNKNOWN_FLAGS: u8 = 0x3c;
@@ -75,11 +75,11 @@ fn block_header(data: &[u8]) -> Result<(bool, &[u8]), BuildError> {
             _ => break,
         }
     }
-    Err(BuildError::BadPayload("the xz data has filters other than x86 and LZMA2"))
+    Err(Error::Damaged("the xz data has filters other than x86 and LZMA2"))
 }
 
 /// A number in seven-bit groups, least significant first.
-fn number(data: &mut &[u8]) -> Result<u64, BuildError> {
+fn number(data: &mut &[u8]) -> Result<u64, Error> {
     let mut value = 0;
     for group in 0..9 {
         let (byte, rest) = data.split_first().ok_or(DAMAGED)?;
@@ -93,7 +93,7 @@ fn number(data: &mut &[u8]) -> Result<u64, BuildError> {
 }
 
 /// Unpacks LZMA2 chunks into the start of `output`; answers how many bytes they took and gave.
-fn lzma2(data: &[u8], output: &mut [u8]) -> Result<(usize, usize), BuildError> {
+fn lzma2(data: &[u8], output: &mut [u8]) -> Result<(usize, usize), Error> {
     const END: u8 = 0;
     const PLAIN_NEW_DICTIONARY: u8 = 1;
     const PLAIN: u8 = 2;
@@ -142,7 +142,7 @@ struct Chunk<'a> {
 
 impl<'a> Chunk<'a> {
     /// Reads the header behind the control byte.
-    fn parse(control: u8, rest: &'a [u8]) -> Result<Self, BuildError> {
+    fn parse(control: u8, rest: &'a [u8]) -> Result<Self, Error> {
         let (sizes, mut rest) = rest.split_first_chunk::<4>().ok_or(DAMAGED)?;
         let reset = control >> 5 & 3;
         let unpacked = usize::from(control & 0x1f) << 16 | usize::from(sizes[0]) << 8 | usize::from(sizes[1]);
@@ -161,7 +161,7 @@ impl<'a> Chunk<'a> {
     }
 
     /// Brings the decoder into the state in which this chunk starts.
-    fn prepare<'d>(&self, decoder: &'d mut Option<Decoder>) -> Result<&'d mut Decoder, BuildError> {
+    fn prepare<'d>(&self, decoder: &'d mut Option<Decoder>) -> Result<&'d mut Decoder, Error> {
         match (decoder.as_mut(), self.reset) {
             (Some(decoder), 2..) => decoder.set_properties(self.properties)?,
             (Some(decoder), 1) => decoder.reset(),

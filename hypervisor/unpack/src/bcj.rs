@@ -5,7 +5,7 @@
 //! it suggest that it is itself part of an operand.
 
 /// Makes the targets in a whole block relative again.
-pub(in crate::builder) fn undo_x86_filter(block: &mut [u8]) {
+pub fn undo_x86_filter(block: &mut [u8]) {
     /// Operand's length.
     const OPERAND: usize = 4;
     let Some(last) = block.len().checked_sub(OPERAND + 1) else { return };
