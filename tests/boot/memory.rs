@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         trial("memory::same_lines_on_xen", same_lines),
         trial("memory::passes_in_a_large_domain", large),
         trial("memory::a_small_domain_leaves_nothing_behind", small),
+        trial("memory::no_two_free_frames_in_a_row_are_needed", shattered),
     ]
 }
 
@@ -66,4 +67,15 @@ fn small() -> Result<()> {
     session.wait_for(LAST_LINE, SHORT)?;
     session.wait_for("left of it: 0 frames that others map, 0 event channels, 0 grants mapped", SHORT)?;
     Ok(())
+}
+
+/// What the hypervisor keeps for a domain takes single frames where a hostile domain has left no others: `tests/hostile` with `shatter`.
+fn shattered() -> Result<()> {
+    let mut machine = Machine::new(Hypervisor::Paravane);
+    machine.hypervisor_args.push_str(" dom0_mem=32M");
+    machine.kernel = Some(project::guest_elf("hostile"));
+    machine.kernel_args = "shatter".into();
+    let mut session = Session::start(&machine)?;
+    session.wait_for("hostile: shattered", SHORT)?;
+    session.wait_for("hostile: the grant table has 48 frames", SHORT)
 }

@@ -1,6 +1,7 @@
 //! A kernel that does its worst: to the domains it is connected to, as a front end to its driver domain ([`front`]) or with
 //! `back` on the command line as a driver domain to those it serves ([`back`]); with `calls` to the hypervisor ([`calls`]). With
 //! `victim` it is the domain beside such an attacker ([`victim`]).
+//! With `shatter` it leaves no two free frames in a row (`shatter.rs`).
 //! With `linear` it tries to read the hypervisor's memory through linear page-table entries (`linear.rs`).
 //!
 //! What it does follows from its seed. Words on the command line:
@@ -23,6 +24,7 @@ mod front;
 #[cfg(target_os = "none")]
 mod linear;
 mod random;
+mod shatter;
 mod victim;
 
 use core::str::FromStr;
@@ -44,6 +46,9 @@ fn kernel(boot: BootContext) -> ! {
     if boot.has_option("linear") {
         events::unmask_upcalls();
         linear::run(&boot);
+    }
+    if boot.has_option("shatter") {
+        shatter::run();
     }
     let random = Random(seed);
     if boot.has_option("calls") {

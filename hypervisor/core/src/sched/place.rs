@@ -321,6 +321,8 @@ impl<P: Platform> Scheduler<P> {
         let due = self.insert(queue, &mut waiting, vcpu.clone());
         drop(waiting);
         self.notice(platform, cpu, now, due);
+        // When the choice was made it did not wait yet.
+        self.offer(platform, cpu, now);
         false
     }
 
@@ -381,8 +383,11 @@ impl<P: Platform> Scheduler<P> {
 
     /// Makes another CPU choose anew if what waits here should rather run there.
     pub(super) fn offer(&self, platform: &P, cpu: CpuId, now: Nanos) {
+        if self.cpus.len() == 1 {
+            return;
+        }
         let head = self.queue(cpu).head_on_machine();
-        if head == NEVER || self.cpus.len() == 1 {
+        if head == NEVER {
             return;
         }
         let first = self.queue(cpu).waiting.lock().first().map(|(first, _)| first.clone());

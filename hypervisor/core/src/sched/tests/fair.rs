@@ -189,3 +189,22 @@ fn naps_beside_a_heavy_one() {
     let got = (sim.ran[9] - before) as f64 / (10 * SECOND) as f64;
     assert!(got > 0.03, "{got} instead of a thirtieth");
 }
+
+/// What is preempted waits only after the choice that preempts it: other CPUs are told of it then, and do not find it when they look by
+/// themselves at last.
+#[test]
+fn what_is_preempted_is_offered() {
+    for cpus in [2, 4] {
+        let mut sim = Sim::singles(cpus, cpus as usize + 1);
+        sim.up_all();
+        let mut habits = vec![COMPUTES; cpus as usize + 1];
+        *habits.last_mut().unwrap() = (10, 10);
+        live(&mut sim, &habits, SECOND / STEP);
+        let before = sim.ran.clone();
+        live(&mut sim, &habits, 5 * SECOND / STEP);
+        let got = |n: usize| (sim.ran[n] - before[n]) as f64 / (5 * SECOND) as f64;
+        let due = 1.0 - 0.5 / f64::from(cpus);
+        let least = (0..cpus as usize).map(got).fold(1.0, f64::min);
+        assert!(least > 0.9 * due, "{least} of {due} on {cpus} CPUs");
+    }
+}
