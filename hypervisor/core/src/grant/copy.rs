@@ -119,7 +119,7 @@ impl<P: Platform> Hypervisor<P> {
         };
         let user = User { domain: caller.id, readonly: true };
         let mut table = granter.grants.lock(self, granter);
-        let shared = table.shared(&self.platform, reference)?;
+        let shared = table.shared(&self.platform, reference).ok()?;
         let active = table.active(reference)?;
         if shared.is_transitive() {
             return None;
@@ -237,7 +237,7 @@ impl<P: Platform> Hypervisor<P> {
         let user = User { domain: user, readonly };
         let transitive = {
             let mut table = granter.grants.lock(self, granter);
-            let shared = table.shared(&self.platform, reference).ok_or(GrantError::BadReference)?;
+            let shared = table.shared(&self.platform, reference)?;
             let active = table.active(reference).ok_or(GrantError::BadReference)?;
             if active.pins.any() && active.user != user.domain {
                 return Err(GrantError::General);
@@ -260,7 +260,7 @@ impl<P: Platform> Hypervisor<P> {
     ) -> Result<Claim<P>, GrantError> {
         let (far_id, far_reference) = {
             let table = granter.grants.lock(self, granter);
-            let shared = table.shared(&self.platform, reference).ok_or(GrantError::BadReference)?;
+            let shared = table.shared(&self.platform, reference)?;
             shared.passes_on().ok_or(GrantError::Again)?
         };
         if !passing || far_id == granter.id {
@@ -296,7 +296,7 @@ impl<P: Platform> Hypervisor<P> {
         passed_on: Option<Target>,
     ) -> Result<Target, GrantError> {
         let mut table = granter.grants.lock(self, granter);
-        let shared = table.shared(&self.platform, reference).ok_or(GrantError::BadReference)?;
+        let shared = table.shared(&self.platform, reference)?;
         let active = table.active(reference).ok_or(GrantError::BadReference)?;
         let pinned = active.pins.any();
         if pinned && active.user != user.domain {

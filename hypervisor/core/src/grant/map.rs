@@ -182,7 +182,7 @@ impl<P: Platform> Hypervisor<P> {
         kinds: PinKinds,
     ) -> Result<Mfn, GrantError> {
         let mut table = granter.grants.lock(self, granter);
-        let shared = table.shared(&self.platform, reference).ok_or(GrantError::BadReference)?;
+        let shared = table.shared(&self.platform, reference)?;
         let active = table.active(reference).ok_or(GrantError::BadReference)?;
         let pinned = active.pins.any();
         if pinned && (active.user != user || active.target.copy_only) {
@@ -265,7 +265,7 @@ impl<P: Platform> Hypervisor<P> {
     ) {
         let mut table = granter.grants.lock(self, granter);
         self.put_held(mfn, held);
-        let Some(shared) = table.shared(&self.platform, reference) else { return };
+        let Ok(shared) = table.shared(&self.platform, reference) else { return };
         let Some(active) = table.active(reference) else { return };
         // Another domain may have got a dead granter's identifier: its pins are none of ours.
         if active.user == user && active.target.mfn == mfn {

@@ -23,10 +23,8 @@ const V1_PER_FRAME: u32 = (PAGE_SIZE / 8) as u32;
 pub(super) const V2_PER_FRAME: u32 = (PAGE_SIZE / 16) as u32;
 pub(super) const STATUS_PER_FRAME: u32 = (PAGE_SIZE / 2) as u32;
 const RESERVED: u32 = GNTTAB_NR_RESERVED_ENTRIES;
-/// Frames of entries that a change of version clears in one step: the whole table, unless an option lets tables be larger.
-const CLEARED_AT_ONCE: usize = 64;
-/// Further ones that are cleared between two looks for other work, before that step.
-const CLEARED_BEFORE: usize = 16;
+/// Frames of entries that a change of version clears with the table locked: the domain's back ends wait for that lock.
+const CLEARED_AT_ONCE: usize = 2;
 /// Frames given back in teardown between two looks for other work.
 const FREED_AT_ONCE: u32 = 8;
 
@@ -40,7 +38,8 @@ pub(super) struct Table {
     active: Vec<Vec<Active>>,
     /// References beyond the reserved ones that have pins.
     used: u32,
-    /// Frames from this one on were cleared for the change of version that is being made.
+    /// Frames from this one on were cleared for the change of version that is being made; `usize::MAX`: none is. From its first step on only
+    /// the reserved entries can be used, as if the others were cleared at once.
     cleared_from: usize,
     max_frames: u32,
     /// The domain is gone: the table has no frames and gets none.
@@ -112,8 +111,24 @@ impl Table {
     }
 
     /// A grant's shared words.
+    ///
+    /// # Errors
+    /// [`GrantError::BadReference`] beyond the table; [`GrantError::General`] for an entry that a change of version clears, as for one
+    /// that is cleared.
     #[inline(always)]
-    pub fn shared<'a, P: Platform>(&self, platform: &'a P, reference: GrantRef) -> Option<Shared<'a>> {
+    pub fn shared<'a, P: Platform>(
+        &self,
+        platform: &'a P,
+        reference: GrantRef,
+    ) -> Result<Shared<'a>, GrantError> {
+        if self.cleared_from != usize::MAX && (RESERVED..self.entries()).contains(&reference.0) {
+            return Err(GrantError::General);
+        }
+        self.words(platform, reference).ok_or(GrantError::BadReference)
+    }
+
+    #[inline(always)]
+    fn words<'a, P: Platform>(&self, platform: &'a P, reference: GrantRef) -> Option<Shared<'a>> {
         if reference.0 >= self.entries() {
             return None;
         }
@@ -225,7 +240,7 @@ impl Table {
     ) -> Result<[Reserved; RESERVED as usize], VersionError> {
         let mut saved = [Reserved::default(); RESERVED as usize];
         for (slot, reference) in saved.iter_mut().zip(0..) {
-            match self.shared(platform, GrantRef(reference)) {
+            match self.words(platform, GrantRef(reference)) {
                 Some(Shared::V1(word)) => {
                     let word = word.load(Ordering::SeqCst);
                     *slot = Reserved {
@@ -257,7 +272,7 @@ impl Table {
     fn restore_reserved<P: Platform>(&self, platform: &P, saved: &[Reserved]) {
         for (slot, reference) in saved.iter().zip(0..) {
             let header = |flags: u16| u64::from(flags) | u64::from(slot.domain) << 16;
-            match self.shared(platform, GrantRef(reference)) {
+            match self.words(platform, GrantRef(reference)) {
                 Some(Shared::V1(word)) => {
                     word.store(header(slot.flags) | u64::from(slot.frame) << 32, Ordering::SeqCst);
                 }
@@ -277,7 +292,7 @@ impl Table {
         domain: &Domain<P>,
         version: u32,
     ) -> Result<(), VersionError> {
-        let cleared_from = core::mem::replace(&mut self.cleared_from, usize::MAX);
+        let cleared_from = self.cleared_from;
         if self.used != 0 {
             return Err(VersionError::InUse);
         }
@@ -290,24 +305,48 @@ impl Table {
         for frame in self.frames.iter().take(cleared_from) {
             hv.platform.clear_frame(GuestFrame::held(*frame));
         }
+        self.cleared_from = usize::MAX;
         self.version = version;
         self.restore_reserved(&hv.platform, &saved);
         Ok(())
     }
 
-    /// Clears some entries of a very large table for a change of version that nothing forbids so far. Answers whether it did. A grant that
-    /// is mapped meanwhile has the change fail all the same, as in a smaller table; then these entries are lost.
+    /// A step of a change of version. Answers whether another one follows.
+    fn change_version<P: Platform>(
+        &mut self,
+        hv: &Hypervisor<P>,
+        domain: &Domain<P>,
+        version: u32,
+    ) -> Result<bool, VersionError> {
+        if self.version == version {
+            return Ok(false);
+        }
+        let frames = count(&self.frames);
+        // Status frames come one after the other. Those of a change that is given up are there for the next.
+        let refused = self.used != 0 || version == 1;
+        if !refused && self.grow_once(hv, domain, frames, version).map_err(|_| VersionError::NoMemory)?
+            || self.clear_beyond(hv, version)?
+        {
+            return Ok(true);
+        }
+        self.set_version(hv, domain, version).map(|()| false)
+    }
+
+    /// Clears some entries for a change of version that nothing forbids so far. Answers whether it did. No grant is mapped meanwhile
+    /// that would forbid it; where the domain itself does something that does, these entries are lost.
     fn clear_beyond<P: Platform>(&mut self, hv: &Hypervisor<P>, version: u32) -> Result<bool, VersionError> {
         let end = self.frames.len().min(self.cleared_from);
         if end <= CLEARED_AT_ONCE || self.used != 0 {
             return Ok(false);
         }
-        let alone = |mfn: &Mfn| hv.known_frame(*mfn).count().refs() <= 1;
-        self.save_reserved(&hv.platform)?;
-        if version == 1 && !self.status.iter().all(alone) {
-            return Err(VersionError::InUse);
+        if self.cleared_from == usize::MAX {
+            let alone = |mfn: &Mfn| hv.known_frame(*mfn).count().refs() <= 1;
+            self.save_reserved(&hv.platform)?;
+            if version == 1 && !self.status.iter().all(alone) {
+                return Err(VersionError::InUse);
+            }
         }
-        let first = end.saturating_sub(CLEARED_BEFORE).max(CLEARED_AT_ONCE);
+        let first = end.saturating_sub(CLEARED_AT_ONCE).max(CLEARED_AT_ONCE);
         self.frames[first..end].iter().for_each(|mfn| hv.platform.clear_frame(GuestFrame::held(*mfn)));
         self.cleared_from = first;
         Ok(true)
@@ -435,7 +474,7 @@ impl<P: Platform> Hypervisor<P> {
     ) -> bool {
         let table = domain.grants.lock(self, domain);
         match (table.shared(&self.platform, reference), u32::try_from(mfn.0)) {
-            (Some(Shared::V1(word)), Ok(frame)) if reference.0 < RESERVED => {
+            (Ok(Shared::V1(word)), Ok(frame)) if reference.0 < RESERVED => {
                 let header = u64::from(GTF_PERMIT_ACCESS) | u64::from(to.0) << 16;
                 word.store(header | u64::from(frame) << 32, Ordering::SeqCst);
                 true
@@ -454,17 +493,11 @@ impl<P: Platform> Hypervisor<P> {
         }
         loop {
             let mut table = domain.grants.lock(self, domain);
-            if table.version == version {
-                return Ok(());
-            }
-            let frames = count(&table.frames);
-            // Status frames come one after the other. Those of a change that is given up are there for the next.
-            let refused = table.used != 0 || version == 1;
-            if (refused
-                || !table.grow_once(self, domain, frames, version).map_err(|_| VersionError::NoMemory)?)
-                && !table.clear_beyond(self, version)?
-            {
-                return table.set_version(self, domain, version);
+            let step = table.change_version(self, domain, version);
+            if !matches!(step, Ok(true)) {
+                // The change is made, or given up.
+                table.cleared_from = usize::MAX;
+                return step.map(|_| ());
             }
             drop(table);
             if self.platform.work_pending() {
@@ -485,7 +518,7 @@ impl<P: Platform> Hypervisor<P> {
                 return Err(GrantError::Again);
             }
         }
-        let shared = |reference| table.shared(&self.platform, reference).ok_or(GrantError::BadReference);
+        let shared = |reference| table.shared(&self.platform, reference);
         match (shared(a)?, shared(b)?) {
             (Shared::V1(a), Shared::V1(b)) => {
                 b.store(a.swap(b.load(Ordering::SeqCst), Ordering::SeqCst), Ordering::SeqCst)

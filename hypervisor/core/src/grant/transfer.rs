@@ -57,7 +57,7 @@ impl<P: Platform> Hypervisor<P> {
         if table.version() == 1 && mfn.0 > u64::from(u32::MAX) {
             return Err(GrantError::AddressTooBig);
         }
-        let shared = table.shared(&self.platform, reference).ok_or(GrantError::General)?;
+        let shared = table.shared(&self.platform, reference).map_err(|_| GrantError::General)?;
         if table.active(reference).is_none_or(|active| active.pins.any()) || !receiver.pages.try_grow(1) {
             return Err(GrantError::General);
         }
