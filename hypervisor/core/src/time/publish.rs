@@ -171,7 +171,8 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// Writes within one page by way of the kernel's page tables.
+    /// Writes within one page by way of the kernel's page tables. In a switch of vCPUs nothing can interrupt this, so a frame that is
+    /// still to be given up as a table is refused, and not given up here.
     fn write_through_tables(&self, vcpu: &VcpuRef<P>, va: GuestVirt, bytes: &[u8]) -> Result<(), GuestFault> {
         let root = vcpu.vcpu().pv.guest_table.get().ok_or(GuestFault)?;
         let entry = self.walk(root, va).ok_or(GuestFault)?.entry;
@@ -179,7 +180,7 @@ impl<P: Platform> Hypervisor<P> {
             return Err(GuestFault);
         }
         let mfn = MachineAddr(entry & ENTRY_FRAME).mfn();
-        self.get_page_and_type(&vcpu.domain, mfn, PageType::Writable).map_err(|_| GuestFault)?;
+        self.get_typed(&vcpu.domain, mfn, PageType::Writable).map_err(|_| GuestFault)?;
         write_bytes(self.platform.words(GuestFrame::held(mfn)), MachineAddr(va.0).page_offset(), bytes);
         self.put_page_and_type(mfn);
         Ok(())

@@ -501,3 +501,27 @@ fn refused_pages_of_an_ldt_are_left_for_later() {
     assert_eq!(g.ext(MMUEXT_SET_LDT, 0, 0), 0);
     check(&g, &BTreeSet::from([vcpu.pv.guest_table.get().unwrap().0]));
 }
+
+/// The run state of a vCPU that leaves its CPU is written while the next one waits, with this CPU's timer not armed for it. Where its page
+/// is a table by then that is still to be given up, the switch gave up all such tables of the domain.
+#[test]
+fn a_switch_of_vcpus_gives_up_no_tables() {
+    let g = Guest::new(256);
+    let data = g.page();
+    let chain = g.running(data);
+    let tree = tree(&g);
+    assert_eq!(g.pin(4, tree[0]), 0);
+    begin_to_give_up(&g, &tree);
+    g.hv.platform.preempt_every.store(0, Relaxed);
+    assert!(g.hv.frame(tree[2]).unwrap().type_word().is_busy() && g.domain.pages.has_doomed());
+    // The answer of the walk: a writable entry that names a frame that is being given up by now.
+    g.poke(chain[3], 1, entry(tree[2], RW));
+    let vcpu = crate::domain::VcpuRef { domain: g.domain.clone(), id: crate::ids::VcpuId(0) };
+    vcpu.vcpu().time.set_runstate_area(0x1000);
+    let live = |mfn: &&Mfn| g.hv.frame(**mfn).unwrap().type_word().live().is_some();
+    let before = tree[3..].iter().filter(live).count();
+    assert_eq!(before, tree.len() - 3);
+    g.hv.vcpu_time_stopped(&vcpu);
+    let after = tree[3..].iter().filter(live).count();
+    assert!(after == before, "a context switch gave up {} tables", before - after);
+}
