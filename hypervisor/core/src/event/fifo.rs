@@ -31,6 +31,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem::offset_of;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard, Once};
 use xen_abi::event_channel::{
@@ -39,8 +40,8 @@ use xen_abi::event_channel::{
 };
 
 const WORDS_PER_PAGE: u32 = PAGE_SIZE as u32 / 4;
-/// Ports whose saved events are raised between two looks for other work.
-const RAISED: u32 = 32;
+/// Ports whose saved events are raised between two looks for other work: each may wake a vCPU of its own.
+const RAISED: u32 = 8;
 /// Bytes of what is kept for a domain of this ABI, without those for each vCPU.
 const FIFO_BYTES: usize = MAX_PAGES * (size_of::<AtomicU64>() + size_of::<Once<Box<[AtomicU32]>>>());
 const MAX_PAGES: usize = (EVTCHN_FIFO_NR_CHANNELS / WORDS_PER_PAGE) as usize;
@@ -283,6 +284,18 @@ fn leave_old_queue(locks: &mut QueueLocks<'_>, seen: u32, port: Port) {
     }
 }
 
+/// The next ports whose saved events are to be raised, which counts as done.
+fn next_part<P: Platform>(domain: &Domain<P>, changes: &mut Changes) -> Range<u32> {
+    let Some(raising) = &mut changes.raising else { return 0..0 };
+    let end = raising.end.min(domain.events.slots.valid());
+    let part = raising.next..(raising.next + RAISED).min(end);
+    raising.next = part.end.max(part.start);
+    if part.end >= end {
+        changes.raising = None;
+    }
+    part
+}
+
 fn new_last() -> Result<Box<[AtomicU32]>, EventError> {
     let mut last = Vec::new();
     last.try_reserve_exact(WORDS_PER_PAGE as usize).map_err(|_| EventError::NoMemory)?;
@@ -439,20 +452,27 @@ impl<P: Platform> Hypervisor<P> {
         loop {
             let mut changes = domain.events.changes.lock();
             domain.events.fifo().ok_or(EventError::NotFifo)?;
-            if let Some(raising) = &changes.raising {
-                // The page that this hypercall added before it was to be made again; or another one, of which the rest comes first.
-                added |= raising.frame == frame;
-                self.raise_some(domain, &mut changes);
-            } else if !added {
+            let Some(raising) = &changes.raising else {
+                if added {
+                    return Ok(());
+                }
                 drop(changes);
                 self.add_page(domain, frame)?;
                 added = true;
                 continue;
-            }
-            if added && changes.raising.is_none() {
+            };
+            // The page that this hypercall added before it was to be made again; or another one, of which the rest comes first.
+            added |= raising.frame == frame;
+            let part = next_part(domain, &mut changes);
+            let over = added && changes.raising.is_none();
+            // Peers wait for this lock, and to wake vCPUs takes longer than they should wait.
+            drop(changes);
+            self.ask_only(true);
+            self.raise_saved(domain, part);
+            self.ask_only(false);
+            if over {
                 return Ok(());
             }
-            drop(changes);
             if self.platform.work_pending() {
                 return Err(EventError::Restart);
             }
@@ -486,15 +506,8 @@ impl<P: Platform> Hypervisor<P> {
         })
     }
 
-    /// Raises some of the events that were saved for the words of the page that was added last.
-    fn raise_some(&self, domain: &Arc<Domain<P>>, changes: &mut Changes) {
-        let Some(raising) = &mut changes.raising else { return };
-        let end = raising.end.min(domain.events.slots.valid());
-        let part = raising.next..(raising.next + RAISED).min(end);
-        raising.next = part.end.max(part.start);
-        if part.end >= end {
-            changes.raising = None;
-        }
+    /// Raises the events of these ports that were saved for want of their words. The vCPUs that poll them are woken later.
+    fn raise_saved(&self, domain: &Arc<Domain<P>>, part: Range<u32>) {
         for port in part.map(Port) {
             let Some(slot) = domain.events.slots.get(port) else { return };
             let guard = slot.lock();

@@ -37,6 +37,10 @@ pub fn check(world: &World) {
     for domain in alive.iter().chain(&dying) {
         while world.hv.work_off_doomed(domain).is_err() {}
     }
+    // A CPU wakes the vCPUs that poll for what it raised in a batch when it next serves its timers; one step is all of them here.
+    for domain in &alive {
+        world.hv.settle_some(domain);
+    }
     let mut recount = Recount { world, uses: vec![Uses::default(); world.hv.platform.frame_table().len()] };
     (0..recount.uses.len()).for_each(|mfn| recount.table(mfn));
     alive.iter().for_each(|domain| recount.domain(domain));

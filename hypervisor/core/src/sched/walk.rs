@@ -17,7 +17,8 @@
 //! [`Hypervisor::run_timers`], a step at a time, by the CPU that asked last: a guest that sends events to many pollers in a loop does the work
 //! itself, before it sends the next one, and keeps no other CPU at it. If other domains run on that CPU by then, the work is still charged
 //! to the one that asked ([`super::foreign`]). Of a domain of few vCPUs nothing is left. A CPU that serves
-//! several timers at a time sends an event for each: it only asks, for any domain, and makes one step after the last of them.
+//! several timers at a time, or raises saved events of several ports, sends an event for each: it only asks, for any domain, and makes
+//! its steps after the next look for other work.
 
 use super::Reasons;
 use crate::Hypervisor;
@@ -371,10 +372,11 @@ mod tests {
     use crate::hypercall::Cx;
     use crate::ids::Nanos;
     use crate::mock;
+    use crate::time::timers::{MOST_AT_ONCE, MOST_WITH_WALK};
     use core::sync::atomic::Ordering::SeqCst;
     use xen_abi::xen::VIRQ_TIMER;
 
-    /// Timers that expire at the same moment: as many as are served between two looks for other work.
+    /// Timers that expire at the same moment.
     const TIMERS: u32 = 32;
 
     /// The pollers of as many ports as timers expired were looked for, and woken, between two looks for other work.
@@ -404,8 +406,8 @@ mod tests {
             for _ in 0..vcpus {
                 hv.run_timers();
                 let now = polling();
-                // Those that the events are for, and a step.
-                assert!(last - now <= TIMERS as usize + CHANGES, "{last}, {now} between two looks");
+                // Those that the events are for, or a step with few of them.
+                assert!(last - now <= CHANGES + MOST_WITH_WALK as usize, "{last}, {now} between two looks");
                 last = now;
             }
             assert_eq!(last, 0);
@@ -437,9 +439,91 @@ mod tests {
         for _ in 0..2 * TIMERS {
             hv.run_timers();
             let now = polling();
-            assert!(last - now <= TIMERS as usize + CHANGES, "{last}, {now} between two looks");
+            assert!(last - now <= CHANGES + MOST_WITH_WALK as usize, "{last}, {now} between two looks");
             last = now;
         }
         assert_eq!(last, 0);
+    }
+
+    /// Saved events that are raised together woke all pollers of their domain between two looks for other work.
+    #[test]
+    fn saved_events_that_are_raised_together_ask_for_walks() {
+        use crate::domain::Domain;
+        use std::boxed::Box;
+        const VCPUS: u32 = 512;
+        let (hv, _dom0) = mock::machine_with_domain(2000);
+        let domain = mock::domain(&hv, 1, VCPUS, 64);
+        // FIFO ABI, no words yet; a control block for vCPU 0 only.
+        let control = hv.alloc_domain_page(&domain, 0).unwrap();
+        hv.fifo_init_control(&domain, VcpuId(0), control, 0).unwrap();
+        let ports: Vec<_> = (0..1000).map(|_| hv.bind_ipi(&domain, VcpuId(0)).unwrap()).collect();
+        for port in &ports {
+            hv.send_event(&domain, *port).unwrap();
+        }
+        // All vCPUs but the first poll two ports or more each, and so any.
+        for vcpu in &domain.vcpus {
+            vcpu.time.disable_periodic();
+            if vcpu.id.0 != 0 {
+                vcpu.sched.words.begin_poll(&vcpu.sched.share.pollers);
+                vcpu.sched.words.take(Reasons::DOWN | Reasons::PAUSED);
+            }
+        }
+        let polling =
+            |d: &Domain<mock::MockPlatform>| d.vcpus.iter().filter(|v| v.sched.has(Reasons::POLLING)).count();
+        let before = polling(&domain);
+        let page = hv.alloc_domain_page(&domain, 0).unwrap();
+        let seen = std::sync::Arc::new(std::sync::Mutex::new((before, 0usize)));
+        let (hook, of) = (seen.clone(), domain.clone());
+        *hv.platform.at_question.lock().unwrap() = Some(Box::new(move || {
+            let now = polling(&of);
+            let mut seen = hook.lock().unwrap();
+            seen.1 = seen.1.max(seen.0.saturating_sub(now));
+            seen.0 = now;
+        }));
+        hv.fifo_expand_array(&domain, page).unwrap();
+        *hv.platform.at_question.lock().unwrap() = None;
+        let most = seen.lock().unwrap().1;
+        // What is left is woken by this CPU, in steps.
+        let mut last = polling(&domain);
+        for _ in 0..VCPUS {
+            hv.run_timers();
+            let now = polling(&domain);
+            assert!(last - now <= CHANGES, "{last}, {now} between two looks");
+            last = now;
+        }
+        assert_eq!((before, last), (VCPUS as usize - 1, 0));
+        assert!(most <= CHANGES, "{most} vCPUs were woken between two looks for other work");
+    }
+
+    /// Timers that expire together woke their own vCPUs between two looks, and those of a step of the walk with them.
+    #[test]
+    fn timers_that_expire_together_wake_few_vcpus_at_a_time() {
+        use super::super::words::Place;
+        let (hv, _dom0) = mock::machine_with_domain(600);
+        let domain = mock::domain(&hv, 1, 200, 16);
+        for vcpu in &domain.vcpus {
+            vcpu.time.disable_periodic();
+            vcpu.sched.add(Reasons::BLOCKED);
+            vcpu.sched.words.take(Reasons::DOWN | Reasons::PAUSED);
+        }
+        let _ports: Vec<_> =
+            (0..TIMERS).map(|n| hv.bind_virq(&domain, VcpuId(n), VIRQ_TIMER).expect("a port")).collect();
+        for vcpu in &domain.vcpus[TIMERS as usize..] {
+            vcpu.sched.words.begin_poll(&vcpu.sched.share.pollers);
+        }
+        for vcpu in &domain.vcpus[..TIMERS as usize] {
+            hv.arm_singleshot(Cx { hv: &hv, domain: &domain, vcpu }, Nanos(1000));
+        }
+        hv.platform.time.store(1000, SeqCst);
+        let waiting = || domain.vcpus.iter().filter(|v| v.sched.place() == Place::Waiting).count();
+        let mut last = waiting();
+        for n in 0..60 {
+            hv.run_timers();
+            let now = waiting();
+            let most = if n == 0 { MOST_AT_ONCE as usize } else { CHANGES + MOST_WITH_WALK as usize };
+            assert!(now - last <= most, "{last}, {now} between two looks");
+            last = now;
+        }
+        assert_eq!(last, domain.vcpus.len());
     }
 }

@@ -22,8 +22,10 @@ const UNARMED: u32 = u32::MAX;
 /// A deadline that does not come.
 const NEVER: u64 = u64::MAX;
 
-/// Timers that are served between two looks for other work.
-const MOST_AT_ONCE: u32 = 32;
+/// Timers that are served between two looks for other work: each may wake a vCPU.
+pub(crate) const MOST_AT_ONCE: u32 = 8;
+/// As many where a step of a walk follows.
+pub(crate) const MOST_WITH_WALK: u32 = 4;
 
 /// The timers that every vCPU has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,9 +285,11 @@ impl<P: Platform> Hypervisor<P> {
     pub fn run_timers(&self) {
         let cpu = self.platform.this_cpu();
         let now = self.platform.now();
+        // A walk that is asked for here begins after the next look for other work.
+        let walks = self.has_walks(cpu);
         if let Some(due) = self.timers.pop_due(cpu, now) {
-            if self.timers.is_due(cpu, now) {
-                self.expire_many(cpu, now, &due);
+            if walks || self.timers.is_due(cpu, now) {
+                self.expire_many(cpu, now, &due, if walks { MOST_WITH_WALK } else { MOST_AT_ONCE });
             } else {
                 self.expire_charged(cpu, now, &due);
             }
@@ -293,7 +297,7 @@ impl<P: Platform> Hypervisor<P> {
         // As nearly always, that was all.
         if self.has_walks(cpu) || !self.arm_for(cpu, self.sched.deadlines_after(cpu, now), Arm::AfterNow(now))
         {
-            self.do_what_else_is_due(cpu, now);
+            self.do_what_else_is_due(cpu, now, walks);
         }
     }
 
@@ -325,13 +329,14 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// `first` and others expired at the same time. What they wake is visited once, after the last.
+    /// `first` expired, and maybe others at the same time, of which `most` are served. Who polls for their events is woken later, for all of
+    /// them at once.
     #[cold]
     #[inline(never)]
-    fn expire_many(&self, cpu: CpuId, now: Nanos, first: &Armed<P>) {
+    fn expire_many(&self, cpu: CpuId, now: Nanos, first: &Armed<P>, most: u32) {
         self.ask_only(true);
         self.expire_charged(cpu, now, first);
-        for _ in 1..MOST_AT_ONCE {
+        for _ in 1..most {
             let Some(due) = self.timers.pop_due(cpu, now) else { break };
             self.expire_charged(cpu, now, &due);
         }
@@ -342,10 +347,10 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Does what is due by now on this CPU besides the timers of vCPUs.
+    /// Does what is due by now on this CPU besides the timers of vCPUs; `walks`: a step of a walk is.
     #[cold]
     #[inline(never)]
-    fn do_what_else_is_due(&self, cpu: CpuId, now: Nanos) {
+    fn do_what_else_is_due(&self, cpu: CpuId, now: Nanos, walks: bool) {
         if self.sched.slice_end(cpu).is_some_and(|end| end <= now) {
             self.platform.raise_work(cpu, Work::RESCHEDULE);
         }
@@ -365,7 +370,9 @@ impl<P: Platform> Hypervisor<P> {
         if self.sched.next_refill(cpu).is_some_and(|next| next <= now) {
             self.refill_budgets(now);
         }
-        self.walk_on();
+        if walks {
+            self.walk_on();
+        }
         // The choice that is due now arms the timer for the next slice. What was done here may have ended a slice sooner.
         let (slice, refill) = self.sched.deadlines(cpu);
         self.arm_for(cpu, (if slice > now.0 { slice } else { NEVER }, refill), Arm::Always);

@@ -466,8 +466,8 @@ fn saved_events_are_raised_in_steps() {
     *hv.platform.at_question.lock().unwrap() =
         Some(Box::new(move || assert!(locks.events.changes.try_lock().is_some())));
     let rounds =
-        (0..100).take_while(|_| hv.fifo_expand_array(&domain, page) == Err(EventError::Restart)).count();
-    assert_eq!(rounds, 1024 / 32 - 1);
+        (0..1000).take_while(|_| hv.fifo_expand_array(&domain, page) == Err(EventError::Restart)).count();
+    assert_eq!(rounds, 1024 / 8 - 1);
     guest.pages.push(page);
     *hv.platform.at_question.lock().unwrap() = None;
     hv.platform.preempt_every.store(0, Ordering::Relaxed);
