@@ -141,6 +141,7 @@ impl<P: Platform> Scheduler<P> {
         let mut clock = self.clock.lock();
         let there = clock.transfer(lines, weight, sched.vruntime(), reach(weight), now);
         sched.share.moved(victim, cpu, now);
+        sched.share.settle_on(cpu, self.queue(cpu).line.base());
         drop(clock);
         sched.vruntime.store(there, Ordering::Relaxed);
         sched.set_place(Place::Running);

@@ -186,6 +186,11 @@ impl DomainSched {
         &self.got.on(cpu).group
     }
 
+    /// A vCPU comes to a CPU with this base: what the domain is behind it there, beyond what sleeping earns, is over.
+    pub(super) fn settle_on(&self, cpu: CpuId, base: u64) {
+        self.set_vruntime_on(cpu, self.vruntime_on(cpu, base));
+    }
+
     /// Sets what [`DomainSched::vruntime_on`] answers.
     pub(super) fn set_vruntime_on(&self, cpu: CpuId, vruntime: u64) {
         self.got.on(cpu).vruntime.store(vruntime, Ordering::Relaxed);

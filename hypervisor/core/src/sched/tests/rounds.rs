@@ -138,3 +138,31 @@ fn helpers_that_sleep_again_move_no_base() {
         assert!(part > 0.95, "{part} beside {helpers} helpers each {every} ms, {asks:?}");
     }
 }
+
+/// Some of a domain's many vCPUs are brought up and taken down again and again. What comes from another CPU goes before others no
+/// longer than its domain is behind there, and what computes all the time has its CPU.
+#[test]
+fn many_that_come_and_go_take_no_cpu_from_others() {
+    const COMPUTE: usize = 190;
+    const COME: usize = 127;
+    let sim = Sim::with_domains(2, &[1, (COMPUTE + COME) as u32], Policy::Share);
+    let up = |sim: &mut Sim, vcpus: core::ops::Range<usize>| {
+        for n in vcpus {
+            sim.on_cpu(n % 2);
+            sim.hv.bring_up(&sim.vcpu(n));
+            sim.settle();
+        }
+    };
+    let mut beside = Beside::new(sim, Asks { run: u64::MAX, sleep: 0 });
+    up(&mut beside.sim, 0..1 + COMPUTE);
+    let part = beside.part(4000 * MS, |beside| {
+        let came = 1 + COMPUTE..1 + COMPUTE + COME;
+        match beside.now() % (5 * MS) / TICK {
+            0 => up(&mut beside.sim, came),
+            4 => came.for_each(|n| beside.sim.hv.take_down(beside.sim.vcpu(n).vcpu())),
+            _ => {}
+        }
+        beside.sim.settle();
+    });
+    assert!(part > 0.85, "{part}");
+}
