@@ -98,6 +98,10 @@ impl<Q: Queue> Wire for Card<Q> {
         FRAMES - self.count()
     }
 
+    fn capacity(&self) -> usize {
+        FRAMES
+    }
+
     fn is_idle(&self) -> bool {
         self.count() == 0
     }

@@ -174,6 +174,20 @@ fn ipv6(frame: &[u8], at: usize) -> Option<(usize, usize, u8)> {
     (header[0] >> 4 == 6).then_some((start, end, protocol))
 }
 
+/// The version of IP of a TCP packet, and how long its headers are at least. It needs not more than the beginning of the frame.
+pub(super) fn least_headers(frame: &[u8]) -> Option<(u8, usize)> {
+    let Network { start, version } = network(frame)?;
+    let header = frame.get(start..)?;
+    let (length, protocol) = if version == 4 {
+        let is_fragment = word(header, 6)? & 0x3fff != 0;
+        (usize::from(header[0] & 0xf) * 4, Some(*header.get(9)?).filter(|_| !is_fragment)?)
+    } else {
+        (40, *header.get(6)?)
+    };
+    let has_options = version == 6 && IPV6_OPTIONS.contains(&protocol);
+    (protocol == PROTOCOL_TCP || has_options).then_some((version, start + length.max(20) + 20))
+}
+
 /// Completes a frame's checksum, where it has one to complete.
 pub fn fill(frame: &mut [u8]) {
     if let Some(transport) = Transport::find(frame) {

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::checksum::{Transport, fill_ipv4_header};
+use super::checksum::{self, Transport, fill_ipv4_header};
 use super::{Gso, GsoKind};
 
 const TCP_FIN: u8 = 0x01;
@@ -28,6 +28,18 @@ pub struct Segments<'a> {
     at: usize,
     /// Number of the next piece.
     count: u16,
+}
+
+/// Whether a packet of `length` bytes can be cut into frames of at most `most` bytes, as far as its beginning tells: false where
+/// [`Segments`] will not be made of it, or be longer.
+#[must_use]
+pub fn can_be_cut(beginning: &[u8], length: usize, gso: Gso, most: usize) -> bool {
+    let Some((kind, headers)) = checksum::least_headers(beginning) else { return false };
+    let version = match kind {
+        4 => GsoKind::Tcp4,
+        _ => GsoKind::Tcp6,
+    };
+    version == gso.kind && gso.size >= MIN_SIZE && length.min(headers + usize::from(gso.size)) <= most
 }
 
 impl<'a> Segments<'a> {

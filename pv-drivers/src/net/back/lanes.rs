@@ -63,6 +63,8 @@ struct Lane {
     /// The receiver's port.
     to: Option<usize>,
     packets: List,
+    /// How many packets wait in the lane of a receiver.
+    count: usize,
     /// No packet waits until then.
     hurry: Duration,
     /// Since when nothing of it passed, and for how many rounds, because what all ports share was short.
@@ -71,7 +73,7 @@ struct Lane {
 
 impl Lane {
     const fn new(to: Option<usize>) -> Self {
-        Self { to, packets: List::EMPTY, hurry: Duration::ZERO, stopped: None }
+        Self { to, packets: List::EMPTY, count: 0, hurry: Duration::ZERO, stopped: None }
     }
 }
 
@@ -136,6 +138,11 @@ impl Lanes {
         Some(&self.packets.first(&self.lanes.get(lane)?.packets)?.head)
     }
 
+    /// How many packets wait for a lane's receiver, as far as they are known: the first one of the first lane alone.
+    pub fn waiting(&self, lane: usize) -> usize {
+        self.lanes.get(lane).map_or(1, |lane| lane.count.max(1))
+    }
+
     fn of(&self, to: usize) -> Option<usize> {
         self.lanes.iter().position(|lane| lane.to == Some(to))
     }
@@ -156,7 +163,9 @@ impl Lanes {
             }
         };
         let [first, others @ ..] = &mut self.lanes[..] else { return false };
-        self.packets.shift(&mut first.packets, &mut others[lane - 1].packets)
+        let lane = &mut others[lane - 1];
+        lane.count += 1;
+        self.packets.shift(&mut first.packets, &mut lane.packets)
     }
 
     /// Until when the first packet of a lane may wait, because the port `to` has no room at `now`; none: it must not.
@@ -183,6 +192,7 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
         let Some(mut packet) = self.packets.pop(&mut lane.packets) else { return };
         lane.stopped = None;
+        lane.count = lane.count.saturating_sub(1);
         while let Some(fragment) = self.fragments.pop(&mut packet.fragments) {
             done.push(fragment);
         }

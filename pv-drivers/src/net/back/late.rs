@@ -140,6 +140,11 @@ impl Late {
         Some(frame)
     }
 
+    /// The port that sent the frame that [`pop`](Self::pop) gave last, and how many of its frames wait, with that one.
+    pub fn popped(&self) -> (usize, usize) {
+        self.senders.back().map_or((0, 1), |sender| (sender.port, 1 + sender.frames.len()))
+    }
+
     /// Gives the frame back that [`pop`](Self::pop) gave last. Its sender keeps its turn, for the next round.
     pub fn put_back(&mut self, frame: Vec<u8>) {
         let Some(mut sender) = self.senders.pop_back() else { return };

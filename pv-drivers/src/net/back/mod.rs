@@ -17,7 +17,7 @@ use xen_abi::io::netif::{NetifRxRing, NetifTxRing};
 
 pub use device::{Net, SharedBridge, check};
 pub(super) use lanes::{Head, Lanes};
-pub(super) use rx::{Room, Rx};
+pub(super) use rx::{Reserved, Room, Rx};
 pub(super) use tx::{HEADER, Tx, status};
 
 use super::bridge::Claim;

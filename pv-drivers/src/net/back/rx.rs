@@ -10,6 +10,7 @@ use xen_abi::io::netif::{
 };
 use zerocopy::transmute;
 
+use super::super::bridge::share::{Ask, Shares};
 use super::super::chain::{gso_extra, receive_flags};
 use super::super::{Broken, Offload};
 use crate::ring::Back;
@@ -29,12 +30,27 @@ pub struct Room {
     extra: bool,
 }
 
-/// The back end of a receive ring.
+/// What becomes of a packet that wants slots.
+#[derive(Debug)]
+pub enum Reserved {
+    /// It has them.
+    Room(Room),
+    /// There are too few now.
+    Short,
+    /// There are enough, but they are kept for packets of others.
+    Kept,
+}
+
+/// The back end of a receive ring. Its slots are divided among the senders of packets, those that were completed included.
 pub struct Rx<T: Transport> {
     ring: Back<NetifRxRing, T::Mapped>,
     /// The slots of this round, and the answers to them.
     requests: Vec<NetifRxRequest>,
     responses: Vec<NetifRxResponse>,
+    /// What the senders took.
+    shares: Shares,
+    /// The most slots that were offered at once: nothing is kept for a packet that needs more.
+    most: usize,
     /// Since when a packet has waited.
     short: Option<Duration>,
     /// Slots that it needs.
@@ -60,6 +76,8 @@ impl<T: Transport> Rx<T> {
             ring,
             requests,
             responses,
+            shares: Shares::new(),
+            most: 0,
             short: None,
             needed: 0,
             share: 0,
@@ -68,15 +86,31 @@ impl<T: Transport> Rx<T> {
         })
     }
 
-    /// Sets slots aside for a packet of `length` bytes; none: there are too few now.
-    pub fn reserve(&mut self, length: usize, offload: &Offload) -> Result<Option<Room>, Broken> {
+    /// Sets slots aside for a packet of `length` bytes, whose sender `ask` tells.
+    pub fn reserve(
+        &mut self,
+        length: usize,
+        offload: &Offload,
+        ask: Ask,
+        now: Duration,
+    ) -> Result<Reserved, Broken> {
         let extra = offload.gso.is_some();
         let slots = length.div_ceil(PAGE_SIZE) + usize::from(extra);
-        if (self.ring.waiting()? as usize) < slots {
+        let (ask, waiting) = (Ask { size: slots, ..ask }, self.ring.waiting()? as usize);
+        self.most = self.most.max(waiting);
+        let allowed = self.shares.allows(&ask, waiting, now);
+        if allowed != Some(true) && slots <= self.most {
+            self.shares.came_short(&ask, waiting, now);
+        }
+        if waiting < slots {
             // Bounded by the largest packet.
             self.needed = u32::try_from(slots).unwrap_or(u32::MAX);
-            return Ok(None);
+            return Ok(Reserved::Short);
         }
+        if allowed != Some(true) {
+            return Ok(Reserved::Kept);
+        }
+        self.shares.take(&ask);
         (self.short, self.needed) = (None, 0);
         let room = Room { first: self.requests.len(), slots, extra };
         for slot in 0..slots {
@@ -88,7 +122,12 @@ impl<T: Transport> Rx<T> {
             };
             self.responses.push(response);
         }
-        Ok(Some(room))
+        Ok(Reserved::Room(room))
+    }
+
+    /// What was at that port is gone.
+    pub fn forget(&mut self, port: usize) {
+        self.shares.forget(port);
     }
 
     /// A round begins: completed frames have half of the slots that are offered. Other packets, which come later in the round, have
@@ -141,6 +180,7 @@ impl<T: Transport> Rx<T> {
     pub fn answer(&mut self) -> Result<(), Broken> {
         self.answered |= !self.responses.is_empty();
         self.requests.clear();
+        self.shares.end_round();
         for response in self.responses.drain(..) {
             self.ring.push(&response)?;
         }

@@ -23,6 +23,7 @@ use super::super::{
     Broken, Checksum, ETHERNET_HEADER, MAX_FRAGMENTS, MAX_PACKET, Offload, WIRE_FRAME, checksum,
 };
 use super::route::{ALL_PIECES, PIECES, Router, Way, queue_of, reserve};
+use super::share::Ask;
 use super::staging::{FRAMES, HEADERS, Place, header_places};
 use super::{Bridge, Port, Progress, vif_at};
 use crate::transport::{Copy, Error, PAGE_SIZE, Transport, words};
@@ -118,6 +119,8 @@ pub struct Staged {
     pub place: Place,
     pub offload: Offload,
     pub pieces: Range<usize>,
+    /// Frames that it may become on a wire.
+    pub frames: usize,
 }
 
 /// A frame in the staging memory.
@@ -183,11 +186,13 @@ impl<T: Transport> Bridge<T> {
                     break;
                 }
                 let Some(frame) = vif.late.pop() else { break };
+                let (from, count) = vif.late.popped();
+                let ask = Ask { from, key: LATE, size: 0, count, patient: true };
                 let rx = &vif.queues[queue_of(vif, &frame)].rx;
                 let way = if rx.has_had_share() {
                     Way::Wait(now)
                 } else {
-                    reserve(vif, &frame, frame.len(), &GOOD, now)
+                    reserve(vif, &frame, frame.len(), &GOOD, ask, now)
                 };
                 match way {
                     Way::Wait(at) => {
@@ -300,7 +305,10 @@ impl<T: Transport> Bridge<T> {
             frame.resize(staged.place.length, 0);
             words::load(&self.staging.memory, staged.place.offset, frame);
             if let Some(port) = self.ports.get_mut(staged.to).and_then(Option::as_mut) {
-                complete(port, staged.from, &staged.offload, frame, &mut round.piece, &mut left);
+                let most = left.min(staged.frames);
+                let mut rest = most;
+                complete(port, staged.from, &staged.offload, frame, &mut round.piece, &mut rest);
+                left -= most - rest;
             }
         }
         round.fragments.clear();
@@ -329,6 +337,9 @@ impl<T: Transport> Bridge<T> {
         broke
     }
 }
+
+/// With which key completed frames ask for pages.
+const LATE: (usize, usize) = (usize::MAX, 0);
 
 /// What a completed frame's checksum is.
 const GOOD: Offload = Offload { checksum: Checksum::Good, gso: None };

@@ -31,7 +31,7 @@
 
 mod forward;
 mod route;
-mod share;
+pub(super) mod share;
 mod staging;
 mod table;
 mod turn;
@@ -56,6 +56,12 @@ pub trait Wire: Send {
 
     /// How many frames it takes now. Packets of domains wait for room, as far as packets wait at all.
     fn room(&mut self) -> usize {
+        usize::MAX
+    }
+
+    /// The most frames that it ever has [room](Self::room) for. Of a packet that becomes more than two thirds of them, the rest is
+    /// lost.
+    fn capacity(&self) -> usize {
         usize::MAX
     }
 
@@ -193,8 +199,9 @@ impl<T: Transport> Bridge<T> {
             *place = None;
         }
         for other in self.ports.iter_mut().flatten() {
-            if let Port::Wire { shares, .. } = other {
-                shares.forget(port.0);
+            match other {
+                Port::Wire { shares, .. } => shares.forget(port.0),
+                Port::Vif(vif) => vif.queues.iter_mut().for_each(|queue| queue.rx.forget(port.0)),
             }
         }
         self.table.forget_port(port.0);

@@ -4,15 +4,17 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use core::time::Duration;
 
-use super::super::back::{HEADER, Head, Lanes, Room, Vif};
+use super::super::back::{HEADER, Head, Lanes, Reserved, Room, Vif};
 use super::super::chain::Fragment;
 use super::super::checksum::{self, Transport as Segment};
-use super::super::{MAX_PACKET, Mac, Offload};
+use super::super::segment::can_be_cut;
+use super::super::{MAX_PACKET, Mac, Offload, WIRE_FRAME};
 use super::forward::{BUDGET, CUT_BUDGET, Given, Round, Sent, Staged};
+use super::share::Ask;
 use super::staging::{Place, Places, header_place};
 use super::table::{Place as Found, Table};
 use super::turn::Turn;
-use super::{Port, vif_at};
+use super::{Port, Wire, vif_at};
 use crate::transport::{Copy, CopyEnd, DomId, GrantRef, PAGE_SIZE, Transport, words};
 
 /// Pieces in which the packets of one front end are copied in a round, to all of their receivers together, and those of its
@@ -22,8 +24,8 @@ pub const PIECES: usize = 1024;
 /// served last in a round have none, and are among the first in the next one.
 pub const ALL_PIECES: usize = 16 * PIECES;
 
-/// How long a packet waits for a wire's room before it is looked at again. No event tells of it.
-const WIRE_PAUSE: Duration = Duration::from_millis(1);
+/// How long a packet waits for a wire's room, or for what is kept for others, before it is looked at again. No event tells of it.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The place of stations that may be behind any wire, among the ports that packets wait for.
 const WIRES: usize = usize::MAX;
@@ -55,12 +57,13 @@ pub enum Way {
     Drop,
 }
 
-/// Sets pages of a front end aside for a packet that begins with `header`.
+/// Sets pages of a front end aside for a packet that begins with `header`. How many it needs is added to `ask`.
 pub fn reserve<T: Transport>(
     vif: &mut Vif<T>,
     header: &[u8],
     length: usize,
     offload: &Offload,
+    ask: Ask,
     now: Duration,
 ) -> Way {
     if vif.broken.is_some() {
@@ -68,9 +71,10 @@ pub fn reserve<T: Transport>(
     }
     let queue = queue_of(vif, header);
     let rx = &mut vif.queues[queue].rx;
-    match rx.reserve(length, offload) {
-        Ok(Some(room)) => return Way::Direct(queue, room),
-        Ok(None) => {
+    match rx.reserve(length, offload, ask, now) {
+        Ok(Reserved::Room(room)) => return Way::Direct(queue, room),
+        Ok(Reserved::Kept) => return Way::Wait(now + PAUSE),
+        Ok(Reserved::Short) => {
             if let Some(until) = rx.patience(now) {
                 return Way::Wait(until);
             }
@@ -156,6 +160,8 @@ struct Packet<'p> {
     offload: Offload,
     /// Where it is in the staging memory, if it is there.
     own: Option<Place>,
+    /// Its sender, to those that have accounts of senders.
+    ask: Ask,
 }
 
 impl Packet<'_> {
@@ -171,6 +177,20 @@ impl Packet<'_> {
     fn frames(&self) -> usize {
         let piece = self.offload.gso.map_or(MAX_PACKET, |gso| usize::from(gso.size)).max(1);
         self.length.div_ceil(piece).clamp(1, CUT_BUDGET)
+    }
+
+    /// Whether frames that a wire takes can be made of it, as far as its beginning tells.
+    fn fits_wire(&self) -> bool {
+        match self.offload.gso {
+            None => self.length <= WIRE_FRAME,
+            Some(gso) => can_be_cut(self.header, self.length, gso, WIRE_FRAME),
+        }
+    }
+
+    /// What it asks a wire for: two thirds of what that ever has at most. So others have room beside a packet that waits for it,
+    /// and the largest packet in pieces of 536 bytes (the least that all hosts take) has room on a card. More frames are lost.
+    fn claim(&self, wire: &dyn Wire) -> Ask {
+        Ask { size: self.frames().min(wire.capacity().div_ceil(3).saturating_mul(2)), ..self.ask }
     }
 
     /// The version of IP, where it matters.
@@ -212,7 +232,9 @@ impl<T: Transport> Router<'_, T> {
             let header = &mut header[..HEADER.min(frame.place.length)];
             words::load(self.memory, frame.place.offset, header);
             let (length, offload, own) = (frame.place.length, Offload::default(), Some(frame.place));
-            let packet = Packet { from: frame.from, header, length, offload, own };
+            // It cannot wait.
+            let ask = Ask { from: frame.from, key: (0, 0), size: 0, count: 1, patient: false };
+            let packet = Packet { from: frame.from, header, length, offload, own, ask };
             if !self.accept(&packet) || !has_room {
                 continue;
             }
@@ -294,9 +316,12 @@ impl<T: Transport> Router<'_, T> {
     ) -> Step {
         let header = head.bytes();
         let (length, offload) = (usize::from(head.chain.length), head.chain.offload);
-        let packet = Packet { from, header, length, offload, own: None };
+        let ask = Ask { from, key: (queue, 0), size: 0, count: 1, patient: true };
+        let mut packet = Packet { from, header, length, offload, own: None, ask };
         let to = self.waits_for(&packet);
         let Some(vif) = vif_at(self.ports, from) else { return Step::Stops };
+        packet.ask.key.1 = to.unwrap_or(WIRES);
+        packet.ask.count = vif.queues[queue].tx.lanes.waiting(lane);
         if let Some(to) = to
             && head.good
             && lane == Lanes::FIRST
@@ -391,7 +416,7 @@ impl<T: Transport> Router<'_, T> {
                 // Before it takes anything anywhere: it goes to all of them at once, or waits.
                 for to in all.clone() {
                     if patient && !self.has_wire_room(to, packet) {
-                        return Err(self.now + WIRE_PAUSE);
+                        return Err(self.now + PAUSE);
                     }
                 }
                 for wires in [true, false] {
@@ -416,11 +441,18 @@ impl<T: Transport> Router<'_, T> {
         else {
             return true;
         };
-        let (frames, kept) = (packet.frames(), shares.kept_from(packet.from, self.now));
-        let all = planned.saturating_add(frames).saturating_add(kept);
-        let has_room = all <= wire.room() || *planned == 0 && kept == 0 && wire.is_idle();
+        // What it does not take does not wait for it.
+        if !packet.fits_wire() {
+            return true;
+        }
+        let ask = packet.claim(&**wire);
+        let room = wire.room().saturating_sub(*planned);
+        let has_room = match shares.allows(&ask, room, self.now) {
+            Some(false) => *planned == 0 && shares.kept_from(packet.from) == 0 && wire.is_idle(),
+            allowed => allowed == Some(true),
+        };
         if !has_room {
-            shares.came_short(packet.from, frames);
+            shares.came_short(&ask, room, self.now);
         }
         has_room
     }
@@ -428,17 +460,22 @@ impl<T: Transport> Router<'_, T> {
     /// What becomes of a packet at a port.
     fn way(&mut self, to: usize, packet: &Packet<'_>) -> Way {
         if !self.has_wire_room(to, packet) {
-            return Way::Wait(self.now + WIRE_PAUSE);
+            return Way::Wait(self.now + PAUSE);
         }
         match self.ports.get_mut(to).and_then(Option::as_mut) {
             None => return Way::Drop,
-            Some(Port::Wire { .. }) => {}
+            Some(Port::Wire { received, .. }) => {
+                if !packet.fits_wire() {
+                    received.errors += 1;
+                    return Way::Drop;
+                }
+            }
             Some(Port::Vif(vif)) => {
                 if !vif.wants(packet.receiver()) {
                     return Way::Drop;
                 }
                 if vif.accepts.takes(&packet.offload, packet.length, packet.version()) {
-                    return reserve(vif, packet.header, packet.length, &packet.offload, self.now);
+                    return reserve(vif, packet.header, packet.length, &packet.offload, packet.ask, self.now);
                 }
                 if vif.late.is_full(packet.from) {
                     return Way::Wait(self.now + Duration::from_millis(1));
@@ -450,9 +487,10 @@ impl<T: Transport> Router<'_, T> {
         let Some(place) = place else { return Way::Wait(self.now) };
         match self.ports.get_mut(to).and_then(Option::as_mut) {
             Some(Port::Vif(vif)) => vif.late.fetch(packet.from, packet.length, packet.frames()),
-            Some(Port::Wire { planned, shares, .. }) => {
-                *planned += packet.frames();
-                shares.take(packet.from, packet.frames());
+            Some(Port::Wire { wire, planned, shares, .. }) => {
+                let ask = packet.claim(&**wire);
+                *planned += ask.size;
+                shares.take(&ask);
             }
             None => {}
         }
@@ -466,7 +504,11 @@ impl<T: Transport> Router<'_, T> {
             Way::Staged(place) => {
                 let (place, pieces) = self.fetch(place, source);
                 let (from, offload) = (packet.from, packet.offload);
-                self.round.staged.push(Staged { from, to, place, offload, pieces });
+                let frames = match &self.ports[to] {
+                    Some(Port::Wire { wire, .. }) => packet.claim(&**wire).size,
+                    _ => usize::MAX,
+                };
+                self.round.staged.push(Staged { from, to, place, offload, pieces, frames });
             }
             Way::Wait(_) => match &mut self.ports[to] {
                 Some(Port::Vif(vif)) => vif.received.dropped += 1,

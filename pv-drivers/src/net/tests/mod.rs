@@ -5,6 +5,7 @@ extern crate std;
 mod budgets;
 mod completing;
 mod connecting;
+mod fair;
 pub(super) mod frames;
 mod hostile;
 mod moving;
