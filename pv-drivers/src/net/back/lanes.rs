@@ -143,6 +143,11 @@ impl Lanes {
         self.lanes.get(lane).map_or(1, |lane| lane.count.max(1))
     }
 
+    /// Whether there are packets that were [seen](Self::seen).
+    pub fn has_packets(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.packets.is_empty())
+    }
+
     fn of(&self, to: usize) -> Option<usize> {
         self.lanes.iter().position(|lane| lane.to == Some(to))
     }

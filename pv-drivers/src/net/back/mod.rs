@@ -20,7 +20,7 @@ pub(super) use lanes::{Head, Lanes};
 pub(super) use rx::{Reserved, Room, Rx};
 pub(super) use tx::{HEADER, Tx, status};
 
-use super::bridge::Claim;
+use super::bridge::{CUT_BUDGET, Claim};
 use super::features::Accepts;
 use super::{Broken, Counters, Mac};
 use crate::ring::Back;
@@ -98,6 +98,10 @@ pub struct Vif<T: Transport> {
     pub(super) accepts: Accepts,
     /// Frames that were completed for the front end, to be sent with the next round.
     pub(super) late: Late,
+    /// Whether it has packets beyond its part of a round.
+    pub(super) wants_more: bool,
+    /// Frames that its packets may still become in this round on their way to wires.
+    pub(super) cut_left: usize,
     /// Whether it wants only packets of groups that it joined.
     filter: bool,
     pub(super) groups: Groups,
@@ -129,6 +133,8 @@ impl<T: Transport> Vif<T> {
             address: None,
             accepts,
             late: Late::default(),
+            wants_more: false,
+            cut_left: CUT_BUDGET,
             filter: false,
             groups: Groups::default(),
             broken: None,

@@ -21,6 +21,8 @@ pub struct Tx<T: Transport> {
     pub lanes: Lanes,
     /// Packets whose header is not here yet.
     unseen: usize,
+    /// Packets that were passed on in this round.
+    pub passed: usize,
     /// The slots of the chain that is being taken: as many as the ring has, at most.
     parts: Vec<Fragment>,
     /// Answers were written that the front end was not shown.
@@ -35,10 +37,16 @@ impl<T: Transport> Tx<T> {
         let slots = ring.slots() as usize;
         let mut parts = Vec::new();
         parts.try_reserve_exact(slots).map_err(|_| Error::NoMemory)?;
-        Ok(Self { ring, lanes: Lanes::new(slots)?, unseen: 0, parts, answered: false })
+        Ok(Self { ring, lanes: Lanes::new(slots)?, unseen: 0, passed: 0, parts, answered: false })
     }
 
-    /// Takes packets off the ring at `now`: `budget` of them at most, and no more than `headers`, which it counts down.
+    /// Whether the ring has slots, and fewer than `budget` packets were taken in this round. What is wrong with it is told by
+    /// [`take`](Self::take).
+    pub fn has_new(&mut self, budget: usize) -> bool {
+        self.unseen < budget && self.ring.waiting().is_ok_and(|slots| slots > 0)
+    }
+
+    /// Takes packets off the ring at `now`: `budget` of them in a round at most, and no more than `headers`, which it counts down.
     /// What is no packet to forward is given to `order`, which says whether it is good, and answered. True: something
     /// was taken.
     ///
@@ -52,8 +60,8 @@ impl<T: Transport> Tx<T> {
         mut order: impl FnMut(Order) -> bool,
     ) -> Result<bool, Broken> {
         self.lanes.tidy(now);
-        let (mut slots, most, end) = (0, self.ring.slots(), self.unseen + budget);
-        while self.unseen < end && *headers > 0 && slots < most {
+        let (mut slots, most) = (0, self.ring.slots());
+        while self.unseen < budget && *headers > 0 && slots < most {
             self.parts.clear();
             let Some(chain) = chain::take(&mut self.ring, &mut self.parts)? else { break };
             slots += u32::from(chain.fragments) + u32::from(chain.extras);

@@ -25,6 +25,7 @@ use super::super::{
 use super::route::{ALL_PIECES, PIECES, Router, Way, queue_of, reserve};
 use super::share::Ask;
 use super::staging::{FRAMES, HEADERS, Place, header_places};
+use super::turn::Part;
 use super::{Bridge, Port, Progress, vif_at};
 use crate::transport::{Copy, Error, PAGE_SIZE, Transport, words};
 
@@ -151,14 +152,33 @@ impl<T: Transport> Bridge<T> {
     fn gather(&mut self, now: Duration) -> (bool, Option<Duration>) {
         self.staging.clear();
         let (mut moved, until) = self.gather_late(now);
-        let mut headers = HEADERS;
+        let vifs = self.ports.iter_mut().flatten().filter_map(Port::vif_mut);
+        let ready: usize = vifs.map(|vif| usize::from(has_new(vif))).sum();
+        let part = (HEADERS / ready.max(1)).max(1);
+        let (mut headers, mut are_left) = (HEADERS, false);
         for number in self.turn.order() {
-            moved |= match &mut self.ports[number] {
-                Some(Port::Vif(vif)) if vif.broken.is_none() => take(vif, &mut headers, now),
-                Some(Port::Wire { .. }) => self.gather_wire(number),
-                _ => false,
+            match &mut self.ports[number] {
+                Some(Port::Vif(vif)) if vif.broken.is_none() => {
+                    let mut own = part.min(headers);
+                    headers -= own;
+                    moved |= take(vif, self.turn.queues(vif.queues.len()), &mut own, now);
+                    are_left |= own == 0;
+                    headers += own;
+                }
+                Some(Port::Wire { .. }) => moved |= self.gather_wire(number),
+                _ => {}
+            }
+        }
+        // What those that have less than their part leave is for the others.
+        for number in self.turn.order().take_while(|_| are_left) {
+            let Some(vif) = vif_at(&mut self.ports, number).filter(|vif| vif.broken.is_none()) else {
+                continue;
             };
-            if headers == 0 {
+            if !has_new(vif) {
+                continue;
+            }
+            moved |= take(vif, self.turn.queues(vif.queues.len()), &mut headers, now);
+            if headers == 0 && has_new(vif) {
                 self.turn.came_short(number);
             }
         }
@@ -270,16 +290,14 @@ impl<T: Transport> Bridge<T> {
             pieces: &mut pieces,
             most: 0,
             heads: 0..HEADERS,
+            part: Part::ALL,
             now,
             until: None,
             turn: &mut self.turn,
         };
         router.arrived();
         router.most = router.pieces.len() + ALL_PIECES;
-        let mut moved = false;
-        for number in router.turn.order() {
-            moved |= router.vif(number);
-        }
+        let moved = router.vifs();
         let until = router.until;
         if !pieces.is_empty() {
             self.transport.copy(&self.staging.memory, &mut pieces);
@@ -295,12 +313,8 @@ impl<T: Transport> Bridge<T> {
     /// Shows the answers, and completes what was fetched. True: a connection broke.
     fn finish(&mut self) -> bool {
         let mut round = core::mem::take(&mut self.round);
-        let (mut from, mut left) = (None, 0);
         for staged in round.staged.drain(..) {
-            // The packets of a port are one behind the other.
-            if from.replace(staged.from) != Some(staged.from) {
-                left = CUT_BUDGET;
-            }
+            let mut left = vif_at(&mut self.ports, staged.from).map_or(CUT_BUDGET, |vif| vif.cut_left);
             let frame = &mut round.frame;
             frame.resize(staged.place.length, 0);
             words::load(&self.staging.memory, staged.place.offset, frame);
@@ -309,6 +323,9 @@ impl<T: Transport> Bridge<T> {
                 let mut rest = most;
                 complete(port, staged.from, &staged.offload, frame, &mut round.piece, &mut rest);
                 left -= most - rest;
+            }
+            if let Some(vif) = vif_at(&mut self.ports, staged.from) {
+                vif.cut_left = left;
             }
         }
         round.fragments.clear();
@@ -326,6 +343,7 @@ impl<T: Transport> Bridge<T> {
                     continue;
                 }
             };
+            vif.cut_left = CUT_BUDGET;
             vif.received.dropped += vif.late.end_round();
             if vif.broken.is_none()
                 && let Err(broken) = publish(vif)
@@ -344,11 +362,22 @@ const LATE: (usize, usize) = (usize::MAX, 0);
 /// What a completed frame's checksum is.
 const GOOD: Offload = Offload { checksum: Checksum::Good, gso: None };
 
+/// Whether a front end has slots on a ring of which more may be taken in this round.
+fn has_new<T: Transport>(vif: &mut Vif<T>) -> bool {
+    vif.broken.is_none() && vif.queues.iter_mut().any(|queue| queue.tx.has_new(BUDGET))
+}
+
 /// Takes packets off a front end's rings, as long as there is room for their headers.
-fn take<T: Transport>(vif: &mut Vif<T>, headers: &mut usize, now: Duration) -> bool {
+fn take<T: Transport>(
+    vif: &mut Vif<T>,
+    order: impl Iterator<Item = usize>,
+    headers: &mut usize,
+    now: Duration,
+) -> bool {
     let mut moved = false;
     let Vif { queues, groups, sent, broken, .. } = vif;
-    for queue in queues {
+    for number in order {
+        let Some(queue) = queues.get_mut(number) else { continue };
         let taken = queue.tx.take(BUDGET, headers, now, |order| match order {
             Order::Join(group) => groups.join(group),
             Order::Leave(group) => groups.leave(group),

@@ -20,7 +20,8 @@
 //! lost, is served first soon (`turn`).
 //!
 //! A wire has room for so many frames ([`Wire::room`]), and is waited for like any other receiver. Where it has too little, each
-//! sender has the same number of frames of it, however many of them are one packet (`share`).
+//! sender has the same number of frames of it, however many of them are one packet. So it is with the pages that a front end offers
+//! (`share`). What all ports share in a round is divided among those that have packets (`turn`).
 //!
 //! # What a receiver cannot take
 //!
@@ -30,6 +31,7 @@
 //! the receiver's pages, completed frames have half of them. A wire never sees anything but plain frames of at most [`WIRE_FRAME`](super::WIRE_FRAME) bytes.
 
 mod forward;
+mod packet;
 mod route;
 pub(super) mod share;
 mod staging;
@@ -41,6 +43,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
+pub(super) use self::forward::CUT_BUDGET;
 use self::share::Shares;
 use self::staging::Staging;
 use self::table::Table;

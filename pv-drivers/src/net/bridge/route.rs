@@ -4,17 +4,17 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use core::time::Duration;
 
+use super::super::Offload;
 use super::super::back::{HEADER, Head, Lanes, Reserved, Room, Vif};
 use super::super::chain::Fragment;
-use super::super::checksum::{self, Transport as Segment};
-use super::super::segment::can_be_cut;
-use super::super::{MAX_PACKET, Mac, Offload, WIRE_FRAME};
-use super::forward::{BUDGET, CUT_BUDGET, Given, Round, Sent, Staged};
+use super::super::checksum::Transport as Segment;
+use super::forward::{BUDGET, Given, Round, Sent, Staged};
+use super::packet::Packet;
 use super::share::Ask;
-use super::staging::{Place, Places, header_place};
+use super::staging::{LARGEST, Place, Places, header_place};
 use super::table::{Place as Found, Table};
-use super::turn::Turn;
-use super::{Port, Wire, vif_at};
+use super::turn::{Part, Turn};
+use super::{Port, vif_at};
 use crate::transport::{Copy, CopyEnd, DomId, GrantRef, PAGE_SIZE, Transport, words};
 
 /// Pieces in which the packets of one front end are copied in a round, to all of their receivers together, and those of its
@@ -147,60 +147,11 @@ pub struct Router<'r, T: Transport> {
     pub most: usize,
     /// Numbers of the places for the headers of packets that are passed on.
     pub heads: Range<usize>,
+    /// What the port that is served has of what all share.
+    pub part: Part,
     pub now: Duration,
     pub until: Option<Duration>,
     pub turn: &'r mut Turn,
-}
-
-/// The packet that is being routed.
-struct Packet<'p> {
-    from: usize,
-    header: &'p [u8],
-    length: usize,
-    offload: Offload,
-    /// Where it is in the staging memory, if it is there.
-    own: Option<Place>,
-    /// Its sender, to those that have accounts of senders.
-    ask: Ask,
-}
-
-impl Packet<'_> {
-    fn receiver(&self) -> Mac {
-        self.header.first_chunk().map_or(Mac::BROADCAST, |bytes| Mac(*bytes))
-    }
-
-    fn sender(&self) -> Mac {
-        self.header.get(6..).and_then(<[u8]>::first_chunk).map_or(Mac::BROADCAST, |bytes| Mac(*bytes))
-    }
-
-    /// Plain frames that it becomes on a wire, at most.
-    fn frames(&self) -> usize {
-        let piece = self.offload.gso.map_or(MAX_PACKET, |gso| usize::from(gso.size)).max(1);
-        self.length.div_ceil(piece).clamp(1, CUT_BUDGET)
-    }
-
-    /// Whether frames that a wire takes can be made of it, as far as its beginning tells.
-    fn fits_wire(&self) -> bool {
-        match self.offload.gso {
-            None => self.length <= WIRE_FRAME,
-            Some(gso) => can_be_cut(self.header, self.length, gso, WIRE_FRAME),
-        }
-    }
-
-    /// What it asks a wire for: two thirds of what that ever has at most. So others have room beside a packet that waits for it,
-    /// and the largest packet in pieces of 536 bytes (the least that all hosts take) has room on a card. More frames are lost.
-    fn claim(&self, wire: &dyn Wire) -> Ask {
-        Ask { size: self.frames().min(wire.capacity().div_ceil(3).saturating_mul(2)), ..self.ask }
-    }
-
-    /// The version of IP, where it matters.
-    fn version(&self) -> u8 {
-        if self.offload.is_blank() {
-            checksum::network(self.header).map_or(0, |network| network.version)
-        } else {
-            0
-        }
-    }
 }
 
 /// Where a packet's bytes are.
@@ -249,22 +200,54 @@ impl<T: Transport> Router<'_, T> {
         self.round.arrived = arrived;
     }
 
-    /// The packets that wait in one front end's queues.
-    pub fn vif(&mut self, number: usize) -> bool {
+    /// The packets that wait in all front ends' queues. Each front end that has some has the same part of the places for headers and
+    /// of the staging memory; then what is left goes to those that want more, in turn. The first one in turn has room for the
+    /// largest packet in any case, so that such packets pass where the parts are small.
+    pub fn vifs(&mut self) -> bool {
+        let mut ready = 0;
+        for vif in self.ports.iter_mut().flatten().filter_map(Port::vif_mut) {
+            vif.queues.iter_mut().for_each(|queue| queue.tx.passed = 0);
+            ready += usize::from(vif.queues.iter().any(|queue| queue.tx.lanes.has_packets()));
+        }
+        let part = |all: usize| (all / ready.max(1)).max(1);
+        let part = Part { heads: part(self.heads.len()), bytes: part(self.places.rest()) };
+        let (mut moved, mut is_first, mut are_left) = (false, true, false);
+        for number in self.turn.order() {
+            self.part = Part { bytes: if is_first { part.bytes.max(LARGEST) } else { part.bytes }, ..part };
+            is_first = false;
+            moved |= self.vif(number, true);
+            are_left |= self.part.is_used_up();
+            if let Some(vif) = vif_at(self.ports, number) {
+                vif.wants_more = self.part.is_used_up();
+            }
+        }
+        for number in self.turn.order().take_while(|_| are_left) {
+            self.part = Part::ALL;
+            if vif_at(self.ports, number).is_some_and(|vif| vif.wants_more) {
+                moved |= self.vif(number, false);
+            }
+        }
+        moved
+    }
+
+    /// The packets that wait in one front end's queues. Where its part is used up, it comes short only if it is not `served_again`.
+    fn vif(&mut self, number: usize, served_again: bool) -> bool {
         let count =
             vif_at(self.ports, number).filter(|vif| vif.broken.is_none()).map_or(0, |vif| vif.queues.len());
-        let (mut moved, mut is_short) = (false, self.pieces.len() >= self.most);
+        let (mut moved, mut is_short) = (false, false);
         let most = self.most.min(self.pieces.len() + PIECES);
         for queue in self.turn.queues(count) {
             let lanes = vif_at(self.ports, number).map_or(0, |vif| vif.queues[queue].tx.lanes.count());
-            let mut left = BUDGET;
             // Those that wait for their receivers first: they are older.
             for lane in (1..lanes).chain([Lanes::FIRST]) {
-                while left > 0
-                    && self.pieces.len() < most
-                    && let Some(vif) = vif_at(self.ports, number)
+                while let Some(vif) = vif_at(self.ports, number)
+                    && vif.queues[queue].tx.passed < BUDGET
                     && let Some(head) = vif.queues[queue].tx.lanes.head(lane).copied()
                 {
+                    if self.part.is_used_up() || self.pieces.len() >= most {
+                        is_short |= !(served_again && self.part.is_used_up());
+                        break;
+                    }
                     // A round without them leaves what lists have.
                     if !self.round.has_room(self.ports.len(), self.pieces) {
                         (is_short, self.until) = (true, Some(self.now));
@@ -273,9 +256,15 @@ impl<T: Transport> Router<'_, T> {
                     let mut ways = core::mem::take(&mut self.round.ways);
                     let step = self.first(number, queue, lane, &head, &mut ways);
                     self.round.ways = ways;
-                    is_short |= !matches!(step, Step::Passed);
+                    is_short |= !matches!(step, Step::Passed) && !(served_again && self.part.is_used_up());
                     match step {
-                        Step::Passed | Step::Lost => (moved, left) = (true, left - 1),
+                        Step::Passed | Step::Lost => {
+                            moved = true;
+                            self.part.heads = self.part.heads.saturating_sub(1);
+                            if let Some(vif) = vif_at(self.ports, number) {
+                                vif.queues[queue].tx.passed += 1;
+                            }
+                        }
                         // Those behind it may be to others. Each is held once.
                         Step::Waits(to) if lane == Lanes::FIRST && self.hold(number, queue, to) => {}
                         Step::Waits(_) | Step::Stops => break,
@@ -483,7 +472,7 @@ impl<T: Transport> Router<'_, T> {
             }
         }
         // Without room in the staging memory: the next round has some.
-        let place = packet.own.or_else(|| self.places.take(packet.length));
+        let place = packet.own.or_else(|| self.place(packet.length));
         let Some(place) = place else { return Way::Wait(self.now) };
         match self.ports.get_mut(to).and_then(Option::as_mut) {
             Some(Port::Vif(vif)) => vif.late.fetch(packet.from, packet.length, packet.frames()),
@@ -495,6 +484,17 @@ impl<T: Transport> Router<'_, T> {
             None => {}
         }
         Way::Staged(place)
+    }
+
+    /// A place in the staging memory; none: there is none, or the port has had its part.
+    fn place(&mut self, length: usize) -> Option<Place> {
+        let Some(rest) = self.part.bytes.checked_sub(length) else {
+            self.part.bytes = 0;
+            return None;
+        };
+        let place = self.places.take(length)?;
+        self.part.bytes = rest;
+        Some(place)
     }
 
     /// Lists the pieces of a packet on its way to a port.

@@ -12,7 +12,7 @@ const HEADER_BYTES: usize = HEADERS * HEADER;
 /// Packets begin at multiples of this.
 const ALIGN: usize = 64;
 /// Room for the largest packet.
-const LARGEST: usize = MAX_PACKET.next_multiple_of(ALIGN);
+pub const LARGEST: usize = MAX_PACKET.next_multiple_of(ALIGN);
 /// Behind the headers: two for late frames, two for those of wires as well, and one that only what is to be completed has.
 const ALL: usize = HEADER_BYTES + 5 * LARGEST;
 /// Frames of wires and late ones in a round, at most.
@@ -76,6 +76,11 @@ pub struct Places<'a> {
 }
 
 impl Places<'_> {
+    /// Bytes that are there.
+    pub const fn rest(&self) -> usize {
+        ALL - *self.used
+    }
+
     /// A place for `length` bytes; none: there is no room.
     pub fn take(&mut self, length: usize) -> Option<Place> {
         let (place, used) = place(*self.used, length)?;

@@ -1,4 +1,7 @@
-//! Who is served first in a round.
+//! Who is served first in a round, and how much each has of what all ports share in it.
+//!
+//! Each port that has something has the same part of the places for headers and of the staging memory ([`Part`]). Then those
+//! that want more take what is left, in the order of the round. A port that has nothing is not counted, and does not come short.
 //!
 //! Ports are served in a circle. Where something that they share is short (headers, staging memory, a receiver's pages), those
 //! that are served first have it. So the next round begins with the first port, behind the one that this round began with, that
@@ -58,6 +61,25 @@ impl Turn {
         if let Some(short) = self.short.get_mut(self.first) {
             *short = false;
         }
+    }
+}
+
+/// What one port may take of what all ports share in a round.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Packets.
+    pub heads: usize,
+    /// Bytes of the staging memory.
+    pub bytes: usize,
+}
+
+impl Part {
+    /// All that is there.
+    pub const ALL: Self = Self { heads: usize::MAX, bytes: usize::MAX };
+
+    /// Whether it must not take more.
+    pub const fn is_used_up(&self) -> bool {
+        self.heads == 0 || self.bytes == 0
     }
 }
 

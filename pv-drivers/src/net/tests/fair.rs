@@ -200,3 +200,60 @@ fn a_receiver_that_reads_now_and_then_has_pages_for_all_of_its_senders() {
         }
     }
 }
+
+#[test]
+fn idle_ports_and_many_queues_leave_a_sender_its_part_of_the_headers() {
+    for (greedy, idle) in [(1u16, 0u16), (2, 0), (2, 40), (3, 0), (3, 40)] {
+        let mut net = Net::new();
+        let mut others: Vec<_> = (1..=greedy).map(|domain| net.fronts(domain, Accepts::ALL, 8).0).collect();
+        let (mut victim, port) = net.front(9, Accepts::ALL);
+        let _idle: Vec<_> = (10..10 + idle).map(|domain| net.front(domain, Accepts::ALL)).collect();
+        // To stations of their own: they go nowhere.
+        let own = |number: u8| frame(station(number), station(number), &[number; 60]);
+        let rounds = 200;
+        let before = net.bridge.vif(port).unwrap().sent().packets;
+        for _ in 0..rounds {
+            for (fronts, number) in others.iter_mut().zip(1..) {
+                fronts.iter_mut().for_each(|front| fill(front, &own(number), PLAIN));
+            }
+            fill(&mut victim, &own(9), PLAIN);
+            net.bridge.poll();
+        }
+        let sent = net.bridge.vif(port).unwrap().sent().packets - before;
+        assert!(sent >= 31 * rounds, "{sent} in {rounds} rounds beside {greedy}, and {idle} idle ones");
+    }
+}
+
+#[test]
+fn packets_that_no_wire_takes_have_no_staging_memory() {
+    let kinds = [
+        (PLAIN, frame(station(1), station(99), &[7; 65_521])),
+        (large(9000), stream(1, 99, 64_000)),
+        // These are sent, and what they take is divided.
+        (large(1448), stream(1, 99, 64_000)),
+    ];
+    for (kind, (offload, packet)) in kinds.iter().enumerate() {
+        for greedy in [1u16, 4] {
+            let mut net = Net::new();
+            let wire = TestWire::add(&mut net);
+            wire.to_bridge.lock().unwrap().push_back(frame(station(99), Mac::BROADCAST, b"here"));
+            net.run();
+            let mut others: Vec<_> =
+                (1..=greedy).map(|domain| net.fronts(domain, Accepts::ALL, 2).0).collect();
+            let (mut victim, port) = net.front(9, Accepts::ALL);
+            let rounds = 150;
+            for _ in 0..rounds {
+                for (fronts, number) in others.iter_mut().zip(1..) {
+                    let mut packet = packet.clone();
+                    packet[11] = number;
+                    fronts.iter_mut().for_each(|front| fill(front, &packet, *offload));
+                }
+                fill(&mut victim, &frame(station(9), station(99), &[9; 1486]), PLAIN);
+                net.bridge.poll();
+                let _ = wire.taken();
+            }
+            let sent = net.bridge.vif(port).unwrap().sent().packets;
+            assert!(sent >= 31 * rounds, "{sent} in {rounds} rounds beside {greedy} of kind {kind}");
+        }
+    }
+}
