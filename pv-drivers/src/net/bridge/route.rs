@@ -256,7 +256,8 @@ impl<T: Transport> Router<'_, T> {
                     let mut ways = core::mem::take(&mut self.round.ways);
                     let step = self.first(number, queue, lane, &head, &mut ways);
                     self.round.ways = ways;
-                    is_short |= !matches!(step, Step::Passed) && !(served_again && self.part.is_used_up());
+                    let goes_on = served_again && self.part.is_used_up();
+                    is_short |= !goes_on && !matches!(step, Step::Passed);
                     match step {
                         Step::Passed | Step::Lost => {
                             moved = true;

@@ -422,12 +422,14 @@ mod tests {
             let mut room = 100;
             for _ in 0..20 {
                 while shares.allows(&flood, room, at(round)) == Some(true) {
-                    (shares.take(&flood), room -= 1).0;
+                    shares.take(&flood);
+                    room -= 1;
                 }
                 shares.came_short(&flood, room, at(round));
                 // One in each of twenty rounds between two offers.
                 if shares.allows(&wire, room, at(round)) == Some(true) {
-                    (shares.take(&wire), room -= 1).0;
+                    shares.take(&wire);
+                    room -= 1;
                     came += 1;
                 } else {
                     shares.came_short(&wire, room, at(round));
