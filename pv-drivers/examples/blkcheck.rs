@@ -114,6 +114,7 @@ fn plug(store: &impl Store) -> Result<(), pv_drivers::store::Error> {
         (BACK, "frontend", FRONT),
         (BACK, "frontend-id", "0"),
         (BACK, "state", "1"),
+        (BACK, "mode", "w"),
     ] {
         store.write(Transaction::NONE, &alloc::format!("{path}/{name}"), value.as_bytes())?;
     }
