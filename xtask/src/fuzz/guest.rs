@@ -34,6 +34,8 @@ pub const NAME: &str = "guest";
 
 /// How long the victim may be silent, by the clock of a host that may be busy.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long the attackers may make no hypercall while the victim works.
+const REST: Duration = Duration::from_secs(90);
 /// How long a boot may take until the victim works.
 const BOOT: Duration = Duration::from_secs(120);
 /// Frames that tables of the hypervisor, which grow once, may take.
@@ -123,6 +125,8 @@ pub enum Finding {
     Emulator(String),
     /// The victim, which prints a line each second, is silent.
     NoProgress,
+    /// The victim works, and no attacker makes a hypercall any more: neither of them starts again.
+    NoAttackers,
     /// The victim says that something was done to it, or has ended.
     Victim(String),
     /// An attacker says that it did what must not be possible.
@@ -274,7 +278,7 @@ fn watch(
     end: Instant,
     step: &Step,
 ) -> Result<Option<Finding>> {
-    let mut heard = Instant::now();
+    let (mut heard, mut attacked) = (Instant::now(), Instant::now());
     let mut ended_by_first = false;
     // A host that is busy gets a little more time, until they have said something at all.
     let is_time = |made: u64| Instant::now() < if made == 0 { end + SILENCE } else { end };
@@ -283,7 +287,9 @@ fn watch(
             Heard::Line(line) => {
                 heard = if of_victim(&line).is_some() { Instant::now() } else { heard };
                 ended_by_first |= line.starts_with("(HV) Hardware Dom0 ");
+                let before = report.made();
                 report.line(&line);
+                attacked = if report.made() > before { Instant::now() } else { attacked };
                 if let Some(found) = judge_line(&line) {
                     // What follows belongs to it.
                     std::thread::sleep(Duration::from_secs(2));
@@ -296,6 +302,9 @@ fn watch(
         }
         if heard.elapsed() > SILENCE {
             return Ok(Some(Finding::NoProgress));
+        }
+        if attacked.elapsed() > REST {
+            return Ok(Some(Finding::NoAttackers));
         }
     }
     Ok(None)

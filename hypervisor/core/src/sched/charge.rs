@@ -32,8 +32,8 @@ impl<P: Platform> Scheduler<P> {
         if queue.foreign.spent() | share.owed.load(Ordering::Relaxed) != 0 {
             (ran, got, each) = foreign::correct(queue, share, part, (ran, got, each));
         }
-        let new = old.saturating_add(got);
-        share.got_on(queue.cpu, queue.line.base(), each);
+        share.got_on(queue.cpu, each);
+        let new = share.bounded(queue.cpu, old.saturating_add(got));
         clock.change(weight, old, new);
         clock.account(Some(since), Some(now), now);
         if share.ran(ran) {
@@ -42,11 +42,12 @@ impl<P: Platform> Scheduler<P> {
         if part != weight {
             clock.reweigh(&queue.line, new, weight, part, now);
         }
-        let due = share.not_before(queue.cpu, new);
+        let due = share.due(queue.cpu, new);
         // At the same time as `flow`, for [`CpuQueue::base`].
         queue.vruntime.store(due, Ordering::Relaxed);
+        queue.own.store(new, Ordering::Relaxed);
         if queue.line.is_to_be_compared(now) {
-            self.bound_drift(queue, &mut clock, part, due, now);
+            self.bound_drift(queue, &mut clock, share.whole(), due, now);
         }
         drop(clock);
         vcpu.sched.counted.store(part, Ordering::Relaxed);

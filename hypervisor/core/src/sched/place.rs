@@ -17,7 +17,7 @@ use core::sync::atomic::Ordering;
 const RELUCTANCE: u64 = 4;
 /// What a wake-up takes of the time of the vCPU that it finds running, in nanoseconds: the interrupt and the queueing, roughly. The
 /// vCPU that wakes up pays for it.
-const WAKE_COST: u64 = 1_000;
+pub(super) const WAKE_COST: u64 = 1_000;
 
 /// A vCPU that is behind the others by no more than this when it wakes up needs not have earned it, in nanoseconds.
 const CLOSE: i64 = 50_000;
@@ -117,7 +117,7 @@ impl<P: Platform> Scheduler<P> {
             let sched = &candidate.vcpu().sched;
             let may_come = || {
                 siblings.is_some_and(|siblings| core::ptr::eq(siblings, &*sched.share))
-                    || sched.share.not_before(cpu, 0) < due
+                    || sched.share.due(cpu, 0) < due
             };
             let fits = sched.may_run_on(cpu) && sched.runnable() && may_come();
             let vruntime = if fits { queue.line.on_machine(waiting.due(candidate)) } else { NEVER };
@@ -140,10 +140,13 @@ impl<P: Platform> Scheduler<P> {
         let (weight, lines) = (sched.counted.load(Ordering::Relaxed), (&queue.line, &self.queue(cpu).line));
         let mut clock = self.clock.lock();
         let there = clock.transfer(lines, weight, sched.vruntime(), reach(weight), now);
+        let carried = sched.share.carried((victim, &queue.line), &self.queue(cpu).line, reach(weight));
+        sched.share.settle_on(cpu, self.queue(cpu).line.base(), carried);
         sched.share.moved(victim, cpu, now);
-        sched.share.settle_on(cpu, self.queue(cpu).line.base());
+        let bounded = sched.share.bounded(cpu, there);
+        clock.change(weight, there, bounded);
         drop(clock);
-        sched.vruntime.store(there, Ordering::Relaxed);
+        sched.vruntime.store(bounded, Ordering::Relaxed);
         sched.set_place(Place::Running);
         stolen.vcpu().cpu.store(cpu.0, Ordering::SeqCst);
         Loot::Taken(stolen)
@@ -167,7 +170,7 @@ impl<P: Platform> Scheduler<P> {
         from: From,
     ) -> Option<(CpuId, u64)> {
         let mut placed = false;
-        // Its lead over the base of the CPU that it comes from.
+        // Its lead over the base of the CPU that it comes from, and that of its domain.
         let mut left = None;
         let woken = vcpu.vcpu();
         let sched = &woken.sched;
@@ -196,7 +199,9 @@ impl<P: Platform> Scheduler<P> {
                 };
                 placed = true;
                 if target != cpu {
-                    left = Some(lead(sched.vruntime(), queue.base(&self.clock.lock(), now)));
+                    let base = queue.base(&self.clock.lock(), now);
+                    let own = |vruntime| lead(vruntime, base);
+                    left = Some((own(sched.vruntime()), own(sched.share.vruntime_on(cpu, base))));
                     woken.cpu.store(target.0, Ordering::SeqCst);
                     continue;
                 }
@@ -204,15 +209,23 @@ impl<P: Platform> Scheduler<P> {
             let mut clock = self.clock.lock();
             if from != From::Cpu || left.is_some() {
                 let base = queue.base(&clock, now);
-                let lead = left.unwrap_or_else(|| lead(sched.vruntime(), base));
+                let (lead, carried) = match left {
+                    Some((own, domain)) => {
+                        let reach = reach(sched.share.part());
+                        (own, place(base, domain, reach, reach))
+                    }
+                    None => (lead(sched.vruntime(), base), 0),
+                };
+                sched.share.settle_on(cpu, base, carried);
                 let there = if from == From::Sleep {
+                    sched.share.pay_on(cpu, WAKE_COST);
                     let cost = scaled(WAKE_COST, sched.share.part());
                     self.woken(&mut clock, queue, sched, (base, lead), now).saturating_add(cost)
                 } else {
                     let reach = reach(sched.share.part());
                     place(base, lead, reach, reach)
                 };
-                sched.vruntime.store(there, Ordering::Relaxed);
+                sched.vruntime.store(sched.share.bounded(cpu, there), Ordering::Relaxed);
             }
             self.join(&mut clock, queue, sched, now);
             drop(clock);

@@ -1,6 +1,6 @@
 //! Run queues, and the decision what a CPU runs next.
 
-use super::clock::{Timeline, VirtualClock, lead};
+use super::clock::{Timeline, VirtualClock};
 use super::foreign::Foreign;
 use super::idle::IdleAccount;
 use super::least_run::LEAST_RUN_US;
@@ -86,6 +86,8 @@ pub(super) struct CpuQueue<P: Platform> {
     pub weight: AtomicU32,
     pub(super) vruntime: AtomicU64,
     pub(super) since: AtomicU64,
+    /// Its own virtual runtime at that time.
+    pub(super) own: AtomicU64,
     /// The flow of its domain at that time, and how far the domain's own virtual runtime here would have grown.
     pub(super) flow: AtomicU64,
     pub(super) grown: AtomicU64,
@@ -121,6 +123,7 @@ impl<P: Platform> CpuQueue<P> {
             weight: AtomicU32::new(0),
             vruntime: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            own: AtomicU64::new(0),
             flow: AtomicU64::new(0),
             grown: AtomicU64::new(0),
             foreign: Foreign::new(),
@@ -163,8 +166,9 @@ impl<P: Platform> CpuQueue<P> {
         let base = self.line.base();
         match clock.runs_on(self.cpu).filter(|_| !self.idle()) {
             Some(share) => {
-                let grown = lead(share.flow(now), self.flow.load(Ordering::Relaxed)).max(0).unsigned_abs();
-                let running = self.vruntime.load(Ordering::Relaxed).saturating_add(grown);
+                let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
+                let then = (word(&self.own), word(&self.flow), word(&self.grown));
+                let running = share.due_by(self.cpu, now, then);
                 base.max(running.min(self.head.load(Ordering::SeqCst)))
             }
             None => base,
@@ -359,7 +363,7 @@ impl<P: Platform> Scheduler<P> {
         let before = current.map(VcpuRef::vcpu);
         if let Some(before) = before {
             self.charge(queue, before, now);
-            if before.sched.share.waits_for_later(cpu) {
+            if before.sched.share.stands_elsewhere(cpu) {
                 self.regroup(queue, before);
             }
         }
@@ -497,6 +501,7 @@ impl<P: Platform> Scheduler<P> {
             queue.contended.set(true);
         }
         queue.vruntime.store(vcpu.map_or(0, |vcpu| vcpu.due_on(queue.cpu)), Ordering::Relaxed);
+        queue.own.store(vcpu.map_or(0, VcpuSched::vruntime), Ordering::Relaxed);
         let since = Nanos(queue.since.swap(now.0, Ordering::Release));
         let was_idle = queue.weight.swap(weight, Ordering::SeqCst) == 0;
         let old = (!was_idle).then_some(since);
@@ -540,9 +545,12 @@ impl<P: Platform> Scheduler<P> {
     fn let_others_go(&self, queue: &CpuQueue<P>, sched: &VcpuSched) -> u64 {
         let first = queue.head.load(Ordering::SeqCst);
         if sched.yielded.swap(false, Ordering::Relaxed) && first != NEVER {
-            let (old, new) = (sched.vruntime(), sched.vruntime().max(first.saturating_add(GRANULARITY)));
+            let after = first.saturating_add(GRANULARITY);
+            let (old, new) = (sched.vruntime(), sched.vruntime().max(after));
             sched.vruntime.store(new, Ordering::Relaxed);
-            self.clock.lock().change(sched.counted.load(Ordering::Relaxed), old, new);
+            let mut clock = self.clock.lock();
+            clock.change(sched.counted.load(Ordering::Relaxed), old, new);
+            sched.share.give_way(queue.cpu, after);
         }
         sched.due_on(queue.cpu)
     }

@@ -2,15 +2,19 @@
 //!
 //! vCPUs that run one after the other each have all of their domain's weight in their turn, and nothing of what the one before
 //! got. So the domain itself has a virtual runtime on each CPU's timeline, which grows by what its vCPUs get there, at each moment divided by
-//! their number then: a vCPU that wakes up is not placed before it, but for 20 ms, as it is their mean and the CPU's base the least one. What the domain owes goes with it from one CPU to the other.
+//! their number then. It is their mean, and the CPU's base the least one: a vCPU is due not more than 20 ms before it, nor much more
+//! after it ([`DomainSched::due`]). What the domain owes goes with it from one CPU to the other.
 //!
 //! A vCPU has its part of the weight for as long as so many want to run, to the nanosecond: what it is charged is the growth of
 //! the domain's *flow*, the virtual runtime of a vCPU that runs all the time.
 //!
-//! All of it changes with the clock locked.
+//! # Invariants
+//! - All of it changes with the clock locked.
+//! - A domain is behind a CPU's base by no more than sleeping earns when the first of its vCPUs comes there. From then on until the last one
+//!   has left it stays what it is: the base is not after what is due there, and that is near it.
 
 use super::VcpuSched;
-use super::clock::lead;
+use super::clock::{Timeline, lead, place};
 use super::queue::{MOST_WAKE_CREDIT, WAKE_CREDIT, scaled};
 use super::share::DomainSched;
 use super::waiting::{AHEAD, Group};
@@ -18,6 +22,21 @@ use crate::ids::{CpuId, Nanos};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// How much further ahead of it they may be, in nanoseconds: so far their order among each other is kept.
+const SPREAD: u64 = 8 * AHEAD;
+
+/// When a vCPU of this virtual runtime is due, whose domain `got` so much: then, but not more than [`AHEAD`] before that, nor much more after
+/// it. What it was charged while others of its domain wanted to run as well is ahead of what the domain got, as
+/// soon as these give up what they were due; this CPU's virtual time would go ahead with it, of the machine's.
+#[inline(always)]
+fn due(vruntime: u64, got: u64) -> u64 {
+    let ahead = got.saturating_add(AHEAD);
+    if vruntime > ahead {
+        return ahead + (vruntime - ahead).min(SPREAD) / 8;
+    }
+    vruntime.max(got.saturating_sub(AHEAD))
+}
 
 /// What a domain got on one CPU.
 struct Standing {
@@ -91,10 +110,10 @@ impl Standings {
 }
 
 impl VcpuSched {
-    /// When it is due on a CPU, as a virtual runtime there: what it got, or what its domain got less [`AHEAD`], whichever is later.
+    /// When it is due on a CPU, as a virtual runtime there.
     #[inline(always)]
     pub(super) fn due_on(&self, cpu: CpuId) -> u64 {
-        self.share.not_before(cpu, self.vruntime())
+        self.share.due(cpu, self.vruntime())
     }
 }
 
@@ -142,12 +161,20 @@ impl DomainSched {
         self.got.on(to).change(flow, 1);
     }
 
-    /// A vCPU ran on a CPU with this base, and the domain's virtual runtime there grew by `each`.
+    /// A vCPU ran on a CPU, and the domain's virtual runtime there grew by `each`.
     #[inline(always)]
-    pub(super) fn got_on(&self, cpu: CpuId, base: u64, each: u64) {
-        let vruntime = self.vruntime_on(cpu, base).saturating_add(each);
-        self.got.on(cpu).vruntime.store(vruntime, Ordering::Relaxed);
+    pub(super) fn got_on(&self, cpu: CpuId, each: u64) {
+        let got = &self.got.on(cpu).vruntime;
+        got.store(got.load(Ordering::Relaxed).saturating_add(each), Ordering::Relaxed);
         self.got.last.store(cpu.0, Ordering::Relaxed);
+    }
+
+    /// It pays for so many nanoseconds of a CPU.
+    #[inline(always)]
+    pub(super) fn pay_on(&self, cpu: CpuId, nanos: u64) {
+        let got = &self.got.on(cpu).vruntime;
+        let more = scaled(nanos, self.whole());
+        got.store(got.load(Ordering::Relaxed).saturating_add(more), Ordering::Relaxed);
     }
 
     /// Whether it owes something on a CPU with this base, or a later one.
@@ -156,28 +183,45 @@ impl DomainSched {
         self.got.on(cpu).vruntime.load(Ordering::Relaxed) > base
     }
 
-    /// Its virtual runtime on a CPU with this base, behind which it is by no more than sleeping earns.
+    /// Its virtual runtime on a CPU with this base. Where none of its vCPUs runs or waits, it is behind the base by no more than sleeping
+    /// earns. Where one does, the base does not go away from it.
     #[inline(always)]
     pub(super) fn vruntime_on(&self, cpu: CpuId, base: u64) -> u64 {
-        let vruntime = self.got.on(cpu).vruntime.load(Ordering::Relaxed);
-        if vruntime.saturating_add(WAKE_CREDIT) >= base {
+        let on = self.got.on(cpu);
+        let vruntime = on.vruntime.load(Ordering::Relaxed);
+        if vruntime.saturating_add(WAKE_CREDIT) >= base || on.active.load(Ordering::Relaxed) != 0 {
             return vruntime;
         }
         let most = scaled(WAKE_CREDIT, self.whole()).clamp(WAKE_CREDIT, MOST_WAKE_CREDIT);
         vruntime.max(base.saturating_sub(most))
     }
 
-    /// A virtual runtime on a CPU, or what it got there less [`AHEAD`], whichever is later.
+    /// When a vCPU of this virtual runtime is due on a CPU, as a virtual runtime there.
     #[inline(always)]
-    pub(super) fn not_before(&self, cpu: CpuId, vruntime: u64) -> u64 {
-        vruntime.max(self.got.on(cpu).vruntime.load(Ordering::Relaxed).saturating_sub(AHEAD))
+    pub(super) fn due(&self, cpu: CpuId, vruntime: u64) -> u64 {
+        due(vruntime, self.got.on(cpu).vruntime.load(Ordering::Relaxed))
     }
 
-    /// Whether what it got on a CPU by now lets those of its vCPUs that wait there run later than they are due.
+    /// The same of the vCPU that runs there at `now`, had it been charged: it had `vruntime` when the flow was `flow` and the domain's own
+    /// virtual runtime would have `grown` so far.
+    pub(super) fn due_by(&self, cpu: CpuId, now: Nanos, (vruntime, flow, grown): (u64, u64, u64)) -> u64 {
+        let since = |now: u64, then: u64| lead(now, then).max(0).unsigned_abs();
+        let (on, flow_now) = (self.got.on(cpu), self.flow(now));
+        let got = on.vruntime.load(Ordering::Relaxed).saturating_add(since(on.grown(flow_now), grown));
+        due(vruntime.saturating_add(since(flow_now, flow)), got)
+    }
+
+    /// A virtual runtime, or the latest that a vCPU of the domain may have on a CPU: what it is ahead of the domain by more is over.
     #[inline(always)]
-    pub(super) fn waits_for_later(&self, cpu: CpuId) -> bool {
-        let on = self.got.on(cpu);
-        on.group.waits() != 0 && on.vruntime.load(Ordering::Relaxed).saturating_sub(AHEAD) > on.group.key()
+    pub(super) fn bounded(&self, cpu: CpuId, vruntime: u64) -> u64 {
+        vruntime.min(self.got.on(cpu).vruntime.load(Ordering::Relaxed).saturating_add(AHEAD + SPREAD))
+    }
+
+    /// Whether those of its vCPUs that wait on a CPU are due at another time by now than they stand for.
+    #[inline(always)]
+    pub(super) fn stands_elsewhere(&self, cpu: CpuId) -> bool {
+        let group = self.group(cpu);
+        group.waits() != 0 && self.due(cpu, group.least()) != group.key()
     }
 
     /// Its vCPUs that wait for a CPU.
@@ -186,9 +230,23 @@ impl DomainSched {
         &self.got.on(cpu).group
     }
 
-    /// A vCPU comes to a CPU with this base: what the domain is behind it there, beyond what sleeping earns, is over.
-    pub(super) fn settle_on(&self, cpu: CpuId, base: u64) {
-        self.set_vruntime_on(cpu, self.vruntime_on(cpu, base));
+    /// A vCPU comes to a CPU with this base: what the domain is behind it there, beyond what sleeping earns, is over. Where it has no other
+    /// vCPU, its virtual runtime is not before `carried`.
+    pub(super) fn settle_on(&self, cpu: CpuId, base: u64, carried: u64) {
+        let alone = self.got.on(cpu).active.load(Ordering::Relaxed) == 0;
+        self.set_vruntime_on(cpu, self.vruntime_on(cpu, base).max(if alone { carried } else { 0 }));
+    }
+
+    /// Its virtual runtime on the CPU that one of its vCPUs comes from, as one of the CPU that it goes to, but no further ahead of the base there.
+    pub(super) fn carried(&self, (cpu, from): (CpuId, &Timeline), to: &Timeline, reach: u64) -> u64 {
+        let there = from.on_machine(self.vruntime_on(cpu, from.base()));
+        place(to.base(), lead(there, to.on_machine(to.base())), reach, reach)
+    }
+
+    /// A vCPU lets others go first: on this CPU the domain gives up what it is due before `vruntime`.
+    pub(super) fn give_way(&self, cpu: CpuId, vruntime: u64) {
+        let got = &self.got.on(cpu).vruntime;
+        got.store(got.load(Ordering::Relaxed).max(vruntime.saturating_sub(AHEAD)), Ordering::Relaxed);
     }
 
     /// Sets what [`DomainSched::vruntime_on`] answers.

@@ -1,15 +1,15 @@
 //! The vCPUs that wait for a CPU, in the order in which they are due.
 //!
-//! Those of one domain are a *group*. They stand together, least virtual runtime first, and the group is due when its first one is, but not
-//! before what the domain got on this CPU ([`super::standing`]), less [`AHEAD`]: vCPUs that all wait with the same virtual runtime
-//! would run one after the other before any vCPU of another domain, and the more of them there are the longer. Those that sleep now and
-//! then would lose most of their part by that, for what they wait for such a round is not made up for beyond what sleeping earns.
+//! Those of one domain are a *group*. They stand together, least virtual runtime first, and the group is due when its first one is, but near what
+//! the domain got on this CPU ([`super::standing`]): vCPUs that all wait with the same virtual runtime would run one after the other before any
+//! vCPU of another domain, and the more of them there are the longer. Those that sleep now and then would lose most of their
+//! part by that, for what they wait for such a round is not made up for beyond what sleeping earns.
 //!
 //! # Invariants
 //! - `key` and `waits` of a domain's [`Group`] on a CPU change with that CPU's queue locked, here only. As many of its vCPUs as `waits` says are
 //!   in this queue, in a row, and all of them have `key`.
 //! - Keys do not grow towards the end, from which vCPUs are taken. A group's key is what it should be ([`Waiting::regroup`]) when a vCPU of
-//!   its domain that ran here was charged, and when one came or went.
+//!   its domain that ran here was charged, and when one came or went; `least` is the least virtual runtime in it.
 //! - Virtual runtimes stay what they are: a domain's vCPUs share its time by them. Those of different domains are compared by when they are
 //!   due ([`super::VcpuSched::due_on`]), whether they wait or run.
 
@@ -33,13 +33,15 @@ const DROPS: u32 = 128;
 pub(super) struct Group {
     /// When they are due, as a virtual runtime; of no meaning where there are none.
     key: AtomicU64,
+    /// The least virtual runtime among them.
+    least: AtomicU64,
     /// How many there are.
     waits: AtomicU32,
 }
 
 impl Group {
     pub const fn new() -> Self {
-        Self { key: AtomicU64::new(0), waits: AtomicU32::new(0) }
+        Self { key: AtomicU64::new(0), least: AtomicU64::new(0), waits: AtomicU32::new(0) }
     }
 
     /// When they are due.
@@ -54,8 +56,19 @@ impl Group {
         self.waits.load(Ordering::Relaxed) as usize
     }
 
-    fn set(&self, key: u64, waits: usize) {
+    /// The least virtual runtime among them.
+    #[inline(always)]
+    pub fn least(&self) -> u64 {
+        self.least.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, key: u64, least: u64, waits: usize) {
         self.key.store(key, Ordering::Relaxed);
+        self.least.store(least, Ordering::Relaxed);
+        self.set_waits(waits);
+    }
+
+    fn set_waits(&self, waits: usize) {
         self.waits.store(waits as u32, Ordering::Relaxed);
     }
 }
@@ -89,7 +102,7 @@ impl<P: Platform> Waiting<P> {
 
     /// When a vCPU that waits here is due, were it alone.
     pub fn due(&self, vcpu: &VcpuRef<P>) -> u64 {
-        self.key(vcpu).max(vcpu.vcpu().sched.vruntime())
+        vcpu.vcpu().sched.due_on(self.cpu)
     }
 
     #[inline(always)]
@@ -105,7 +118,7 @@ impl<P: Platform> Waiting<P> {
     /// What the key of a domain is whose first vCPU has this virtual runtime.
     #[inline(always)]
     fn key_for(&self, share: &DomainSched, vruntime: u64) -> u64 {
-        share.not_before(self.cpu, vruntime)
+        share.due(self.cpu, vruntime)
     }
 
     /// Where the first group begins that is due at `key` or before.
@@ -132,7 +145,7 @@ impl<P: Platform> Waiting<P> {
         let waits = group.waits();
         if waits == 0 {
             let key = self.key_for(&vcpu.domain.sched, vruntime);
-            group.set(key, 1);
+            group.set(key, vruntime, 1);
             // Mostly none waits.
             if self.vcpus.is_empty() {
                 self.vcpus.push(vcpu);
@@ -157,10 +170,10 @@ impl<P: Platform> Waiting<P> {
         let siblings = &self.vcpus[start..start + waits];
         let index = siblings.partition_point(|other| other.vcpu().sched.vruntime() > vruntime);
         let group = self.group(&vcpu);
-        group.set(group.key(), waits + 1);
+        group.set_waits(waits + 1);
         self.vcpus.insert(start + index, vcpu);
         self.regroup_at(start, &share);
-        share.group(self.cpu).key().max(vruntime)
+        share.due(self.cpu, vruntime)
     }
 
     /// Takes the one that is due first.
@@ -169,7 +182,7 @@ impl<P: Platform> Waiting<P> {
         let first = self.vcpus.pop()?;
         let group = self.group(&first);
         let left = group.waits().saturating_sub(1);
-        group.set(group.key(), left);
+        group.set_waits(left);
         if left != 0 {
             self.regroup_at(self.vcpus.len() - left, &first.domain.sched);
         }
@@ -181,7 +194,7 @@ impl<P: Platform> Waiting<P> {
         let vcpu = self.vcpus.remove(index);
         let group = self.group(&vcpu);
         let left = group.waits().saturating_sub(1);
-        group.set(group.key(), left);
+        group.set_waits(left);
         if left != 0 {
             self.regroup_at(self.find(&vcpu.domain.sched), &vcpu.domain.sched);
         }
@@ -213,7 +226,7 @@ impl<P: Platform> Waiting<P> {
             let passed = self.vcpus[end..].partition_point(behind);
             self.vcpus[start..end + passed].rotate_left(waits);
         }
-        group.set(key, waits);
+        group.set(key, first, waits);
     }
 }
 

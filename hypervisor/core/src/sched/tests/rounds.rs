@@ -27,11 +27,13 @@ struct Beside {
     /// What vCPU 0 had run when it woke up, and when it wakes up next.
     began: u64,
     wakes: u64,
+    /// Time between two looks.
+    tick: u64,
 }
 
 impl Beside {
     fn new(sim: Sim, asks: Asks) -> Self {
-        Self { sim, asks, began: 0, wakes: 0 }
+        Self { sim, asks, began: 0, wakes: 0, tick: TICK }
     }
 
     fn now(&self) -> u64 {
@@ -54,9 +56,9 @@ impl Beside {
     fn tick(&mut self) {
         for vcpu in self.sim.current.iter().flatten() {
             let n = self.sim.number(vcpu);
-            self.sim.ran[n] += TICK;
+            self.sim.ran[n] += self.tick;
         }
-        self.sim.hv.platform.time.fetch_add(TICK, SeqCst);
+        self.sim.hv.platform.time.fetch_add(self.tick, SeqCst);
         for cpu in 0..self.sim.current.len() {
             self.sim.on_cpu(cpu);
             self.sim.hv.run_timers();
@@ -165,4 +167,40 @@ fn many_that_come_and_go_take_no_cpu_from_others() {
         beside.sim.settle();
     });
     assert!(part > 0.85, "{part}");
+}
+
+/// A domain whose computing vCPU was charged for the time in which its siblings wanted to run as well, although these sleep again before
+/// they ran, took the virtual time of its CPU ahead of the machine's: what sleeps there found no other CPU.
+#[test]
+fn helpers_that_nap_take_no_cpu_ahead() {
+    const LOOKS: u64 = 20_000;
+    const SLEEPERS: usize = 3;
+    for (helpers, rest, run, sleep) in [(31, 700_000, 6, 9), (31, 700_000, 20, 34), (8, 200_000, 20, 34)] {
+        let asks = Asks { run: run * MS, sleep: sleep * MS };
+        let sim = Sim::with_domains(4, &[1, 1, 1, 1, 1, 1, 1 + helpers as u32], Policy::Share);
+        let vcpus = sim.vcpus.len();
+        let napping = vcpus - helpers..vcpus;
+        let (mut wakes, mut began) = (std::vec![0; vcpus], std::vec![0; vcpus]);
+        let mut beside = Beside::new(sim, asks);
+        beside.tick = LOOKS;
+        napping.clone().for_each(|n| beside.sim.vcpus[n].vcpu().sched.add(Reasons::BLOCKED));
+        beside.sim.up_all();
+        let part = beside.part(3000 * MS, |beside| {
+            let sleepers = (1..SLEEPERS).map(|n| (n, asks.run, asks.sleep));
+            for (n, run, sleep) in sleepers.chain(napping.clone().map(|n| (n, LOOKS, rest))) {
+                let (now, vcpu) = (beside.now(), beside.sim.vcpu(n));
+                if vcpu.vcpu().sched.has(Reasons::BLOCKED) {
+                    if now >= wakes[n] {
+                        began[n] = beside.sim.ran[n];
+                        beside.wake(n);
+                        beside.sim.settle();
+                    }
+                } else if beside.sim.hv.sched.is_on_cpu(vcpu.vcpu()) && beside.sim.ran[n] - began[n] >= run {
+                    beside.sleep(n);
+                    wakes[n] = now + sleep;
+                }
+            }
+        });
+        assert!(part > 0.85, "{part} beside {helpers} helpers that rest for {rest} ns, {asks:?}");
+    }
 }

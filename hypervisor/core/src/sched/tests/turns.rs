@@ -202,10 +202,12 @@ fn short_runs_are_charged() {
     sim.up_all();
     let charged = |sim: &Sim| sim.domain.sched.vruntime_on(CpuId(0), 0);
     let before = charged(&sim);
+    // With the interrupts of the wake-ups.
+    let costs = |wakes: u64| wakes * crate::sched::place::WAKE_COST;
     for round in 1..=200 {
         sim.hv.platform.time.fetch_add(MOMENT, SeqCst);
         sleep(&mut sim, 0);
-        assert_eq!(charged(&sim) - before, round * MOMENT);
+        assert_eq!(charged(&sim) - before, round * MOMENT + costs(round - 1));
         sim.hv.platform.time.fetch_add(MOMENT, SeqCst);
         wake(&mut sim, 0);
         assert_eq!(sim.running(), [Some(0)]);
@@ -329,7 +331,7 @@ fn a_greater_debt_stays() {
         let share = sim.vcpus[0].vcpu().sched.share.clone();
         share.set_vruntime_on(CpuId(0), bases[0] + here * MS);
         // It ran last on CPU 1.
-        share.got_on(CpuId(1), bases[1], 0);
+        share.got_on(CpuId(1), 0);
         share.set_vruntime_on(CpuId(1), bases[1] + there * MS);
         wake(&mut sim, 0);
         let owed = share.vruntime_on(CpuId(0), bases[0]) - bases[0];
