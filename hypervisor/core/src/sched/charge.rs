@@ -32,8 +32,7 @@ impl<P: Platform> Scheduler<P> {
         if queue.foreign.spent() | share.owed.load(Ordering::Relaxed) != 0 {
             (ran, got, each) = foreign::correct(queue, share, part, (ran, got, each));
         }
-        share.got_on(queue.cpu, each);
-        let new = share.bounded(queue.cpu, old.saturating_add(got));
+        let (new, due) = share.got_on(queue.cpu, each, old.saturating_add(got));
         clock.change(weight, old, new);
         clock.account(Some(since), Some(now), now);
         if share.ran(ran) {
@@ -42,7 +41,6 @@ impl<P: Platform> Scheduler<P> {
         if part != weight {
             clock.reweigh(&queue.line, new, weight, part, now);
         }
-        let due = share.due(queue.cpu, new);
         // At the same time as `flow`, for [`CpuQueue::base`].
         queue.vruntime.store(due, Ordering::Relaxed);
         queue.own.store(new, Ordering::Relaxed);

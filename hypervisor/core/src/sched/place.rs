@@ -5,6 +5,7 @@ use super::charge::LAG;
 use super::clock::{VirtualClock, lead, place};
 use super::queue::{CpuQueue, GRANULARITY, MARGIN, NEVER, Policy, SLICE, Scheduler, home, scaled, slice};
 use super::share::DomainSched;
+use super::standing::bounded;
 use super::waiting::{AHEAD, Waiting};
 use super::words::{Place, Wanted};
 use crate::cpumask::CpuMask;
@@ -61,7 +62,8 @@ impl<P: Platform> Scheduler<P> {
         (due, siblings): (u64, Option<&DomainSched>),
         now: Nanos,
     ) -> Option<VcpuRef<P>> {
-        if self.waiting.load(Ordering::SeqCst) == 0 || !self.any_head_below(cpu, limit) {
+        let elsewhere = self.cpus.len() > 1 && self.waiting.load(Ordering::SeqCst) != 0;
+        if !elsewhere || !self.any_head_below(cpu, limit) {
             return None;
         }
         let far = if limit == NEVER { NEVER } else { limit.saturating_sub((RELUCTANCE - 1) * MARGIN) };
@@ -141,9 +143,9 @@ impl<P: Platform> Scheduler<P> {
         let mut clock = self.clock.lock();
         let there = clock.transfer(lines, weight, sched.vruntime(), reach(weight), now);
         let carried = sched.share.carried((victim, &queue.line), &self.queue(cpu).line, reach(weight));
-        sched.share.settle_on(cpu, self.queue(cpu).line.base(), carried);
+        let got = sched.share.settle_on(cpu, self.queue(cpu).line.base(), carried, 0);
         sched.share.moved(victim, cpu, now);
-        let bounded = sched.share.bounded(cpu, there);
+        let bounded = bounded(there, got);
         clock.change(weight, there, bounded);
         drop(clock);
         sched.vruntime.store(bounded, Ordering::Relaxed);
@@ -216,16 +218,16 @@ impl<P: Platform> Scheduler<P> {
                     }
                     None => (lead(sched.vruntime(), base), 0),
                 };
-                sched.share.settle_on(cpu, base, carried);
+                let cost = if from == From::Sleep { WAKE_COST } else { 0 };
+                let got = sched.share.settle_on(cpu, base, carried, cost);
                 let there = if from == From::Sleep {
-                    sched.share.pay_on(cpu, WAKE_COST);
                     let cost = scaled(WAKE_COST, sched.share.part());
-                    self.woken(&mut clock, queue, sched, (base, lead), now).saturating_add(cost)
+                    self.woken(&mut clock, queue, sched, (base, lead, got), now).saturating_add(cost)
                 } else {
                     let reach = reach(sched.share.part());
                     place(base, lead, reach, reach)
                 };
-                sched.vruntime.store(sched.share.bounded(cpu, there), Ordering::Relaxed);
+                sched.vruntime.store(bounded(there, got), Ordering::Relaxed);
             }
             self.join(&mut clock, queue, sched, now);
             drop(clock);
@@ -235,19 +237,19 @@ impl<P: Platform> Scheduler<P> {
         }
     }
 
-    /// The virtual runtime of a vCPU that wakes up with this lead over the base of its CPU: not before what its domain got there, nor
+    /// The virtual runtime of a vCPU that wakes up with this lead over the base of its CPU: not before what its domain `got` there, nor
     /// before what its domain earned.
     fn woken(
         &self,
         clock: &mut VirtualClock,
         queue: &CpuQueue<P>,
         sched: &VcpuSched,
-        (base, own): (u64, i64),
+        (base, own, got): (u64, i64, u64),
         now: Nanos,
     ) -> u64 {
         let share = &sched.share;
         // The base is the least one, and the domain's is a mean of its own, which take turns: what wakes up does not wait for all of these.
-        let standing = lead(share.vruntime_on(queue.cpu, base), base);
+        let standing = lead(got, base);
         let mut floor = standing - AHEAD as i64;
         let last = share.last_cpu();
         if last != queue.cpu && share.may_owe(last, self.queue(last).line.base()) {

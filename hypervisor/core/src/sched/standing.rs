@@ -38,6 +38,12 @@ fn due(vruntime: u64, got: u64) -> u64 {
     vruntime.max(got.saturating_sub(AHEAD))
 }
 
+/// A virtual runtime, or the latest that a vCPU may have whose domain `got` so much: what it is ahead of that by more is over.
+#[inline(always)]
+pub(super) fn bounded(vruntime: u64, got: u64) -> u64 {
+    vruntime.min(got.saturating_add(AHEAD + SPREAD))
+}
+
 /// What a domain got on one CPU.
 struct Standing {
     /// Its virtual runtime there.
@@ -161,20 +167,16 @@ impl DomainSched {
         self.got.on(to).change(flow, 1);
     }
 
-    /// A vCPU ran on a CPU, and the domain's virtual runtime there grew by `each`.
+    /// A vCPU, which has this virtual runtime by that, ran on a CPU, and the domain's virtual runtime there grew by `each`. Answers the vCPU's, which
+    /// is bounded, and when it is due.
     #[inline(always)]
-    pub(super) fn got_on(&self, cpu: CpuId, each: u64) {
-        let got = &self.got.on(cpu).vruntime;
-        got.store(got.load(Ordering::Relaxed).saturating_add(each), Ordering::Relaxed);
+    pub(super) fn got_on(&self, cpu: CpuId, each: u64, vruntime: u64) -> (u64, u64) {
+        let on = &self.got.on(cpu).vruntime;
+        let got = on.load(Ordering::Relaxed).saturating_add(each);
+        on.store(got, Ordering::Relaxed);
         self.got.last.store(cpu.0, Ordering::Relaxed);
-    }
-
-    /// It pays for so many nanoseconds of a CPU.
-    #[inline(always)]
-    pub(super) fn pay_on(&self, cpu: CpuId, nanos: u64) {
-        let got = &self.got.on(cpu).vruntime;
-        let more = scaled(nanos, self.whole());
-        got.store(got.load(Ordering::Relaxed).saturating_add(more), Ordering::Relaxed);
+        let vruntime = bounded(vruntime, got);
+        (vruntime, due(vruntime, got))
     }
 
     /// Whether it owes something on a CPU with this base, or a later one.
@@ -188,8 +190,14 @@ impl DomainSched {
     #[inline(always)]
     pub(super) fn vruntime_on(&self, cpu: CpuId, base: u64) -> u64 {
         let on = self.got.on(cpu);
-        let vruntime = on.vruntime.load(Ordering::Relaxed);
-        if vruntime.saturating_add(WAKE_CREDIT) >= base || on.active.load(Ordering::Relaxed) != 0 {
+        let got = on.vruntime.load(Ordering::Relaxed);
+        if on.active.load(Ordering::Relaxed) == 0 { self.not_long_before(base, got) } else { got }
+    }
+
+    /// A virtual runtime, or the least that sleeping earns beside this base.
+    #[inline(always)]
+    fn not_long_before(&self, base: u64, vruntime: u64) -> u64 {
+        if vruntime.saturating_add(WAKE_CREDIT) >= base {
             return vruntime;
         }
         let most = scaled(WAKE_CREDIT, self.whole()).clamp(WAKE_CREDIT, MOST_WAKE_CREDIT);
@@ -204,17 +212,12 @@ impl DomainSched {
 
     /// The same of the vCPU that runs there at `now`, had it been charged: it had `vruntime` when the flow was `flow` and the domain's own
     /// virtual runtime would have `grown` so far.
+    #[inline(always)]
     pub(super) fn due_by(&self, cpu: CpuId, now: Nanos, (vruntime, flow, grown): (u64, u64, u64)) -> u64 {
         let since = |now: u64, then: u64| lead(now, then).max(0).unsigned_abs();
         let (on, flow_now) = (self.got.on(cpu), self.flow(now));
         let got = on.vruntime.load(Ordering::Relaxed).saturating_add(since(on.grown(flow_now), grown));
         due(vruntime.saturating_add(since(flow_now, flow)), got)
-    }
-
-    /// A virtual runtime, or the latest that a vCPU of the domain may have on a CPU: what it is ahead of the domain by more is over.
-    #[inline(always)]
-    pub(super) fn bounded(&self, cpu: CpuId, vruntime: u64) -> u64 {
-        vruntime.min(self.got.on(cpu).vruntime.load(Ordering::Relaxed).saturating_add(AHEAD + SPREAD))
     }
 
     /// Whether those of its vCPUs that wait on a CPU are due at another time by now than they stand for.
@@ -231,10 +234,16 @@ impl DomainSched {
     }
 
     /// A vCPU comes to a CPU with this base: what the domain is behind it there, beyond what sleeping earns, is over. Where it has no other
-    /// vCPU, its virtual runtime is not before `carried`.
-    pub(super) fn settle_on(&self, cpu: CpuId, base: u64, carried: u64) {
-        let alone = self.got.on(cpu).active.load(Ordering::Relaxed) == 0;
-        self.set_vruntime_on(cpu, self.vruntime_on(cpu, base).max(if alone { carried } else { 0 }));
+    /// vCPU, its virtual runtime is not before `carried`. Answers it; from then on the domain pays for `cost` nanoseconds of the CPU.
+    #[inline(always)]
+    pub(super) fn settle_on(&self, cpu: CpuId, base: u64, carried: u64, cost: u64) -> u64 {
+        let on = self.got.on(cpu);
+        let mut got = on.vruntime.load(Ordering::Relaxed);
+        if on.active.load(Ordering::Relaxed) == 0 {
+            got = self.not_long_before(base, got).max(carried);
+        }
+        on.vruntime.store(got.saturating_add(scaled(cost, self.whole())), Ordering::Relaxed);
+        got
     }
 
     /// Its virtual runtime on the CPU that one of its vCPUs comes from, as one of the CPU that it goes to, but no further ahead of the base there.

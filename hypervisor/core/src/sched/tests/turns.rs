@@ -331,7 +331,7 @@ fn a_greater_debt_stays() {
         let share = sim.vcpus[0].vcpu().sched.share.clone();
         share.set_vruntime_on(CpuId(0), bases[0] + here * MS);
         // It ran last on CPU 1.
-        share.got_on(CpuId(1), 0);
+        share.got_on(CpuId(1), 0, 0);
         share.set_vruntime_on(CpuId(1), bases[1] + there * MS);
         wake(&mut sim, 0);
         let owed = share.vruntime_on(CpuId(0), bases[0]) - bases[0];
