@@ -48,6 +48,8 @@ const BOOT_LIFE: Duration = Duration::from_secs(300);
 
 /// The kernel of all of them, as the last build left it, from the folder of the description.
 const KERNEL: &str = "../dist/hostile.elf";
+/// The attackers, as the hypervisor calls them.
+const ATTACKERS: [&str; 2] = ["2 (a)", "3 (b)"];
 
 fn victim() -> Domain {
     Domain::new("victim", KERNEL).id(1).cmdline("victim").memory("32M")
@@ -250,12 +252,25 @@ fn idle(plan: &Plan) -> Result<Accounts> {
 
 fn end_all(session: &mut Session) -> Result<Accounts> {
     input_to_hypervisor(session)?;
-    let mut last = String::new();
-    for name in ["2 (a)", "3 (b)", "1 (victim)"] {
-        last = end_domain(session, name)?;
+    for name in ATTACKERS {
+        if !is_off(&session.output(), name) {
+            end_domain(session, name)?;
+        }
     }
-    Accounts::read(&last).context("a line of accounts")
+    Accounts::read(&end_domain(session, "1 (victim)")?).context("a line of accounts")
 }
+
+/// Whether a domain has switched itself off, as any may, and is gone: it is not started again.
+fn is_off(output: &str, name: &str) -> bool {
+    let prefix = format!("(HV) Domain {name} ");
+    let mut of_it = output.lines().rev().filter_map(|line| line.strip_prefix(&prefix));
+    let is_gone = of_it.next().is_some_and(|says| says.starts_with("had "));
+    let end = of_it.find(|says| !says.starts_with("is gone: "));
+    is_gone && end.is_some_and(|says| OFF.iter().any(|word| says.starts_with(word)))
+}
+
+/// How a domain ends that is not started again.
+const OFF: [&str; 2] = ["has switched itself off: ", "has shut down: "];
 
 /// Ends the attackers and the victim, and compares.
 fn accounts(session: &mut Session, before: &Accounts) -> Result<Option<Finding>> {
@@ -296,6 +311,10 @@ fn watch(
                     return Ok(Some(found));
                 }
                 step.progress(&format!("{} hypercalls, {} lives", report.made(), report.lives()));
+                if line.contains(") had ") && ATTACKERS.iter().any(|name| is_off(&session.output(), name)) {
+                    // Another machine has both of them again.
+                    return Ok(None);
+                }
             }
             Heard::Silence => {}
             Heard::End => return ended(session, ended_by_first),
@@ -352,6 +371,24 @@ fn of_victim(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_domain_is_off_that_is_not_started_again() {
+        let life = |end: &str| {
+            format!(
+                "(HV) Domain 2 (a) {end}: 9 frames free\n(HV) Domain 2 (a) is gone: 9 frames free\n\
+                 (HV) Domain 2 (a) had 4096 pages; left of it: 0 frames\n"
+            )
+        };
+        let again =
+            "(HV) Domain 2 (a) starts again in 0 ms (restart 7 of 9)\n(HV) Domain 2 (a): 16 MiB, 4 vCPUs\n";
+        assert!(is_off(&life("has switched itself off"), "2 (a)"));
+        assert!(is_off(&(life("has crashed") + again + &life("has shut down")), "2 (a)"));
+        assert!(!is_off(&life("has switched itself off"), "3 (b)"));
+        assert!(!is_off(&life("has crashed"), "2 (a)"));
+        assert!(!is_off(&(life("has switched itself off") + again), "2 (a)"));
+        assert!(!is_off("(HV) Domain 2 (a) has switched itself off: 9 frames free\n", "2 (a)"));
+    }
 
     #[test]
     fn lines_are_judged_by_who_says_them() {
