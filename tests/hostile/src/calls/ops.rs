@@ -78,7 +78,9 @@ fn choose(cx: &mut Cx) -> Call {
 pub fn any(cx: &mut Cx) -> Call {
     let mut call = choose(cx);
     // Another register than it should be; a command of these may be one that is left out on purpose.
-    let is_open = !matches!(call.nr, nr::SCHED_OP | nr::CONSOLE_IO | nr::EVENT_CHANNEL_OP) && !cx.first;
+    let is_left_out =
+        matches!(call.nr, nr::SCHED_OP | nr::SCHED_OP_COMPAT | nr::CONSOLE_IO | nr::EVENT_CHANNEL_OP);
+    let is_open = !is_left_out && !cx.first;
     if is_open && cx.rarely(64) {
         // With another number of structures, what is written into them must not be the program's.
         if call.nr == nr::GRANT_TABLE_OP {
@@ -240,7 +242,12 @@ fn sched(cx: &mut Cx) -> Call {
             cx.store(arg.as_bytes())
         }
         SCHEDOP_PIN_OVERRIDE if cx.first => 0,
-        SCHEDOP_SHUTDOWN_CODE => cx.pick(&[0, 1]),
+        // What is announced counts when this life ends: those reasons after which the next one begins, or an address that is none.
+        SCHEDOP_SHUTDOWN_CODE if cx.rarely(2) => 1 << 63,
+        SCHEDOP_SHUTDOWN_CODE => {
+            let arg = SchedShutdown { reason: cx.pick(&[1, 3, 4]) };
+            cx.store(arg.as_bytes())
+        }
         _ => cx.address(),
     };
     Call::new(nr::SCHED_OP, &[u64::from(command), arg])
