@@ -71,6 +71,8 @@ pub(super) struct Lists {
     pub(super) claimed: u64,
     /// Free frames that are set aside for what the hypervisor keeps for domains.
     pub(super) promised: u64,
+    /// Frames of the floor that are lent in place of such.
+    pub(super) credit: u64,
     /// First block of each list.
     heads: [[u32; ORDERS]; ZONES],
     /// By zone: bit `n` is set when the list of order `n` has a block.
@@ -85,6 +87,7 @@ impl FrameAllocator {
             lists: FairMutex::new(Lists {
                 claimed: 0,
                 promised: 0,
+                credit: 0,
                 heads: [[NONE; ORDERS]; ZONES],
                 filled: [0; ZONES],
             }),

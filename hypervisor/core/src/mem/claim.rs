@@ -30,6 +30,10 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// Free frames that no domain gets: eight for each of 256 CPUs, or a 64th of the machine where that is less.
 const MOST_SPARED: u64 = 2048;
 
+/// No more than this part of the floor is lent to domains that are made again, in place of what was promised to them and is in the heap by
+/// now: others may have taken that room in the heap.
+const CREDIT: u64 = 2;
+
 /// The floor of a machine with so many frames.
 pub(super) const fn floor_of(frames: usize) -> u64 {
     let part = frames as u64 / 64;
@@ -50,6 +54,11 @@ pub(crate) struct Claim {
     promised: AtomicU64,
     /// It lasts beyond the end of its domain, and grows by the frames that the domain leaves.
     kept: AtomicBool,
+    /// Frames that went out of what was promised into the heap, for what was kept for the domain in this life and before. The heap keeps
+    /// them when the domain ends.
+    heap: AtomicU64,
+    /// Frames of these that this life may still use: there are no others in their place.
+    credit: AtomicU64,
 }
 
 impl Claim {
@@ -60,6 +69,10 @@ impl Claim {
 
     fn promised(&self) -> u64 {
         self.promised.load(Ordering::Relaxed)
+    }
+
+    fn credit(&self) -> u64 {
+        self.credit.load(Ordering::Relaxed)
     }
 
     /// Whether it is to last beyond the end of its domain.
@@ -86,8 +99,19 @@ impl FrameAllocator {
     /// are no others they come out of what is promised to it.
     pub(crate) fn has_room(&self, own: &Claim, frames: u64) -> bool {
         let mut lists = self.lists.lock();
-        let drawn = lists.judge(Taker::Growth(own), self.free_count(), frames, self.floor());
-        drawn.inspect(|drawn| lists.draw(Taker::Growth(own), *drawn)).is_some()
+        match lists.judge(Taker::Growth(own), self.free_count(), frames, self.floor()) {
+            Some(drawn) => {
+                lists.draw(Taker::Growth(own), drawn);
+                own.heap.fetch_add(drawn, Ordering::Relaxed);
+                true
+            }
+            // Its former life left room for it in the heap.
+            None if own.credit() >= frames => {
+                lists.set_credit(own, own.credit() - frames);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Whether `frames` are left beyond the floor and all that is set aside.
@@ -103,8 +127,10 @@ impl FrameAllocator {
     /// Free frames that a domain can have: those beyond the floor that are not set aside for others than the one with the claim `own`.
     pub(crate) fn available(&self, own: &Claim) -> u64 {
         let lists = self.lists.lock();
-        let others = lists.set_aside().saturating_sub(own.pages());
-        self.free_count().saturating_sub(self.floor().saturating_add(others))
+        let left = self.free_count().saturating_sub(self.floor());
+        let beside = |others: u64| left.saturating_sub(others.saturating_sub(own.pages()));
+        // What is all its own is not kept from it by what others are owed beyond what there is.
+        beside(lists.set_aside()).max(beside(lists.claimed).min(own.pages()))
     }
 
     /// Sets `frames` free frames aside for the memory of the domain with the claim `own`, which has none yet; answers whether there are
@@ -150,9 +176,24 @@ impl FrameAllocator {
         self.lists.lock().set(own, 0, frames);
     }
 
-    /// So many frames of those of [`FrameAllocator::promise`] were taken, or are not needed.
+    /// As [`FrameAllocator::owe`], of a domain that was begun again: no more than there are. What is missing is in the heap, where it comes
+    /// back at the domain's end.
+    pub(crate) fn owe_again(&self, own: &Claim, frames: u64) {
+        let mut lists = self.lists.lock();
+        lists.set(own, 0, own.promised());
+        lists.set_credit(own, 0);
+        let left = self.free_count().saturating_sub(self.floor().saturating_add(lists.set_aside()));
+        let more = frames.saturating_sub(own.promised()).min(left);
+        lists.set(own, 0, own.promised() + more);
+    }
+
+    /// So many frames of those of [`FrameAllocator::promise`] were taken, or are not needed. What a kept claim promises stays: its domain's
+    /// former life left room in the heap for what is taken.
     pub(crate) fn redeem(&self, own: &Claim, frames: u64) {
-        self.lists.lock().set(own, own.pages(), own.promised().saturating_sub(frames));
+        let mut lists = self.lists.lock();
+        if !own.is_kept() {
+            lists.set(own, own.pages(), own.promised().saturating_sub(frames));
+        }
     }
 
     /// From now on a claim lasts beyond the end of its domain.
@@ -166,17 +207,25 @@ impl FrameAllocator {
         let mut lists = self.lists.lock();
         own.kept.store(false, Ordering::Relaxed);
         lists.set(own, 0, 0);
+        lists.set_credit(own, 0);
     }
 
-    /// Makes a kept claim one of `pages` and `promised` frames. What is missing comes from the frames that all may have; answers whether
-    /// there are enough, and leaves it as it is otherwise.
+    /// Makes a kept claim one of `pages` and `promised` frames. What is missing comes from the frames that all may have; where these are not
+    /// enough, the heap has what was drawn out of the promise before ([`CREDIT`]). Answers whether there are enough, and leaves it as it is otherwise.
     pub(crate) fn renew_claim(&self, own: &Claim, pages: u64, promised: u64) -> bool {
         let mut lists = self.lists.lock();
         let missing = pages.saturating_add(promised).saturating_sub(own.pages() + own.promised());
-        let fits =
-            missing == 0 || lists.judge(Taker::Loan, self.free_count(), missing, self.floor()).is_some();
+        let fits = |missing: u64| {
+            missing == 0 || lists.judge(Taker::Loan, self.free_count(), missing, self.floor()).is_some()
+        };
+        let most = (self.floor() / CREDIT).saturating_sub(lists.credit - own.credit());
+        let heap = own.heap.load(Ordering::Relaxed).min(promised);
+        let credit = if fits(missing) { 0 } else { heap.min(missing).min(most) };
+        let fits = fits(missing - credit);
         if fits {
-            lists.set(own, pages, promised);
+            own.heap.store(heap, Ordering::Relaxed);
+            lists.set(own, pages, promised - credit);
+            lists.set_credit(own, credit);
         }
         fits
     }
@@ -205,7 +254,10 @@ impl Lists {
                 return (left >= floor.saturating_add(others)).then_some(frames);
             }
             Taker::Memory(own) => own.pages().min(frames),
-            Taker::Growth(own) if left < least && own.promised() >= frames => frames,
+            // Likewise.
+            Taker::Growth(own) if left < least && own.promised() >= frames => {
+                return (left >= floor.saturating_add(self.claimed)).then_some(frames);
+            }
             Taker::Growth(_) | Taker::Loan => 0,
         };
         (left >= least - drawn).then_some(drawn)
@@ -225,6 +277,10 @@ impl Lists {
         if own.is_kept() {
             self.set(own, own.pages() + frames, own.promised());
         }
+    }
+
+    fn set_credit(&mut self, own: &Claim, credit: u64) {
+        self.credit = self.credit + credit - own.credit.swap(credit, Ordering::Relaxed);
     }
 
     fn set(&mut self, own: &Claim, pages: u64, promised: u64) {

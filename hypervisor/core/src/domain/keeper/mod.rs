@@ -12,7 +12,8 @@
 //!
 //! What a domain that is to be started again has of the machine's memory stays set aside for it from its end on
 //! ([`Claim`]), and so does, while it lives, what the hypervisor needs to make it anew: other domains cannot keep it from starting.
-//! What it gave up itself before its end may be gone; then it waits until there is enough again.
+//! What the domain drew out of that for its own growth is in the hypervisor's heap, and counts there. What it gave up itself before its
+//! end may be gone; then it waits until there is enough again.
 //!
 //! Locks: the keeper's state is taken before every other lock, by one CPU at a time, and reports are a leaf.
 
@@ -516,7 +517,7 @@ impl<P: Platform> Hypervisor<P> {
         if self.filled_again(kept, filled) {
             kept.waits_until = None;
             // For its next life.
-            self.frames.owe(&kept.claim, kept.promised());
+            self.frames.owe_again(&kept.claim, kept.promised());
             self.start(&domain);
         }
         None
